@@ -1,0 +1,67 @@
+"""One call of the runtime for all the requests that Triton hands over at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+from numpy.typing import NDArray
+
+Arrays = tuple[NDArray[Any], ...]
+
+
+def answer(
+    requests: Sequence[Any],
+    read: Callable[[Any], Arrays],
+    compute: Callable[..., Arrays],
+    outputs: Sequence[str],
+) -> list[Any]:
+    """Answer `requests` with one `compute` over all their rows, in the order they came.
+
+    `read` gives a request's arrays, first dimension rows, or raises ValueError: then that request
+    alone is answered with the error. `compute` takes the joined arrays and gives one array for each
+    name in `outputs`; a request whose share of them is not finite gets an error, the others their
+    answers.
+    """
+    responses: list[Any] = [None] * len(requests)
+    good: list[int] = []
+    parts: list[Arrays] = []
+    for index, request in enumerate(requests):
+        try:
+            parts.append(read(request))
+        except ValueError as error:
+            responses[index] = _error(str(error))
+        else:
+            good.append(index)
+    if not good:
+        return responses
+    joined = parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+    results = compute(*joined)
+    rows = len(joined[0])
+    if any(len(result) != rows for result in results):
+        raise pb.TritonModelException(f"the runtime did not answer {rows} rows with {rows} rows")
+    start = 0
+    for index, part in zip(good, parts, strict=True):
+        stop = start + len(part[0])
+        shares = [result[start:stop] for result in results]
+        start = stop
+        if all(np.isfinite(share).all() for share in shares):
+            tensors = [pb.Tensor(name, share) for name, share in zip(outputs, shares, strict=True)]
+            responses[index] = pb.InferenceResponse(output_tensors=tensors)
+        else:
+            responses[index] = _error(f"the computed {' or '.join(outputs)} is not finite")
+    return responses
+
+
+def tensor(request: Any, name: str) -> NDArray[Any]:
+    """Give the input `name` of `request` as an array; raises ValueError where it is not finite."""
+    values: NDArray[Any] = pb.get_input_tensor_by_name(request, name).as_numpy()
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite")
+    return values
+
+
+def _error(message: str) -> Any:
+    return pb.InferenceResponse(error=pb.TritonError(message, pb.TritonError.INVALID_ARG))

@@ -1,0 +1,45 @@
+"""The Triton models `policy_<format>`: features and noise → action."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from triton_backend import joining, runtimes
+
+
+class _PolicyModel:
+    """Triton's interface to a policy file."""
+
+    open: ClassVar[Any]
+    file: ClassVar[str]
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version's policy on the device of this model instance."""
+        directory = Path(args["model_repository"]) / args["model_version"]
+        self._infer = self.open(directory / self.file, args["model_instance_kind"] == "GPU")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer all waiting requests with one call of the runtime."""
+        return joining.answer(requests, self._read, self._compute, ("action",))
+
+    @staticmethod
+    def _read(request: Any) -> joining.Arrays:
+        return joining.tensor(request, "features"), joining.tensor(request, "noise")
+
+    def _compute(self, features: Any, noise: Any) -> joining.Arrays:
+        return (self._infer(features, noise),)
+
+
+class OnnxPolicy(_PolicyModel):
+    """`policy_onnx`, on ONNX Runtime."""
+
+    open = staticmethod(runtimes.onnx)
+    file = "model.onnx"
+
+
+class TorchScriptPolicy(_PolicyModel):
+    """`policy_torchscript`, on PyTorch."""
+
+    open = staticmethod(runtimes.torchscript)
+    file = "model.pt"

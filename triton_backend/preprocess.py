@@ -1,0 +1,42 @@
+"""The Triton model `preprocess`: observations → features and noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from triton_backend import joining
+from triton_backend.preprocessing import FILE_NAME, NoiseSource, Preprocessing
+
+
+class TritonPythonModel:
+    """Triton's interface to `Preprocessing` and `NoiseSource`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the version's statistics."""
+        directory = Path(args["model_repository"]) / args["model_version"]
+        self._preprocessing = Preprocessing.load(directory / FILE_NAME)
+        self._noise = NoiseSource()
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer all waiting requests with one pass over their rows."""
+        return joining.answer(requests, self._read, self._compute, ("features", "noise"))
+
+    def _read(self, request: Any) -> joining.Arrays:
+        observation = np.concatenate(
+            [joining.tensor(request, name) for name in ("speed", "steering", "sensors")], axis=1
+        )
+        deterministic = pb.get_input_tensor_by_name(request, "deterministic").as_numpy()[:, 0]
+        seed = pb.get_input_tensor_by_name(request, "seed").as_numpy()[:, 0]
+        given = pb.get_input_tensor_by_name(request, "row")
+        row = np.arange(len(seed)) if given is None else given.as_numpy()[:, 0]
+        if (seed < 0).any() or (row < 0).any():
+            raise ValueError("seed and row must not be negative")
+        return observation, deterministic, seed, row
+
+    def _compute(self, observation: Any, deterministic: Any, seed: Any, row: Any) -> joining.Arrays:
+        noise = self._noise.draw(deterministic, seed, row, self._preprocessing.noise)
+        return self._preprocessing.features(observation), noise
