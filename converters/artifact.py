@@ -1,0 +1,194 @@
+"""Versioned artifacts on disk: checked before anything in them is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters import pickles, preprocessor
+from converters.card import ArtifactError, ModelCard
+from converters.policy import Gaussian, Policy, Scripted
+from converters.versions import triton_version
+from triton_backend.preprocessing import Preprocessing
+
+CARD, MODEL, PREPROCESSOR, OBSERVATIONS = (
+    "model_card.yaml",
+    "model.pt",
+    "preprocessor.pkl",
+    "observations.npy",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact.
+
+    Attributes:
+        card: its model card.
+        digest: `sha256:…` of the card, which holds the hashes of the other files: the identity.
+        preprocessing: observation → features.
+        policy: features and noise → action, in PyTorch.
+        observations: recorded observations, shape (n, 2 + sensors), n may be 0.
+    """
+
+    card: ModelCard
+    digest: str
+    preprocessing: Preprocessing
+    policy: Policy
+    observations: NDArray[np.float32]
+
+
+def file_hash(path: Path) -> str:
+    """Give `sha256:` and the hexadecimal digest of a file."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
+    """Read the artifact's files, each only if its hash holds; raises ArtifactError otherwise.
+
+    What is hashed is what is returned: a file that changes afterwards changes nothing.
+    """
+    names = [MODEL, PREPROCESSOR]
+    if OBSERVATIONS in card.artifact_hashes or (directory / OBSERVATIONS).exists():
+        names.append(OBSERVATIONS)
+    files = {}
+    for name in names:
+        path = directory / name
+        expected = card.artifact_hashes.get(name)
+        if expected is None:
+            raise ArtifactError(f"{directory / CARD}: artifact_hashes has no entry for {name}")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{path}: {error.strerror}") from None
+        actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if actual != expected:
+            raise ArtifactError(
+                f"{path}: its hash is {actual}, the card says {expected}: "
+                "the file was changed or damaged; restore it, or import the policy again"
+            )
+        files[name] = data
+    return files
+
+
+def load(directory: Path) -> Artifact:
+    """Load and check the artifact in `directory`, whose name must be its version.
+
+    Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
+    """
+    path = directory / CARD
+    card = ModelCard.read(path)
+    if card.version != directory.name:
+        raise ArtifactError(f"{path}: version is {card.version}, the folder says {directory.name}")
+    files = verified_files(directory, card)
+    try:
+        record = pickles.load(files[PREPROCESSOR])
+        preprocessing = preprocessor.lower(record, card.sensors, len(card.action.layout))
+    except ValueError as error:
+        raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
+    return Artifact(
+        card=card,
+        digest=file_hash(path),
+        preprocessing=preprocessing,
+        policy=_policy(directory / MODEL, files[MODEL], card),
+        observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
+    )
+
+
+def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
+    std = card.distribution.std
+    try:
+        if card.model_type == "torchscript":
+            gaussian: torch.nn.Module = Scripted(torch.jit.load(io.BytesIO(data)), std)  # type: ignore[no-untyped-call]
+        else:
+            assert card.architecture is not None  # the card's own check
+            actions = len(card.action.layout)
+            gaussian = Gaussian(card.sensors + 2, actions, card.architecture, std)
+            gaussian.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+        policy = Policy(gaussian, card).eval().requires_grad_(False)
+        width = len(card.action.layout)
+        action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
+    except Exception as error:  # whatever a foreign model file can provoke in torch
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(
+            f"{path}: refused: no {card.model_type} model as its card says: {reason}"
+        ) from None
+    if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
+        raise ArtifactError(
+            f"{path}: its action for two rows of zeros is not finite, or not (2, 3)"
+        )
+    return policy
+
+
+def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np.float32]:
+    if data is None:
+        return np.empty((0, card.sensors + 2), np.float32)
+    try:
+        observations: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: no numpy array: {error}") from None
+    if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
+        raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
+    if not np.isfinite(observations).all():
+        raise ArtifactError(f"{path}: it holds values that are not finite")
+    return observations.astype(np.float32)
+
+
+def create(
+    folder: Path,
+    card: ModelCard,
+    state: dict[str, torch.Tensor],
+    pickled: bytes,
+    observations: Path | None,
+    check: Callable[[Artifact], None],
+) -> Path:
+    """Write an artifact into the new `folder`, once it loads and `check` does not raise.
+
+    `state` is the state dict of `Gaussian`, `pickled` the preprocessor, `observations` a file of
+    recorded ones. Raises ArtifactError, and then leaves nothing behind.
+    """
+    if folder.exists():
+        raise ArtifactError(
+            f"{folder}: this version exists, and versions never change: take the next"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        written = Path(staging) / folder.name
+        written.mkdir()
+        torch.save(state, written / MODEL)
+        (written / PREPROCESSOR).write_bytes(pickled)
+        if observations is not None:
+            shutil.copyfile(observations, written / OBSERVATIONS)
+        card.artifact_hashes = {path.name: file_hash(path) for path in sorted(written.iterdir())}
+        card.write(written / CARD)
+        check(load(written))
+        written.rename(folder)
+    return folder
+
+
+def versions_in(directory: Path) -> list[Path]:
+    """Give the artifact folders in `directory`, oldest version first.
+
+    Raises ArtifactError where there is none, or a folder's name is no version.
+    """
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: no such folder of artifacts")
+    found = [path for path in directory.iterdir() if (path / CARD).is_file()]
+    if not found:
+        raise ArtifactError(f"{directory}: no artifact in it (a folder vX.Y.Z with a {CARD})")
+    try:
+        return sorted(found, key=lambda path: triton_version(path.name))
+    except ValueError as error:
+        raise ArtifactError(f"{directory}: {error}") from None

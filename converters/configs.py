@@ -1,0 +1,145 @@
+"""Triton's `config.pbtxt` of every model in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from converters.versions import triton_version
+
+MAX_BATCH_SIZE = 256
+"""Rows in one call of a model."""
+
+ALIAS = "carla_policy"
+"""The ensemble with the steps of the active version."""
+
+ACTION_WIDTH = 3
+
+_Tensor = tuple[str, Any, int]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What Triton fixes for a model, whatever its version: sensors per observation, noise width.
+
+    A Triton model's config holds for all its versions, so that policies of another shape get models
+    of their own; only those carry the shape in their names.
+    """
+
+    sensors: int
+    noise: int
+
+    @property
+    def suffix(self) -> str:
+        """Empty for five sensors and three actions, else like `_s7a2`."""
+        return "" if (self.sensors, self.noise) == (5, 3) else f"_s{self.sensors}a{self.noise}"
+
+    @property
+    def preprocess(self) -> str:
+        """Name of the preprocessing model."""
+        return f"preprocess{self.suffix}"
+
+    def policy(self, form: str) -> str:
+        """Name of the policy model of a format."""
+        return f"policy_{form}{self.suffix}"
+
+    @property
+    def _observation(self) -> list[_Tensor]:
+        return [
+            ("speed", pb.TYPE_FP32, 1),
+            ("steering", pb.TYPE_FP32, 1),
+            ("sensors", pb.TYPE_FP32, self.sensors),
+            ("deterministic", pb.TYPE_BOOL, 1),
+            ("seed", pb.TYPE_INT64, 1),
+            ("row", pb.TYPE_INT64, 1),
+        ]
+
+    @property
+    def _features(self) -> list[_Tensor]:
+        return [
+            ("features", pb.TYPE_FP32, self.sensors + 2),
+            ("noise", pb.TYPE_FP32, self.noise),
+        ]
+
+
+_ACTION: list[_Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+
+
+def ensemble_name(version: str, form: str | None = None) -> str:
+    """Name of a version's immutable ensemble; of a further format's where one is given."""
+    return f"{ALIAS}-{version}" if form is None else f"{ALIAS}_{form}-{version}"
+
+
+def preprocess(shape: Shape) -> str:
+    """Config of the preprocessing model."""
+    return _python_model(shape.preprocess, shape._observation, shape._features)
+
+
+def policy(shape: Shape, form: str) -> str:
+    """Config of the policy model of one format."""
+    return _python_model(shape.policy(form), shape._features, _ACTION)
+
+
+def ensemble(
+    name: str, version: str, shape: Shape, form: str, parameters: Mapping[str, str]
+) -> str:
+    """Config of an ensemble whose steps are pinned to `version`."""
+    config = _config(name, shape._observation, _ACTION)
+    config.platform = "ensemble"
+    number = triton_version(version)
+    for model, inputs, outputs in (
+        (shape.preprocess, shape._observation, shape._features),
+        (shape.policy(form), shape._features, _ACTION),
+    ):
+        step = config.ensemble_scheduling.step.add(model_name=model, model_version=number)
+        step.input_map.update({tensor: tensor for tensor, _, _ in inputs})
+        step.output_map.update({tensor: tensor for tensor, _, _ in outputs})
+    for key, value in sorted(parameters.items()):
+        config.parameters[key].string_value = value
+    return text(config)
+
+
+def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> str:
+    config = _config(name, inputs, outputs)
+    config.backend = "python"
+    config.version_policy.all.SetInParent()
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
+    # now and then notices half a second late that the model is free. The gateway bounds the queue.
+    config.dynamic_batching.SetInParent()
+    for rows in (1, MAX_BATCH_SIZE):
+        warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
+        for tensor, kind, width in inputs:
+            warmup.inputs[tensor].CopyFrom(
+                pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
+            )
+    return text(config)
+
+
+def _config(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:
+    config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
+    for tensor, kind, width in inputs:
+        # Only a caller who joins several requests into one has to say which row each one is.
+        config.input.add(name=tensor, data_type=kind, dims=[width], optional=tensor == "row")
+    for tensor, kind, width in outputs:
+        config.output.add(name=tensor, data_type=kind, dims=[width])
+    return config
+
+
+def text(config: Any) -> str:
+    """Give a config message as the text of its file."""
+    return "# Written by `carlarl export`; changes by hand are lost.\n" + str(
+        text_format.MessageToString(config, as_utf8=True)
+    )
+
+
+def parse(text: str) -> Any:
+    """Read a `config.pbtxt` into a `ModelConfig` message; raises ValueError where it is none."""
+    try:
+        return text_format.Parse(text, pb.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from None

@@ -1,0 +1,100 @@
+"""The formats that a policy is exported to, and the runtime that checks and serves each."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from triton_backend import runtimes
+
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class Program:
+    """A policy traced into one frozen TorchScript program, which every format is written from."""
+
+    script: torch.jit.ScriptModule
+    features: int
+    noise: int
+
+    @classmethod
+    def trace(cls, policy: torch.nn.Module, features: int, noise: int) -> Program:
+        """Trace `policy`, whose inputs are (n, features) and (n, noise)."""
+        example = (torch.zeros(2, features), torch.zeros(2, noise))
+        script = torch.jit.trace(policy, example)  # type: ignore[no-untyped-call]
+        return cls(torch.jit.freeze(script), features, noise)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store a policy.
+
+    Attributes:
+        name: as in the model `policy_<name>` and in `--formats`.
+        file: the file in the version's folder.
+        model: the class of `triton_backend.policy` that serves it.
+        write: writes a program to a path.
+        open: opens the path in the runtime that will serve it.
+    """
+
+    name: str
+    file: str
+    model: str
+    write: Callable[[Program, Path], None]
+    open: Callable[[Path], runtimes.Runtime]
+
+
+def _write_onnx(program: Program, path: Path) -> None:
+    # torch's TorchScript-based exporter: unlike the newer one it takes scripted artifacts, and its
+    # file is the same each time and holds no path of the machine that it was made on.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program.script,
+            (torch.zeros(2, program.features), torch.zeros(2, program.noise)),
+            str(path),
+            dynamo=False,
+            input_names=["features", "noise"],
+            output_names=["action"],
+            dynamic_axes={name: {0: "batch"} for name in ("features", "noise", "action")},
+            opset_version=OPSET,
+        )
+
+
+def _write_torchscript(program: Program, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.jit.save(program.script, buffer)
+    # The same program, the same file: torch numbers the frozen class by what it traced before,
+    # hashes that into an id, and records the source files of this machine for debugging.
+    with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(path, "w") as plain:
+        for entry in saved.infolist():
+            if not entry.filename.endswith((".debug_pkl", "serialization_id")):
+                entry_data = _MANGLED.sub(b"__torch_mangle_0", saved.read(entry))
+                name = _MANGLED.sub(b"__torch_mangle_0", entry.filename.encode()).decode()
+                plain.writestr(zipfile.ZipInfo(name), entry_data)
+
+
+_MANGLED = re.compile(rb"__torch_mangle_\d+")
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("onnx", "model.onnx", "OnnxPolicy", _write_onnx, runtimes.onnx),
+        Format(
+            "torchscript",
+            "model.pt",
+            "TorchScriptPolicy",
+            _write_torchscript,
+            runtimes.torchscript,
+        ),
+    )
+}
+"""By name; the first is the one that is served by default. TensorRT will be the next entry."""

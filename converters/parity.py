@@ -1,0 +1,102 @@
+"""An exported policy compared with the policy as it was trained, cell by cell."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.artifact import Artifact
+from converters.configs import MAX_BATCH_SIZE
+from triton_backend.preprocessing import NoiseSource
+from triton_backend.runtimes import Runtime
+
+TOLERANCE = 1e-5
+"""Largest absolute difference of an action's element, FP32 on the CPU."""
+
+BATCH_SIZES = (1, 2, 7, 32, MAX_BATCH_SIZE)
+REPEATS = 3
+
+Floats = NDArray[np.float32]
+
+
+class ParityError(Exception):
+    """An export that does not do what the trained policy does."""
+
+
+def corners(sensors: int) -> Floats:
+    """Give the corners of the observation's ranges, shape (20, 2 + sensors)."""
+    alternating = [index % 2 for index in range(sensors)]
+    patterns = [[value] * sensors for value in (0, 1, -1000, 1000)] + [alternating]
+    return np.array(
+        [
+            [speed, steering, *pattern]
+            for speed, steering, pattern in itertools.product((0, 200), (-1, 1), patterns)
+        ],
+        np.float32,
+    )
+
+
+def probes(artifact: Artifact) -> tuple[Floats, Floats]:
+    """Give the features and noise that exports are compared on: recorded observations, corners.
+
+    The first half of the rows is deterministic, the second the same observations with noise.
+    """
+    shape = artifact.preprocessing
+    observations = np.concatenate([artifact.observations, corners(shape.sensors)])
+    rows = np.arange(len(observations))
+    noise = NoiseSource().draw(np.zeros(len(rows), bool), rows, rows, shape.noise)
+    features = shape.features(observations)
+    return np.concatenate([features, features]), np.concatenate([np.zeros_like(noise), noise])
+
+
+def actions(artifact: Artifact, features: Floats, noise: Floats) -> Floats:
+    """Give the trained policy's own actions, shape (n, 3), one row at a time."""
+    with torch.inference_mode():
+        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
+        return np.concatenate([artifact.policy(f[None], n[None]).numpy() for f, n in rows])
+
+
+def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, Any]]:
+    """Compare one format with the trained policy and with itself; one cell per batch size.
+
+    A cell says the largest difference from the trained policy (`max_error`), and whether a row's
+    action was bitwise the same each time (`repeats_bit_exact`) and bitwise the same as for the row
+    alone (`alone_bit_exact`). Raises ParityError where a difference is beyond `TOLERANCE`.
+    """
+    features, noise = probes(artifact)
+    expected = actions(artifact, features, noise)
+    alone = np.concatenate(
+        [runtime(features[i : i + 1], noise[i : i + 1]) for i in range(len(features))]
+    )
+    cells = []
+    for batch in BATCH_SIZES:
+        order = np.resize(np.arange(len(features)), -(-len(features) // batch) * batch)
+        answers = []
+        for _ in range(REPEATS):
+            parts = (order[start : start + batch] for start in range(0, len(order), batch))
+            answers.append(np.concatenate([runtime(features[part], noise[part]) for part in parts]))
+        error = float(np.abs(answers[0].astype(np.float64) - expected[order]).max())
+        if not error <= TOLERANCE:
+            raise ParityError(
+                f"{artifact.card.version} as {form}, batch {batch}: an action differs from the "
+                f"trained policy's by {error:.2g}, allowed is {TOLERANCE:g}"
+            )
+        cells.append(
+            {
+                "format": form,
+                "batch": batch,
+                "repeats": REPEATS,
+                "max_error": float(f"{error:.1e}"),
+                "repeats_bit_exact": all(_same(answers[0], other) for other in answers[1:]),
+                "alone_bit_exact": _same(answers[0], alone[order]),
+            }
+        )
+    return cells
+
+
+def _same(first: Floats, second: Floats) -> bool:
+    return first.tobytes() == second.tobytes()

@@ -1,0 +1,175 @@
+"""A policy trained with Stable-Baselines3 → artifact."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from converters import artifact, parity, pickles
+from converters.card import Action, Architecture, ArtifactError, Distribution, ModelCard
+from converters.policy import ACTIVATIONS
+
+LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
+
+
+def import_sb3(
+    policy: Path,
+    version: str,
+    artifacts: Path,
+    *,
+    vecnormalize: Path | None = None,
+    layout: Sequence[str] | None = None,
+    name: str | None = None,
+    description: str = "",
+    metrics: dict[str, Any] | None = None,
+    observations: Path | None = None,
+) -> Path:
+    """Write the artifact of a Stable-Baselines3 `.zip` and give its folder.
+
+    PPO, A2C, SAC and TD3 with `MlpPolicy`; observations `[speed, steering, sensors…]`, actions of
+    two or three elements whose meaning is `layout`. The artifact's actions are compared with
+    `model.predict(deterministic=True)`. Raises ArtifactError for a policy of another kind, one
+    that was trained on normalised observations whose statistics are not given, and a version that
+    exists.
+    """
+    algorithm, model = _load(policy)
+    distribution, architecture, state = _lower(policy, algorithm, model.policy)
+    space, box = model.observation_space, model.action_space
+    if len(getattr(space, "shape", ())) != 1 or space.shape[0] < 3:
+        raise ArtifactError(f"{policy}: observations must be [speed, steering, sensors…]")
+    if getattr(box, "shape", None) not in ((2,), (3,)):
+        raise ArtifactError(f"{policy}: actions must be continuous with two or three elements")
+    if vecnormalize is None and _was_normalised(model):
+        raise ArtifactError(
+            f"{policy}: its last observation lies outside the observation space, so it was trained "
+            "on normalised observations: give their statistics with --vecnormalize FILE"
+        )
+    actions = box.shape[0]
+    card = ModelCard(
+        model_name=name or f"carla-{algorithm.lower()}",
+        version=version,
+        model_type="pytorch",
+        input_shape=[space.shape[0]],
+        output_shape=[actions],
+        framework_version=torch.__version__.partition("+")[0],
+        description=description,
+        sensors=space.shape[0] - 2,
+        architecture=architecture,
+        distribution=distribution,
+        action=Action(
+            layout=tuple(layout or LAYOUTS[actions]),
+            low=tuple(box.low.tolist()),
+            high=tuple(box.high.tolist()),
+        ),
+        performance_metrics=metrics or {},
+        artifact_hashes={},
+    )
+    pickled = pickles.NOTHING if vecnormalize is None else vecnormalize.read_bytes()
+
+    def check(written: artifact.Artifact) -> None:
+        _compare(written, model)
+
+    return artifact.create(artifacts / version, card, state, pickled, observations, check)
+
+
+def _load(path: Path) -> tuple[str, Any]:
+    try:
+        import stable_baselines3
+    except ModuleNotFoundError:
+        raise ArtifactError(
+            "import-sb3 needs Stable-Baselines3: pip install 'carlarl[train]'"
+        ) from None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = json.loads(archive.read("data"))
+        module = data["policy_class"]["__module__"]
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {error}") from None
+    algorithm = {
+        "stable_baselines3.sac.policies": "SAC",
+        "stable_baselines3.td3.policies": "TD3",
+        "stable_baselines3.common.policies": "PPO" if "n_epochs" in data else "A2C",
+    }.get(module)
+    if algorithm is None:
+        raise ArtifactError(
+            f"{path}: policies of {module} can't be imported: PPO, A2C, SAC or TD3 can"
+        )
+    return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
+
+
+def _lower(
+    path: Path, algorithm: str, policy: Any
+) -> tuple[Distribution, Architecture, dict[str, torch.Tensor]]:
+    """Give how the policy acts, its layers' sizes, and its weights under our names."""
+    if getattr(policy, "use_sde", False) or getattr(
+        getattr(policy, "actor", None), "use_sde", False
+    ):
+        raise ArtifactError(f"{path}: state-dependent exploration (use_sde) can't be imported")
+    log_std: Any = None
+    if algorithm in ("PPO", "A2C"):
+        extractor = policy.pi_features_extractor
+        body, mean, log_std = policy.mlp_extractor.policy_net, policy.action_net, policy.log_std
+        distribution = Distribution(std="parameter", squash="clip")
+    elif algorithm == "SAC":
+        extractor = policy.actor.features_extractor
+        body, mean, log_std = policy.actor.latent_pi, policy.actor.mu, policy.actor.log_std
+        distribution = Distribution(std="network", squash="tanh")
+    else:
+        extractor = policy.actor.features_extractor
+        body, mean = policy.actor.mu[:-2], policy.actor.mu[-2]
+        distribution = Distribution(std="none", squash="tanh")
+    if type(extractor).__name__ != "FlattenExtractor":
+        raise ArtifactError(f"{path}: only MlpPolicy can be imported, not one with {extractor}")
+    linears = [layer for layer in body if isinstance(layer, nn.Linear)]
+    kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
+    names = [name for name, kind in ACTIVATIONS.items() if kinds <= {kind}]
+    if not names or len(body) != 2 * len(linears):
+        raise ArtifactError(
+            f"{path}: its layers {body} are no plain perceptron of a known activation"
+        )
+    state = {f"body.{key}": value for key, value in body.state_dict().items()}
+    state |= {f"mean.{key}": value for key, value in mean.state_dict().items()}
+    if isinstance(log_std, nn.Module):
+        state |= {f"log_std.{key}": value for key, value in log_std.state_dict().items()}
+    elif log_std is not None:
+        state["log_std"] = log_std.detach()
+    hidden = [layer.out_features for layer in linears]
+    return distribution, Architecture(hidden=hidden, activation=names[0]), state
+
+
+def _was_normalised(model: Any) -> bool:
+    if getattr(model, "_last_original_obs", None) is not None:
+        return True
+    last = model._last_obs
+    if last is None:
+        return False
+    space = model.observation_space
+    return bool(((last < space.low - 1e-3) | (last > space.high + 1e-3)).any())
+
+
+def _compare(written: artifact.Artifact, model: Any) -> None:
+    """Compare the artifact's actions with the library's own; raises ArtifactError."""
+    observations = np.concatenate([written.observations, parity.corners(written.card.sensors)])
+    features = written.preprocessing.features(observations)
+    noise = np.zeros((len(features), written.preprocessing.noise), np.float32)
+    expected = _pedals(model.predict(features, deterministic=True)[0], written.card.action)
+    error = float(np.abs(parity.actions(written, features, noise) - expected).max())
+    if not error <= parity.TOLERANCE:
+        raise ArtifactError(f"its actions differ from model.predict by {error:.2g}")
+
+
+def _pedals(raw: NDArray[Any], action: Action) -> NDArray[Any]:
+    columns = dict(zip(action.layout, raw.T, strict=True))
+    if "acceleration" in columns:
+        columns |= {"throttle": columns["acceleration"], "brake": -columns["acceleration"]}
+    stacked = np.stack([columns[name] for name in ("throttle", "brake", "steer")], axis=1)
+    pedals: NDArray[Any] = np.clip(stacked, (0, 0, -1), (1, 1, 1))
+    return pedals

@@ -1,0 +1,161 @@
+"""Artifacts are checked before anything in them is opened."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from converters import artifact, parity
+from converters.card import ArtifactError
+
+MakeArtifact = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
+    return make_artifact(tmp_path / "v1.2.3")
+
+
+def _rehash(folder: Path, **changes: Any) -> None:
+    """Write the card anew, hashes holding: what an attacker without the key could do."""
+    card = yaml.safe_load((folder / artifact.CARD).read_text()) | changes
+    card["artifact_hashes"] = {
+        name: artifact.file_hash(folder / name) for name in card["artifact_hashes"]
+    }
+    (folder / artifact.CARD).write_text(yaml.safe_dump(card))
+
+
+def test_loads(folder: Path) -> None:
+    loaded = artifact.load(folder)
+    assert loaded.card.version == "v1.2.3"
+    assert loaded.digest == artifact.file_hash(folder / artifact.CARD)
+    assert loaded.observations.shape == (16, 7)
+
+
+@pytest.mark.parametrize("name", [artifact.MODEL, artifact.PREPROCESSOR, artifact.OBSERVATIONS])
+def test_a_flipped_byte_is_refused_by_file(folder: Path, name: str) -> None:
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        ArtifactError, match=rf"{name}: its hash is sha256:.* the card says sha256:"
+    ):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("name", [artifact.CARD, artifact.MODEL, artifact.PREPROCESSOR])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: (no such file|No such file)"):
+        artifact.load(folder)
+
+
+def test_a_hash_that_is_not_in_the_card(folder: Path) -> None:
+    card = yaml.safe_load((folder / artifact.CARD).read_text())
+    del card["artifact_hashes"][artifact.PREPROCESSOR]
+    (folder / artifact.CARD).write_text(yaml.safe_dump(card))
+    with pytest.raises(ArtifactError, match=r"no entry for preprocessor\.pkl"):
+        artifact.load(folder)
+
+
+def test_hostile_files_are_refused_though_their_hashes_hold(folder: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return open, (str(mark), "w")
+
+    for name in (artifact.PREPROCESSOR, artifact.MODEL):
+        original = (folder / name).read_bytes()
+        buffer = io.BytesIO()
+        torch.save(Hostile(), buffer)
+        (folder / name).write_bytes(
+            pickle.dumps(Hostile()) if name == artifact.PREPROCESSOR else buffer.getvalue()
+        )
+        _rehash(folder)
+        with pytest.raises(ArtifactError, match=f"{name}: refused: "):
+            artifact.load(folder)
+        assert not mark.exists()
+        (folder / name).write_bytes(original)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "v9.9.9"}, r"version is v9\.9\.9, the folder says v1\.2\.3"),
+        ({"version": "1.2.3"}, "version: .*no version like"),
+        ({"model_type": "pickle"}, "model_type: "),
+        ({"input_shape": [5]}, r"input_shape must be \[7\]"),
+        ({"output_shape": [2]}, r"output_shape must be \[3\]"),
+        ({"architecture": None}, "needs its architecture"),
+        ({"architecture": {"hidden": [8, 8]}}, "no pytorch model as its card says"),
+        ({"action": {"layout": ["gas"], "low": [0], "high": [1]}}, "layout must be"),
+        ({"sensors": "five"}, "sensors: "),
+    ],
+)
+def test_a_card_that_does_not_fit(folder: Path, change: dict[str, Any], message: str) -> None:
+    _rehash(folder, **change)
+    with pytest.raises(ArtifactError, match=message):
+        artifact.load(folder)
+
+
+def test_a_card_that_is_no_yaml(folder: Path) -> None:
+    (folder / artifact.CARD).write_text("model_name: [")
+    with pytest.raises(ArtifactError, match=r"model_card\.yaml: not YAML"):
+        artifact.load(folder)
+
+
+def test_weights_that_are_not_finite(folder: Path) -> None:
+    state = torch.load(folder / artifact.MODEL, weights_only=True)
+    state["mean.bias"][0] = float("nan")
+    torch.save(state, folder / artifact.MODEL)
+    _rehash(folder)
+    with pytest.raises(ArtifactError, match="not finite"):
+        artifact.load(folder)
+
+
+def test_a_torchscript_artifact_acts_as_its_program(folder: Path) -> None:
+    before = artifact.load(folder)
+
+    class Mean(torch.nn.Module):
+        def __init__(self, gaussian: torch.nn.Module) -> None:
+            super().__init__()
+            self.gaussian = gaussian
+
+        def forward(self, features: torch.Tensor) -> torch.Tensor:
+            mean: torch.Tensor = self.gaussian(features)[0]
+            return mean
+
+    torch.jit.trace(Mean(before.policy.gaussian), torch.zeros(2, 7)).save(folder / artifact.MODEL)
+    _rehash(folder, model_type="torchscript", architecture=None, distribution={"std": "none"})
+    after = artifact.load(folder)
+    features = before.preprocessing.features(before.observations)
+    noise = np.zeros((len(features), 3), np.float32)
+    expected = parity.actions(before, features, noise)
+    np.testing.assert_allclose(parity.actions(after, features, noise), expected, atol=1e-6)
+
+
+def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact) -> None:
+    for version in ("v0.10.0", "v0.9.0", "v1.0.0"):
+        make_artifact(tmp_path / version)
+    names = [path.name for path in artifact.versions_in(tmp_path)]
+    assert names == ["v0.9.0", "v0.10.0", "v1.0.0"]
+    with pytest.raises(ArtifactError, match="no such folder"):
+        artifact.versions_in(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtifactError, match="no artifact in it"):
+        artifact.versions_in(tmp_path / "empty")
+
+
+def test_a_version_is_never_overwritten(folder: Path, make_artifact: MakeArtifact) -> None:
+    with pytest.raises(ArtifactError, match="versions never change"):
+        make_artifact(folder)
