@@ -1,0 +1,208 @@
+"""Drive the track through the HTTP API: one observation out, one action back, at every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.track import TrackEnv
+
+Progress = Callable[[int, float], None]
+
+
+class DriveError(Exception):
+    """The service could not be reached, or did not answer with an action."""
+
+
+@dataclass(frozen=True, eq=False)
+class DriveResult:
+    """What a drive did.
+
+    Attributes:
+        version: of the policy that answered, as the service named it.
+        laps: completed.
+        off_track: how often the car left the track and was put back.
+        steps: driven, 20 to a second of driving.
+        lap_times_s: seconds for each completed lap.
+        mean_speed_kmh: over all steps.
+        latency_ms: round trip of a request as the driver saw it: `p50`, `p95`, `p99` and `max`.
+        x, y: position at each step, metres, shape (steps,).
+        speed_kmh: at each step, shape (steps,).
+    """
+
+    version: str
+    laps: int
+    off_track: int
+    steps: int
+    lap_times_s: tuple[float, ...]
+    mean_speed_kmh: float
+    latency_ms: dict[str, float]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    speed_kmh: NDArray[np.float64]
+
+    def summary(self) -> dict[str, Any]:
+        """Return all but the trajectory, ready for `json.dumps`."""
+        return {
+            "version": self.version,
+            "laps": self.laps,
+            "offTrack": self.off_track,
+            "steps": self.steps,
+            "lapTimesS": [round(seconds, 3) for seconds in self.lap_times_s],
+            "meanSpeedKmh": round(self.mean_speed_kmh, 2),
+            "latencyMs": {name: round(value, 3) for name, value in self.latency_ms.items()},
+        }
+
+
+def drive(
+    url: str,
+    laps: int,
+    *,
+    deterministic: bool = True,
+    seed: int | None = None,
+    version: str | None = None,
+    api_key: str | None = None,
+    on_progress: Progress | None = None,
+    max_steps: int = 20_000,
+) -> DriveResult:
+    """Drive `laps` laps from the start line; a car that leaves the track is put back and goes on.
+
+    Args:
+        url: of the service, such as `http://127.0.0.1:8080`.
+        laps: how many to complete, 1 or more.
+        deterministic: ask for the policy's mean action; else for a sampled one.
+        seed: makes sampled actions repeatable: step i asks with seed + i. Without one the service
+            draws the seeds.
+        version: of the policy, such as `v0.2.0`; the service's active one where absent.
+        api_key: sent as `X-API-Key`.
+        on_progress: called after every step with the steps so far and the laps so far.
+        max_steps: give up after so many, even with laps left to drive.
+
+    Raises:
+        DriveError: the service cannot be reached, or answers with an error.
+    """
+    env = TrackEnv(put_back=True, max_steps=max_steps)
+    observation, info = env.reset(options={"start": 0.0})
+    latencies, trajectory, served, steps, truncated = [], [], "", 0, False
+    headers = {} if api_key is None else {"X-API-Key": api_key}
+    with httpx.Client(base_url=url, headers=headers, timeout=30.0) as client:
+        while len(info["lap_times"]) < laps and not truncated:
+            request: dict[str, Any] = {
+                "observations": [to_json(observation)],
+                "deterministic": deterministic,
+            }
+            if seed is not None and not deterministic:
+                request["seed"] = (seed + steps) % 2**63
+            if version is not None:
+                request["version"] = version
+            started = time.perf_counter()
+            action, served = _predict(client, request)
+            latencies.append((time.perf_counter() - started) * 1000.0)
+            observation, _, _, truncated, info = env.step(action)
+            trajectory.append((info["x"], info["y"], info["speed"]))
+            steps += 1
+            if on_progress is not None:
+                on_progress(steps, info["laps"])
+    x, y, speed = np.asarray(trajectory).T
+    p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist()
+    return DriveResult(
+        version=served,
+        laps=len(info["lap_times"]),
+        off_track=info["off_track"],
+        steps=steps,
+        lap_times_s=info["lap_times"],
+        mean_speed_kmh=float(speed.mean()),
+        latency_ms={"p50": p50, "p95": p95, "p99": p99, "max": max(latencies)},
+        x=x,
+        y=y,
+        speed_kmh=speed,
+    )
+
+
+def to_json(observation: NDArray[np.float32]) -> dict[str, Any]:
+    """Return an observation of shape (7,) as the API takes it."""
+    speed, steering, *sensors = observation.tolist()
+    return {"speed": speed, "steering": steering, "sensors": sensors}
+
+
+def _predict(client: httpx.Client, request: dict[str, Any]) -> tuple[NDArray[np.float32], str]:
+    """Return the action, shape (3,), and the version that computed it."""
+    try:
+        response = client.post("/predict", json=request)
+    except httpx.TransportError as error:
+        raise DriveError(f"No answer from {client.base_url}: {error}") from error
+    try:
+        answer = response.json()
+        if response.is_success:
+            action = answer["actions"][0]
+            values = [action["throttle"], action["brake"], action["steer"]]
+            return np.array(values, dtype=np.float32), answer["version"]
+        code, message = answer["error"], answer["message"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DriveError(
+            f"{response.url} answered {response.status_code} with something that is not from "
+            f"this API: {response.text[:200]!r}"
+        ) from error
+    raise DriveError(f"{code}: {message}")
+
+
+def plot(result: DriveResult, path: str | Path) -> None:
+    """Write a PNG, 1400x760 pixels, of the track and the driven line, coloured by speed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    track = TrackEnv().track
+    ink, grey = "#1b1f24", "#5b6470"
+    figure = Figure(figsize=(14, 7.6), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.02, 0.02, 0.96, 0.84))
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+    surface = np.concatenate((track.left, track.right[::-1]))
+    axes.fill(*surface.T, color="#e6e9ed", linewidth=0, zorder=0)
+    for edge in (track.left, track.right):
+        axes.plot(*edge.T, color=grey, linewidth=1.6, zorder=2)
+    axes.plot(*track.centre.T, color="white", linewidth=1.2, dashes=(8, 8), zorder=1)
+    axes.plot(*np.stack((track.left[0], track.right[0])).T, color=ink, linewidth=4, zorder=2)
+    (x, y), heading = track.left[0], float(np.degrees(track.heading[0]))
+    axes.text(x, y + 2.5, "start \u2192", color=ink, fontsize=12, ha="center", rotation=heading)
+
+    points = np.column_stack((result.x, result.y))
+    put_back = np.diff(result.speed_kmh) < -4.0  # more than the brakes can do in a step
+    line = LineCollection(
+        list(np.stack((points[:-1], points[1:]), axis=1)[~put_back]),
+        array=result.speed_kmh[1:][~put_back],
+        cmap="turbo",
+        linewidths=2.6,
+        capstyle="round",
+        zorder=3,
+    )
+    axes.add_collection(line)
+    left_at = points[:-1][put_back]
+    axes.scatter(left_at[:, 0], left_at[:, 1], s=80, c=ink, marker="x", linewidths=2.5, zorder=4)
+
+    scale = axes.inset_axes((60.0, 27.0, 90.0, 2.8), transform=axes.transData)  # in the infield
+    bar = figure.colorbar(line, cax=scale, orientation="horizontal")
+    bar.set_label("speed (km/h)", color=ink, fontsize=12)
+    bar.ax.tick_params(color=grey, labelcolor=ink, labelsize=11)
+    bar.outline.set_visible(False)
+
+    best = f"best lap {min(result.lap_times_s):.2f} s" if result.lap_times_s else "no full lap"
+    facts = (
+        f"{result.laps} {'lap' if result.laps == 1 else 'laps'}",
+        f"{result.off_track} \u00d7 off track",
+        best,
+        f"mean {result.mean_speed_kmh:.0f} km/h",
+    )
+    figure.text(0.03, 0.92, f"policy {result.version}", color=ink, fontsize=21, weight="bold")
+    figure.text(0.03, 0.872, "   \u00b7   ".join(facts), color=grey, fontsize=15)
+    figure.savefig(path)

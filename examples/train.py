@@ -1,0 +1,155 @@
+"""Train the default driving policy with PPO: `python -m examples.train --preset v0.2.0 -o DIR`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from examples.track import DT, TrackEnv
+
+Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000}  # environment steps
+EPISODE = 300  # steps: short, so that many random starts teach it to recover from anywhere
+EVALUATION_SEED = 10_000  # its starts are none that training drew
+LAP_LIMIT = 2400  # steps: a lap that takes two minutes has failed
+RECORDED = 256  # observations
+
+
+class MirrorEnv(TrackEnv):
+    """The track seen in a mirror: left is right, in what is observed and in what is done."""
+
+    def step(
+        self, action: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Drive for one step with the steer turned round."""
+        return super().step(action * np.array([1, 1, -1], dtype=np.float32))
+
+    def _observation(self) -> NDArray[np.float32]:
+        speed, steering, *sensors = super()._observation()
+        return np.array([speed, -steering, *reversed(sensors)], dtype=np.float32)
+
+
+def train(steps: int, seed: int, *, progress_bar: bool = False) -> tuple[PPO, VecNormalize]:
+    """Train a policy for so many environment steps; the same seed gives the same policy."""
+    torch.set_num_threads(1)  # the networks are too small to share out
+    # Most bends go left; half of the cars drive the mirror image, so that right is learnt as well.
+    kinds: list[type[TrackEnv]] = [TrackEnv, MirrorEnv] * 4
+    tracks = DummyVecEnv([partial(kind, max_steps=EPISODE) for kind in kinds])
+    tracks.seed(seed)
+    env = VecNormalize(tracks, norm_obs=True, norm_reward=True)
+    model = PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=lambda remaining: 1e-3 * remaining,
+        n_steps=512,
+        batch_size=512,
+        n_epochs=10,
+        gamma=0.99,
+        policy_kwargs={
+            "net_arch": {"pi": [64, 64], "vf": [64, 64]},
+            "activation_fn": torch.nn.Tanh,
+            "log_std_init": -0.5,
+        },
+        seed=seed,
+        device="cpu",
+    )
+    model.learn(steps, progress_bar=progress_bar)
+    env.training = False
+    return model, env
+
+
+def deterministic(model: PPO, normalize: VecNormalize) -> Policy:
+    """Return the policy without noise: raw observation, shape (7,), to action, shape (3,)."""
+
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        scaled = normalize.normalize_obs(observation)
+        assert isinstance(scaled, np.ndarray)
+        action, _ = model.predict(scaled, deterministic=True)
+        return np.asarray(action, dtype=np.float32)
+
+    return act
+
+
+def evaluate(
+    policy: Policy, laps: int = 20, seed: int = EVALUATION_SEED
+) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Attempt one lap from each of `laps` seeded random starts, until it ends or leaves the track.
+
+    Returns:
+        The metrics, and at most `RECORDED` observations spread evenly over all laps, shape (n, 7).
+    """
+    env = TrackEnv(max_steps=LAP_LIMIT)
+    observations, speeds, lap_times, returns, off_track = [], [], [], [], 0
+    for lap in range(laps):
+        observation, info = env.reset(seed=seed + lap)
+        total, done = 0.0, False
+        while not done:
+            observations.append(observation)
+            observation, reward, terminated, truncated, info = env.step(policy(observation))
+            speeds.append(info["speed"])
+            total += reward
+            done = terminated or truncated or bool(info["lap_times"])
+        returns.append(total)
+        lap_times.extend(info["lap_times"])
+        off_track += info["off_track"]
+    metrics = {
+        "laps_completed": len(lap_times),
+        "laps_attempted": laps,
+        "success_rate": len(lap_times) / laps,
+        "off_track_events": off_track,
+        "mean_lap_time_s": round(float(np.mean(lap_times)), 3) if lap_times else None,
+        "mean_speed_kmh": round(float(np.mean(speeds)), 2),
+        "mean_return": round(float(np.mean(returns)), 2),
+        "evaluation_episodes": laps,
+        "evaluation_seconds": round(len(speeds) * DT, 2),
+    }
+    chosen = np.linspace(0, len(observations) - 1, min(RECORDED, len(observations))).astype(int)
+    return metrics, np.stack(observations)[chosen]
+
+
+@click.command()
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="Steps of a published version.")
+@click.option("--steps", type=click.IntRange(min=1), help="Environment steps, without a preset.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--output", "-o", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR"
+)
+def main(preset: str | None, steps: int | None, seed: int, output: Path) -> None:
+    """Train a driving policy, evaluate it, and write both into DIR.
+
+    DIR gets policy.zip (Stable-Baselines3), vecnormalize.pkl (observation statistics), metrics.yaml
+    (measured) and observations.npy (float32, shape (n, 7), n at most 256).
+
+    \b
+    python -m examples.train --preset v0.1.0 -o runs/v0.1.0   # short: it leaves the track
+    python -m examples.train --preset v0.2.0 -o runs/v0.2.0   # long: it completes every lap
+    """
+    if (preset is None) == (steps is None):
+        raise click.UsageError("Give either --preset or --steps.")
+    model, normalize = train(steps or PRESETS[str(preset)], seed, progress_bar=True)
+    metrics, observations = evaluate(deterministic(model, normalize))
+    metrics |= {"training_steps": model.num_timesteps, "seed": seed}
+
+    output.mkdir(parents=True, exist_ok=True)
+    model.save(output / "policy.zip")
+    normalize.save(str(output / "vecnormalize.pkl"))
+    np.save(output / "observations.npy", observations)
+    # JSON scalars are YAML scalars.
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in metrics.items()]
+    (output / "metrics.yaml").write_text("".join(lines), encoding="utf-8")
+    click.echo("".join(lines), nl=False)
+
+
+if __name__ == "__main__":
+    main()
