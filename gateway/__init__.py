@@ -1,0 +1,1 @@
+"""The gateway: a JSON API in front of a policy that NVIDIA Triton serves."""

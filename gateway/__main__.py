@@ -1,0 +1,20 @@
+"""`python -m gateway`: serve with the settings that the environment gives."""
+
+import sys
+
+from gateway.server import serve
+from gateway.settings import SettingsError, read_settings
+
+
+def main() -> int:
+    """Serve until a signal ends it; 1 with a sentence on standard error where it cannot."""
+    try:
+        serve(read_settings())
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""Putting the gateway together."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from gateway import openapi, schema
+from gateway.endpoints import Endpoints
+from gateway.errors import on_error
+from gateway.keys import Keys
+from gateway.metrics import Metrics
+from gateway.middleware import Arrival, Cors, Errors
+from gateway.predict import Predictor
+from gateway.settings import Settings
+from gateway.triton import Triton
+from gateway.versions import Versions
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
+    """Build the application; it talks to `triton`, or to the one that the settings name.
+
+    Raises SettingsError where the file of API keys cannot be used.
+    """
+    triton = triton or Triton(settings.triton_endpoint)
+    keys = Keys.read(settings.api_keys_file) if settings.api_keys_file else None
+    metrics = Metrics()
+    versions = Versions(triton, settings.model_version, metrics)
+    predictor = Predictor(triton, versions, metrics)
+    git = settings.git_commit or _git_commit()
+    endpoints = Endpoints(settings, triton, versions, predictor, metrics, git)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        following = asyncio.create_task(versions.follow())
+        yield
+        following.cancel()
+        with suppress(asyncio.CancelledError):
+            await following
+        await triton.close()
+        metrics.close()
+
+    paths: set[str] = set()
+    app = _Gateway(
+        api_keys=keys is not None,
+        **openapi.INFO,
+        version=VERSION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        exception_handlers={HTTPException: on_error, RequestValidationError: on_error},
+        middleware=[
+            Middleware(Arrival, metrics=metrics, paths=paths),
+            Middleware(
+                Cors,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "HEAD", "POST"),
+                allow_headers=("*",),
+                expose_headers=("X-Request-ID", "X-Process-Time", "Retry-After"),
+            ),
+            Middleware(Errors, keys=keys),
+        ],
+    )
+    _add_routes(app, endpoints)
+    paths.update(route.path for route in app.routes if hasattr(route, "path"))
+    return app
+
+
+class _Gateway(FastAPI):
+    """FastAPI whose document knows the bodies that the routes read by themselves."""
+
+    def __init__(self, *, api_keys: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._api_keys = api_keys
+        self._document: dict[str, Any] | None = None
+
+    def openapi(self) -> dict[str, Any]:
+        if self._document is None:
+            self._document = openapi.complete(super().openapi(), self._api_keys)
+        return self._document
+
+
+def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
+    app.add_api_route(
+        "/predict",
+        endpoints.predict,
+        methods=["POST"],
+        tags=["policy"],
+        response_model=schema.PredictAnswer,
+        responses=openapi.error_responses(openapi.PREDICT_ERRORS),
+        openapi_extra=openapi.request_body(schema.PredictRequest, required=True),
+    )
+    app.add_api_route(
+        "/warmup",
+        endpoints.warmup,
+        methods=["POST"],
+        tags=["policy"],
+        response_model=schema.WarmupAnswer,
+        responses=openapi.error_responses(openapi.WARMUP_ERRORS),
+        openapi_extra=openapi.request_body(schema.WarmupRequest, required=False),
+    )
+    app.add_api_route(
+        "/metadata",
+        endpoints.metadata,
+        tags=["policy"],
+        response_model=schema.MetadataAnswer,
+        responses=openapi.error_responses(openapi.METADATA_ERRORS),
+    )
+    app.add_api_route(
+        "/versions",
+        endpoints.versions,
+        tags=["policy"],
+        response_model=schema.VersionsAnswer,
+        responses=openapi.error_responses(openapi.VERSIONS_ERRORS),
+    )
+    app.add_api_route(
+        "/healthz",
+        endpoints.healthz,
+        tags=["operation"],
+        response_model=schema.HealthAnswer,
+        responses=openapi.error_responses(()),
+    )
+    app.add_api_route(
+        "/livez",
+        endpoints.livez,
+        tags=["operation"],
+        response_model=schema.LiveAnswer,
+        responses=openapi.error_responses(()),
+    )
+    app.add_api_route(
+        "/readyz",
+        endpoints.readyz,
+        tags=["operation"],
+        response_model=schema.ReadyAnswer,
+        responses=openapi.error_responses(openapi.METADATA_ERRORS[1:]),
+    )
+    app.add_api_route(
+        "/metrics",
+        endpoints.metrics,
+        tags=["operation"],
+        response_class=PlainTextResponse,
+        responses=openapi.error_responses(()),
+    )
+
+
+def _git_commit() -> str:
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+        top, commit = done.stdout.split("\n")[:2]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return "unknown"
+    # Another project's checkout may hold the environment that this package is installed in.
+    return commit if Path(top) == root else "unknown"

@@ -1,0 +1,42 @@
+"""Reading a request's JSON body, within the limit and only where it claims to be JSON."""
+
+import re
+
+from starlette.requests import Request
+
+from gateway.errors import PayloadTooLarge, UnsupportedMediaType
+
+_JSON = re.compile(r"application/(json|[\w.!#$&^+-]+\+json)\s*(;.*)?", re.IGNORECASE)
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Read the body, at most `limit` bytes of it.
+
+    Raises UnsupportedMediaType where its headers say that it is not plain JSON, and
+    PayloadTooLarge as soon as it is known to be over the limit.
+    """
+    headers = request.headers
+    length = headers.get("content-length")
+    if length is not None and int(length) > limit:
+        raise _too_large(limit)
+    if length != "0" and (length is not None or "transfer-encoding" in headers):
+        _check_type(headers.get("content-type"), headers.get("content-encoding"))
+    chunks = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _check_type(content_type: str | None, encoding: str | None) -> None:
+    if content_type and not _JSON.fullmatch(content_type.strip()):
+        raise UnsupportedMediaType(f"the body must be application/json, not {content_type[:100]}")
+    if encoding and encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"the body must not be encoded as {encoding[:100]}")
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {limit} bytes", limit=limit)

@@ -1,0 +1,149 @@
+"""The routes: each decodes, awaits one call and encodes."""
+
+import time
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.body import read_body
+from gateway.errors import ServiceUnavailable
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.policy import PolicyVersion
+from gateway.predict import Predictor
+from gateway.schema import decode_predict, decode_warmup
+from gateway.settings import Settings
+from gateway.triton import Triton
+from gateway.versions import Versions
+
+_NAMES = ("throttle", "brake", "steer")
+_ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.0)}
+
+
+class Endpoints:
+    """The routes of one gateway."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        triton: Triton,
+        versions: Versions,
+        predictor: Predictor,
+        metrics: Metrics,
+        git: str,
+    ) -> None:
+        """Take what the routes call, and the service's commit for `/healthz`."""
+        self._max_body = settings.max_body_bytes
+        self._timeout_s = settings.request_timeout_ms / 1000
+        self._triton = triton
+        self._versions = versions
+        self._predictor = predictor
+        self._metrics = metrics
+        self._git = git
+
+    async def predict(self, request: Request) -> Response:
+        """Give one action for each observation."""
+        arrived: float = request.scope["arrived"]
+        asked = decode_predict(await read_body(request, self._max_body))
+        answer = await self._predictor.predict(asked, arrived + self._timeout_s)
+        content: dict[str, Any] = {
+            "actions": [
+                {"throttle": throttle, "brake": brake, "steer": steer}
+                for throttle, brake, steer in answer.actions.tolist()
+            ],
+            "version": answer.version,
+            "timingMs": _milliseconds_since(arrived),
+            "deterministic": asked.deterministic,
+        }
+        if answer.seed is not None:
+            content["seed"] = answer.seed
+        return _json(content)
+
+    async def healthz(self, _: Request) -> Response:
+        """Say whether the gateway can act; 200 in either case."""
+        active = self._versions.active
+        return _json(
+            {
+                "status": "ok" if self._versions.ready else "degraded",
+                "version": active and active.version,
+                "git": self._git,
+                "device": active and active.device,
+                "timestamp": time.time(),
+            }
+        )
+
+    async def livez(self, _: Request) -> Response:
+        """Say that the process runs."""
+        return _json({"status": "alive"})
+
+    async def readyz(self, _: Request) -> Response:
+        """Say that the active version has answered its golden inference; else 503."""
+        active = self._versions.active
+        if active is None or not self._versions.ready:
+            raise ServiceUnavailable("the active policy version is not ready")
+        return _json({"status": "ready", "version": active.version})
+
+    async def metadata(self, _: Request) -> Response:
+        """Describe the active version."""
+        policy = await self._versions.resolve(None)
+        return _json(
+            {
+                "modelName": policy.model_card["model_name"],
+                "version": policy.version,
+                "device": policy.device,
+                "inputShape": [-1, 2 + policy.sensors],
+                "actionSpace": _ACTION_SPACE,
+                "sensors": policy.sensors,
+                "formats": policy.formats,
+                "format": policy.format,
+                "artifactDigest": policy.artifact_digest,
+                "modelCard": policy.model_card,
+                "certificate": policy.certificate,
+                "maxBatchSize": policy.max_batch_size,
+            }
+        )
+
+    async def versions(self, _: Request) -> Response:
+        """List the versions that Triton serves, oldest first."""
+        served = await self._versions.served()
+        active = self._versions.active
+        name = active.version if active else None
+        return _json({"active": name, "versions": [_summary(p, name) for p in served]})
+
+    async def warmup(self, request: Request) -> Response:
+        """Run the active version at several batch sizes."""
+        decode_warmup(await read_body(request, self._max_body))
+        policy = await self._versions.resolve(None)
+        await policy.warm_up(self._triton)
+        return _json(
+            {
+                "status": "warmed",
+                "version": policy.version,
+                "timingMs": _milliseconds_since(request.scope["arrived"]),
+                "device": policy.device,
+            }
+        )
+
+    async def metrics(self, _: Request) -> Response:
+        """Write Prometheus' text format."""
+        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:
+    return {
+        "version": policy.version,
+        "active": policy.version == active,
+        "formats": policy.formats,
+        "artifactDigest": policy.artifact_digest,
+        "description": policy.model_card.get("description") or "",
+        "performanceMetrics": policy.model_card.get("performance_metrics") or {},
+    }
+
+
+def _milliseconds_since(arrived: float) -> float:
+    return round((time.perf_counter() - arrived) * 1000, 3)
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(to_json(content), media_type="application/json")

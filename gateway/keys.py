@@ -1,0 +1,60 @@
+"""API keys: which requests need one, and whether theirs is right."""
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+
+from starlette.datastructures import Headers
+
+from gateway.settings import SettingsError
+
+OPEN_PATHS = frozenset(
+    {"/healthz", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
+)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Keys:
+    """The keys that are known, by their SHA-256."""
+
+    def __init__(self, digests: tuple[str, ...]) -> None:
+        """Take hex SHA-256 digests, in lower case."""
+        self._digests = digests
+
+    @classmethod
+    def read(cls, path: Path) -> "Keys":
+        """Read a file with one hex SHA-256 a line, `#` starting a comment.
+
+        Raises SettingsError where it cannot be read, holds something else or holds nothing.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(
+                f"API_KEYS_FILE={path}: must be a file that can be read ({error})"
+            ) from error
+        digests = []
+        for number, line in enumerate(lines, 1):
+            digest = line.partition("#")[0].strip().lower()
+            if digest and not _DIGEST.fullmatch(digest):
+                raise SettingsError(
+                    f"API_KEYS_FILE={path}: line {number} must be the SHA-256 of a key in hex"
+                )
+            if digest:
+                digests.append(digest)
+        if not digests:
+            raise SettingsError(f"API_KEYS_FILE={path}: must hold at least one key's SHA-256")
+        return cls(tuple(digests))
+
+    def allow(self, path: str, headers: Headers) -> bool:
+        """Whether a request to `path` may pass, by its `X-API-Key` or bearer token."""
+        if path in OPEN_PATHS:
+            return True
+        key = headers.get("x-api-key")
+        if key is None:
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            key = token.strip() if scheme.lower() == "bearer" else ""
+        presented = hashlib.sha256(key.encode("latin-1")).hexdigest()
+        # Every digest is compared, so that the time taken says nothing about which one fits.
+        return any([hmac.compare_digest(presented, digest) for digest in self._digests])

@@ -1,0 +1,98 @@
+"""The gateway's Prometheus metrics, summed over its workers where there are several."""
+
+import os
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+BUCKETS_S = (
+    0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075,
+    0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+)  # fmt: skip
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """All series of one gateway process; every label takes a bounded set of values."""
+
+    def __init__(self) -> None:
+        """Register every series anew, apart from any other gateway's of this process."""
+        registry = CollectorRegistry()
+        self._shared = MULTIPROCESS_DIR in os.environ
+        self._registry = registry
+        self._requests = Counter(
+            "carla_rl_requests",
+            "Requests answered.",
+            ("route", "method", "status"),
+            registry=registry,
+        )
+        self._latency = Histogram(
+            "carla_rl_request_seconds",
+            "Time from a request's arrival to the start of its answer.",
+            ("route",),
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self.inference = Histogram(
+            "carla_rl_inference_seconds",
+            "Time of one Triton call.",
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self.observations = Counter(
+            "carla_rl_observations", "Observations that got an action.", registry=registry
+        )
+        self._errors = Counter("carla_rl_errors", "Errors answered.", ("code",), registry=registry)
+        self._version = Gauge(
+            "carla_rl_active_version_info",
+            "1 for the version that answers where a request names none.",
+            ("version", "artifact_digest", "device"),
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self.ready = Gauge(
+            "carla_rl_ready",
+            "1 where the active version has answered its golden inference.",
+            multiprocess_mode="livemostrecent",
+            registry=registry,
+        )
+        self._active: tuple[str, str, str] | None = None
+
+    def answered(
+        self, route: str, method: str, status: int, seconds: float, error: str | None
+    ) -> None:
+        """Count one answered request; `route` is a template, never the raw path."""
+        known = method if method in METHODS else "other"
+        self._requests.labels(route, known, status).inc()
+        self._latency.labels(route).observe(seconds)
+        if error is not None:
+            self._errors.labels(error).inc()
+
+    def activated(self, version: str, artifact_digest: str, device: str) -> None:
+        """Note the version that answers from now on."""
+        labels = (version, artifact_digest, device)
+        if self._active not in (None, labels):
+            self._version.labels(*self._active).set(0)
+        self._version.labels(*labels).set(1)
+        self._active = labels
+
+    def exposition(self) -> bytes:
+        """Write all series in Prometheus' text format."""
+        if not self._shared:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def close(self) -> None:
+        """Take this process's gauges out of the sum."""
+        if self._shared:
+            multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]

@@ -1,0 +1,128 @@
+"""What every request passes through: its id, its time, its count, its key and its errors."""
+
+import re
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.errors import Unauthorized, error_response, on_error
+from gateway.keys import Keys
+from gateway.metrics import Metrics
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+
+class Arrival:
+    """Gives a request its id, its time of arrival and its count; the outermost of all.
+
+    Sets `request_id` and `arrived` (seconds of `time.perf_counter`) in the scope. HEAD is
+    served as GET; the server leaves the body out.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+        """Count under the paths that `paths` holds when a request comes, else "unmatched"."""
+        self._app = app
+        self._metrics = metrics
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        arrived = time.perf_counter()
+        request_id = _request_id(scope)
+        method = scope["method"]
+        inner = {
+            **scope,
+            "headers": [(b"x-request-id", request_id.encode()), *scope["headers"]],
+            "method": "GET" if method == "HEAD" else method,
+            "request_id": request_id,
+            "arrived": arrived,
+            "error_code": None,
+        }
+
+        async def send_stamped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seconds = time.perf_counter() - arrived
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id.encode()),
+                    (b"x-process-time", b"%.6f" % seconds),
+                ]
+                path = scope["path"]
+                route = path if path in self._paths else "unmatched"
+                self._metrics.answered(
+                    route, method, message["status"], seconds, inner["error_code"]
+                )
+            await send(message)
+
+        await self._app(inner, receive, send_stamped)
+
+
+class Cors(CORSMiddleware):
+    """Starlette's CORS, with its refusals written as our errors."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer a browser's question whether a page may call."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        allowed = {
+            name: value
+            for name, value in response.headers.items()
+            if name not in ("content-length", "content-type")
+        }
+        request_id = request_headers["x-request-id"]
+        message = bytes(response.body).decode()
+        return error_response(
+            response.status_code, "HTTP_ERROR", message, request_id, headers=allowed
+        )
+
+
+class Errors:
+    """Turns whatever is raised further in into an answer; asks for the API key first."""
+
+    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
+        """Ask for one of `keys`, for none where that is None."""
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            if self._keys and not self._keys.allow(scope["path"], Headers(scope=scope)):
+                raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
+            await self._app(scope, receive, send_noting)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            if started:
+                raise
+            response = await on_error(Request(scope), error)
+            await response(scope, receive, send)
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            if _SANE_ID.fullmatch(value):
+                return str(value, "ascii")
+            break
+    return uuid.uuid4().hex

@@ -1,0 +1,81 @@
+"""Running the gateway: its socket, its workers and its log."""
+
+import logging
+import os
+import socket
+import tempfile
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from gateway.app import create_app
+from gateway.keys import Keys
+from gateway.metrics import MULTIPROCESS_DIR
+from gateway.settings import Settings, SettingsError
+
+GRACE_S = 10
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal ends it.
+
+    Raises SettingsError where the address cannot be listened on or a file cannot be used.
+    """
+    if settings.api_keys_file:
+        Keys.read(settings.api_keys_file)
+    listener = _listen(settings.host, settings.port)
+    config = uvicorn.Config(
+        partial(create_app, settings),
+        factory=True,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=_logging(settings.log_level),
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    log.info(
+        "listening on http://%s:%d, Triton at %s",
+        settings.host,
+        settings.port,
+        settings.triton_endpoint,
+    )
+    if settings.workers == 1:
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+        return
+    with tempfile.TemporaryDirectory(prefix="carlarl-metrics-") as folder:
+        # The workers are fresh interpreters; this is how their metrics find each other.
+        os.environ.setdefault(MULTIPROCESS_DIR, folder)
+        Multiprocess(config, sockets=[listener]).run()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingsError(
+            f"PORT={port}: {host}:{port} cannot be listened on ({reason}); choose a free port"
+        ) from error
+
+
+def _logging(level: str) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)-8s %(name)s: %(message)s"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"level": level.upper(), "handlers": ["stderr"]},
+    }

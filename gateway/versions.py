@@ -1,0 +1,131 @@
+"""The policy versions that Triton serves, and which of them is active."""
+
+import asyncio
+import logging
+import re
+
+from gateway.errors import GatewayError, InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.metrics import Metrics
+from gateway.policy import PolicyVersion
+from gateway.triton import Triton
+
+ALIAS = "carla_policy"
+POLL_S = 1.0
+CONTROL_TIMEOUT_S = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class Versions:
+    """Resolves versions to policies, and follows the active one as it is promoted.
+
+    `active` is the version that answers where a request names none: `pinned` where that is
+    given, else the one that the alias ensemble stands for. `ready` is true from its golden
+    inference on, for as long as Triton serves it.
+    """
+
+    def __init__(self, triton: Triton, pinned: str | None, metrics: Metrics) -> None:
+        """Follow the alias, or stay with the version `pinned`."""
+        self._triton = triton
+        self._source = _ensemble(pinned) if pinned else ALIAS
+        self._metrics = metrics
+        self._known: dict[str, PolicyVersion] = {}
+        self._trouble: str | None = None
+        self.active: PolicyVersion | None = None
+        self.ready = False
+
+    async def resolve(self, version: str | None) -> PolicyVersion:
+        """Give the policy of `version`, the active one for None.
+
+        Raises ModelNotFound where Triton serves no such version, ServiceUnavailable where
+        none is active yet.
+        """
+        if version is None:
+            if self.active is None:
+                raise ServiceUnavailable("no policy version is ready yet")
+            return self.active
+        known = self._known.get(version)
+        if known is None:
+            known = self._known[version] = await self._load(version)
+        return known
+
+    def forget(self, policy: PolicyVersion) -> None:
+        """Ask Triton again about `policy` next time, as it did not answer a call."""
+        self._known.pop(policy.version, None)
+
+    async def served(self) -> list[PolicyVersion]:
+        """List the versions that Triton serves, oldest first."""
+        pattern = re.compile(rf"{ALIAS}-(v\d+\.\d+\.\d+)")
+        names = await self._triton.index(CONTROL_TIMEOUT_S)
+        found = [match[1] for name in names if (match := pattern.fullmatch(name))]
+        return [await self.resolve(version) for version in sorted(found, key=_order)]
+
+    async def follow(self) -> None:
+        """Keep `active` and `ready` true to Triton, about once a second, for ever."""
+        while True:
+            try:
+                await self.refresh()
+            except Exception:
+                log.exception("following the active version failed")
+                self._set_ready(False)
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Look once at what Triton serves, and switch where the active version has changed."""
+        try:
+            await self._refresh()
+        except GatewayError as error:
+            still = self.ready and self.active is not None and await self._serves(self.active)
+            self._set_ready(still)
+            if self._trouble != error.message:
+                self._trouble = error.message
+                log.warning("%s: %s", "still ready" if still else "not ready", error.message)
+
+    async def _refresh(self) -> None:
+        config = await self._triton.config(self._source, CONTROL_TIMEOUT_S)
+        version = config.get("parameters", {}).get("version", {}).get("string_value")
+        if version is None:
+            raise InferenceFailed(f"the configuration of {self._source} names no version")
+        current = self.active
+        if self.ready and current is not None and current.version == version:
+            if not await self._serves(current):
+                raise ServiceUnavailable(f"{current.model} is not ready")
+            return
+        policy = await self._load(version)
+        await policy.check_golden(self._triton)
+        self._known = {version: policy}
+        self.active = policy
+        self._trouble = None
+        self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
+        self._set_ready(True)
+        log.info("%s answers on %s (%s)", policy.version, policy.device, policy.artifact_digest)
+
+    async def _load(self, version: str) -> PolicyVersion:
+        model = _ensemble(version)
+        try:
+            config = await self._triton.config(model, CONTROL_TIMEOUT_S)
+        except ModelNotFound:
+            raise ModelNotFound(f"there is no version {version}", version=version) from None
+        try:
+            last = config["ensemble_scheduling"]["step"][-1]["model_name"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise InferenceFailed(f"{model} is no ensemble") from error
+        step = await self._triton.config(last, CONTROL_TIMEOUT_S)
+        groups = step.get("instance_group") or [{}]
+        device = "cuda" if groups[0].get("kind") == "KIND_GPU" else "cpu"
+        return PolicyVersion.parse(config, device)
+
+    async def _serves(self, policy: PolicyVersion) -> bool:
+        return await self._triton.ready(policy.model, CONTROL_TIMEOUT_S)
+
+    def _set_ready(self, ready: bool) -> None:
+        self.ready = ready
+        self._metrics.ready.set(ready)
+
+
+def _ensemble(version: str) -> str:
+    return f"{ALIAS}-{version}"
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version[1:].split(".")))

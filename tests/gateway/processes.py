@@ -1,0 +1,78 @@
+"""Gateway processes on free ports, and what is asked of them again and again."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[2]
+OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
+READY_S = 30.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def until(holds: Callable[[], bool], seconds: float = READY_S) -> float:
+    """Wait until `holds` does and give back how long that took."""
+    start = time.monotonic()
+    while not holds():
+        assert time.monotonic() - start < seconds, "it never held"
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def status(url: str) -> int:
+    """Status of a GET, 0 where nobody answers."""
+    try:
+        return httpx.get(url, timeout=5).status_code
+    except httpx.TransportError:
+        return 0
+
+
+@contextmanager
+def gateway_process(wait_for: str = "/readyz", **environment: str) -> Iterator[str]:
+    """Run `python -m gateway` until the block ends, and give its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway"],
+        cwd=ROOT,
+        env={**os.environ, "PORT": str(port), **environment},
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(lambda: status(url + wait_for) == 200 or process.poll() is not None)
+        assert process.poll() is None, "the gateway ended by itself"
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def predict(url: str, count: int = 1, **more: Any) -> httpx.Response:
+    """Ask for the actions of `count` equal observations."""
+    content = {"observations": [OBSERVATION] * count, **more}
+    return httpx.post(url + "/predict", json=content, timeout=10)
+
+
+def check_envelope(response: httpx.Response, status: int, code: str) -> dict:
+    """Check that `response` is the error `code`, and give its details."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    envelope = response.json()
+    assert set(envelope) == {"error", "message", "details", "timestamp"}
+    assert envelope["error"] == code
+    assert envelope["message"]
+    assert envelope["details"]["request_id"] == response.headers["x-request-id"]
+    assert abs(envelope["timestamp"] - time.time()) < 60
+    assert float(response.headers["x-process-time"]) >= 0
+    return envelope["details"]

@@ -1,0 +1,164 @@
+"""A stand-in that speaks a little of Triton's protocol, and misbehaves when told to."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+
+from tests.gateway.processes import OBSERVATION, free_port
+
+ACTION = (0.5, 0.25, -0.125)
+
+
+class StandIn:
+    """Speaks just enough of Triton's HTTP protocol to be told how to misbehave.
+
+    A real Triton can't be made to give, on demand, an action that is not finite, a full
+    queue, an answer that never comes or an answer that cannot be read. Everything that a
+    real one can be made to do is tested on a real one, in `test_contract.py`.
+    """
+
+    def __init__(self) -> None:
+        self.mode = "ok"
+        self.active = "v0.2.0"
+        self.served = {"v0.1.0", "v0.2.0"}
+        self.golden_action = ACTION
+        self.calls: list[dict[str, np.ndarray]] = []
+        self._server: ThreadingHTTPServer | None = None
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                stand_in._get(self)
+
+            def do_POST(self) -> None:
+                stand_in._post(self)
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        assert self._server is not None
+        self._server.shutdown()
+        self._server.server_close()
+        self._server = None
+
+    def _get(self, handler: BaseHTTPRequestHandler) -> None:
+        if self._server is None:  # A kept connection of a server that was stopped.
+            handler.close_connection = True
+            return
+        model, last = handler.path.split("/")[3:5]
+        version = self.active if model == "carla_policy" else model.removeprefix("carla_policy-")
+        if last == "ready":
+            _reply(handler, 200 if version in self.served else 400, b"")
+        elif model == "policy":
+            _reply_json(handler, 200, {"instance_group": [{"kind": "KIND_CPU"}]})
+        elif version not in self.served:
+            error = f"Request for unknown model: '{model}' is not found"
+            _reply_json(handler, 404, {"error": error})
+        else:
+            _reply_json(handler, 200, self._config(model, version))
+
+    def _config(self, model: str, version: str) -> dict:
+        golden = {
+            "observations": [OBSERVATION, OBSERVATION],
+            "actions": [self.golden_action] * 2,
+            "tolerance": 1e-5,
+        }
+        parameters = {
+            "version": version,
+            "artifact_digest": "sha256:" + "0" * 64,
+            "sensors": "5",
+            "format": "onnx",
+            "formats": "onnx,torchscript",
+            "model_card": json.dumps({"description": "stand-in", "performance_metrics": {"x": 1}}),
+            "golden": json.dumps(golden),
+        }
+        return {
+            "name": model,
+            "max_batch_size": 256,
+            "parameters": {name: {"string_value": value} for name, value in parameters.items()},
+            "ensemble_scheduling": {"step": [{"model_name": "policy"}]},
+        }
+
+    def _post(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers["Content-Length"]))
+        if handler.path.endswith("/index"):
+            entries = [{"name": f"carla_policy-{v}", "state": "READY"} for v in self.served]
+            entries += [{"name": "carla_policy-v9.0.0", "state": "UNAVAILABLE"}]
+            _reply_json(handler, 200, entries)
+            return
+        tensors = _tensors(body, int(handler.headers["Inference-Header-Content-Length"]))
+        self.calls.append(tensors)
+        rows = len(tensors["row"])
+        actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
+        if self.mode == "hang":
+            time.sleep(3)
+        elif self.mode == "closed":
+            handler.close_connection = True
+            return
+        elif self.mode == "garbage":
+            _reply(handler, 200, b"<html>")
+            return
+        elif self.mode.startswith("status "):
+            _, code, message = self.mode.split(" ", 2)
+            _reply_json(handler, int(code), {"error": message})
+            return
+        elif self.mode == "shape":
+            actions = actions[:, :2]
+        elif self.mode in ("nan", "inf"):
+            actions[-1, -1] = float(self.mode)
+        _reply_tensor(handler, actions)
+
+
+def _tensors(body: bytes, header: int) -> dict[str, np.ndarray]:
+    types = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
+    tensors = {}
+    offset = header
+    for entry in json.loads(body[:header])["inputs"]:
+        size = entry["parameters"]["binary_data_size"]
+        flat = np.frombuffer(body[offset : offset + size], types[entry["datatype"]])
+        tensors[entry["name"]] = flat.reshape(entry["shape"])
+        offset += size
+    return tensors
+
+
+def _reply(handler: BaseHTTPRequestHandler, code: int, body: bytes, **headers: str) -> None:
+    handler.send_response(code)
+    handler.send_header("Content-Length", str(len(body)))
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def _reply_json(handler: BaseHTTPRequestHandler, code: int, content: object) -> None:
+    _reply(handler, code, json.dumps(content).encode())
+
+
+def _reply_tensor(handler: BaseHTTPRequestHandler, actions: np.ndarray) -> None:
+    data = actions.astype("<f4").tobytes()
+    output = {
+        "name": "action",
+        "datatype": "FP32",
+        "shape": list(actions.shape),
+        "parameters": {"binary_data_size": len(data)},
+    }
+    head = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+    _reply(handler, 200, head + data, Inference_Header_Content_Length=str(len(head)))
