@@ -1,0 +1,1 @@
+from triton_backend.policy import OnnxPolicy as TritonPythonModel

@@ -1,0 +1,1 @@
+from triton_backend.policy import TorchScriptPolicy as TritonPythonModel

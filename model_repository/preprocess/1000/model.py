@@ -1,0 +1,1 @@
+from triton_backend.preprocess import TritonPythonModel
