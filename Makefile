@@ -1,0 +1,60 @@
+# Every target sets up what it needs in .venv/ and then calls one command.
+# PYTHON=python3.12 make run   picks another interpreter.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
+BIN := .venv/bin
+
+.PHONY: help run dev drive test test-cov test-integration quality create-artifacts export install-dev clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+run: .venv/.installed  ## set up and serve the default policy
+	exec $(BIN)/carlarl serve
+
+dev: .venv/.installed  ## serve with a talkative log
+	LOG_LEVEL=debug exec $(BIN)/carlarl serve
+
+drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
+	$(BIN)/carlarl drive --laps 3 --output drive.png
+
+test: .venv/.installed-test  ## set up and run the tests
+	$(BIN)/python -m pytest
+
+test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
+	$(BIN)/python -m pytest -m live
+
+quality: .venv/.installed-dev  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+create-artifacts: .venv/.installed-test  ## train both example policies again, into runs/
+	$(BIN)/python -m examples.train --preset v0.1.0 --output runs/v0.1.0
+	$(BIN)/python -m examples.train --preset v0.2.0 --output runs/v0.2.0
+
+export: .venv/.installed-test  ## artifacts/ → model_repository/
+	$(BIN)/carlarl export
+
+install-dev: .venv/.installed-dev  ## set up everything for working on the code
+
+clean:  ## remove the environment and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+
+.venv/.python:
+	@test -n "$(PYTHON)" || { echo "make: no python3 found: install Python 3.11 or 3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1): needed is 3.11 or 3.12; say which with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.installed: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+.venv/.installed-%: .venv/.python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[$*]'
+	@touch .venv/.installed $@

@@ -1,0 +1,466 @@
+"""The command line `carlarl`; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.settings import SettingsError, read_settings
+
+F = Callable[..., Any]
+FORMATS = ("onnx", "torchscript")
+
+
+def main() -> None:
+    """Run the command line: status 0, 1 for a failure, 2 for bad use."""
+    try:
+        cli(standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+
+
+class Failure(click.ClickException):
+    """One sentence for the user, exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print it to standard error."""
+        click.echo(f"carlarl: {self.message}", err=True)
+
+
+class _Version(click.ParamType[str]):
+    name = "vX.Y.Z"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        from converters.versions import triton_version
+
+        try:
+            triton_version(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+class _Formats(click.ParamType[tuple[str, ...]]):
+    name = "FORMAT,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        formats = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+        if unknown := [name for name in formats if name not in FORMATS]:
+            self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
+        return formats
+
+
+def _folder(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
+    return click.option(
+        flag, type=click.Path(path_type=Path), help=f"{meaning} [default: ${variable}]"
+    )
+
+
+artifacts_option = _folder("--artifacts", "ARTIFACT_DIR", "Folder of the versioned artifacts.")
+repository_option = _folder("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
+url_option = click.option("--url", help="The gateway. [default: http://$HOST:$PORT]")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+api_key_option = click.option(
+    "--api-key", envvar="API_KEY", help="The gateway's key. [env: API_KEY]"
+)
+
+
+def _settings(**overrides: Any) -> Any:
+    try:
+        return read_settings(**overrides)
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+
+
+def _gateway_url(url: str | None) -> str:
+    if url is not None:
+        return url.rstrip("/")
+    settings = _settings()
+    return f"http://{settings.host}:{settings.port}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="carlarl")
+def cli() -> None:
+    """Serve trained driving policies: artifact → Triton model repository → JSON actions."""
+
+
+@cli.command()
+@repository_option
+@click.option("--host", help="Address that the gateway listens on. [default: $HOST]")
+@click.option("--port", type=int, help="Port of the gateway. [default: $PORT]")
+@click.option("--workers", type=int, help="Gateway processes. [default: $WORKERS]")
+@click.option(
+    "--formats",
+    type=_Formats(),
+    default=("onnx",),
+    help="Formats whose ensembles are loaded, beside the one that is active.",
+)
+def serve(
+    repository: Path | None,
+    host: str | None,
+    port: int | None,
+    workers: int | None,
+    formats: tuple[str, ...],
+) -> None:
+    """Start Triton and the gateway, until Ctrl-C.
+
+    With TRITON_URL set, no Triton is started and that one is used.
+
+    Example: carlarl serve --port 8080
+    """
+    from carlarl import ports, triton_server
+    from carlarl import serve as serving
+    from converters.repository import RepositoryError
+
+    settings = _settings(model_repository=repository, host=host, port=port, workers=workers)
+    try:
+        serving.serve(settings, formats, click.echo)
+    except (
+        serving.ServeError,
+        triton_server.TritonError,
+        ports.PortTakenError,
+        RepositoryError,
+    ) as error:
+        raise Failure(str(error)) from None
+
+
+@cli.command()
+@artifacts_option
+@repository_option
+@click.option(
+    "--version", "versions", type=_Version(), multiple=True, help="Only this one. [default: all]"
+)
+@click.option("--activate", type=_Version(), help="Make this version the active one.")
+@click.option(
+    "--formats", type=_Formats(), default=FORMATS, help="Formats to write; the first is served."
+)
+@json_option
+def export(
+    artifacts: Path | None,
+    repository: Path | None,
+    versions: tuple[str, ...],
+    activate: str | None,
+    formats: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Write artifacts into the model repository: all of it, or nothing.
+
+    The active version stays active unless --activate names another.
+
+    Example: carlarl export --version v0.2.0 --activate v0.2.0
+    """
+    with _extra("convert"):
+        from converters import artifact, export, parity
+        from converters import repository as repositories
+        from converters.card import ArtifactError
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    settings = _settings(artifact_dir=artifacts, model_repository=repository)
+    source, target = settings.artifact_dir, settings.model_repository
+    try:
+        folders = [source / version for version in versions] or artifact.versions_in(source)
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+        ) as progress:
+            task = progress.add_task("export")
+            result = export.export(
+                folders,
+                target,
+                formats,
+                activate,
+                lambda version, step: progress.update(task, description=f"{version}: {step}"),
+            )
+    except (ArtifactError, parity.ParityError, repositories.RepositoryError) as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        click.echo(json.dumps({"versions": result.versions, "active": result.active}))
+    else:
+        click.echo(f"{target}: wrote {', '.join(result.versions)}; active is {result.active}")
+
+
+@cli.command()
+@repository_option
+@json_option
+def versions(repository: Path | None, as_json: bool) -> None:
+    """List the versions in the model repository.
+
+    Example: carlarl versions
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from converters import repository as repositories
+
+    try:
+        found = repositories.versions(_settings(model_repository=repository).model_repository)
+    except repositories.RepositoryError as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        click.echo(json.dumps([asdict(version) for version in found]))
+        return
+    table = Table("version", "active", "formats", "artifact", "metrics")
+    for one in found:
+        metrics = ", ".join(f"{name} {value}" for name, value in one.metrics.items())
+        mark = "●" if one.active else ""
+        table.add_row(one.version, mark, ", ".join(one.formats), one.digest[:19], metrics)
+    Console().print(table)
+
+
+@cli.command("import-sb3")
+@click.argument("policy", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--version", type=_Version(), required=True, help="The new artifact's version.")
+@click.option(
+    "--vecnormalize",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Statistics that VecNormalize.save wrote.",
+)
+@click.option("--layout", help="What the action's elements are, e.g. steer,acceleration.")
+@click.option("--name", help="model_name in the card. [default: carla-ALGORITHM]")
+@click.option("--description", default="", help="One sentence for the card.")
+@click.option(
+    "--metrics",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="YAML of measured performance metrics, for the card.",
+)
+@click.option(
+    "--observations",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Recorded observations (.npy), which exports are compared on.",
+)
+@artifacts_option
+def import_sb3(
+    policy: Path,
+    version: str,
+    vecnormalize: Path | None,
+    layout: str | None,
+    name: str | None,
+    description: str,
+    metrics: Path | None,
+    observations: Path | None,
+    artifacts: Path | None,
+) -> None:
+    """Make an artifact of a policy trained with Stable-Baselines3.
+
+    Example: carlarl import-sb3 policy.zip --vecnormalize vecnormalize.pkl --version v0.3.0
+    """
+    with _extra("train"):
+        from converters.card import ArtifactError
+        from converters.sb3 import import_sb3
+    import yaml
+
+    try:
+        folder = import_sb3(
+            policy,
+            version,
+            _settings(artifact_dir=artifacts).artifact_dir,
+            vecnormalize=vecnormalize,
+            layout=layout.split(",") if layout else None,
+            name=name,
+            description=description,
+            metrics=yaml.safe_load(metrics.read_text()) if metrics else None,
+            observations=observations,
+        )
+    except (ArtifactError, ValueError, yaml.YAMLError) as error:
+        raise Failure(str(error)) from None
+    click.echo(
+        f"{folder}: written; `carlarl export --version {version}` puts it into the repository"
+    )
+
+
+@cli.command()
+@click.option("--speed", type=float, help="km/h, 0 to 200.")
+@click.option("--steering", type=float, help="-1 (full left) to 1 (full right).")
+@click.option("--sensors", help="Numbers separated by commas, as many as the policy takes.")
+@click.option(
+    "--file",
+    type=click.File(),
+    help="JSON instead of flags: one observation, or a whole request. - is standard input.",
+)
+@click.option("--deterministic/--stochastic", default=None, help="[default: --deterministic]")
+@click.option("--seed", type=int, help="Repeats a stochastic action.")
+@click.option("--version", type=_Version(), help="[default: the active one]")
+@url_option
+@api_key_option
+@json_option
+def predict(
+    speed: float | None,
+    steering: float | None,
+    sensors: str | None,
+    file: Any,
+    deterministic: bool | None,
+    seed: int | None,
+    version: str | None,
+    url: str | None,
+    api_key: str | None,
+    as_json: bool,
+) -> None:
+    """Ask the gateway for the action of an observation.
+
+    Example: carlarl predict --speed 25.5 --steering 0.1 --sensors 0.8,0.2,0.5,0.9,0.1
+    """
+    if file is not None:
+        if (speed, steering, sensors) != (None, None, None):
+            raise click.UsageError("--file takes the place of --speed, --steering and --sensors")
+        try:
+            content = json.load(file)
+        except ValueError as error:
+            raise click.UsageError(f"--file: no JSON: {error}") from None
+        request = content if "observations" in content else {"observations": [content]}
+    else:
+        if speed is None or steering is None or sensors is None:
+            raise click.UsageError("give --speed, --steering and --sensors, or --file")
+        try:
+            values = [float(part) for part in sensors.split(",")]
+        except ValueError:
+            raise click.UsageError(f"--sensors: {sensors!r} are no numbers") from None
+        observation = {"speed": speed, "steering": steering, "sensors": values}
+        request = {"observations": [observation]}
+    if deterministic is not None or "deterministic" not in request:
+        request["deterministic"] = deterministic if deterministic is not None else seed is None
+    request |= {k: v for k, v in (("seed", seed), ("version", version)) if v is not None}
+    answer = _call(url, "POST", "/predict", api_key, request)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for action in answer["actions"]:
+        click.echo("  ".join(f"{name} {value:+.4f}" for name, value in action.items()))
+    seeded = "" if "seed" not in answer else f", seed {answer['seed']}"
+    click.echo(f"{answer['version']}, {answer['timingMs']:.2f} ms{seeded}", err=True)
+
+
+@cli.command()
+@url_option
+@api_key_option
+@json_option
+def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
+    """Run the active version a few times, so that the next request is fast.
+
+    Example: carlarl warmup
+    """
+    answer = _call(url, "POST", "/warmup", api_key)
+    click.echo(
+        json.dumps(answer)
+        if as_json
+        else f"{answer['status']} in {answer['timingMs']:.1f} ms on {answer['device']}"
+    )
+
+
+@cli.command()
+@click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
+@click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
+@click.option("--seed", type=int, help="Repeats a stochastic drive.")
+@click.option("--version", type=_Version(), help="[default: the active one]")
+@url_option
+@api_key_option
+@json_option
+def drive(
+    laps: int,
+    output: Path | None,
+    stochastic: bool,
+    seed: int | None,
+    version: str | None,
+    url: str | None,
+    api_key: str | None,
+    as_json: bool,
+) -> None:
+    """Drive the example track through the gateway, and draw how it went.
+
+    Example: carlarl drive --laps 3 --output drive.png
+    """
+    with _extra("drive"):
+        from examples import drive as driver
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.completed:.2f} of {task.total} laps"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("drive", total=laps)
+            result = driver.drive(
+                _gateway_url(url),
+                laps,
+                deterministic=not stochastic,
+                seed=seed,
+                version=version,
+                api_key=api_key,
+                on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
+            )
+    except driver.DriveError as error:
+        raise Failure(str(error)) from None
+    if output is not None:
+        driver.plot(result, output)
+    if as_json:
+        click.echo(json.dumps(result.summary()))
+        return
+    best = f", best {min(result.lap_times_s):.2f} s" if result.lap_times_s else ""
+    latency = "  ".join(f"{name} {value:.2f}" for name, value in result.latency_ms.items())
+    click.echo(
+        f"{result.version}: {result.laps} laps{best}, {result.off_track} times off track, "
+        f"mean {result.mean_speed_kmh:.1f} km/h\n"
+        f"latency of {result.steps} requests, ms: {latency}"
+    )
+    if output is not None:
+        click.echo(f"drawn in {output}")
+    if result.laps < laps:
+        raise Failure(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
+
+
+class _extra:
+    """Turn a missing package into the name of the extra that brings it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ModuleNotFoundError):
+            raise Failure(
+                f"this command needs the package {error.name}, which comes with the extra "
+                f"{self._name}: pip install 'carlarl[{self._name}]'"
+            ) from None
+
+
+def _call(
+    url: str | None, method: str, path: str, api_key: str | None, body: Any = None
+) -> dict[str, Any]:
+    import httpx
+
+    base = _gateway_url(url)
+    headers = {} if api_key is None else {"X-API-Key": api_key}
+    try:
+        answer = httpx.request(method, base + path, json=body, headers=headers, timeout=30)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise Failure(f"{base}: no answer ({error}); is `carlarl serve` running?") from None
+    try:
+        content: dict[str, Any] = answer.json()
+    except ValueError:
+        raise Failure(f"{base}{path}: status {answer.status_code}, and no JSON") from None
+    if answer.is_error:
+        problems = content.get("details", {}).get("validation_errors", [])
+        detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
+        raise Failure(f"{content.get('error')}: {content.get('message')}{detail}")
+    return content

@@ -1,0 +1,192 @@
+"""`carlarl serve`: an embedded Triton and the gateway, started, watched and ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+
+from carlarl import ports
+from carlarl.triton_server import TritonServer, die_with_parent
+from converters import configs, repository
+from gateway.settings import Settings
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+
+
+class ServeError(Exception):
+    """Serving can't start or can't go on; the text is what the user is told."""
+
+
+def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; then end everything that was started.
+
+    `formats` are further formats whose ensembles are loaded beside the default one's. `say` gets
+    what the user should read. Raises ServeError, TritonError, PortTakenError or RepositoryError
+    where serving can't start or a child ended, after ending the rest.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopping.set())
+    ports.check_free(settings.host, settings.port, "PORT")
+    triton: TritonServer | None = None
+    gateway: subprocess.Popen[bytes] | None = None
+    began = time.monotonic()
+    try:
+        url = settings.triton_url
+        if url is None:
+            triton = start_triton(settings, formats)
+            url = f"http://127.0.0.1:{settings.triton_http_port}"
+        gateway = _start_gateway(settings, url)
+        if _wait_ready(settings, triton, gateway, stopping):
+            say(
+                _summary(
+                    settings, url, embedded=triton is not None, seconds=time.monotonic() - began
+                )
+            )
+            while not stopping.wait(0.2):
+                _check_alive(triton, gateway)
+        say("stopping")
+    finally:
+        if gateway is not None:
+            _stop_gateway(gateway)
+        if triton is not None:
+            triton.stop()
+
+
+def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
+    """Start the embedded Triton with the repository's ensembles.
+
+    All versions in their default format, and those in `formats` besides. Raises RepositoryError
+    where the repository is missing, damaged, or has no active version.
+    """
+    root = Path(settings.model_repository)
+    names = repository.ensembles(root)
+    if repository.active_version(root) is None:
+        raise repository.RepositoryError(
+            f"{root}: no active version; `carlarl export` makes one active"
+        )
+    pinned = settings.model_version
+    if pinned is not None and configs.ensemble_name(pinned) not in names:
+        held = ", ".join(one.version for one in repository.versions(root))
+        raise repository.RepositoryError(
+            f"MODEL_VERSION={pinned}: {root} does not hold it; it holds {held}"
+        )
+    wanted = (f"{configs.ALIAS}-", *(f"{configs.ALIAS}_{form}-" for form in formats))
+    loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
+    for port, variable in (
+        (settings.triton_http_port, "TRITON_HTTP_PORT"),
+        (settings.triton_grpc_port, "TRITON_GRPC_PORT"),
+        (settings.triton_metrics_port, "TRITON_METRICS_PORT"),
+    ):
+        ports.check_free("127.0.0.1", port, variable)
+    return TritonServer(
+        root.resolve(),
+        loaded,
+        http=settings.triton_http_port,
+        grpc=settings.triton_grpc_port,
+        metrics=settings.triton_metrics_port,
+    )
+
+
+def _start_gateway(settings: Settings, triton_url: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | _environment(settings) | {"TRITON_URL": triton_url}
+    return subprocess.Popen(
+        [sys.executable, "-m", "gateway"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Give the settings as the variables that they are read from."""
+    texts = {}
+    for name, value in settings:
+        if isinstance(value, bool):
+            value = int(value)
+        texts[name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value or "")
+    return texts
+
+
+def _stop_gateway(gateway: subprocess.Popen[bytes]) -> None:
+    gateway.terminate()
+    try:
+        gateway.wait(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(gateway.pid, signal.SIGKILL)
+        gateway.wait()
+
+
+def _wait_ready(
+    settings: Settings,
+    triton: TritonServer | None,
+    gateway: subprocess.Popen[bytes],
+    stopping: threading.Event,
+) -> bool:
+    """Wait until the gateway is ready; False where a signal came first."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with httpx.Client(base_url=_base_url(settings), timeout=2.0) as client:
+        reason = "it did not listen"
+        while time.monotonic() < deadline:
+            _check_alive(triton, gateway)
+            try:
+                answer = client.get("/readyz")
+                if answer.status_code == httpx.codes.OK:
+                    return True
+                reason = answer.json()["message"]
+            except httpx.TransportError:
+                pass
+            if stopping.wait(0.05):
+                return False
+    raise ServeError(f"the gateway was not ready within {START_TIMEOUT_S:.0f} s: {reason}")
+
+
+def _check_alive(triton: TritonServer | None, gateway: subprocess.Popen[bytes]) -> None:
+    if triton is not None and (status := triton.exit_code()) is not None:
+        raise ServeError(
+            f"Triton ended with status {status}; the end of its log:\n{triton.log_tail()}"
+        )
+    if gateway.poll() is not None:
+        raise ServeError(f"the gateway ended with status {gateway.returncode}; see its log above")
+
+
+def _base_url(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    return f"http://{host}:{settings.port}"
+
+
+def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: float) -> str:
+    url = _base_url(settings)
+    metadata = httpx.get(f"{url}/metadata").json()
+    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if metadata["sensors"] == 5 else [0.5] * metadata["sensors"]
+    body = {
+        "observations": [{"speed": 25.5, "steering": 0.1, "sensors": sensors}],
+        "deterministic": True,
+    }
+    lines = [
+        f"serving {metadata['modelName']} {metadata['version']} after {seconds:.1f} s",
+        f"  gateway       {url}  (API docs at {url}/docs, metrics at {url}/metrics)",
+        f"  Triton HTTP   {triton_url}",
+    ]
+    if embedded:
+        lines += [
+            f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
+            f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
+        ]
+    lines += [
+        "try:",
+        f"  curl -s {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+        "Ctrl-C ends it.",
+    ]
+    return "\n".join(lines)

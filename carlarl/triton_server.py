@@ -1,0 +1,178 @@
+"""The Triton server inside the `nvidia-pytriton` wheel, started and ended as a child process."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+LOG_LINES = 40
+"""Last lines of Triton's log that are kept for an error message."""
+
+_PR_SET_PDEATHSIG = 1
+_HARMLESS = re.compile(  # what Triton says of a machine without a GPU
+    r"CUDA driver version is insufficient|CudaDriverHelper|pinned|CUDA memory pool|NVML|DCGM"
+)
+
+
+class TritonError(Exception):
+    """Triton can't be started here, or has ended; the text says why and what to do."""
+
+
+class TritonServer:
+    """One running `tritonserver` on loopback."""
+
+    def __init__(
+        self, repository: Path, models: Sequence[str], *, http: int, grpc: int, metrics: int
+    ) -> None:
+        """Start the server with `models` of `repository` on three ports; returns at once.
+
+        Raises TritonError where the wheel or Python's shared library is missing.
+        """
+        wheel, libraries = _wheel()
+        self._directory = tempfile.TemporaryDirectory(prefix="carlarl-triton-")
+        self._shared_memory = f"carlarl_{os.getpid()}_{http}_"
+        backends = Path(self._directory.name)
+        _assemble_python_backend(wheel, backends / "python")
+        command = [
+            str(wheel / "bin" / "tritonserver"),
+            f"--model-repository={repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--cache-directory={wheel / 'caches'}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in models),
+            "--exit-timeout-secs=5",
+            "--http-address=127.0.0.1",
+            f"--http-port={http}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={grpc}",
+            "--metrics-address=127.0.0.1",
+            f"--metrics-port={metrics}",
+        ]
+        self._process = subprocess.Popen(
+            command,
+            env=_environment(libraries),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C reaches this command, which then ends Triton in order
+            preexec_fn=die_with_parent,
+            text=True,
+            errors="replace",
+        )
+        self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """Give the exit status, None while it runs."""
+        return self._process.poll()
+
+    def log_tail(self) -> str:
+        """Give the last lines of the log that say something: warnings, errors and plain text."""
+        lines = [line for line in self._tail if not line.startswith("I") and line.strip()]
+        return "\n".join(line for line in lines if not _HARMLESS.search(line))
+
+    def stop(self) -> None:
+        """End the server and everything it left: processes, shared memory, files."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # Python models of a killed server
+        self._process.wait()
+        self._reader.join(timeout=5)
+        for segment in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+            segment.unlink(missing_ok=True)
+        self._directory.cleanup()
+
+    def _read_log(self) -> None:
+        assert self._process.stdout is not None  # a pipe, as asked for
+        with self._process.stdout as log:
+            for line in log:
+                self._tail.append(line.rstrip())
+
+
+def _wheel() -> tuple[Path, Path]:
+    """Find the wheel's server folder and its libraries."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise TritonError(
+            "the embedded Triton needs the package nvidia-pytriton, which has wheels for Linux on "
+            "x86-64: pip install nvidia-pytriton==0.7.0, or set TRITON_URL to a server that runs"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    return package / "tritonserver", package.parent / "nvidia_pytriton.libs"
+
+
+def _assemble_python_backend(wheel: Path, target: Path) -> None:
+    """Link the Python backend and the stub of this interpreter's version into one folder."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = wheel / "python_backend_stubs" / python / "triton_python_backend_stub"
+    if not stub.exists():
+        raise TritonError(f"nvidia-pytriton has no Python backend for Python {python}")
+    target.mkdir()
+    for path in (stub, *(wheel / "backends" / "python").glob("*.*")):
+        (target / path.name).symlink_to(path)
+
+
+def _environment(libraries: Path) -> dict[str, str]:
+    """Give Triton's environment.
+
+    The stub embeds Python in isolated mode, which ignores PYTHONPATH: it finds this environment's
+    packages only by the first `python3` on the PATH.
+    """
+    paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    inherited = os.environ.get("LD_LIBRARY_PATH", "")
+    loaded = [str(libraries), str(_libpython().parent), *filter(None, [inherited])]
+    threads = {"OMP_NUM_THREADS": "1"}
+    return (
+        os.environ
+        | threads
+        | {"PATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(loaded)}
+    )
+
+
+def _libpython() -> Path:
+    """Find the shared library of this interpreter, which the Python backend links to."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    folders = [
+        sysconfig.get_config_var("LIBDIR") or "",
+        f"/usr/lib/{sysconfig.get_config_var('MULTIARCH')}",
+        f"{sys.base_prefix}/lib",
+    ]
+    for folder in folders:
+        path = Path(folder) / name
+        if path.exists():
+            return path
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    raise TritonError(
+        f"{name} is missing: the embedded Triton needs Python's shared library. On Debian or "
+        f"Ubuntu: apt-get install libpython{version}; with pyenv: install Python with "
+        "PYTHON_CONFIGURE_OPTS=--enable-shared"
+    )
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that comes about."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

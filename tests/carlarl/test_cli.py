@@ -1,0 +1,125 @@
+"""The command line against the running stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from carlarl.cli import cli
+from tests.stack import Stack, free_ports
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
+FLAGS = ("--speed", "25.5", "--steering", "0.1", "--sensors", "0.8,0.2,0.5,0.9,0.1")
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_help_has_an_example(command: str, carlarl: Run) -> None:
+    result = carlarl(command, "--help")
+    assert result.returncode == 0
+    assert f"Example: carlarl {command}" in result.stdout
+
+
+def test_bad_use_is_status_2(carlarl: Run) -> None:
+    for arguments in (
+        ["nothing"],
+        ["predict"],
+        ["predict", "--speed", "fast"],
+        ["predict", *FLAGS[:4], "--sensors", "one"],
+        ["export", "--formats", "caffe"],
+        ["export", "--version", "latest"],
+    ):
+        result = carlarl(*arguments)
+        assert result.returncode == 2, arguments
+        assert "Traceback" not in result.stderr
+
+
+def test_predict(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
+    url = ("--url", stack.gateway_url)
+    from_flags = json.loads(carlarl("predict", *FLAGS, *url, "--json").stdout)
+    assert from_flags["version"] == "v0.2.0"
+    assert from_flags["deterministic"] is True
+    for content in (OBSERVATION, {"observations": [OBSERVATION], "deterministic": True}):
+        file = tmp_path / "observation.json"
+        file.write_text(json.dumps(content))
+        answer = json.loads(carlarl("predict", "--file", str(file), *url, "--json").stdout)
+        assert answer["actions"] == from_flags["actions"]
+    text = carlarl("predict", *FLAGS, *url)
+    assert text.stdout.startswith("throttle +")
+    seeded = [
+        json.loads(carlarl("predict", *FLAGS, *url, "--seed", "7", "--json").stdout) for _ in "12"
+    ]
+    assert seeded[0]["actions"] == seeded[1]["actions"]
+    assert seeded[0]["seed"] == 7
+    old = json.loads(carlarl("predict", *FLAGS, *url, "--version", "v0.1.0", "--json").stdout)
+    assert old["version"] == "v0.1.0"
+    assert old["actions"] != from_flags["actions"]
+
+
+def test_predict_says_what_the_gateway_says(stack: Stack, carlarl: Run) -> None:
+    bad = carlarl("predict", "--speed", "900", *FLAGS[2:], "--url", stack.gateway_url)
+    assert bad.returncode == 1
+    assert "VALIDATION_ERROR" in bad.stderr
+    assert "observations.0.speed" in bad.stderr
+    missing = carlarl("predict", *FLAGS, "--version", "v7.0.0", "--url", stack.gateway_url)
+    assert missing.returncode == 1
+    assert "MODEL_NOT_FOUND" in missing.stderr
+
+
+def test_nobody_there(carlarl: Run) -> None:
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    for arguments in (["predict", *FLAGS], ["warmup"], ["drive", "--laps", "1"]):
+        result = carlarl(*arguments, "--url", url)
+        assert result.returncode == 1
+        assert url in result.stderr
+        assert "Traceback" not in result.stderr
+
+
+def test_warmup(stack: Stack, carlarl: Run) -> None:
+    answer = json.loads(carlarl("warmup", "--url", stack.gateway_url, "--json").stdout)
+    assert (answer["status"], answer["device"]) == ("warmed", "cpu")
+
+
+def test_versions(carlarl: Run) -> None:
+    table = carlarl("versions").stdout
+    assert "v0.1.0" in table
+    assert "v0.2.0" in table
+    found = json.loads(carlarl("versions", "--json").stdout)
+    assert [(one["version"], one["active"]) for one in found] == [
+        ("v0.1.0", False),
+        ("v0.2.0", True),
+    ]
+    assert found[1]["metrics"]["success_rate"] == 1.0
+
+
+def test_export(carlarl: Run, tmp_path: Path) -> None:
+    target = ("--repository", str(tmp_path / "repository"))
+    result = carlarl("export", *target, "--version", "v0.1.0", "--json")
+    assert json.loads(result.stdout) == {"versions": ["v0.1.0"], "active": "v0.1.0"}
+    result = carlarl("export", *target, "--activate", "v0.2.0")
+    assert "wrote v0.1.0, v0.2.0; active is v0.2.0" in result.stdout
+    for arguments, message in (
+        (["--version", "v9.0.0"], "model_card.yaml: no such file"),
+        (["--artifacts", str(tmp_path / "none")], "no such folder of artifacts"),
+        (["--activate", "v9.0.0"], "v9.0.0"),
+    ):
+        result = carlarl("export", *target, *arguments)
+        assert result.returncode == 1
+        assert message in result.stderr
+
+
+def test_drive_three_laps(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
+    """The closed loop through the whole stack: JSON, gateway, Triton, and back."""
+    picture = tmp_path / "drive.png"
+    url = ("--url", stack.gateway_url)
+    result = carlarl("drive", "--laps", "3", *url, "--json", "--output", str(picture))
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["version"], told["laps"], told["offTrack"]) == ("v0.2.0", 3, 0)
+    assert told["latencyMs"]["p50"] > 0
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,201 @@
+"""`carlarl serve` as a process: what it starts, says, ends and leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.stack import (
+    ROOT,
+    Stack,
+    clean_environment,
+    free_ports,
+    port_variables,
+    running_stack,
+)
+
+
+def family(stack: Stack) -> list[psutil.Process]:
+    own = psutil.Process(stack.process.pid)
+    return [own, *own.children(recursive=True)]
+
+
+def shared_memory(stack: Stack) -> list[str]:
+    return [name for name in os.listdir("/dev/shm") if f"_{stack.process.pid}_" in name]
+
+
+def assert_nothing_left(stack: Stack, processes: list[psutil.Process]) -> None:
+    gone, alive = psutil.wait_procs(processes, timeout=10)
+    assert alive == []
+    assert shared_memory(stack) == []
+    for address in (
+        stack.gateway_url.removeprefix("http://"),
+        stack.triton_http,
+        stack.triton_grpc,
+    ):
+        host, port = address.split(":")
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A copy of the default repository that a test may break."""
+    shutil.copytree(ROOT / "model_repository", tmp_path / "model_repository")
+    return tmp_path / "model_repository"
+
+
+@contextmanager
+def failing(*arguments: str, **variables: str) -> Iterator[subprocess.CompletedProcess[str]]:
+    """Run a `carlarl serve` that must fail, and check what all failures have in common."""
+    ports = port_variables(free_ports(4))
+    before = set(psutil.pids())
+    result = subprocess.run(
+        [sys.executable, "-m", "carlarl", "serve", *arguments],
+        cwd=ROOT,
+        env=clean_environment() | ports | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout in ("", "stopping\n")
+    names = [
+        psutil.Process(pid).name() for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)
+    ]
+    assert "tritonserver" not in names
+    yield result
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_says_where_it_listens_and_ends_cleanly(number: signal.Signals) -> None:
+    with running_stack() as stack:
+        processes = family(stack)
+        assert "tritonserver" in [process.name() for process in processes]
+        assert shared_memory(stack) != []
+        stack.process.send_signal(number)
+        assert stack.process.wait(timeout=30) == 0
+        output = stack.output()
+        for address in (
+            stack.gateway_url,
+            stack.triton_http,
+            stack.triton_grpc,
+            stack.triton_metrics,
+        ):
+            assert address in output
+        assert_nothing_left(stack, processes)
+
+
+def test_the_curl_line_works() -> None:
+    with running_stack() as stack:
+        line = next(line for line in stack.output().splitlines() if "curl" in line)
+        answer = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
+        assert json.loads(answer.stdout)["actions"][0].keys() == {"throttle", "brake", "steer"}
+
+
+def test_uses_the_triton_that_is_there(stack: Stack) -> None:
+    with running_stack(TRITON_URL=f"http://{stack.triton_http}") as other:
+        assert "tritonserver" not in [process.name() for process in family(other)]
+        assert httpx.get(f"{other.gateway_url}/metadata").json()["version"] == "v0.2.0"
+    assert httpx.get(f"http://{stack.triton_http}/v2/health/ready").status_code == 200
+
+
+def test_triton_dies() -> None:
+    with running_stack() as stack:
+        processes = family(stack)
+        next(p for p in processes if p.name() == "tritonserver").kill()
+        assert stack.process.wait(timeout=30) == 1
+        assert "Triton ended with status -9; the end of its log" in stack.output()
+        assert_nothing_left(stack, processes)
+
+
+def test_killed_itself_it_leaves_no_triton() -> None:
+    with running_stack() as stack:
+        processes = family(stack)
+        stack.process.kill()
+        _, alive = psutil.wait_procs(processes, timeout=20)
+        assert [process.name() for process in alive] == []
+
+
+def test_no_repository(tmp_path: Path) -> None:
+    with failing(MODEL_REPOSITORY=str(tmp_path / "none")) as result:
+        assert f"carlarl: {tmp_path / 'none'}: no such model repository" in result.stderr
+    (tmp_path / "empty").mkdir()
+    with failing("--repository", str(tmp_path / "empty")) as result:
+        assert "no active version; `carlarl export` makes one active" in result.stderr
+
+
+def test_a_broken_config(repository: Path) -> None:
+    path = repository / "carla_policy" / "config.pbtxt"
+    path.write_text("name: 'carla_policy' max_batch_size: many")
+    with failing(MODEL_REPOSITORY=str(repository)) as result:
+        assert f"{path}: no Triton model config" in result.stderr
+
+
+def test_a_broken_model(repository: Path) -> None:
+    (repository / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"damaged")
+    with failing(MODEL_REPOSITORY=str(repository)) as result:
+        assert "Triton ended with status 1; the end of its log" in result.stderr
+        assert "policy_onnx" in result.stderr
+
+
+def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
+    """Ready means warm: Triton runs the configured warm-up before it serves a model."""
+    (repository / "policy_onnx" / "2000" / "model.py").write_text(
+        "class TritonPythonModel:\n"
+        "    def execute(self, requests):\n"
+        "        raise RuntimeError('cannot run at all')\n"
+    )
+    with failing(MODEL_REPOSITORY=str(repository)) as result:
+        assert "cannot run at all" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "variable", ["PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT"]
+)
+def test_a_taken_port(variable: str) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with failing(**{variable: str(port)}) as result:
+            assert f"port {port} ({variable}) can't be used" in result.stderr
+            assert f"(process {os.getpid()})" in result.stderr
+            assert f"set {variable} to another port" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("PORT", "80a", "a whole number from 1 to 65535"),
+        ("WORKERS", "0", "a whole number from 1 to 256"),
+        ("USE_GPU", "yes", "0 or 1"),
+        ("LOG_LEVEL", "loud", "one of debug, info, warning, error, critical"),
+        ("TRITON_URL", "localhost", "a URL such as http://localhost:8000"),
+        ("MODEL_VERSION", "latest", "a semantic version such as v0.1.0"),
+    ],
+)
+def test_a_bad_variable(variable: str, value: str, allowed: str) -> None:
+    with failing(**{variable: value}) as result:
+        assert result.stderr == f"carlarl: {variable}={value}: must be {allowed}\n"
+
+
+def test_a_version_that_is_not_there() -> None:
+    with failing(MODEL_VERSION="v7.7.7") as result:
+        assert "MODEL_VERSION=v7.7.7" in result.stderr
+        assert "it holds v0.1.0, v0.2.0" in result.stderr
