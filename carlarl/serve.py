@@ -71,7 +71,8 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     """
     root = Path(settings.model_repository)
     names = repository.ensembles(root)
-    if repository.active_version(root) is None:
+    active_version = repository.active_version(root)
+    if active_version is None:
         raise repository.RepositoryError(
             f"{root}: no active version; `carlarl export` makes one active"
         )
@@ -83,6 +84,8 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
         )
     wanted = (f"{configs.ALIAS}-", *(f"{configs.ALIAS}_{form}-" for form in formats))
     loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
+    active = configs.ensemble_name(pinned or active_version, configs.FUSED)
+    loaded += [active] if (root / active).is_dir() else []
     for port, variable in (
         (settings.triton_http_port, "TRITON_HTTP_PORT"),
         (settings.triton_grpc_port, "TRITON_GRPC_PORT"),

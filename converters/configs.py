@@ -17,6 +17,9 @@ MAX_BATCH_SIZE = 256
 ALIAS = "carla_policy"
 """The ensemble with the steps of the active version."""
 
+FUSED = "fused"
+"""Stands in a model's name where a format would: `carla_policy_fused-vX.Y.Z`."""
+
 ACTION_WIDTH = 3
 
 _Tensor = tuple[str, Any, int]
@@ -76,12 +79,12 @@ def ensemble_name(version: str, form: str | None = None) -> str:
 
 def preprocess(shape: Shape) -> str:
     """Config of the preprocessing model."""
-    return _python_model(shape.preprocess, shape._observation, shape._features)
+    return _versioned(_python_model(shape.preprocess, shape._observation, shape._features))
 
 
 def policy(shape: Shape, form: str) -> str:
     """Config of the policy model of one format."""
-    return _python_model(shape.policy(form), shape._features, _ACTION)
+    return _versioned(_python_model(shape.policy(form), shape._features, _ACTION))
 
 
 def ensemble(
@@ -103,20 +106,34 @@ def ensemble(
     return text(config)
 
 
-def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> str:
+def fused(version: str, shape: Shape) -> str:
+    """Config of the model that does both steps of a version in one process.
+
+    Without the dynamic batcher, which costs a lone call a tenth of a millisecond: its callers, the
+    gateways, join their requests before they call.
+    """
+    config = _python_model(ensemble_name(version, FUSED), shape._observation, _ACTION)
+    return text(config)
+
+
+def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:
     config = _config(name, inputs, outputs)
     config.backend = "python"
-    config.version_policy.all.SetInParent()
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
-    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
-    # now and then notices half a second late that the model is free. The gateway bounds the queue.
-    config.dynamic_batching.SetInParent()
     for rows in (1, MAX_BATCH_SIZE):
         warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
         for tensor, kind, width in inputs:
             warmup.inputs[tensor].CopyFrom(
                 pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
             )
+    return config
+
+
+def _versioned(config: Any) -> str:
+    config.version_policy.all.SetInParent()
+    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
+    # now and then notices half a second late that the model is free. The gateway bounds the queue.
+    config.dynamic_batching.SetInParent()
     return text(config)
 
 

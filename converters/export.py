@@ -106,7 +106,24 @@ def _write_version(
         text = configs.ensemble(ensemble, card.version, shape, name, {**parameters, "format": name})
         _write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
+    if formats[0] == "onnx":
+        written.add(_write_fused(tree, card.version, shape))
     _remove_others(tree, card.version, written)
+
+
+def _write_fused(tree: Path, version: str, shape: configs.Shape) -> Path:
+    """Write the model that does both steps at once, of the files of the two."""
+    number = str(triton_version(version))
+    name = configs.ensemble_name(version, configs.FUSED)
+    folder = tree / name / "1"
+    for source in (
+        tree / shape.preprocess / number / FILE_NAME,
+        tree / shape.policy("onnx") / number / FORMATS["onnx"].file,
+    ):
+        repository.write(folder / source.name, source.read_bytes())
+    repository.write(folder / "model.py", _model_py("fused", "TritonPythonModel"))
+    _write_config(tree, name, configs.fused(version, shape))
+    return tree / name
 
 
 def _remove_others(tree: Path, version: str, written: set[Path]) -> None:

@@ -12,10 +12,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from gateway import openapi, schema
+from gateway.cache import Cache
 from gateway.endpoints import Endpoints
 from gateway.errors import on_error
+from gateway.fast import FastPredict
+from gateway.joining import Joiner
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.middleware import Arrival, Cors, Errors
@@ -27,8 +31,10 @@ from gateway.versions import Versions
 VERSION = "0.1.0"
 
 
-def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
+def create_app(settings: Settings, triton: Triton | None = None) -> ASGIApp:
     """Build the application; it talks to `triton`, or to the one that the settings name.
+
+    A request passes `Arrival`, then `FastPredict`, which answers what it can, then FastAPI.
 
     Raises SettingsError where the file of API keys cannot be used.
     """
@@ -36,7 +42,9 @@ def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
     keys = Keys.read(settings.api_keys_file) if settings.api_keys_file else None
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
-    predictor = Predictor(triton, versions, metrics)
+    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
+    cache = Cache(settings.cache_bytes, metrics) if settings.cache_bytes else None
+    predictor = Predictor(joiner, versions, metrics, cache)
     git = settings.git_commit or _git_commit()
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, git)
 
@@ -47,10 +55,10 @@ def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
         following.cancel()
         with suppress(asyncio.CancelledError):
             await following
+        await joiner.close()
         await triton.close()
         metrics.close()
 
-    paths: set[str] = set()
     app = _Gateway(
         api_keys=keys is not None,
         **openapi.INFO,
@@ -59,7 +67,6 @@ def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
         redirect_slashes=False,
         exception_handlers={HTTPException: on_error, RequestValidationError: on_error},
         middleware=[
-            Middleware(Arrival, metrics=metrics, paths=paths),
             Middleware(
                 Cors,
                 allow_origins=settings.cors_origins,
@@ -71,8 +78,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> FastAPI:
         ],
     )
     _add_routes(app, endpoints)
-    paths.update(route.path for route in app.routes if hasattr(route, "path"))
-    return app
+    paths = {route.path for route in app.routes if hasattr(route, "path")}
+    return Arrival(FastPredict(app, settings, keys, versions, predictor), metrics, paths)
 
 
 class _Gateway(FastAPI):

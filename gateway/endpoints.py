@@ -9,10 +9,12 @@ from starlette.responses import Response
 
 from gateway.body import read_body
 from gateway.errors import ServiceUnavailable
+from gateway.fast import gone
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.policy import PolicyVersion
-from gateway.predict import Predictor
-from gateway.schema import decode_predict, decode_warmup
+from gateway.predict import Predictor, seed_of
+from gateway.rows import Rows
+from gateway.schema import check_sensors, decode_predict, decode_warmup
 from gateway.settings import Settings
 from gateway.triton import Triton
 from gateway.versions import Versions
@@ -46,11 +48,20 @@ class Endpoints:
         """Give one action for each observation."""
         arrived: float = request.scope["arrived"]
         asked = decode_predict(await read_body(request, self._max_body))
-        answer = await self._predictor.predict(asked, arrived + self._timeout_s)
+        policy = await self._versions.resolve(asked.version)
+        check_sensors(asked, policy.sensors)
+        seed = seed_of(asked)
+        answer = await self._predictor.predict(
+            policy,
+            Rows.of(asked.observations, seed),
+            seed,
+            arrived + self._timeout_s,
+            lambda: gone(request.receive),
+        )
         content: dict[str, Any] = {
             "actions": [
                 {"throttle": throttle, "brake": brake, "steer": steer}
-                for throttle, brake, steer in answer.actions.tolist()
+                for throttle, brake, steer in answer.actions
             ],
             "version": answer.version,
             "timingMs": _milliseconds_since(arrived),

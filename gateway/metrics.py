@@ -41,15 +41,29 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self.inference = Histogram(
+        self._inference = Histogram(
             "carla_rl_inference_seconds",
             "Time of one Triton call.",
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self.observations = Counter(
+        self._joined = Histogram(
+            "carla_rl_joined_observations",
+            "Observations that travelled in one Triton call.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+            registry=registry,
+        )
+        self._observations = Counter(
             "carla_rl_observations", "Observations that got an action.", registry=registry
         )
+        lookups = Counter(
+            "carla_rl_cache_lookups",
+            "Deterministic observations looked up in the cache.",
+            ("result",),
+            registry=registry,
+        )
+        self._hits, self._misses = lookups.labels("hit"), lookups.labels("miss")
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._errors = Counter("carla_rl_errors", "Errors answered.", ("code",), registry=registry)
         self._version = Gauge(
             "carla_rl_active_version_info",
@@ -70,11 +84,29 @@ class Metrics:
         self, route: str, method: str, status: int, seconds: float, error: str | None
     ) -> None:
         """Count one answered request; `route` is a template, never the raw path."""
-        known = method if method in METHODS else "other"
-        self._requests.labels(route, known, status).inc()
-        self._latency.labels(route).observe(seconds)
+        key = (route, method if method in METHODS else "other", status)
+        children = self._children.get(key)
+        if children is None:
+            children = (self._requests.labels(*key), self._latency.labels(route))
+            self._children[key] = children
+        children[0].inc()
+        children[1].observe(seconds)
         if error is not None:
             self._errors.labels(error).inc()
+
+    def called(self, observations: int, seconds: float) -> None:
+        """Count one Triton call that was answered."""
+        self._joined.observe(observations)
+        self._inference.observe(seconds)
+
+    def acted(self, observations: int) -> None:
+        """Count observations that got an action."""
+        self._observations.inc(observations)
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Count what the cache had and had not."""
+        self._hits.inc(hits)
+        self._misses.inc(misses)
 
     def activated(self, version: str, artifact_digest: str, device: str) -> None:
         """Note the version that answers from now on."""

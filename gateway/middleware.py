@@ -1,8 +1,8 @@
 """What every request passes through: its id, its time, its count, its key and its errors."""
 
+import os
 import re
 import time
-import uuid
 from collections.abc import Collection
 
 from starlette.datastructures import Headers
@@ -26,7 +26,7 @@ class Arrival:
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
-        """Count under the paths that `paths` holds when a request comes, else "unmatched"."""
+        """Count a request under its path where `paths` has it, else under "unmatched"."""
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -125,4 +125,4 @@ def _request_id(scope: Scope) -> str:
             if _SANE_ID.fullmatch(value):
                 return str(value, "ascii")
             break
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

@@ -3,12 +3,11 @@
 import json
 import logging
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gateway.errors import InferenceFailed
+from gateway.rows import Rows
 from gateway.triton import Triton
 
 GOLDEN_TIMEOUT_S = 30.0
@@ -16,35 +15,39 @@ WARMUP_ROWS = (1, 8, 64, 256)
 
 log = logging.getLogger(__name__)
 
-Tensors = dict[str, NDArray[Any]]
+_ACTION = Struct("<3f")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One recorded observation: km/h, -1 to 1, and the sensors' readings."""
+
+    speed: float
+    steering: float
+    sensors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Deterministic inference whose result is known: inputs, actions [N,3] and a tolerance."""
+    """Deterministic inference whose result is known, action by action, within a tolerance."""
 
-    speed: NDArray[np.float32]
-    steering: NDArray[np.float32]
-    sensors: NDArray[np.float32]
-    actions: NDArray[np.float32]
+    observations: tuple[Observation, ...]
+    actions: tuple[tuple[float, ...], ...]
     tolerance: float
 
-    def tensors(self, rows: int) -> Tensors:
-        """Give the ensemble's inputs for `rows` rows, the observations repeated in turn."""
-        pick = np.arange(rows) % len(self.actions)
-        return {
-            "speed": self.speed[pick],
-            "steering": self.steering[pick],
-            "sensors": self.sensors[pick],
-            "deterministic": np.ones((rows, 1), np.bool_),
-            "seed": np.zeros((rows, 1), np.int64),
-            "row": np.arange(rows, dtype=np.int64).reshape(-1, 1),
-        }
+    def rows(self, count: int) -> Rows:
+        """Give `count` rows, the observations repeated in turn."""
+        seen = self.observations
+        return Rows.of([seen[index % len(seen)] for index in range(count)], None)
 
 
 @dataclass(frozen=True)
 class PolicyVersion:
-    """One immutable policy version, as its ensemble's configuration describes it."""
+    """One immutable policy version, as its ensemble's configuration describes it.
+
+    `model` is what the gateway calls for it: the ensemble, or the model that does the same in
+    one process where Triton has that ready.
+    """
 
     version: str
     model: str
@@ -59,18 +62,17 @@ class PolicyVersion:
     max_batch_size: int
 
     @classmethod
-    def parse(cls, config: dict[str, Any], device: str) -> "PolicyVersion":
+    def parse(cls, config: dict[str, Any], model: str, device: str) -> "PolicyVersion":
         """Read an ensemble's configuration. Raises InferenceFailed where it is no policy's."""
         try:
             parameters = {
                 name: value["string_value"] for name, value in config["parameters"].items()
             }
             golden = json.loads(parameters["golden"])
-            seen = golden["observations"]
             certificate = parameters.get("certificate")
             return cls(
                 version=parameters["version"],
-                model=config["name"],
+                model=model,
                 device=device,
                 sensors=int(parameters["sensors"]),
                 format=parameters["format"],
@@ -79,11 +81,12 @@ class PolicyVersion:
                 model_card=json.loads(parameters["model_card"]),
                 certificate=json.loads(certificate) if certificate else None,
                 golden=Golden(
-                    speed=np.array([[o["speed"]] for o in seen], np.float32),
-                    steering=np.array([[o["steering"]] for o in seen], np.float32),
-                    sensors=np.array([o["sensors"] for o in seen], np.float32),
-                    actions=np.array(golden["actions"], np.float32).reshape(-1, 3),
-                    tolerance=float(golden["tolerance"]),
+                    tuple(
+                        Observation(seen["speed"], seen["steering"], tuple(seen["sensors"]))
+                        for seen in golden["observations"]
+                    ),
+                    tuple(tuple(map(float, action)) for action in golden["actions"]),
+                    float(golden["tolerance"]),
                 ),
                 max_batch_size=max(1, int(config["max_batch_size"])),
             )
@@ -95,15 +98,14 @@ class PolicyVersion:
     async def check_golden(self, triton: Triton) -> None:
         """Run the golden inference. Raises InferenceFailed where its actions differ."""
         rows = min(len(self.golden.actions), self.max_batch_size)
-        actions = await triton.infer(self.model, self.golden.tensors(rows), GOLDEN_TIMEOUT_S)
-        expected = self.golden.actions[:rows]
-        if actions.shape != expected.shape or not np.allclose(
-            actions, expected, rtol=0, atol=self.golden.tolerance
-        ):
-            raise InferenceFailed(f"{self.model} does not give its golden actions")
+        data = await triton.infer(self.model, self.golden.rows(rows), GOLDEN_TIMEOUT_S)
+        for action, expected in zip(_ACTION.iter_unpack(data), self.golden.actions, strict=False):
+            for value, right in zip(action, expected, strict=True):
+                if not abs(value - right) <= self.golden.tolerance:
+                    raise InferenceFailed(f"{self.model} does not give its golden actions")
 
     async def warm_up(self, triton: Triton) -> None:
         """Run the golden observations at several batch sizes."""
         for rows in WARMUP_ROWS:
             if rows <= self.max_batch_size:
-                await triton.infer(self.model, self.golden.tensors(rows), GOLDEN_TIMEOUT_S)
+                await triton.infer(self.model, self.golden.rows(rows), GOLDEN_TIMEOUT_S)

@@ -1,103 +1,102 @@
-"""From observations to actions: arrays, the seed, the calls of Triton and their check."""
+"""From observations to actions: the version, the seed, the cache, the call and its check."""
 
-import asyncio
+import math
 import secrets
-import time
 from dataclasses import dataclass
-from typing import Any
+from struct import Struct
+from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from gateway.cache import Cache
 from gateway.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.joining import Gone, Joiner
 from gateway.metrics import Metrics
-from gateway.policy import PolicyVersion, Tensors
-from gateway.schema import PredictRequest, check_sensors
-from gateway.triton import Triton
+from gateway.policy import PolicyVersion
+from gateway.rows import ACTION_BYTES, Rows
 from gateway.versions import Versions
 
+Action = tuple[float, float, float]
 
-@dataclass(frozen=True)
+_ACTION = Struct("<3f")
+
+
+class Asked(Protocol):
+    """A decoded request, whichever decoder made it."""
+
+    @property
+    def deterministic(self) -> bool:
+        """The mean action, or a sampled one."""
+
+    @property
+    def seed(self) -> int | None:
+        """What sampled actions depend on."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
-    """Actions [N,3] (throttle, brake, steer), who computed them, and their seed if sampled."""
+    """Actions (throttle, brake, steer), who computed them, and their seed if sampled."""
 
-    actions: NDArray[np.float32]
+    actions: list[Action]
     version: str
     seed: int | None
 
 
 class Predictor:
-    """Asks Triton for the actions of one request at a time."""
+    """Answers requests through Triton, joined with each other."""
 
-    def __init__(self, triton: Triton, versions: Versions, metrics: Metrics) -> None:
-        """Take the server, what it serves, and where calls are counted."""
-        self._triton = triton
+    def __init__(
+        self, joiner: Joiner, versions: Versions, metrics: Metrics, cache: Cache | None
+    ) -> None:
+        """Take the way to Triton, what it serves, where actions are counted and remembered."""
+        self._joiner = joiner
         self._versions = versions
         self._metrics = metrics
+        self._cache = cache
 
-    async def predict(self, request: PredictRequest, deadline: float) -> Prediction:
-        """Answer every observation of `request` before `deadline` (time.perf_counter).
+    async def predict(
+        self, policy: PolicyVersion, rows: Rows, seed: int | None, deadline: float, gone: Gone
+    ) -> Prediction:
+        """Answer `rows`, deterministic where `seed` is None, before `deadline` (perf_counter).
 
-        Raises ModelNotFound, ValidationFailed for a wrong number of sensors, and whatever
-        `Triton.infer` raises.
+        Raises what `Joiner.infer` raises, and InferenceFailed for an action that is not finite.
         """
-        policy = await self._versions.resolve(request.version)
-        check_sensors(request, policy.sensors)
-        seed = _seed(request)
-        tensors = _tensors(request, seed or 0)
         try:
-            actions = await self._infer(policy, tensors, len(request.observations), deadline)
+            if self._cache is None or seed is not None:
+                data = await self._infer(policy, rows, deadline, gone)
+            else:
+                data = await self._remember(self._cache, policy, rows, deadline, gone)
         except (ModelNotFound, ServiceUnavailable):
             self._versions.forget(policy)
             raise
-        self._metrics.observations.inc(len(actions))
+        actions: list[Action] = list(_ACTION.iter_unpack(data))
+        for action in actions:
+            if not math.isfinite(action[0] + action[1] + action[2]):
+                raise InferenceFailed(f"{policy.model} gave an action that is not finite")
+        self._metrics.acted(rows.count)
         return Prediction(actions, policy.version, seed)
 
-    async def _infer(
-        self, policy: PolicyVersion, tensors: Tensors, rows: int, deadline: float
-    ) -> NDArray[np.float32]:
-        step = policy.max_batch_size
-        if rows <= step:
-            return await self._call(policy.model, tensors, rows, deadline)
-        calls = []
-        for start in range(0, rows, step):
-            part = {name: tensor[start : start + step] for name, tensor in tensors.items()}
-            size = min(step, rows - start)
-            calls.append(asyncio.ensure_future(self._call(policy.model, part, size, deadline)))
-        try:
-            return np.concatenate(await asyncio.gather(*calls))
-        finally:
-            for call in calls:
-                call.cancel()
+    async def _infer(self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone) -> bytes:
+        return await self._joiner.infer(policy.model, policy.max_batch_size, rows, deadline, gone)
 
-    async def _call(
-        self, model: str, tensors: Tensors, rows: int, deadline: float
-    ) -> NDArray[np.float32]:
-        start = time.perf_counter()
-        actions = await self._triton.infer(model, tensors, deadline - start)
-        self._metrics.inference.observe(time.perf_counter() - start)
-        if actions.shape != (rows, 3):
-            raise InferenceFailed(f"{model} gave {list(actions.shape)} for {rows} rows")
-        if not np.isfinite(actions).all():
-            raise InferenceFailed(f"{model} gave an action that is not finite")
-        return actions
+    async def _remember(
+        self, cache: Cache, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone
+    ) -> bytes:
+        """Take from the cache what it has, and call for the rest."""
+        keys = cache.keys(policy.artifact_digest, rows)
+        found = cache.look_up(keys)
+        missing = [index for index, action in enumerate(found) if action is None]
+        if missing:
+            asked = rows if len(missing) == rows.count else rows.pick(missing)
+            data = await self._infer(policy, asked, deadline, gone)
+            for place, index in enumerate(missing):
+                action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
+                found[index] = action
+                if all(map(math.isfinite, _ACTION.unpack(action))):
+                    cache.store(keys[index], action)
+        return b"".join(filter(None, found))
 
 
-def _seed(request: PredictRequest) -> int | None:
-    if request.deterministic:
+def seed_of(asked: Asked) -> int | None:
+    """Give the seed to sample with, drawn where none is given; None where deterministic."""
+    if asked.deterministic:
         return None
-    return secrets.randbits(63) if request.seed is None else request.seed
-
-
-def _tensors(request: PredictRequest, seed: int) -> Tensors:
-    seen = request.observations
-    rows = len(seen)
-    columns: dict[str, Any] = {
-        "speed": np.array([[o.speed] for o in seen], np.float32),
-        "steering": np.array([[o.steering] for o in seen], np.float32),
-        "sensors": np.array([o.sensors for o in seen], np.float32),
-        "deterministic": np.full((rows, 1), request.deterministic, np.bool_),
-        "seed": np.full((rows, 1), seed, np.int64),
-        "row": np.arange(rows, dtype=np.int64).reshape(-1, 1),
-    }
-    return columns
+    return secrets.randbits(63) if asked.seed is None else asked.seed

@@ -108,6 +108,27 @@ class Settings(BaseSettings):
         ge=1,
         le=600_000,
     )
+    cache_bytes: int = _field(
+        0,
+        "Memory for the actions of deterministic observations seen before; 0: no cache.",
+        "a whole number from 0 to 68719476736",
+        ge=0,
+        le=1 << 36,
+    )
+    calls_in_flight: int = _field(
+        2,
+        "Triton calls of one model under way at a time; what comes meanwhile is joined.",
+        "a whole number from 1 to 64",
+        ge=1,
+        le=64,
+    )
+    max_waiting: int = _field(
+        10_000,
+        "Observations that may wait for a call; more are refused with 429.",
+        "a whole number from 0 to 1000000",
+        ge=0,
+        le=1_000_000,
+    )
     git_commit: str | None = _field(
         None,
         "The service's commit, for /healthz; unset: asked of git where this is a checkout.",

@@ -1,20 +1,12 @@
 """The only module that knows Triton's protocol: HTTP with the binary tensor extension."""
 
 import asyncio
+import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-
-import aiohttp
-import numpy as np
-from numpy.typing import NDArray
-from tritonclient.http import InferInput
-from tritonclient.http.aio import InferenceServerClient
-from tritonclient.utils import (
-    InferenceServerException,
-    np_to_triton_dtype,
-)
+from urllib.parse import urlsplit
 
 from gateway.errors import (
     DeadlineExceeded,
@@ -24,10 +16,12 @@ from gateway.errors import (
     ResourceExhausted,
     ServiceUnavailable,
 )
-
-MAX_CONNECTIONS = 1024
+from gateway.http1 import Answer, Pool
+from gateway.rows import ACTION_BYTES, TENSORS, Rows
 
 log = logging.getLogger(__name__)
+
+_OUTPUTS = [{"name": "action", "parameters": {"binary_data": True}}]
 
 
 class Triton:
@@ -40,82 +34,113 @@ class Triton:
 
     def __init__(self, url: str) -> None:
         """Take `http://host:port`; the first call connects."""
-        self._address = url.removeprefix("http://").rstrip("/")
-        self._connected: InferenceServerClient | None = None
+        address = urlsplit(url)
+        self._host = f"Host: {address.netloc}\r\n"
+        self._pool = Pool(address.hostname or "", address.port or 80)
+        self._heads: dict[tuple[str, int, int], bytes] = {}
 
-    @property
-    def _client(self) -> Any:
-        # Made at first use because it binds itself to the running event loop.
-        if self._connected is None:
-            self._connected = InferenceServerClient(self._address, conn_limit=MAX_CONNECTIONS)
-        return self._connected
-
-    async def infer(
-        self, model: str, tensors: Mapping[str, NDArray[Any]], timeout_s: float
-    ) -> NDArray[np.float32]:
-        """Run `model` once and give back its output `action`, [rows, 3]."""
-        inputs = []
-        for name, tensor in tensors.items():
-            tensor_input = InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype))
-            inputs.append(tensor_input.set_data_from_numpy(tensor))
+    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+        """Run `model` once and give its output `action`: `ACTION_BYTES` for each row."""
         async with _errors_mapped(model, timeout_s):
-            result = await self._client.infer(model, inputs)
-            action: NDArray[np.float32] | None = result.as_numpy("action")
-        if action is None:
-            raise InferenceFailed(f"{model} gave no output named action")
+            answer = await self._pool.request(self._head(model, rows), *rows.tensors)
+            if answer.status != 200:
+                raise _answered(model, answer)
+            start = int(answer.headers[b"inference-header-content-length"])
+            action = answer.body[start:]
+        if len(action) != rows.count * ACTION_BYTES:
+            log.error("%s gave %r for %d rows", model, answer.body[:start], rows.count)
+            raise InferenceFailed(f"{model} did not give one action for each row")
         return action
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Read the configuration of `model` as Triton has it loaded."""
-        async with _errors_mapped(model, timeout_s):
-            config: dict[str, Any] = await self._client.get_model_config(model)
+        config: dict[str, Any] = await self._ask("GET", f"/v2/models/{model}/config", timeout_s)
         return config
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether `model` can be called; false too where Triton is away."""
         try:
-            async with _errors_mapped(model, timeout_s):
-                return bool(await self._client.is_model_ready(model))
+            answer = await self._request("GET", f"/v2/models/{model}/ready", timeout_s)
         except GatewayError:
             return False
+        return answer.status == 200
 
     async def index(self, timeout_s: float) -> list[str]:
         """List the names of the models that are ready."""
-        async with _errors_mapped("the repository", timeout_s):
-            entries = await self._client.get_model_repository_index()
-            return [entry["name"] for entry in entries if entry.get("state") == "READY"]
+        entries = await self._ask("POST", "/v2/repository/index", timeout_s)
+        return [entry["name"] for entry in entries if entry.get("state") == "READY"]
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._connected is not None:
-            await self._connected.close()
+        self._pool.close()
+
+    async def _ask(self, method: str, path: str, timeout_s: float) -> Any:
+        answer = await self._request(method, path, timeout_s)
+        async with _errors_mapped(path, timeout_s):
+            if answer.status != 200:
+                raise _answered(path, answer)
+            return json.loads(answer.body)
+
+    async def _request(self, method: str, path: str, timeout_s: float) -> Answer:
+        head = f"{method} {path} HTTP/1.1\r\n{self._host}Content-Length: 0\r\n\r\n"
+        async with _errors_mapped(path, timeout_s):
+            return await self._pool.request(head.encode())
+
+    def _head(self, model: str, rows: Rows) -> bytes:
+        """Give all of a request but the tensors; the same for all requests of one shape."""
+        key = (model, rows.count, len(rows.tensors[2]))
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) > 4096:
+                self._heads.clear()
+            head = self._heads[key] = self._make_head(model, rows)
+        return head
+
+    def _make_head(self, model: str, rows: Rows) -> bytes:
+        inputs = [
+            {
+                "name": name,
+                "shape": [rows.count, len(data) // rows.count // _BYTES[kind]],
+                "datatype": kind,
+                "parameters": {"binary_data_size": len(data)},
+            }
+            for (name, kind), data in zip(TENSORS, rows.tensors, strict=True)
+        ]
+        description = json.dumps({"inputs": inputs, "outputs": _OUTPUTS}, separators=(",", ":"))
+        length = len(description) + sum(map(len, rows.tensors))
+        return (
+            f"POST /v2/models/{model}/infer HTTP/1.1\r\n{self._host}"
+            "Content-Type: application/octet-stream\r\n"
+            f"Inference-Header-Content-Length: {len(description)}\r\n"
+            f"Content-Length: {length}\r\n\r\n{description}"
+        ).encode()
+
+
+_BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
 
 
 @asynccontextmanager
-async def _errors_mapped(model: str, timeout_s: float) -> AsyncIterator[None]:
+async def _errors_mapped(what: str, timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError as error:
         raise DeadlineExceeded("no answer from Triton within the deadline") from error
-    except InferenceServerException as error:
-        raise _answered(model, error) from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+    except OSError as error:
         raise ServiceUnavailable("Triton is away") from error
-    except (aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
-        log.error("Triton's answer about %s cannot be read", model, exc_info=error)
+    except (ValueError, KeyError, TypeError) as error:
+        log.error("Triton's answer about %s cannot be read", what, exc_info=error)
         raise InferenceFailed("Triton's answer cannot be read") from error
 
 
-def _answered(model: str, error: Any) -> GatewayError:
+def _answered(what: str, answer: Answer) -> GatewayError:
     """Name the error that Triton answered with; its text may hold a trace, so it is only logged."""
-    message = str(error.message())
-    status = error.status()
+    message = answer.body.decode(errors="replace")
     if "Exceeds maximum queue size" in message:
         return ResourceExhausted("Triton's queue is full")
     if "unknown model" in message and "is not found" in message:
-        return ModelNotFound(f"Triton serves no {model}")
-    if status == "503" or "unknown model" in message or "is not ready" in message:
-        return ServiceUnavailable(f"{model} is not ready")
-    log.error("Triton answered %s for %s: %s", status, model, message)
-    return InferenceFailed(f"Triton answered with an error (status {status})")
+        return ModelNotFound(f"Triton does not know {what}")
+    if answer.status == 503 or "unknown model" in message or "is not ready" in message:
+        return ServiceUnavailable(f"{what} is not ready")
+    log.error("Triton answered %d for %s: %s", answer.status, what, message)
+    return InferenceFailed(f"Triton answered with an error (status {answer.status})")

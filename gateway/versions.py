@@ -10,6 +10,7 @@ from gateway.policy import PolicyVersion
 from gateway.triton import Triton
 
 ALIAS = "carla_policy"
+FUSED = "carla_policy_fused"
 POLL_S = 1.0
 CONTROL_TIMEOUT_S = 1.0
 
@@ -49,6 +50,10 @@ class Versions:
             known = self._known[version] = await self._load(version)
         return known
 
+    def known(self, version: str | None) -> PolicyVersion | None:
+        """Give what `resolve` would, where that takes no call."""
+        return self.active if version is None else self._known.get(version)
+
     def forget(self, policy: PolicyVersion) -> None:
         """Ask Triton again about `policy` next time, as it did not answer a call."""
         self._known.pop(policy.version, None)
@@ -75,7 +80,8 @@ class Versions:
         try:
             await self._refresh()
         except GatewayError as error:
-            still = self.ready and self.active is not None and await self._serves(self.active)
+            active = self.active if self.ready else None
+            still = active is not None and await self._callable(active.version) == active.model
             self._set_ready(still)
             if self._trouble != error.message:
                 self._trouble = error.message
@@ -87,10 +93,9 @@ class Versions:
         if version is None:
             raise InferenceFailed(f"the configuration of {self._source} names no version")
         current = self.active
-        if self.ready and current is not None and current.version == version:
-            if not await self._serves(current):
-                raise ServiceUnavailable(f"{current.model} is not ready")
-            return
+        if self.ready and current is not None and version == current.version:  # noqa: SIM102
+            if await self._callable(version) == current.model:
+                return
         policy = await self._load(version)
         await policy.check_golden(self._triton)
         self._known = {version: policy}
@@ -113,10 +118,17 @@ class Versions:
         step = await self._triton.config(last, CONTROL_TIMEOUT_S)
         groups = step.get("instance_group") or [{}]
         device = "cuda" if groups[0].get("kind") == "KIND_GPU" else "cpu"
-        return PolicyVersion.parse(config, device)
+        return PolicyVersion.parse(config, await self._callable(version), device)
 
-    async def _serves(self, policy: PolicyVersion) -> bool:
-        return await self._triton.ready(policy.model, CONTROL_TIMEOUT_S)
+    async def _callable(self, version: str) -> str:
+        """Name the model to call for `version`: the one in a single process, else the ensemble.
+
+        Raises ServiceUnavailable where neither is ready.
+        """
+        for model in (f"{FUSED}-{version}", _ensemble(version)):
+            if await self._triton.ready(model, CONTROL_TIMEOUT_S):
+                return model
+        raise ServiceUnavailable(f"{_ensemble(version)} is not ready")
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready

@@ -23,9 +23,10 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""
-        return joining.answer(requests, self._read, self._compute, ("features", "noise"))
+        return joining.answer(requests, self.read, self.compute, ("features", "noise"))
 
-    def _read(self, request: Any) -> joining.Arrays:
+    def read(self, request: Any) -> joining.Arrays:
+        """Give a request's observation, deterministic, seed and row, rows first."""
         observation = np.concatenate(
             [joining.tensor(request, name) for name in ("speed", "steering", "sensors")], axis=1
         )
@@ -37,6 +38,7 @@ class TritonPythonModel:
             raise ValueError("seed and row must not be negative")
         return observation, deterministic, seed, row
 
-    def _compute(self, observation: Any, deterministic: Any, seed: Any, row: Any) -> joining.Arrays:
+    def compute(self, observation: Any, deterministic: Any, seed: Any, row: Any) -> joining.Arrays:
+        """Give features and noise of what `read` gave."""
         noise = self._noise.draw(deterministic, seed, row, self._preprocessing.noise)
         return self._preprocessing.features(observation), noise

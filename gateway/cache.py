@@ -1,0 +1,63 @@
+"""Actions of observations that were seen before, for deterministic requests alone."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from gateway.metrics import Metrics
+from gateway.rows import Rows
+
+ENTRY_BYTES = 260
+"""What one entry costs beyond its key and its action: measured with tracemalloc, rounded up."""
+
+
+class Cache:
+    """Least recently used out first, bounded in bytes.
+
+    The key is the artifact's digest and every byte that the policy computes with, so that a hit
+    is the action that Triton gave for exactly this input and exactly this version.
+    """
+
+    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
+        """Hold at most `max_bytes`, keys and overhead included."""
+        self._max_bytes = max_bytes
+        self._metrics = metrics
+        self._entries: OrderedDict[bytes, bytes] = OrderedDict()
+        self.bytes = 0
+
+    def keys(self, digest: str, rows: Rows) -> list[bytes]:
+        """Give the key of each of `rows`."""
+        speed, steering, sensors = rows.tensors[:3]
+        width = len(sensors) // rows.count
+        prefix = digest.encode()
+        return [
+            b"".join(
+                (
+                    prefix,
+                    speed[4 * i : 4 * i + 4],
+                    steering[4 * i : 4 * i + 4],
+                    sensors[width * i : width * (i + 1)],
+                )
+            )
+            for i in range(rows.count)
+        ]
+
+    def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Give the action of each key, None where there is none; counts hits and misses."""
+        found = [self._entries.get(key) for key in keys]
+        hits = 0
+        for key, action in zip(keys, found, strict=True):
+            if action is not None:
+                self._entries.move_to_end(key)
+                hits += 1
+        self._metrics.looked_up(hits, len(keys) - hits)
+        return found
+
+    def store(self, key: bytes, action: bytes) -> None:
+        """Remember an action, and forget the oldest ones where there is no room."""
+        if key in self._entries:
+            return
+        self._entries[key] = action
+        self.bytes += len(key) + len(action) + ENTRY_BYTES
+        while self.bytes > self._max_bytes:
+            old_key, old_action = self._entries.popitem(last=False)
+            self.bytes -= len(old_key) + len(old_action) + ENTRY_BYTES

@@ -1,0 +1,161 @@
+"""Joined calls: requests that wait while Triton works travel together in the next call."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import ClientDisconnect
+
+from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, ResourceExhausted
+from gateway.metrics import Metrics
+from gateway.rows import ACTION_BYTES, Rows
+from gateway.triton import Triton
+
+Gone = Callable[[], bool]
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """Rows of one request that fit into one call, and whoever waits for their actions."""
+
+    rows: Rows
+    deadline: float
+    gone: Gone
+    actions: asyncio.Future[bytes]
+
+
+@dataclass(eq=False, slots=True)
+class _Line:
+    """What waits for one model, and how many calls of it are under way."""
+
+    model: str
+    max_rows: int
+    waiting: deque[_Waiter] = field(default_factory=deque)
+    calls: int = 0
+
+
+class Joiner:
+    """Sends requests to Triton, as few calls at a time as `calls`, each as full as may be.
+
+    When a call is free a request leaves at once; there is no timer. Requests for different
+    models never share a call. A request larger than a call is cut up and put together again.
+    """
+
+    def __init__(self, triton: Triton, metrics: Metrics, calls: int, max_waiting: int) -> None:
+        """Allow so many calls of one model at a time, and observations waiting in all."""
+        self._triton = triton
+        self._metrics = metrics
+        self._calls = calls
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._lines: dict[str, _Line] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def infer(
+        self, model: str, max_rows: int, rows: Rows, deadline: float, gone: Gone
+    ) -> bytes:
+        """Give the actions of `rows`, `ACTION_BYTES` each, before `deadline` (perf_counter).
+
+        `gone` says whether nobody waits for them any more; such rows are not sent. Raises
+        ResourceExhausted where too many observations wait already, ClientDisconnect where
+        the caller has gone, and what `Triton.infer` raises.
+        """
+        line = self._lines.get(model)
+        if line is None:
+            line = self._lines[model] = _Line(model, max_rows)
+        loop = asyncio.get_running_loop()
+        waiters = [
+            _Waiter(piece, deadline, gone, loop.create_future()) for piece in rows.split(max_rows)
+        ]
+        free = max(0, self._calls - line.calls) if not line.waiting else 0
+        if self._waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
+            raise ResourceExhausted("too many observations are waiting")
+        for waiter in waiters[:free]:
+            self._send(line, [waiter])
+        for waiter in waiters[free:]:
+            line.waiting.append(waiter)
+            self._waiting += waiter.rows.count
+        expiry = loop.call_later(deadline - time.perf_counter(), _expire, waiters)
+        try:
+            if len(waiters) == 1:
+                return await waiters[0].actions
+            return b"".join(await asyncio.gather(*(waiter.actions for waiter in waiters)))
+        finally:
+            expiry.cancel()
+            for waiter in waiters:
+                waiter.actions.cancel()
+
+    async def close(self) -> None:
+        """Wait for the calls that are under way."""
+        await asyncio.gather(*self._tasks)
+
+    def _send(self, line: _Line, waiters: list[_Waiter]) -> None:
+        line.calls += 1
+        task = asyncio.create_task(self._call(line, waiters))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _call(self, line: _Line, waiters: list[_Waiter]) -> None:
+        """Make calls until nothing waits."""
+        try:
+            while waiters:
+                await self._answer(line.model, waiters)
+                waiters = self._next(line)
+        finally:
+            line.calls -= 1
+            for waiter in waiters:  # of a call that broke off
+                _settle(waiter, InferenceFailed("the call was broken off"))
+
+    def _next(self, line: _Line) -> list[_Waiter]:
+        """Take what fits into one call from the front of the line, in order."""
+        taken: list[_Waiter] = []
+        room = line.max_rows
+        while line.waiting and line.waiting[0].rows.count <= room:
+            waiter = line.waiting.popleft()
+            self._waiting -= waiter.rows.count
+            if waiter.actions.done():
+                continue
+            if waiter.gone():
+                _settle(waiter, ClientDisconnect())
+                continue
+            taken.append(waiter)
+            room -= waiter.rows.count
+        return taken
+
+    async def _answer(self, model: str, waiters: list[_Waiter]) -> None:
+        """Make one call and hand each waiter its share; a bad request fails alone."""
+        rows = Rows.join([waiter.rows for waiter in waiters])
+        start = time.perf_counter()
+        timeout = max(waiter.deadline for waiter in waiters) - start
+        try:
+            actions = await self._triton.infer(model, rows, timeout)
+        except GatewayError as error:
+            if isinstance(error, InferenceFailed) and len(waiters) > 1:
+                for waiter in waiters:
+                    await self._answer(model, [waiter])
+            else:
+                for waiter in waiters:
+                    _settle(waiter, error)
+            return
+        self._metrics.called(rows.count, time.perf_counter() - start)
+        start_byte = 0
+        for waiter in waiters:
+            stop_byte = start_byte + waiter.rows.count * ACTION_BYTES
+            _settle(waiter, actions[start_byte:stop_byte])
+            start_byte = stop_byte
+
+
+def _settle(waiter: _Waiter, outcome: bytes | Exception) -> None:
+    if waiter.actions.done():
+        return
+    if isinstance(outcome, bytes):
+        waiter.actions.set_result(outcome)
+    else:
+        waiter.actions.set_exception(outcome)
+
+
+def _expire(waiters: list[_Waiter]) -> None:
+    for waiter in waiters:
+        _settle(waiter, DeadlineExceeded("no answer from Triton within the deadline"))

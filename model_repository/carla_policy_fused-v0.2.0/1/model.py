@@ -1,0 +1,1 @@
+from triton_backend.fused import TritonPythonModel

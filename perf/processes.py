@@ -1,0 +1,79 @@
+"""The servers that are measured, as child processes on free ports."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def server(command: list[str], path: str, port: int, **variables: str) -> Iterator[tuple[str, int]]:
+    """Run a server until the block ends; gives its URL and process id once `path` answers 200."""
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        url = f"http://127.0.0.1:{port}"
+        try:
+            deadline = time.monotonic() + 60
+            while not _answers(url + path):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{' '.join(command)} did not start")
+                time.sleep(0.02)
+            yield url, process.pid
+        finally:
+            process.terminate()
+
+
+def gateway(**variables: str) -> Any:
+    """Run `carlarl serve` with its defaults, apart from ports and `variables`."""
+    ports = free_ports(4)
+    names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+    settings = dict(zip(names, map(str, ports), strict=True))
+    command = [sys.executable, "-m", "carlarl", "serve"]
+    return server(command, "/readyz", ports[0], **settings, **variables)
+
+
+def plain_alternative() -> Any:
+    """Run `perf.peers.fastapi_onnxruntime` as its page says."""
+    (port,) = free_ports(1)
+    repository = Path("model_repository")
+    command = [sys.executable, "-m", "uvicorn", "perf.peers.fastapi_onnxruntime:app"]
+    flags = [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
+    return server(
+        command + flags,
+        "/openapi.json",
+        port,
+        MODEL=str(repository / "policy_onnx" / "2000" / "model.onnx"),
+        PREPROCESSING=str(repository / "preprocess" / "2000" / "preprocessing.json"),
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Give ports that nobody listens on just now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=1).status_code == 200
+    except httpx.TransportError:
+        return False

@@ -1,0 +1,222 @@
+"""What travels together, what waits, and what is never sent.
+
+The server here is hand-written, because the order of arrivals has to be exact: it computes each
+row from its input alone, as the real one does, and lets the test say when a call ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from starlette.requests import ClientDisconnect
+
+from gateway.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
+from gateway.joining import Joiner
+from gateway.metrics import Metrics
+from gateway.policy import Observation
+from gateway.rows import Rows
+from gateway.triton import Triton
+
+BAD_SPEED = 66.0
+
+
+class Steps(Triton):
+    """Answers a row with (speed, 0, 0); each call waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self.calls: list[tuple[str, list[float]]] = []
+        self.hold = asyncio.Event()
+
+    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+        speeds = list(struct.unpack(f"<{rows.count}f", rows.tensors[0]))
+        self.calls.append((model, speeds))
+        await asyncio.wait_for(self.hold.wait(), timeout_s)
+        if BAD_SPEED in speeds:
+            raise InferenceFailed("a bad row")
+        return b"".join(struct.pack("<3f", speed, 0, 0) for speed in speeds)
+
+
+def rows(*speeds: float) -> Rows:
+    return Rows.of([Observation(speed, 0.0, (0.5,) * 5) for speed in speeds], None)
+
+
+def speeds_of(actions: bytes) -> list[float]:
+    return [action[0] for action in struct.iter_unpack("<3f", actions)]
+
+
+class Bench:
+    """A joiner over `Steps`, and a short way to ask it."""
+
+    def __init__(self, calls: int = 1, max_waiting: int = 1000, max_rows: int = 8) -> None:
+        self.triton = Steps()
+        self.joiner = Joiner(self.triton, Metrics(), calls, max_waiting)
+        self.max_rows = max_rows
+
+    def ask(
+        self, *speeds: float, model: str = "m", timeout: float = 5.0, gone: Any = lambda: False
+    ) -> asyncio.Task[bytes]:
+        deadline = time.perf_counter() + timeout
+        return asyncio.ensure_future(
+            self.joiner.infer(model, self.max_rows, rows(*speeds), deadline, gone)
+        )
+
+    @property
+    def sent(self) -> list[list[float]]:
+        return [speeds for _, speeds in self.triton.calls]
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 20))
+
+
+def test_the_first_leaves_at_once_and_the_rest_travel_together() -> None:
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(1)]
+        await asyncio.sleep(0)
+        asked += [bench.ask(2), bench.ask(3, 4), bench.ask(5)]
+        await asyncio.sleep(0.01)
+        assert bench.sent == [[1]]
+        bench.triton.hold.set()
+        answers = await asyncio.gather(*asked)
+        assert bench.sent == [[1], [2, 3, 4, 5]]
+        assert [speeds_of(answer) for answer in answers] == [[1], [2], [3, 4], [5]]
+
+    run(test())
+
+
+def test_a_call_is_never_overfull_and_order_is_kept() -> None:
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(*range(10 * i, 10 * i + 5)) for i in range(5)]
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        answers = await asyncio.gather(*asked)
+        assert [len(call) for call in bench.sent] == [5] * 5
+        assert [speeds_of(a)[0] for a in answers] == [0, 10, 20, 30, 40]
+
+    run(test())
+
+
+def test_a_request_larger_than_a_call_is_cut_and_put_together() -> None:
+    async def test() -> None:
+        bench = Bench(calls=2)
+        bench.triton.hold.set()
+        answer = await bench.ask(*range(30))
+        assert speeds_of(answer) == list(range(30))
+        assert [len(call) for call in bench.sent] == [8, 8, 8, 6]
+
+    run(test())
+
+
+def test_models_never_share_a_call() -> None:
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(i, model=f"m{i % 2}") for i in range(10)]
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        await asyncio.gather(*asked)
+        for model, speeds in bench.triton.calls:
+            assert {int(speed) % 2 for speed in speeds} == {int(model[1])}
+        assert len(bench.triton.calls) == 4
+
+    run(test())
+
+
+def test_no_more_calls_at_a_time_than_allowed() -> None:
+    async def test() -> None:
+        bench = Bench(calls=3)
+        asked = [bench.ask(i) for i in range(9)]
+        await asyncio.sleep(0.01)
+        assert bench.sent == [[0], [1], [2]]
+        bench.triton.hold.set()
+        await asyncio.gather(*asked)
+        assert len(bench.sent) == 4
+
+    run(test())
+
+
+def test_beyond_the_bound_refused_at_once() -> None:
+    async def test() -> None:
+        bench = Bench(max_waiting=3)
+        asked = [bench.ask(1), bench.ask(2, 3), bench.ask(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(ResourceExhausted):
+            await bench.ask(5)
+        bench.triton.hold.set()
+        await asyncio.gather(*asked)
+        assert speeds_of(await bench.ask(6)) == [6]
+        assert bench.sent == [[1], [2, 3, 4], [6]]
+
+    run(test())
+
+
+def test_one_bad_request_fails_alone() -> None:
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(1), bench.ask(2), bench.ask(BAD_SPEED), bench.ask(3, 4)]
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(answers[2], InferenceFailed)
+        assert [speeds_of(answers[i]) for i in (0, 1, 3)] == [[1], [2], [3, 4]]
+
+    run(test())
+
+
+def test_who_goes_away_takes_the_rows_out() -> None:
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(1), bench.ask(2), bench.ask(3, gone=lambda: True), bench.ask(4)]
+        await asyncio.sleep(0)
+        asked[1].cancel()
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert bench.sent == [[1], [4]]
+        assert isinstance(answers[1], asyncio.CancelledError)
+        assert isinstance(answers[2], ClientDisconnect)
+
+    run(test())
+
+
+def test_who_is_late_is_told_and_never_sent() -> None:
+    async def test() -> None:
+        bench = Bench()
+        first, late = bench.ask(1), bench.ask(2, timeout=0.05)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        bench.triton.hold.set()
+        assert speeds_of(await first) == [1]
+        await bench.joiner.close()
+        assert bench.sent == [[1]]
+
+    run(test())
+
+
+def test_a_call_that_breaks_off_leaves_nobody_waiting() -> None:
+    async def test() -> None:
+        bench = Bench()
+
+        async def broken(*_: Any) -> bytes:
+            raise RuntimeError("a bug")
+
+        bench.triton.infer = broken  # type: ignore[method-assign]
+        with pytest.raises(InferenceFailed):
+            await bench.ask(1)
+
+    loop = asyncio.new_event_loop()
+    seen: list[Any] = []
+    loop.set_exception_handler(lambda _, context: seen.append(context["exception"]))
+    loop.run_until_complete(test())
+    loop.close()
+    import gc
+
+    gc.collect()
+    assert [str(error) for error in seen] == ["a bug"]
