@@ -48,11 +48,8 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
             url = f"http://127.0.0.1:{settings.triton_http_port}"
         gateway = _start_gateway(settings, url)
         if _wait_ready(settings, triton, gateway, stopping):
-            say(
-                _summary(
-                    settings, url, embedded=triton is not None, seconds=time.monotonic() - began
-                )
-            )
+            taken = time.monotonic() - began
+            say(_summary(settings, url, embedded=triton is not None, seconds=taken))
             while not stopping.wait(0.2):
                 _check_alive(triton, gateway)
         say("stopping")
@@ -137,21 +134,25 @@ def _wait_ready(
     gateway: subprocess.Popen[bytes],
     stopping: threading.Event,
 ) -> bool:
-    """Wait until the gateway is ready; False where a signal came first."""
+    """Wait until the gateway is ready, every worker of it; False where a signal came first."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    with httpx.Client(base_url=_base_url(settings), timeout=2.0) as client:
-        reason = "it did not listen"
-        while time.monotonic() < deadline:
-            _check_alive(triton, gateway)
-            try:
-                answer = client.get("/readyz")
-                if answer.status_code == httpx.codes.OK:
-                    return True
-                reason = answer.json()["message"]
-            except httpx.TransportError:
-                pass
-            if stopping.wait(0.05):
-                return False
+    url = _base_url(settings)
+    # Which worker answers is chance: ask on connections of their own, until that many said yes.
+    wanted = 1 if settings.workers == 1 else 4 * settings.workers
+    ready, reason = 0, "it did not listen"
+    while time.monotonic() < deadline:
+        _check_alive(triton, gateway)
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=2.0)
+        except httpx.TransportError:
+            ready = 0
+        else:
+            ready = ready + 1 if answer.status_code == httpx.codes.OK else 0
+            if ready == wanted:
+                return True
+            reason = answer.json().get("message", reason)
+        if stopping.wait(0.0 if ready else 0.05):
+            return False
     raise ServeError(f"the gateway was not ready within {START_TIMEOUT_S:.0f} s: {reason}")
 
 
@@ -171,14 +172,17 @@ def _base_url(settings: Settings) -> str:
 
 def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: float) -> str:
     url = _base_url(settings)
-    metadata = httpx.get(f"{url}/metadata").json()
-    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if metadata["sensors"] == 5 else [0.5] * metadata["sensors"]
-    body = {
-        "observations": [{"speed": 25.5, "steering": 0.1, "sensors": sensors}],
-        "deterministic": True,
-    }
+    # Where a key is asked for, this command has none and the gateway will not say.
+    metadata = httpx.get(f"{url}/metadata").json() if settings.api_keys_file is None else {}
+    name, version = metadata.get("modelName", ""), metadata.get("version", "")
+    sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
+    if metadata.get("sensors", 5) != 5:
+        sensors = [0.5] * metadata["sensors"]
+    observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
+    body = json.dumps({"observations": [observation], "deterministic": True})
+    key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
     lines = [
-        f"serving {metadata['modelName']} {metadata['version']} after {seconds:.1f} s",
+        f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
         f"  gateway       {url}  (API docs at {url}/docs, metrics at {url}/metrics)",
         f"  Triton HTTP   {triton_url}",
     ]
@@ -189,7 +193,7 @@ def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: fl
         ]
     lines += [
         "try:",
-        f"  curl -s {url}/predict -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
+        f"  curl -s {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
         "Ctrl-C ends it.",
     ]
     return "\n".join(lines)

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import openapi, schema
 from gateway.cache import Cache
@@ -31,10 +31,10 @@ from gateway.versions import Versions
 VERSION = "0.1.0"
 
 
-def create_app(settings: Settings, triton: Triton | None = None) -> ASGIApp:
+def create_app(settings: Settings, triton: Triton | None = None) -> "Application":
     """Build the application; it talks to `triton`, or to the one that the settings name.
 
-    A request passes `Arrival`, then `FastPredict`, which answers what it can, then FastAPI.
+    A request passes `Arrival`, then FastAPI; a usual prediction is answered before both.
 
     Raises SettingsError where the file of API keys cannot be used.
     """
@@ -79,7 +79,22 @@ def create_app(settings: Settings, triton: Triton | None = None) -> ASGIApp:
     )
     _add_routes(app, endpoints)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Arrival(FastPredict(app, settings, keys, versions, predictor), metrics, paths)
+    return Application(
+        Arrival(app, metrics, paths), FastPredict(settings, keys, versions, predictor, metrics)
+    )
+
+
+class Application:
+    """The ASGI application, and the fast way that `fast.Protocol` takes around it."""
+
+    def __init__(self, app: ASGIApp, fast: FastPredict) -> None:
+        """Take both ways."""
+        self._app = app
+        self.fast = fast
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request by the framework."""
+        await self._app(scope, receive, send)
 
 
 class _Gateway(FastAPI):

@@ -1,8 +1,10 @@
 """Reading a request's JSON body, within the limit and only where it claims to be JSON."""
 
 import re
+from typing import Any
 
 from starlette.requests import Request
+from starlette.types import Receive
 
 from gateway.errors import PayloadTooLarge, UnsupportedMediaType
 
@@ -29,6 +31,20 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise _too_large(limit)
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def gone(receive: Receive) -> bool:
+    """Whether the client has left: one step of `receive`, which never waits.
+
+    The request's body must have been read.
+    """
+    step: Any = receive()
+    try:
+        step.send(None)
+    except StopIteration as done:
+        return bool(done.value["type"] == "http.disconnect")
+    step.close()
+    return False
 
 
 def _check_type(content_type: str | None, encoding: str | None) -> None:

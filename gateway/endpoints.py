@@ -7,9 +7,8 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.body import read_body
+from gateway.body import gone, read_body
 from gateway.errors import ServiceUnavailable
-from gateway.fast import gone
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.policy import PolicyVersion
 from gateway.predict import Predictor, seed_of

@@ -1,24 +1,34 @@
 """`POST /predict` without the framework, for requests that have nothing unusual about them.
 
-Whatever is unusual, wrong input first of all, is handed on as it came, so that every error is
-written in one place. What is answered here is answered exactly as the route behind would.
+Whatever is unusual, wrong input first of all, goes to the framework as it came, so that errors of
+the input are written in one place. What is answered here is answered exactly as there.
 """
 
+import os
 import time
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import httptools
 import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.errors import GatewayError, on_error
+from gateway.errors import on_error
 from gateway.keys import Keys
+from gateway.metrics import Metrics
+from gateway.middleware import SANE_ID
+from gateway.policy import PolicyVersion
 from gateway.predict import Prediction, Predictor, seed_of
 from gateway.rows import Rows
 from gateway.schema import MAX_OBSERVATIONS, MAX_SEED
 from gateway.settings import Settings
 from gateway.versions import Versions
+
+MAX_HEADS = 1024
+"""Heads of requests that are remembered."""
 
 _Sensor = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 
@@ -44,126 +54,275 @@ class _Action(msgspec.Struct, gc=False):
     steer: float
 
 
-class _Answer(msgspec.Struct, omit_defaults=True, gc=False):
+class _Answer(msgspec.Struct, gc=False):
     actions: list[_Action]
     version: str
     timingMs: float  # noqa: N815
     deterministic: bool
-    seed: int | None = None
+    seed: int | msgspec.UnsetType = msgspec.UNSET
 
 
 _decode = msgspec.json.Decoder(_Asked).decode
 _encode = msgspec.json.Encoder().encode
 _FIELDS = len(_Observation.__struct_fields__)
-_USUAL = frozenset({b"application/json", b"application/json; charset=utf-8"})
-_UNUSUAL = frozenset({b"origin", b"content-encoding", b"transfer-encoding", b"expect"})
+_USUAL_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
+_USUAL_HEADERS = frozenset(
+    {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What the head of a usual request says: its body's length and its caller's id."""
+
+    length: int
+    request_id: str | None
+
+
+class _HeadReader:
+    """Reads a request's head by httptools, and notes whether all of it is usual."""
+
+    def __init__(self, head: bytes) -> None:
+        self.url = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.complete = False
+        self._parser = httptools.HttpRequestParser(self)
+        try:
+            self._parser.feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.complete = (
+            self.url == b"/predict"
+            and self._parser.get_method() == b"POST"
+            and self._parser.get_http_version() == "1.1"
+            and self._parser.should_keep_alive()
+        )
+
+    def usual(self, max_body: int, keys: Keys | None) -> _Head | None:
+        if not self.complete:
+            return None
+        found: dict[bytes, bytes] = {}
+        for name, value in self.headers:
+            if name in _USUAL_HEADERS:
+                continue
+            if name in found:
+                return None
+            found[name] = value
+        length = found.pop(b"content-length", b"")
+        content_type = found.pop(b"content-type", None)
+        request_id = found.pop(b"x-request-id", None)
+        if keys is not None:
+            raw: list[Any] = [
+                (name, found.pop(name))
+                for name in (b"x-api-key", b"authorization")
+                if name in found
+            ]
+            if not keys.allow("/predict", Headers(raw=raw)):
+                return None
+        if (
+            (found and found != {b"connection": b"keep-alive"})
+            or not length.isdigit()
+            or not 0 < int(length) <= max_body
+            or (content_type is not None and content_type not in _USUAL_TYPES)
+            or (request_id is not None and not SANE_ID.fullmatch(request_id))
+        ):
+            return None
+        return _Head(int(length), None if request_id is None else request_id.decode())
 
 
 class FastPredict:
-    """ASGI application in front of another, which it hands on what it does not answer."""
+    """What the protocol below works with: one for all connections of a process."""
 
     def __init__(
         self,
-        app: ASGIApp,
         settings: Settings,
         keys: Keys | None,
         versions: Versions,
         predictor: Predictor,
+        metrics: Metrics,
     ) -> None:
-        """Take the application behind, and what the route behind works with."""
-        self._app = app
+        """Take what the route behind works with."""
+        self._max_body = settings.max_body_bytes
         self._keys = keys
         self._versions = versions
-        self._predictor = predictor
-        self._max_body = settings.max_body_bytes
-        self._timeout_s = settings.request_timeout_ms / 1000
+        self.predictor = predictor
+        self.metrics = metrics
+        self.timeout_s = settings.request_timeout_ms / 1000
+        self._heads: dict[bytes, _Head | None] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if (
-            scope["type"] != "http"
-            or scope["path"] != "/predict"
-            or scope["method"] != "POST"
-            or not self._usual(scope)
-            or (self._keys is not None and not self._keys.allow("/predict", Headers(scope=scope)))
-        ):
-            await self._app(scope, receive, send)
-            return
-        message = await receive()
-        asked = self._decoded(message)
+    def read(self, data: bytes) -> tuple[_Head, _Asked, PolicyVersion] | None:
+        """Read a request that came in one piece; None where the framework must look at it."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            return None
+        head = self._head(data[:end])
+        if head is None or len(data) - end != head.length:
+            return None
+        asked = _decoded(data[end:])
         policy = None if asked is None else self._versions.known(asked.version)
-        if (
-            asked is None
-            or policy is None
-            or any(len(seen.sensors) != policy.sensors for seen in asked.observations)
-        ):
-            await self._app(scope, _replayed(message, receive), send)
-            return
-        arrived = scope["arrived"]
-        seed = seed_of(asked)
-        rows = Rows.of(asked.observations, seed)
+        if asked is None or policy is None:
+            return None
+        if any(len(seen.sensors) != policy.sensors for seen in asked.observations):
+            return None
+        return head, asked, policy
+
+    def _head(self, data: bytes) -> _Head | None:
+        """Read a head; one that came before, byte for byte, is known already."""
         try:
-            prediction = await self._predictor.predict(
-                policy, rows, seed, arrived + self._timeout_s, lambda: gone(receive)
-            )
-        except GatewayError as error:
-            response = await on_error(Request(scope), error)
-            await response(scope, receive, send)
+            return self._heads[data]
+        except KeyError:
+            head = _HeadReader(data).usual(self._max_body, self._keys)
+            if len(self._heads) >= MAX_HEADS:
+                self._heads.clear()
+            self._heads[data] = head
+            return head
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which answers usual predictions itself.
+
+    The application that uvicorn runs has them as its attribute `fast`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what uvicorn gives."""
+        super().__init__(*arguments, **options)
+        self._fast: FastPredict = options["config"].loaded_app.fast
+        self._within = False
+        self._answering = False
+        self._held = b""
+        self._lost = False
+        self._last = False
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a usual prediction; hand anything else to the framework."""
+        if self._answering:  # pipelined: it has to wait for its turn
+            self._held += data
+            self.transport.pause_reading()
             return
+        idle = not self._within and (self.cycle is None or self.cycle.response_complete)
+        read = self._fast.read(data) if idle else None
+        if read is None:
+            super().data_received(data)
+            return
+        self._unset_keepalive_if_required()
+        self._answering = True
+        task = self.loop.create_task(self._answer(*read, time.perf_counter()))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_message_begin(self) -> None:
+        """Note that the framework's parser is inside a request."""
+        self._within = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """Note that it is outside again."""
+        self._within = False
+        super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody waits for the answer any more."""
+        self._lost = True
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """End the connection, after the answer that is under way."""
+        if self._answering:
+            self._last = True
+        else:
+            super().shutdown()
+
+    async def _answer(
+        self, head: _Head, asked: _Asked, policy: PolicyVersion, arrived: float
+    ) -> None:
+        fast = self._fast
+        request_id = head.request_id or os.urandom(16).hex()
+        seed = seed_of(asked)
+        code: str | None = None
+        response: Response | None = None
+        try:
+            prediction = await fast.predictor.predict(
+                policy,
+                Rows.of(asked.observations, seed),
+                seed,
+                arrived + fast.timeout_s,
+                lambda: self._lost,
+            )
         except ClientDisconnect:
             return
-        body = _written(prediction, asked.deterministic, arrived)
-        headers = [
-            (b"content-length", b"%d" % len(body)),
-            (b"content-type", b"application/json"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        except Exception as error:
+            scope: dict[str, Any] = {"type": "http", "headers": [], "request_id": request_id}
+            response = await on_error(Request(scope), error)
+            code = scope["error_code"]
+        seconds = time.perf_counter() - arrived
+        if response is None:
+            status = 200
+            body = _written(prediction, asked.deterministic, seconds)
+            lines = _OK % len(body)
+        else:
+            status = response.status_code
+            body, lines = bytes(response.body), _lines(response)
+        defaults = b"".join([b"%s: %s\r\n" % pair for pair in self.server_state.default_headers])
+        close = b"connection: close\r\n" if self._last else b""
+        stamp = b"x-request-id: %s\r\nx-process-time: %.6f\r\n" % (request_id.encode(), seconds)
+        fast.metrics.answered("/predict", "POST", status, seconds, code)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if not self._lost:
+            self.transport.write(
+                b"".join((STATUS_LINE[status], defaults, lines, stamp, close, b"\r\n", body))
+            )
+        self._answered()
 
-    def _usual(self, scope: Scope) -> bool:
-        """Whether the headers promise a plain JSON body of a known, allowed length."""
-        known_length = False
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                known_length = int(value) <= self._max_body
-            elif name == b"content-type":
-                if value not in _USUAL:
-                    return False
-            elif name in _UNUSUAL:
-                return False
-        return known_length
-
-    @staticmethod
-    def _decoded(message: Message) -> _Asked | None:
-        """Decode a body that came in one piece; None where the route behind must look at it."""
-        if message["type"] != "http.request" or message.get("more_body"):
-            return None
-        body = message["body"]
-        try:
-            asked = _decode(body)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return None
-        # Colons count keys (see schema.decode_predict); the fields below can only be counted
-        # where they are not at their defaults, so that anything else goes to the route behind.
-        keys = 1 + _FIELDS * len(asked.observations)
-        keys += (b'"deterministic"' in body) + (b'"seed"' in body) + (b'"version"' in body)
-        if body.count(b":") != keys or (b'"seed"' in body and not _whole(body)):
-            return None
-        return asked
+    def _answered(self) -> None:
+        """Go on with what came meanwhile, or wait for the next request."""
+        self._answering = False
+        self.server_state.total_requests += 1
+        if self._lost:
+            return
+        if self._last:
+            self.transport.close()
+            return
+        if self._held:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
 
 
-def gone(receive: Receive) -> bool:
-    """Whether the client has left: one step of `receive`, which never waits.
+_OK = b"content-length: %d\r\ncontent-type: application/json\r\n"
 
-    The request's body must have been read.
-    """
-    step = receive()
+
+def _lines(response: Response) -> bytes:
+    return b"".join([b"%s: %s\r\n" % pair for pair in response.raw_headers])
+
+
+def _decoded(body: bytes) -> _Asked | None:
+    """Decode a body; None where the framework must look at it."""
     try:
-        step.send(None)  # type: ignore[attr-defined]
-    except StopIteration as done:
-        return bool(done.value["type"] == "http.disconnect")
-    step.close()  # type: ignore[attr-defined]
-    return False
+        asked = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    # Colons count keys (see schema.decode_predict). Where a name is spelt with an escape, or comes
+    # twice, the counts differ.
+    has_seed = b'"seed"' in body
+    keys = 1 + _FIELDS * len(asked.observations) + has_seed
+    keys += (b'"deterministic"' in body) + (b'"version"' in body)
+    if body.count(b":") != keys or (has_seed and not _whole(body)):
+        return None
+    return asked
 
 
 def _whole(body: bytes) -> bool:
@@ -173,23 +332,13 @@ def _whole(body: bytes) -> bool:
     return bool(digits) and value[len(digits) : len(digits) + 1] in (b",", b"}", b" ", b"\n")
 
 
-def _replayed(message: Message, receive: Receive) -> Receive:
-    """Give `message` once more, then go on receiving."""
-    messages = [message]
-
-    async def replay() -> Message:
-        return messages.pop() if messages else await receive()
-
-    return replay
-
-
-def _written(prediction: Prediction, deterministic: bool, arrived: float) -> bytes:
+def _written(prediction: Prediction, deterministic: bool, seconds: float) -> bytes:
     return _encode(
         _Answer(
             [_Action(*action) for action in prediction.actions],
             prediction.version,
-            round((time.perf_counter() - arrived) * 1000, 3),
+            round(seconds * 1000, 3),
             deterministic,
-            prediction.seed,
+            msgspec.UNSET if prediction.seed is None else prediction.seed,
         )
     )

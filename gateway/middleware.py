@@ -15,7 +15,7 @@ from gateway.errors import Unauthorized, error_response, on_error
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Arrival:
@@ -122,7 +122,7 @@ class Errors:
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            if _SANE_ID.fullmatch(value):
+            if SANE_ID.fullmatch(value):
                 return str(value, "ascii")
             break
     return os.urandom(16).hex()

@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
+from gateway.fast import Protocol
 from gateway.keys import Keys
 from gateway.metrics import MULTIPROCESS_DIR
 from gateway.settings import Settings, SettingsError
@@ -36,7 +37,8 @@ def serve(settings: Settings) -> None:
         port=settings.port,
         workers=settings.workers,
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
+        proxy_headers=False,
         ws="none",
         lifespan="on",
         log_config=_logging(settings.log_level),

@@ -8,9 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -39,16 +38,19 @@ def server(command: list[str], path: str, port: int, **variables: str) -> Iterat
             process.terminate()
 
 
-def gateway(**variables: str) -> Any:
+Server = AbstractContextManager[tuple[str, int]]
+
+
+def gateway(path: str = "/readyz", **variables: str) -> Server:
     """Run `carlarl serve` with its defaults, apart from ports and `variables`."""
     ports = free_ports(4)
     names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     settings = dict(zip(names, map(str, ports), strict=True))
     command = [sys.executable, "-m", "carlarl", "serve"]
-    return server(command, "/readyz", ports[0], **settings, **variables)
+    return server(command, path, ports[0], **settings, **variables)
 
 
-def plain_alternative() -> Any:
+def plain_alternative() -> Server:
     """Run `perf.peers.fastapi_onnxruntime` as its page says."""
     (port,) = free_ports(1)
     repository = Path("model_repository")

@@ -15,12 +15,23 @@ _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = [==[%s]==]
+%s
 function done(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
     '\\nRESULT {"requests":%%d,"us":%%d,"p50":%%f,"p90":%%f,"p99":%%f,"max":%%f,"bad":%%d}\\n',
     summary.requests, summary.duration, latency:percentile(50), latency:percentile(90),
     latency:percentile(99), latency.max, e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+_VARY = """
+local count = 0
+function request()  -- no two alike
+  count = count + 1
+  return wrk.format(nil, nil, nil, (wrk.body:gsub('"speed": [%d.]+',
+    function() return string.format('"speed": %.9f', (count * 0.0001) % 200) end)))
 end
 """
 
@@ -47,19 +58,24 @@ def body(observations: int = 1) -> dict[str, Any]:
     return {"observations": rows, "deterministic": True}
 
 
-def run(url: str, connections: int, seconds: float, observations: int = 1) -> Load:
-    """Load `url`/predict; raises WrkError where any request failed."""
+def run(
+    url: str, connections: int, seconds: float, observations: int = 1, *, vary: bool = False
+) -> Load:
+    """Load `url`/predict; raises WrkError where any request failed.
+
+    Every request is the same, or with `vary` each differs from all others in its speeds.
+    """
     if shutil.which("wrk") is None:
         raise WrkError("wrk is missing: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % json.dumps(body(observations)))
+        script.write(_SCRIPT % (json.dumps(body(observations)), _VARY if vary else ""))
         script.flush()
         done = subprocess.run(
             [
                 "wrk",
                 "-t1",
                 f"-c{connections}",
-                f"-d{seconds}s",
+                f"-d{seconds:.0f}s",
                 "-s",
                 script.name,
                 f"{url}/predict",

@@ -20,6 +20,7 @@ from typing import Annotated
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI, HTTPException
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 VERSION = os.environ.get("VERSION", "v0.2.0")
@@ -78,7 +79,7 @@ class Policy:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model), options, ["CPUExecutionProvider"])
 
-    def act(self, observations: list[Observation], seed: int | None) -> np.ndarray:
+    def act(self, observations: list[Observation], seed: int | None) -> NDArray[np.float32]:
         """Give the actions, shape (n, 3); deterministic where `seed` is None."""
         raw = np.array([[o.speed, o.steering, *o.sensors] for o in observations], np.float32)
         features = np.clip((raw - self._mean) / self._scale, *self._clip).astype(np.float32)
@@ -87,7 +88,9 @@ class Policy:
             noise = np.zeros(shape, np.float32)
         else:
             noise = np.random.default_rng(seed).standard_normal(shape, np.float32)
-        actions: np.ndarray = self._session.run(None, {"features": features, "noise": noise})[0]
+        actions: NDArray[np.float32] = self._session.run(
+            None, {"features": features, "noise": noise}
+        )[0]
         return actions
 
 

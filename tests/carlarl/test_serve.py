@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -63,7 +64,6 @@ def repository(tmp_path: Path) -> Path:
 def failing(*arguments: str, **variables: str) -> Iterator[subprocess.CompletedProcess[str]]:
     """Run a `carlarl serve` that must fail, and check what all failures have in common."""
     ports = port_variables(free_ports(4))
-    before = set(psutil.pids())
     result = subprocess.run(
         [sys.executable, "-m", "carlarl", "serve", *arguments],
         cwd=ROOT,
@@ -75,10 +75,9 @@ def failing(*arguments: str, **variables: str) -> Iterator[subprocess.CompletedP
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout in ("", "stopping\n")
-    names = [
-        psutil.Process(pid).name() for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)
-    ]
-    assert "tritonserver" not in names
+    own = {int(ports[name]) for name in ports.keys() - variables.keys()}
+    for connection in psutil.net_connections("inet"):
+        assert connection.status != psutil.CONN_LISTEN or connection.laddr.port not in own
     yield result
 
 
@@ -106,6 +105,18 @@ def test_the_curl_line_works() -> None:
         line = next(line for line in stack.output().splitlines() if "curl" in line)
         answer = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
         assert json.loads(answer.stdout)["actions"][0].keys() == {"throttle", "brake", "steer"}
+
+
+def test_with_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(hashlib.sha256(b"secret").hexdigest() + "\n")
+    with running_stack(API_KEYS_FILE=str(file)) as stack:
+        line = next(line for line in stack.output().splitlines() if "curl" in line)
+        refused = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
+        assert json.loads(refused.stdout)["error"] == "UNAUTHORIZED"
+        line = line.replace("YOUR KEY", "secret")
+        answer = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
+        assert len(json.loads(answer.stdout)["actions"]) == 1
 
 
 def test_uses_the_triton_that_is_there(stack: Stack) -> None:

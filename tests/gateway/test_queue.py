@@ -12,7 +12,12 @@ def test_the_gateway_refuses_what_would_wait_too_long(
     run_gateway: Callable[..., str], triton_http: str
 ) -> None:
     """A full queue is 429 at once, and what was accepted is answered."""
-    url = run_gateway(TRITON_URL=f"http://{triton_http}", MAX_WAITING="8", CALLS_IN_FLIGHT="1")
+    url = run_gateway(
+        TRITON_URL=f"http://{triton_http}",
+        MAX_WAITING="8",
+        CALLS_IN_FLIGHT="1",
+        REQUEST_TIMEOUT_MS="20000",
+    )
     with ThreadPoolExecutor(48) as pool:
         answers = list(pool.map(lambda _: predict(url, 4), range(400)))
     codes = {answer.status_code for answer in answers}
