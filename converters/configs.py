@@ -79,9 +79,9 @@ def preprocess(shape: Shape) -> str:
     return _python_model(shape.preprocess, shape._observation, shape._features)
 
 
-def policy(shape: Shape, form: str) -> str:
-    """Config of the policy model of one format."""
-    return _python_model(shape.policy(form), shape._features, _ACTION)
+def policy(shape: Shape, form: str, device: str = "CPU") -> str:
+    """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
+    return _python_model(shape.policy(form), shape._features, _ACTION, device)
 
 
 def ensemble(
@@ -103,11 +103,21 @@ def ensemble(
     return text(config)
 
 
-def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> str:
+def _python_model(
+    name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], device: str = "CPU"
+) -> str:
     config = _config(name, inputs, outputs)
     config.backend = "python"
+    _serve(config, inputs, device)
+    return text(config)
+
+
+def _serve(config: Any, inputs: Sequence[_Tensor], device: str) -> None:
+    """Say of a model how Triton serves it: all versions, one instance, batches, warmed up."""
     config.version_policy.all.SetInParent()
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+    group = config.instance_group.add(count=1, kind=f"KIND_{device}")
+    if device == "GPU":
+        group.gpus.append(0)
     # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
     # now and then notices half a second late that the model is free. The gateway bounds the queue.
     config.dynamic_batching.SetInParent()
@@ -117,7 +127,6 @@ def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tenso
             warmup.inputs[tensor].CopyFrom(
                 pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
             )
-    return text(config)
 
 
 def _config(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from converters import artifact, configs, parity, repository
-from converters.formats import FORMATS, Format, Program
+from converters.formats import DEFAULT, FORMATS, Format, Program
 from converters.versions import triton_version
+from triton_backend.engine import UnusableEngineError
 from triton_backend.preprocessing import FILE_NAME
 
 GOLDEN_ROWS = 4
@@ -32,21 +33,23 @@ class Exported:
 def export(
     folders: Sequence[Path],
     target: Path,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = DEFAULT,
     activate: str | None = None,
     progress: Callable[[str, str], None] = lambda version, step: None,
+    capabilities: tuple[str, ...] = (),
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
     The first of `formats` is the one that is served. `activate` names the version that becomes
     active; without it the active one stays, or is the newest where there was none. `progress` is
-    told each step. Raises ArtifactError, ParityError or RepositoryError, and leaves the repository
-    as it was.
+    told each step. `capabilities` are the compute capabilities that TensorRT engines are built for.
+    Raises ArtifactError, ParityError, BuilderError or RepositoryError, and leaves the repository as
+    it was.
     """
     with repository.transaction(target) as tree:
         for folder in folders:
             progress(folder.name, "load")
-            _write_version(tree, artifact.load(folder), formats, progress)
+            _write_version(tree, artifact.load(folder), formats, progress, capabilities)
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         set_alias(tree, active)
@@ -68,6 +71,7 @@ def _write_version(
     source: artifact.Artifact,
     formats: Sequence[str],
     progress: Callable[[str, str], None],
+    capabilities: tuple[str, ...],
 ) -> None:
     card = source.card
     number = str(triton_version(card.version))
@@ -78,19 +82,19 @@ def _write_version(
     repository.write(model / number / "model.py", _model_py("preprocess", "TritonPythonModel"))
     repository.write(model / number / FILE_NAME, source.preprocessing.dumps().encode())
 
-    program = Program.trace(source.policy, card.sensors + 2, shape.noise)
+    program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
     cells: list[dict[str, Any]] = []
     for name in formats:
         form = FORMATS[name]
         progress(card.version, name)
         model = tree / shape.policy(name)
-        _write_config(tree, model.name, configs.policy(shape, name))
+        _write_config(tree, model.name, configs.policy(shape, name, form.device))
         repository.write(model / number / "model.py", _model_py("policy", form.model))
-        content = _converted(form, program)
-        repository.write(model / number / form.file, content)
+        for file, content in _converted(form, program, model / number).items():
+            repository.write(model / number / file, content)
         written.add(model / number)
         progress(card.version, f"{name} parity")
-        cells += parity.measure(source, name, form.open(model / number / form.file))
+        cells += _compared(source, form, model / number / form.file, first=name == formats[0])
 
     parameters = {
         "version": card.version,
@@ -135,11 +139,32 @@ def _model_py(module: str, name: str) -> bytes:
     return f"from triton_backend.{module} import {name}{renamed}\n".encode()
 
 
-def _converted(form: Format, program: Program) -> bytes:
+def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:
+    """Give the files of a format by name; `earlier` is the folder of the last export's."""
+    names = (form.file, *form.beside)
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / form.file
-        form.write(program, path)
-        return path.read_bytes()
+        folder = Path(directory)
+        for name in names:
+            if (earlier / name).is_file():
+                shutil.copyfile(earlier / name, folder / name)
+        form.write(program, folder / form.file)
+        return {name: (folder / name).read_bytes() for name in names}
+
+
+def _compared(
+    source: artifact.Artifact, form: Format, path: Path, *, first: bool
+) -> list[dict[str, Any]]:
+    """Give the certificate's cells of one format; a format that is served first must run here."""
+    try:
+        runtime = form.open(path)
+    except UnusableEngineError as error:
+        if first:
+            raise parity.ParityError(
+                f"{source.card.version} as {form.name} can't be compared with the trained policy "
+                f"here, so it can't be the format that is served by default: {error}"
+            ) from None
+        return parity.not_measured(form.name, str(error))
+    return parity.measure(source, form.name, runtime)
 
 
 def _golden(source: artifact.Artifact) -> dict[str, Any]:
