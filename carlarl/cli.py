@@ -175,6 +175,13 @@ def serve(
     help="Kinds of GPU that TensorRT engines are for, like 8.6; repeat it, or separate them by "
     "commas. [default: the GPU here with NVIDIA's tensorrt, else 8.6,8.9,12.0]",
 )
+@click.option(
+    "--flavour",
+    type=click.Choice(["python", "native"]),
+    default="python",
+    help="What serves it: Triton's Python backend, as `carlarl serve` has it, or a stock Triton's "
+    "C++ backends. [default: python]",
+)
 @json_option
 def export(
     artifacts: Path | None,
@@ -183,6 +190,7 @@ def export(
     activate: str | None,
     formats: tuple[str, ...],
     capabilities: tuple[tuple[str, ...], ...],
+    flavour: str,
     as_json: bool,
 ) -> None:
     """Write artifacts into the model repository: all of it, or nothing.
@@ -192,6 +200,7 @@ def export(
     \b
     Example: carlarl export --version v0.2.0 --activate v0.2.0
     Example: carlarl export --formats onnx,torchscript,tensorrt --compute-capability 8.6
+    Example: carlarl export --flavour native --repository native_repository
     """
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
@@ -218,6 +227,7 @@ def export(
                 activate,
                 lambda version, step: progress.update(task, description=f"{version}: {step}"),
                 tuple(one for given in capabilities for one in given),
+                flavour,
             )
     except (
         ArtifactError,

@@ -19,7 +19,11 @@ ALIAS = "carla_policy"
 
 ACTION_WIDTH = 3
 
-_Tensor = tuple[str, Any, int]
+Tensor = tuple[str, Any, int]
+"""Name, data type, width."""
+
+Step = tuple[str, Mapping[str, str], Mapping[str, str]]
+"""A model, and for its inputs and outputs: the model's name of a tensor → the ensemble's."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Shape:
         return f"policy_{form}{self.suffix}"
 
     @property
-    def _observation(self) -> list[_Tensor]:
+    def observation(self) -> list[Tensor]:
+        """Inputs of the preprocessing model and of the ensembles."""
         return [
             ("speed", pb.TYPE_FP32, 1),
             ("steering", pb.TYPE_FP32, 1),
@@ -59,14 +64,15 @@ class Shape:
         ]
 
     @property
-    def _features(self) -> list[_Tensor]:
+    def features(self) -> list[Tensor]:
+        """Inputs of the policy models."""
         return [
             ("features", pb.TYPE_FP32, self.sensors + 2),
             ("noise", pb.TYPE_FP32, self.noise),
         ]
 
 
-_ACTION: list[_Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
 
 
 def ensemble_name(version: str, form: str | None = None) -> str:
@@ -76,43 +82,60 @@ def ensemble_name(version: str, form: str | None = None) -> str:
 
 def preprocess(shape: Shape) -> str:
     """Config of the preprocessing model."""
-    return _python_model(shape.preprocess, shape._observation, shape._features)
+    return _python_model(shape.preprocess, shape.observation, shape.features)
 
 
 def policy(shape: Shape, form: str, device: str = "CPU") -> str:
     """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
-    return _python_model(shape.policy(form), shape._features, _ACTION, device)
+    return _python_model(shape.policy(form), shape.features, ACTION, device)
 
 
 def ensemble(
     name: str, version: str, shape: Shape, form: str, parameters: Mapping[str, str]
 ) -> str:
     """Config of an ensemble whose steps are pinned to `version`."""
-    config = _config(name, shape._observation, _ACTION)
+    steps = [
+        (shape.preprocess, same(shape.observation), same(shape.features)),
+        (shape.policy(form), same(shape.features), same(ACTION)),
+    ]
+    return pipeline(name, version, shape.observation, steps, parameters)
+
+
+def same(tensors: Sequence[Tensor]) -> dict[str, str]:
+    """Map tensors that the model and the ensemble know by the same name."""
+    return {name: name for name, _, _ in tensors}
+
+
+def pipeline(
+    name: str,
+    version: str,
+    inputs: Sequence[Tensor],
+    steps: Sequence[Step],
+    parameters: Mapping[str, str],
+) -> str:
+    """Config of an ensemble from `inputs` to the action, its `steps` pinned to `version`."""
+    config = model(name, inputs, ACTION)
     config.platform = "ensemble"
     number = triton_version(version)
-    for model, inputs, outputs in (
-        (shape.preprocess, shape._observation, shape._features),
-        (shape.policy(form), shape._features, _ACTION),
-    ):
-        step = config.ensemble_scheduling.step.add(model_name=model, model_version=number)
-        step.input_map.update({tensor: tensor for tensor, _, _ in inputs})
-        step.output_map.update({tensor: tensor for tensor, _, _ in outputs})
+    for called, taken, given in steps:
+        step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
+        step.input_map.update(taken)
+        step.output_map.update(given)
     for key, value in sorted(parameters.items()):
         config.parameters[key].string_value = value
     return text(config)
 
 
 def _python_model(
-    name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor], device: str = "CPU"
+    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], device: str = "CPU"
 ) -> str:
-    config = _config(name, inputs, outputs)
+    config = model(name, inputs, outputs)
     config.backend = "python"
-    _serve(config, inputs, device)
+    serve(config, inputs, device)
     return text(config)
 
 
-def _serve(config: Any, inputs: Sequence[_Tensor], device: str) -> None:
+def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
     """Say of a model how Triton serves it: all versions, one instance, batches, warmed up."""
     config.version_policy.all.SetInParent()
     group = config.instance_group.add(count=1, kind=f"KIND_{device}")
@@ -129,7 +152,8 @@ def _serve(config: Any, inputs: Sequence[_Tensor], device: str) -> None:
             )
 
 
-def _config(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:
+def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+    """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:
         # Only a caller who joins several requests into one has to say which row each one is.

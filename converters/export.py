@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from converters import artifact, configs, parity, repository
+from converters.flavours import FLAVOURS, Flavour
 from converters.formats import DEFAULT, FORMATS, Format, Program
 from converters.versions import triton_version
 from triton_backend.engine import UnusableEngineError
-from triton_backend.preprocessing import FILE_NAME
 
 GOLDEN_ROWS = 4
 """Recorded observations whose actions a server must repeat before it counts as ready."""
@@ -37,19 +37,28 @@ def export(
     activate: str | None = None,
     progress: Callable[[str, str], None] = lambda version, step: None,
     capabilities: tuple[str, ...] = (),
+    flavour: str = "python",
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
     The first of `formats` is the one that is served. `activate` names the version that becomes
     active; without it the active one stays, or is the newest where there was none. `progress` is
     told each step. `capabilities` are the compute capabilities that TensorRT engines are built for.
+    `flavour` is `python`, or `native` for a stock Triton's C++ backends; a repository has one.
     Raises ArtifactError, ParityError, BuilderError or RepositoryError, and leaves the repository as
     it was.
     """
     with repository.transaction(target) as tree:
+        held = repository.flavour(tree)
+        if held not in (None, flavour):
+            raise repository.RepositoryError(
+                f"{target}: it is of the {held} flavour, and a repository has one: export the "
+                f"{flavour} flavour into another folder with --repository"
+            )
         for folder in folders:
             progress(folder.name, "load")
-            _write_version(tree, artifact.load(folder), formats, progress, capabilities)
+            source = artifact.load(folder)
+            _write_version(tree, source, formats, progress, capabilities, FLAVOURS[flavour])
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         set_alias(tree, active)
@@ -72,15 +81,16 @@ def _write_version(
     formats: Sequence[str],
     progress: Callable[[str, str], None],
     capabilities: tuple[str, ...],
+    flavour: Flavour,
 ) -> None:
     card = source.card
     number = str(triton_version(card.version))
     shape = configs.Shape(card.sensors, len(card.action.layout))
     written = {tree / shape.preprocess / number}
     model = tree / shape.preprocess
-    _write_config(tree, shape.preprocess, configs.preprocess(shape))
-    repository.write(model / number / "model.py", _model_py("preprocess", "TritonPythonModel"))
-    repository.write(model / number / FILE_NAME, source.preprocessing.dumps().encode())
+    _write_config(tree, model.name, flavour.preprocess(shape))
+    for file, content in flavour.preprocess_files(source).items():
+        repository.write(model / number / file, content)
 
     program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
     cells: list[dict[str, Any]] = []
@@ -88,9 +98,9 @@ def _write_version(
         form = FORMATS[name]
         progress(card.version, name)
         model = tree / shape.policy(name)
-        _write_config(tree, model.name, configs.policy(shape, name, form.device))
-        repository.write(model / number / "model.py", _model_py("policy", form.model))
-        for file, content in _converted(form, program, model / number).items():
+        _write_config(tree, model.name, flavour.policy(shape, name, form.device))
+        files = flavour.policy_files(form, _converted(form, program, model / number))
+        for file, content in files.items():
             repository.write(model / number / file, content)
         written.add(model / number)
         progress(card.version, f"{name} parity")
@@ -107,7 +117,8 @@ def _write_version(
     }
     for name in formats:
         ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
-        text = configs.ensemble(ensemble, card.version, shape, name, {**parameters, "format": name})
+        told = {**parameters, "format": name}
+        text = flavour.ensemble(ensemble, card.version, shape, name, told)
         _write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
     _remove_others(tree, card.version, written)
@@ -132,11 +143,6 @@ def _write_ensemble(tree: Path, name: str, config: str) -> None:
     _write_config(tree, name, config)
     # Triton wants a version's folder, and git keeps no empty one.
     repository.write(tree / name / "1" / ".gitkeep", b"")
-
-
-def _model_py(module: str, name: str) -> bytes:
-    renamed = "" if name == "TritonPythonModel" else " as TritonPythonModel"
-    return f"from triton_backend.{module} import {name}{renamed}\n".encode()
 
 
 def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:
