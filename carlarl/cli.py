@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import click
 from gateway.settings import SettingsError, read_settings
 
 F = Callable[..., Any]
-FORMATS = ("onnx", "torchscript")
+FORMATS = ("onnx", "torchscript", "tensorrt")
 
 
 def main() -> None:
@@ -63,6 +64,18 @@ class _Formats(click.ParamType[tuple[str, ...]]):
         if unknown := [name for name in formats if name not in FORMATS]:
             self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
         return formats
+
+
+class _Capabilities(click.ParamType[tuple[str, ...]]):
+    name = "X.Y,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = tuple(part.strip() for part in value.split(","))
+        if wrong := [part for part in parts if not re.fullmatch(r"[1-9]\d?\.\d", part, re.ASCII)]:
+            self.fail(f"{', '.join(wrong)!r}: give them like 8.6", param, ctx)
+        return parts
 
 
 def _folder(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
@@ -148,7 +161,26 @@ def serve(
 )
 @click.option("--activate", type=_Version(), help="Make this version the active one.")
 @click.option(
-    "--formats", type=_Formats(), default=FORMATS, help="Formats to write; the first is served."
+    "--formats",
+    type=_Formats(),
+    default=FORMATS[:2],
+    help="Formats to write, of onnx, torchscript and tensorrt; the first is served. "
+    "[default: onnx,torchscript]",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    type=_Capabilities(),
+    multiple=True,
+    help="Kinds of GPU that TensorRT engines are for, like 8.6; repeat it, or separate them by "
+    "commas. [default: the GPU here with NVIDIA's tensorrt, else 8.6,8.9,12.0]",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["python", "native"]),
+    default="python",
+    help="What serves it: Triton's Python backend, as `carlarl serve` has it, or a stock Triton's "
+    "C++ backends. [default: python]",
 )
 @json_option
 def export(
@@ -157,18 +189,26 @@ def export(
     versions: tuple[str, ...],
     activate: str | None,
     formats: tuple[str, ...],
+    capabilities: tuple[tuple[str, ...], ...],
+    flavour: str,
     as_json: bool,
 ) -> None:
     """Write artifacts into the model repository: all of it, or nothing.
 
     The active version stays active unless --activate names another.
 
+    \b
     Example: carlarl export --version v0.2.0 --activate v0.2.0
+    Example: carlarl export --formats onnx,torchscript,tensorrt --compute-capability 8.6
+    Example: carlarl export --flavour native --repository native_repository
     """
+    if capabilities and "tensorrt" not in formats:
+        raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
     with _extra("convert"):
         from converters import artifact, export, parity
         from converters import repository as repositories
         from converters.card import ArtifactError
+        from converters.tensorrt import BuilderError
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
@@ -186,8 +226,15 @@ def export(
                 formats,
                 activate,
                 lambda version, step: progress.update(task, description=f"{version}: {step}"),
+                tuple(one for given in capabilities for one in given),
+                flavour,
             )
-    except (ArtifactError, parity.ParityError, repositories.RepositoryError) as error:
+    except (
+        ArtifactError,
+        BuilderError,
+        parity.ParityError,
+        repositories.RepositoryError,
+    ) as error:
         raise Failure(str(error)) from None
     if as_json:
         click.echo(json.dumps({"versions": result.versions, "active": result.active}))

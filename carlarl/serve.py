@@ -73,6 +73,11 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
         raise repository.RepositoryError(
             f"{root}: no active version; `carlarl export` makes one active"
         )
+    if repository.flavour(root) == "native":
+        raise repository.RepositoryError(
+            f"{root}: it is of the native flavour, for a stock Triton's C++ backends, which the "
+            "embedded one lacks: `carlarl export` writes the Python flavour into another folder"
+        )
     pinned = settings.model_version
     if pinned is not None and configs.ensemble_name(pinned) not in names:
         held = ", ".join(one.version for one in repository.versions(root))

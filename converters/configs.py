@@ -22,7 +22,11 @@ FUSED = "fused"
 
 ACTION_WIDTH = 3
 
-_Tensor = tuple[str, Any, int]
+Tensor = tuple[str, Any, int]
+"""Name, data type, width."""
+
+Step = tuple[str, Mapping[str, str], Mapping[str, str]]
+"""A model, and for its inputs and outputs: the model's name of a tensor → the ensemble's."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class Shape:
         return f"policy_{form}{self.suffix}"
 
     @property
-    def _observation(self) -> list[_Tensor]:
+    def observation(self) -> list[Tensor]:
+        """Inputs of the preprocessing model and of the ensembles."""
         return [
             ("speed", pb.TYPE_FP32, 1),
             ("steering", pb.TYPE_FP32, 1),
@@ -62,14 +67,15 @@ class Shape:
         ]
 
     @property
-    def _features(self) -> list[_Tensor]:
+    def features(self) -> list[Tensor]:
+        """Inputs of the policy models."""
         return [
             ("features", pb.TYPE_FP32, self.sensors + 2),
             ("noise", pb.TYPE_FP32, self.noise),
         ]
 
 
-_ACTION: list[_Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
 
 
 def ensemble_name(version: str, form: str | None = None) -> str:
@@ -79,28 +85,45 @@ def ensemble_name(version: str, form: str | None = None) -> str:
 
 def preprocess(shape: Shape) -> str:
     """Config of the preprocessing model."""
-    return _versioned(_python_model(shape.preprocess, shape._observation, shape._features))
+    return _python_model(shape.preprocess, shape.observation, shape.features)
 
 
-def policy(shape: Shape, form: str) -> str:
-    """Config of the policy model of one format."""
-    return _versioned(_python_model(shape.policy(form), shape._features, _ACTION))
+def policy(shape: Shape, form: str, device: str = "CPU") -> str:
+    """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
+    return _python_model(shape.policy(form), shape.features, ACTION, device)
 
 
 def ensemble(
     name: str, version: str, shape: Shape, form: str, parameters: Mapping[str, str]
 ) -> str:
     """Config of an ensemble whose steps are pinned to `version`."""
-    config = _config(name, shape._observation, _ACTION)
+    steps = [
+        (shape.preprocess, same(shape.observation), same(shape.features)),
+        (shape.policy(form), same(shape.features), same(ACTION)),
+    ]
+    return pipeline(name, version, shape.observation, steps, parameters)
+
+
+def same(tensors: Sequence[Tensor]) -> dict[str, str]:
+    """Map tensors that the model and the ensemble know by the same name."""
+    return {name: name for name, _, _ in tensors}
+
+
+def pipeline(
+    name: str,
+    version: str,
+    inputs: Sequence[Tensor],
+    steps: Sequence[Step],
+    parameters: Mapping[str, str],
+) -> str:
+    """Config of an ensemble from `inputs` to the action, its `steps` pinned to `version`."""
+    config = model(name, inputs, ACTION)
     config.platform = "ensemble"
     number = triton_version(version)
-    for model, inputs, outputs in (
-        (shape.preprocess, shape._observation, shape._features),
-        (shape.policy(form), shape._features, _ACTION),
-    ):
-        step = config.ensemble_scheduling.step.add(model_name=model, model_version=number)
-        step.input_map.update({tensor: tensor for tensor, _, _ in inputs})
-        step.output_map.update({tensor: tensor for tensor, _, _ in outputs})
+    for called, taken, given in steps:
+        step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
+        step.input_map.update(taken)
+        step.output_map.update(given)
     for key, value in sorted(parameters.items()):
         config.parameters[key].string_value = value
     return text(config)
@@ -112,32 +135,41 @@ def fused(version: str, shape: Shape) -> str:
     Without the dynamic batcher, which costs a lone call a tenth of a millisecond: its callers, the
     gateways, join their requests before they call.
     """
-    config = _python_model(ensemble_name(version, FUSED), shape._observation, _ACTION)
+    config = model(ensemble_name(version, FUSED), shape.observation, ACTION)
+    config.backend = "python"
+    serve(config, shape.observation, "CPU")
+    config.ClearField("dynamic_batching")
     return text(config)
 
 
-def _python_model(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:
-    config = _config(name, inputs, outputs)
+def _python_model(
+    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], device: str = "CPU"
+) -> str:
+    config = model(name, inputs, outputs)
     config.backend = "python"
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+    serve(config, inputs, device)
+    return text(config)
+
+
+def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
+    """Say of a model how Triton serves it: all versions, one instance, batches, warmed up."""
+    config.version_policy.all.SetInParent()
+    group = config.instance_group.add(count=1, kind=f"KIND_{device}")
+    if device == "GPU":
+        group.gpus.append(0)
+    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
+    # now and then notices half a second late that the model is free. The gateway bounds the queue.
+    config.dynamic_batching.SetInParent()
     for rows in (1, MAX_BATCH_SIZE):
         warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
         for tensor, kind, width in inputs:
             warmup.inputs[tensor].CopyFrom(
                 pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
             )
-    return config
 
 
-def _versioned(config: Any) -> str:
-    config.version_policy.all.SetInParent()
-    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
-    # now and then notices half a second late that the model is free. The gateway bounds the queue.
-    config.dynamic_batching.SetInParent()
-    return text(config)
-
-
-def _config(name: str, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> Any:
+def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+    """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:
         # Only a caller who joins several requests into one has to say which row each one is.

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from converters import artifact, configs, parity, repository
-from converters.formats import FORMATS, Format, Program
+from converters.flavours import FLAVOURS, Flavour
+from converters.formats import DEFAULT, FORMATS, Format, Program
 from converters.versions import triton_version
-from triton_backend.preprocessing import FILE_NAME
+from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4
 """Recorded observations whose actions a server must repeat before it counts as ready."""
@@ -32,21 +33,32 @@ class Exported:
 def export(
     folders: Sequence[Path],
     target: Path,
-    formats: Sequence[str] = tuple(FORMATS),
+    formats: Sequence[str] = DEFAULT,
     activate: str | None = None,
     progress: Callable[[str, str], None] = lambda version, step: None,
+    capabilities: tuple[str, ...] = (),
+    flavour: str = "python",
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
     The first of `formats` is the one that is served. `activate` names the version that becomes
     active; without it the active one stays, or is the newest where there was none. `progress` is
-    told each step. Raises ArtifactError, ParityError or RepositoryError, and leaves the repository
-    as it was.
+    told each step. `capabilities` are the compute capabilities that TensorRT engines are built for.
+    `flavour` is `python`, or `native` for a stock Triton's C++ backends; a repository has one.
+    Raises ArtifactError, ParityError, BuilderError or RepositoryError, and leaves the repository as
+    it was.
     """
     with repository.transaction(target) as tree:
+        held = repository.flavour(tree)
+        if held not in (None, flavour):
+            raise repository.RepositoryError(
+                f"{target}: it is of the {held} flavour, and a repository has one: export the "
+                f"{flavour} flavour into another folder with --repository"
+            )
         for folder in folders:
             progress(folder.name, "load")
-            _write_version(tree, artifact.load(folder), formats, progress)
+            source = artifact.load(folder)
+            _write_version(tree, source, formats, progress, capabilities, FLAVOURS[flavour])
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         set_alias(tree, active)
@@ -68,29 +80,33 @@ def _write_version(
     source: artifact.Artifact,
     formats: Sequence[str],
     progress: Callable[[str, str], None],
+    capabilities: tuple[str, ...],
+    flavour: Flavour,
 ) -> None:
     card = source.card
     number = str(triton_version(card.version))
     shape = configs.Shape(card.sensors, len(card.action.layout))
     written = {tree / shape.preprocess / number}
     model = tree / shape.preprocess
-    _write_config(tree, shape.preprocess, configs.preprocess(shape))
-    repository.write(model / number / "model.py", _model_py("preprocess", "TritonPythonModel"))
-    repository.write(model / number / FILE_NAME, source.preprocessing.dumps().encode())
+    _write_config(tree, model.name, flavour.preprocess(shape))
+    for file, content in flavour.preprocess_files(source).items():
+        repository.write(model / number / file, content)
 
-    program = Program.trace(source.policy, card.sensors + 2, shape.noise)
+    program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
     cells: list[dict[str, Any]] = []
+    onnx: dict[str, bytes] = {}
     for name in formats:
         form = FORMATS[name]
         progress(card.version, name)
         model = tree / shape.policy(name)
-        _write_config(tree, model.name, configs.policy(shape, name))
-        repository.write(model / number / "model.py", _model_py("policy", form.model))
-        content = _converted(form, program)
-        repository.write(model / number / form.file, content)
+        _write_config(tree, model.name, flavour.policy(shape, name, form.device))
+        converted = _converted(form, program, model / number)
+        onnx = converted if name == "onnx" else onnx
+        for file, content in flavour.policy_files(form, converted).items():
+            repository.write(model / number / file, content)
         written.add(model / number)
         progress(card.version, f"{name} parity")
-        cells += parity.measure(source, name, form.open(model / number / form.file))
+        cells += _compared(source, form, model / number / form.file, first=name == formats[0])
 
     parameters = {
         "version": card.version,
@@ -103,27 +119,17 @@ def _write_version(
     }
     for name in formats:
         ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
-        text = configs.ensemble(ensemble, card.version, shape, name, {**parameters, "format": name})
+        told = {**parameters, "format": name}
+        text = flavour.ensemble(ensemble, card.version, shape, name, told)
         _write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
-    if formats[0] == "onnx":
-        written.add(_write_fused(tree, card.version, shape))
+    if flavour.fused_files is not None and formats[0] == "onnx":
+        model = tree / configs.ensemble_name(card.version, configs.FUSED)
+        _write_config(tree, model.name, configs.fused(card.version, shape))
+        for file, content in flavour.fused_files(source, onnx).items():
+            repository.write(model / "1" / file, content)
+        written.add(model)
     _remove_others(tree, card.version, written)
-
-
-def _write_fused(tree: Path, version: str, shape: configs.Shape) -> Path:
-    """Write the model that does both steps at once, of the files of the two."""
-    number = str(triton_version(version))
-    name = configs.ensemble_name(version, configs.FUSED)
-    folder = tree / name / "1"
-    for source in (
-        tree / shape.preprocess / number / FILE_NAME,
-        tree / shape.policy("onnx") / number / FORMATS["onnx"].file,
-    ):
-        repository.write(folder / source.name, source.read_bytes())
-    repository.write(folder / "model.py", _model_py("fused", "TritonPythonModel"))
-    _write_config(tree, name, configs.fused(version, shape))
-    return tree / name
 
 
 def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
@@ -147,16 +153,32 @@ def _write_ensemble(tree: Path, name: str, config: str) -> None:
     repository.write(tree / name / "1" / ".gitkeep", b"")
 
 
-def _model_py(module: str, name: str) -> bytes:
-    renamed = "" if name == "TritonPythonModel" else " as TritonPythonModel"
-    return f"from triton_backend.{module} import {name}{renamed}\n".encode()
-
-
-def _converted(form: Format, program: Program) -> bytes:
+def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:
+    """Give the files of a format by name; `earlier` is the folder of the last export's."""
+    names = (form.file, *form.beside)
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / form.file
-        form.write(program, path)
-        return path.read_bytes()
+        folder = Path(directory)
+        for name in names:
+            if (earlier / name).is_file():
+                shutil.copyfile(earlier / name, folder / name)
+        form.write(program, folder / form.file)
+        return {name: (folder / name).read_bytes() for name in names}
+
+
+def _compared(
+    source: artifact.Artifact, form: Format, path: Path, *, first: bool
+) -> list[dict[str, Any]]:
+    """Give the certificate's cells of one format; a format that is served first must run here."""
+    try:
+        runtime = form.open(path)
+    except UnusableEngineError as error:
+        if first:
+            raise parity.ParityError(
+                f"{source.card.version} as {form.name} can't be compared with the trained policy "
+                f"here, so it can't be the format that is served by default: {error}"
+            ) from None
+        return parity.not_measured(form.name, str(error))
+    return parity.measure(source, form.name, runtime)
 
 
 def _golden(source: artifact.Artifact) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -12,25 +13,40 @@ from pathlib import Path
 
 import torch
 
-from triton_backend import runtimes
+from converters import tensorrt
+from triton_backend import engine, runtimes
 
 OPSET = 18
 
 
 @dataclass(frozen=True)
 class Program:
-    """A policy traced into one frozen TorchScript program, which every format is written from."""
+    """A policy traced into one frozen TorchScript program, which every format is written from.
+
+    Attributes:
+        script: the program.
+        features: width of its first input, shape (n, features).
+        noise: width of its second, shape (n, noise).
+        capabilities: compute capabilities that engines are built for; empty for the default ones.
+    """
 
     script: torch.jit.ScriptModule
     features: int
     noise: int
+    capabilities: tuple[str, ...] = ()
 
     @classmethod
-    def trace(cls, policy: torch.nn.Module, features: int, noise: int) -> Program:
+    def trace(
+        cls,
+        policy: torch.nn.Module,
+        features: int,
+        noise: int,
+        capabilities: tuple[str, ...] = (),
+    ) -> Program:
         """Trace `policy`, whose inputs are (n, features) and (n, noise)."""
         example = (torch.zeros(2, features), torch.zeros(2, noise))
         script = torch.jit.trace(policy, example)  # type: ignore[no-untyped-call]
-        return cls(torch.jit.freeze(script), features, noise)
+        return cls(torch.jit.freeze(script), features, noise, capabilities)
 
 
 @dataclass(frozen=True)
@@ -41,8 +57,11 @@ class Format:
         name: as in the model `policy_<name>` and in `--formats`.
         file: the file in the version's folder.
         model: the class of `triton_backend.policy` that serves it.
-        write: writes a program to a path.
-        open: opens the path in the runtime that will serve it.
+        write: writes a program to a path, beside which it finds the files of the last export.
+        open: opens the path in the runtime that will serve it; raises UnusableEngineError where
+            this machine has no such runtime.
+        beside: further files that `write` makes.
+        device: `CPU`, or `GPU` for what runs nowhere else.
     """
 
     name: str
@@ -50,6 +69,8 @@ class Format:
     model: str
     write: Callable[[Program, Path], None]
     open: Callable[[Path], runtimes.Runtime]
+    beside: tuple[str, ...] = ()
+    device: str = "CPU"
 
 
 def _write_onnx(program: Program, path: Path) -> None:
@@ -82,6 +103,13 @@ def _write_torchscript(program: Program, path: Path) -> None:
                 plain.writestr(zipfile.ZipInfo(name), entry_data)
 
 
+def _write_tensorrt(program: Program, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        onnx = Path(directory) / "model.onnx"
+        _write_onnx(program, onnx)
+        tensorrt.write(onnx.read_bytes(), path, program.capabilities)
+
+
 _MANGLED = re.compile(rb"__torch_mangle_\d+")
 
 FORMATS = {
@@ -95,6 +123,18 @@ FORMATS = {
             _write_torchscript,
             runtimes.torchscript,
         ),
+        Format(
+            "tensorrt",
+            "model.plan",
+            "TensorRTPolicy",
+            _write_tensorrt,
+            runtimes.tensorrt,
+            beside=(engine.FILE_NAME,),
+            device="GPU",
+        ),
     )
 }
-"""By name; the first is the one that is served by default. TensorRT will be the next entry."""
+"""By name."""
+
+DEFAULT = ("onnx", "torchscript")
+"""What is written where nothing is named; the first is the one that is served by default."""

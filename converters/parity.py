@@ -98,5 +98,17 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
     return cells
 
 
+def not_measured(form: str, reason: str) -> list[dict[str, Any]]:
+    """Give the cells of a format that can't run on this machine: why there are no figures.
+
+    They have the keys of `measure`'s, `repeats` 0 and None where a figure would be, and `reason`.
+    """
+    nothing = dict.fromkeys(("max_error", "repeats_bit_exact", "alone_bit_exact"))
+    return [
+        {"format": form, "batch": batch, "repeats": 0, **nothing, "reason": reason}
+        for batch in BATCH_SIZES
+    ]
+
+
 def _same(first: Floats, second: Floats) -> bool:
     return first.tobytes() == second.tobytes()

@@ -53,6 +53,14 @@ def active_version(repository: Path) -> str | None:
     return version
 
 
+def flavour(repository: Path) -> str | None:
+    """Give what the repository is served with: `python`, `native`, or None where it is empty."""
+    for name in ensembles(repository):
+        parameters = read_config(repository, name).parameters
+        return parameters["flavour"].string_value if "flavour" in parameters else "python"
+    return None
+
+
 @dataclass(frozen=True)
 class Version:
     """One version that the repository holds, as its ensemble's config tells."""

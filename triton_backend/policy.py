@@ -43,3 +43,10 @@ class TorchScriptPolicy(_PolicyModel):
 
     open = staticmethod(runtimes.torchscript)
     file = "model.pt"
+
+
+class TensorRTPolicy(_PolicyModel):
+    """`policy_tensorrt`, on the TensorRT that built it; refuses a machine that can't run it."""
+
+    open = staticmethod(runtimes.tensorrt)
+    file = "model.plan"

@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from triton_backend import engine
+
 Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Features (n, features) and noise (n, actions) → action (n, 3), all float32."""
 
@@ -44,3 +46,11 @@ def torchscript(path: Path, gpu: bool = False) -> Runtime:
         return action
 
     return infer
+
+
+def tensorrt(path: Path, gpu: bool = True) -> Runtime:
+    """Open `path` in the TensorRT that built it, on the first GPU whatever `gpu` says.
+
+    Raises engine.UnusableEngineError, saying why, where this machine can't run it.
+    """
+    return engine.Engine(path)

@@ -49,6 +49,8 @@ def test_files(target: Path) -> None:
             ("policy_onnx", "model.onnx"), ("policy_onnx", "model.py"),
             ("policy_torchscript", "model.pt"), ("policy_torchscript", "model.py"))]
         + [f"{name}/config.pbtxt" for name in ("preprocess", "policy_onnx", "policy_torchscript")]
+        + [f"carla_policy_fused-{version}/{file}" for version in ("v0.1.0", "v0.2.0") for file in
+           ("config.pbtxt", "1/model.py", "1/model.onnx", "1/preprocessing.json")]
     )  # fmt: skip
     for path in target.glob("*/*/model.py"):
         assert path.read_text().count("\n") == 1
@@ -60,6 +62,7 @@ def test_configs() -> None:
     written = {
         "preprocess": configs.preprocess(shape),
         "policy_onnx": configs.policy(shape, "onnx"),
+        "fused": configs.fused("v1.2.3", shape),
         "ensemble": configs.ensemble("carla_policy-v1.2.3", "v1.2.3", shape, "onnx", parameters),
     }
     for name, text in written.items():
@@ -215,7 +218,7 @@ def test_readers_see_the_old_or_the_new_repository(target: Path) -> None:
         "import sys; from pathlib import Path; from converters import repository\n"
         "seen = set()\n"
         "print('reading', flush=True)\n"
-        "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 8:\n"
+        "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 10:\n"
         "    seen.add(repository.active_version(Path(sys.argv[1])))\n"
         "print(sorted(seen))"
     )

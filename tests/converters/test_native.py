@@ -1,0 +1,208 @@
+"""The flavour for a stock Triton: its configs, and its graphs against the Python flavour."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import onnx
+import pytest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from carlarl.serve import start_triton
+from converters import artifact, configs, native, parity, pickles, preprocessor, repository
+from converters.export import export
+from converters.tensorrt import BuilderError
+from gateway.settings import read_settings
+from tests.stack import ROOT
+from triton_backend import runtimes
+from triton_backend.preprocessing import Preprocessing
+
+MakeArtifact = Callable[..., Path]
+
+EXPECTED = Path(__file__).parent / "expected"
+OBSERVATIONS = np.random.default_rng(1).uniform(
+    [0, -1, 0, 0, 0, 0, 0], [200, 1, 1, 1, 1, 1, 1], (500, 7)
+)
+
+
+def observed() -> np.ndarray:
+    """Recorded, at the corners of the ranges, and both zeros."""
+    recorded = [np.load(path) for path in sorted(ROOT.glob("artifacts/*/observations.npy"))]
+    zeros = np.array([[0.0] * 7, [-0.0] * 7], np.float32)
+    return np.concatenate([*recorded, parity.corners(5), zeros]).astype(np.float32)
+
+
+def assert_same_features(preprocessing: Preprocessing) -> None:
+    observations = observed()
+    graph = native.graph(preprocessing)
+    expected = preprocessing.features(observations)
+    assert native.features(graph, observations).tobytes() == expected.tobytes()
+    for rows in (1, 7, 256):
+        part = observations[:rows]
+        assert native.features(graph, part).tobytes() == expected[:rows].tobytes()
+
+
+@pytest.mark.parametrize("clip_obs", [0.5, 10.0])
+def test_features_of_vec_normalize(clip_obs: float) -> None:
+    class Random(gymnasium.Env[Any, Any]):
+        observation_space = gymnasium.spaces.Box(-200, 200, (7,))
+        action_space = gymnasium.spaces.Box(-1, 1, (3,))
+
+    env = VecNormalize(DummyVecEnv([Random]), clip_obs=clip_obs)
+    env.obs_rms.update(OBSERVATIONS)
+    assert_same_features(preprocessor.lower(pickles.load(pickle.dumps(env)), 5, 3))
+
+
+@pytest.mark.parametrize(
+    "scaler",
+    [
+        StandardScaler(),
+        StandardScaler(with_mean=False),
+        MinMaxScaler(),
+        MinMaxScaler((-1, 1), clip=True),
+        MaxAbsScaler(),
+        RobustScaler(),
+        make_pipeline(RobustScaler(), MinMaxScaler((-1, 1), clip=True), StandardScaler()),
+    ],
+    ids=str,
+)
+def test_features_of_scikit_learn(scaler: Any) -> None:
+    scaler.fit(OBSERVATIONS)
+    assert_same_features(preprocessor.lower(pickles.load(pickle.dumps(scaler)), 5, 3))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (),
+        (("clip", (0.0, 1.0)),),
+        (("clip", (-0.0, 1.0)), ("multiply", (-1.0,) * 7), ("clip", (-1.0, 0.0))),
+        (("add", (0.1,) * 7), ("subtract", (1 / 3,) * 7), ("divide", (7.0,) * 7)),
+    ],
+)
+def test_features_of_own_steps(steps: tuple[Any, ...]) -> None:
+    assert_same_features(Preprocessing(5, 3, steps))
+
+
+def test_what_is_not_finite_does_not_become_a_feature() -> None:
+    observations = observed()[:2]
+    observations[0, 0] = np.nan
+    made = native.features(
+        native.graph(Preprocessing(5, 3, (("clip", (-1.0, 1.0)),))), observations
+    )
+    assert np.isnan(made[0, 0])
+    assert np.isfinite(made[1]).all()
+
+
+def test_configs() -> None:
+    shape = configs.Shape(sensors=5, noise=3)
+    parameters = {"version": "v1.2.3", "sensors": "5"}
+    written = {
+        "preprocess": native.preprocess(shape),
+        "policy_onnx": native.policy(shape, "onnx"),
+        "policy_torchscript": native.policy(shape, "torchscript"),
+        "policy_tensorrt": native.policy(shape, "tensorrt", "GPU"),
+    } | {
+        f"ensemble_{form}": native.ensemble("carla_policy", "v1.2.3", shape, form, parameters)
+        for form in ("onnx", "torchscript")
+    }
+    for name, text in written.items():
+        assert text == (EXPECTED / "native" / f"{name}.pbtxt").read_text(), name
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
+    return make_artifact(tmp_path / "artifacts" / "v0.1.0")
+
+
+@pytest.fixture
+def target(tmp_path: Path, folder: Path) -> Path:
+    export([folder], tmp_path / "native", flavour="native")
+    return tmp_path / "native"
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def test_files(target: Path) -> None:
+    ensembles = ("carla_policy", "carla_policy-v0.1.0", "carla_policy_torchscript-v0.1.0")
+    models = {"preprocess": "model.onnx", "policy_onnx": "model.onnx"}
+    models["policy_torchscript"] = "model.pt"
+    assert sorted(contents(target)) == sorted(
+        [f"{name}/{file}" for name in ensembles for file in ("config.pbtxt", "1/.gitkeep")]
+        + [f"{name}/1000/{file}" for name, file in models.items()]
+        + [f"{name}/config.pbtxt" for name in models]
+    )
+    told = repository.read_config(target, "carla_policy").parameters
+    assert told["flavour"].string_value == "native"
+    assert json.loads(told["model_card"].string_value)["model_name"] == "toy"
+    assert repository.versions(target)[0].formats == ("onnx", "torchscript")
+
+
+def test_the_files_together_act_as_the_policy(target: Path, folder: Path) -> None:
+    source = artifact.load(folder)
+    observations = np.concatenate([source.observations, parity.corners(5)])
+    features = native.features(
+        (target / "preprocess" / "1000" / "model.onnx").read_bytes(), observations
+    )
+    noise = np.random.default_rng(0).normal(size=(len(features), 3)).astype(np.float32)
+    expected = parity.actions(source, features, noise)
+    for path in (
+        target / "policy_onnx" / "1000" / "model.onnx",
+        target / "policy_torchscript" / "1000" / "model.pt",
+    ):
+        open_ = {".onnx": runtimes.onnx, ".pt": runtimes.torchscript}[path.suffix]
+        np.testing.assert_allclose(open_(path)(features, noise), expected, rtol=0, atol=1e-5)
+
+
+def test_tensors_are_those_of_the_files(target: Path) -> None:
+    """A C++ backend refuses a config whose tensors its file does not have."""
+    for name in ("preprocess", "policy_onnx"):
+        config = repository.read_config(target, name)
+        graph = onnx.load(target / name / "1000" / "model.onnx").graph
+        for told, real in ((config.input, graph.input), (config.output, graph.output)):
+            shapes = {
+                value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
+                for value in real
+            }
+            assert {tensor.name: list(tensor.dims) for tensor in told} == shapes
+
+
+def test_run_twice_changes_nothing(target: Path, folder: Path) -> None:
+    before = contents(target)
+    export([folder], target, flavour="native")
+    assert contents(target) == before
+
+
+def test_a_repository_has_one_flavour(target: Path, folder: Path, tmp_path: Path) -> None:
+    before = contents(target)
+    with pytest.raises(repository.RepositoryError, match="it is of the native flavour"):
+        export([folder], target)
+    assert contents(target) == before
+    export([folder], tmp_path / "python")
+    with pytest.raises(repository.RepositoryError, match="it is of the python flavour"):
+        export([folder], tmp_path / "python", flavour="native")
+
+
+def test_the_embedded_triton_does_not_serve_it(target: Path) -> None:
+    settings = read_settings(model_repository=target)
+    with pytest.raises(repository.RepositoryError, match="it is of the native flavour"):
+        start_triton(settings)
+
+
+def test_an_engine_of_tensorrt_rtx_is_not_for_a_stock_triton(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BuilderError, match="takes plans of NVIDIA's tensorrt alone"):
+        export([folder], tmp_path / "native", ("onnx", "tensorrt"), flavour="native")
+    assert not (tmp_path / "native").exists()

@@ -1,0 +1,166 @@
+"""Real TensorRT engines, built without a GPU, and what is said where one can't be built."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from converters import configs, parity, repository, tensorrt
+from converters.export import export
+from triton_backend.engine import BuildRecord, digest
+
+MakeArtifact = Callable[..., Path]
+
+ALL = ("onnx", "torchscript", "tensorrt")
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on a machine that has one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
+    return make_artifact(tmp_path / "artifacts" / "v0.1.0")
+
+
+@pytest.fixture
+def target(tmp_path: Path, folder: Path) -> Path:
+    export([folder], tmp_path / "repository", ALL, capabilities=("8.9", "8.6"))
+    return tmp_path / "repository"
+
+
+def test_record(target: Path) -> None:
+    version = target / "policy_tensorrt" / "1000"
+    assert sorted(path.name for path in version.iterdir()) == [
+        "builder.json",
+        "model.plan",
+        "model.py",
+    ]
+    record = BuildRecord.load(version / "builder.json")
+    assert record.builder == "tensorrt-rtx"
+    assert record.version.startswith("1.7.1")
+    assert record.compute_capabilities == ("8.6", "8.9")
+    assert record.profile == {"min": 1, "opt": 32, "max": configs.MAX_BATCH_SIZE}
+    assert record.precision == "FP32, no TF32"
+    assert record.source == digest((target / "policy_onnx" / "1000" / "model.onnx").read_bytes())
+    assert record.plan == digest((version / "model.plan").read_bytes())
+
+
+def test_it_is_in_no_ensemble_that_must_be_ready(target: Path) -> None:
+    using = {
+        name
+        for name in repository.ensembles(target)
+        for step in repository.read_config(target, name).ensemble_scheduling.step
+        if step.model_name == "policy_tensorrt"
+    }
+    assert using == {"carla_policy_tensorrt-v0.1.0"}
+    group = repository.read_config(target, "policy_tensorrt").instance_group[0]
+    assert (group.kind, group.gpus) == (group.KIND_GPU, [0])
+
+
+def test_the_certificate_says_that_it_was_not_measured(target: Path) -> None:
+    told = repository.read_config(target, "carla_policy").parameters["certificate"].string_value
+    cells = [cell for cell in json.loads(told)["cells"] if cell["format"] == "tensorrt"]
+    assert [cell["batch"] for cell in cells] == list(parity.BATCH_SIZES)
+    for cell in cells:
+        assert (cell["repeats"], cell["max_error"], cell["alone_bit_exact"]) == (0, None, None)
+        assert "there is no NVIDIA GPU here" in cell["reason"]
+
+
+def test_it_cannot_be_served_by_default_unmeasured(target: Path, folder: Path) -> None:
+    before = contents(target)
+    with pytest.raises(parity.ParityError, match="v0.1.0 as tensorrt can't be compared"):
+        export([folder], target, ("tensorrt", "onnx"))
+    assert contents(target) == before
+
+
+def contents(root: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {str(p.relative_to(root)): (p.stat().st_mtime_ns, p.read_bytes()) for p in files}
+
+
+def test_run_twice_builds_once(target: Path, folder: Path) -> None:
+    before = contents(target)
+    export([folder], target, ALL, capabilities=("8.6", "8.9"))
+    assert contents(target) == before
+
+
+def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: Path) -> None:
+    plan = target / "policy_tensorrt" / "1000" / "model.plan"
+    export([folder], target, ALL)
+    record = BuildRecord.load(plan.with_name("builder.json"))
+    assert record.compute_capabilities == tensorrt.DEFAULT_CAPABILITIES
+    assert record.plan == digest(plan.read_bytes())
+    plan.write_bytes(b"damaged")
+    export([folder], target, ALL)
+    record = BuildRecord.load(plan.with_name("builder.json"))
+    assert record.plan == digest(plan.read_bytes())
+
+
+def test_what_the_builder_cannot_do(tmp_path: Path, target: Path) -> None:
+    onnx = (target / "policy_onnx" / "1000" / "model.onnx").read_bytes()
+    plan = tmp_path / "model.plan"
+    for content, capabilities, message in (
+        (onnx, ("9.0",), r"does not build for compute capability 9\.0, but for 7\.5, 8\.0, 8\.6"),
+        (onnx, ("7.5",), r"can't build for compute capability 7\.5: .*FP32 GEMM"),
+        (b"no model", (), "can't read the policy's ONNX file"),
+    ):
+        with pytest.raises(tensorrt.BuilderError, match=message):
+            tensorrt.write(content, plan, capabilities)
+        assert not plan.exists()
+
+
+WITHOUT_BUILDERS = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tensorrt", "tensorrt_rtx_bindings", "torch_tensorrt"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from carlarl.cli import main
+main()
+"""
+
+
+def test_no_builder_installed(tmp_path: Path, folder: Path) -> None:
+    """In a process that can't import any: one sentence with the extra, and other formats work."""
+
+    def run(formats: str) -> subprocess.CompletedProcess[str]:
+        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
+        return subprocess.run(
+            [sys.executable, "-c", WITHOUT_BUILDERS, "export", *options, "--formats", formats],
+            capture_output=True,
+            text=True,
+        )
+
+    missing = run("onnx,tensorrt")
+    assert missing.returncode == 1
+    assert "carlarl: tensorrt needs a builder: pip install 'carlarl[tensorrt]'" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert not (tmp_path / "repository").exists()
+    assert run("onnx").returncode == 0
+
+
+def test_command_line(tmp_path: Path, folder: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
+        return subprocess.run(
+            [sys.executable, "-m", "carlarl", "export", *options, *arguments],
+            capture_output=True,
+            text=True,
+        )
+
+    flag = "--compute-capability"
+    given = run("--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
+    assert given.returncode == 0, given.stderr
+    record = tmp_path / "repository" / "policy_tensorrt" / "1000" / "builder.json"
+    assert BuildRecord.load(record).compute_capabilities == ("8.6", "8.9", "12.0")
+    assert "give them like 8.6" in run("--formats", "onnx,tensorrt", flag, "sm86").stderr
+    assert run(flag, "8.6").returncode == 2

@@ -1,0 +1,187 @@
+"""TensorRT engines: the record of how one was built, and whether this machine can run it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FILE_NAME = "builder.json"
+
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+"""Builder → the Python module that builds and runs its engines."""
+
+EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "tensorrt"}
+"""Builder → the extra of `carlarl` that installs it."""
+
+
+class UnusableEngineError(Exception):
+    """An engine that this machine can't run; the text says why."""
+
+
+@dataclass(frozen=True)
+class BuildRecord:
+    """What `builder.json` says of the plan beside it.
+
+    Attributes:
+        builder: `tensorrt` (NVIDIA's, alone or with torch-tensorrt) or `tensorrt-rtx`.
+        version: the builder's version; only the same one runs the plan.
+        compute_capabilities: the kinds of GPU it was built for, like `8.6`.
+        profile: rows of a batch: `min`, `opt` (what it is tuned for) and `max`.
+        precision: of weights and arithmetic.
+        source: `sha256:…` of the ONNX file that it was built from.
+        plan: `sha256:…` of the plan.
+    """
+
+    builder: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    profile: dict[str, int]
+    precision: str
+    source: str
+    plan: str
+
+    def dumps(self) -> str:
+        """Give the text of the file."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def load(cls, path: Path) -> BuildRecord:
+        """Read what `dumps` gave; raises ValueError for anything else, OSError without a file."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["compute_capabilities"] = tuple(content["compute_capabilities"])
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: no record of a TensorRT build: {error}") from None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides whether an engine runs here.
+
+    Attributes:
+        library: version of the record's library, None where it is not installed.
+        capability: compute capability of the first GPU, like `8.6`; None without one.
+    """
+
+    library: str | None
+    capability: str | None
+
+    @classmethod
+    def here(cls, builder: str) -> Machine:
+        """Look at this machine for what an engine of `builder` needs."""
+        return cls(library_version(builder), gpu_capability())
+
+
+def refusal(record: BuildRecord, machine: Machine) -> str | None:
+    """Say in one sentence why `machine` can't run the recorded engine; None where it can."""
+    if record.builder not in LIBRARIES:
+        known = " or ".join(LIBRARIES)
+        return f"the engine was built by {record.builder!r}, and only {known} can be run"
+    built = f"the engine was built by {record.builder} {record.version}"
+    if machine.library is None:
+        return (
+            f"{built}, which is not installed here: pip install 'carlarl[{EXTRAS[record.builder]}]'"
+        )
+    if machine.library != record.version:
+        return (
+            f"{built}, and {machine.library} is installed here: install that version, or export "
+            "again on this machine"
+        )
+    if machine.capability is None:
+        return f"{built} for a GPU, and there is no NVIDIA GPU here that PyTorch can use"
+    if machine.capability not in record.compute_capabilities:
+        targets = ", ".join(record.compute_capabilities)
+        return (
+            f"{built} for compute capability {targets}, and the GPU here has {machine.capability}: "
+            f"export again with --compute-capability {machine.capability}"
+        )
+    return None
+
+
+def library_version(builder: str) -> str | None:
+    """Give the installed version of a builder's library, None where there is none."""
+    try:
+        version: str = importlib.import_module(LIBRARIES[builder]).__version__
+    except ImportError:
+        return None
+    return version
+
+
+def gpu_capability() -> str | None:
+    """Give the first GPU's compute capability, like `8.6`; None where PyTorch finds no GPU."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability(0)
+    return f"{major}.{minor}"
+
+
+def digest(content: bytes) -> str:
+    """Give `sha256:` and the hexadecimal digest of a file's content."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Engine:
+    """A plan on the first GPU: features (n, features) and noise (n, actions) → action (n, 3).
+
+    Neither opening past the check of the record nor calling it has been run: no GPU that these
+    engines are built for was at hand when it was written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the plan at `path`.
+
+        Raises UnusableEngineError with the reason where its record says that this machine can't run
+        it, and ValueError where the plan is not the recorded one or can't be read.
+        """
+        record = BuildRecord.load(path.with_name(FILE_NAME))
+        reason = refusal(record, Machine.here(record.builder))
+        if reason is not None:
+            raise UnusableEngineError(reason)
+        plan = path.read_bytes()
+        if digest(plan) != record.plan:
+            raise ValueError(f"{path}: it is not the plan that {FILE_NAME} is about")
+        import torch
+
+        self._torch = torch
+        self._device = torch.device("cuda", 0)
+        torch.cuda.set_device(self._device)
+        self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        trt: Any = importlib.import_module(LIBRARIES[record.builder])
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.WARNING))
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise ValueError(f"{path}: {record.builder} {record.version} can't read it")
+        self._context = self._engine.create_execution_context()
+        self._width = self._engine.get_tensor_shape("action")[-1]
+
+    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+        """Run it; raises ValueError for more rows than the plan's profile has."""
+        torch, context = self._torch, self._context
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            buffers = {
+                name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+                for name, array in (("features", features), ("noise", noise))
+            }
+            for name, tensor in buffers.items():
+                if not context.set_input_shape(name, tuple(tensor.shape)):
+                    raise ValueError(f"the engine does not take {name} of {tuple(tensor.shape)}")
+            action = torch.empty((len(features), self._width), device=self._device)
+            buffers["action"] = action
+            for name, tensor in buffers.items():
+                context.set_tensor_address(name, tensor.data_ptr())
+            if not context.execute_async_v3(self._stream.cuda_stream):
+                raise RuntimeError("the engine did not run")
+            answer: NDArray[Any] = action.cpu().numpy()  # waits for the stream
+        return answer
