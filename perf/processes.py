@@ -43,7 +43,18 @@ Server = AbstractContextManager[tuple[str, int]]
 
 def gateway(path: str = "/readyz", **variables: str) -> Server:
     """Run `carlarl serve` with its defaults, apart from ports and `variables`."""
+    return _serve(free_ports(4), path, **variables)
+
+
+@contextmanager
+def stack() -> Iterator[list[int]]:
+    """Run `carlarl serve`; gives the ports of gateway, Triton's HTTP, gRPC and metrics."""
     ports = free_ports(4)
+    with _serve(ports, "/readyz"):
+        yield ports
+
+
+def _serve(ports: list[int], path: str, **variables: str) -> Server:
     names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     settings = dict(zip(names, map(str, ports), strict=True))
     command = [sys.executable, "-m", "carlarl", "serve"]
