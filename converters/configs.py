@@ -67,6 +67,14 @@ class Shape:
         ]
 
     @property
+    def packed(self) -> list[Tensor]:
+        """What the fused model takes."""
+        return [
+            ("observation", pb.TYPE_FP32, self.sensors + 2),
+            ("noise_key", pb.TYPE_INT64, 2),
+        ]
+
+    @property
     def features(self) -> list[Tensor]:
         """Inputs of the policy models."""
         return [
@@ -132,12 +140,14 @@ def pipeline(
 def fused(version: str, shape: Shape) -> str:
     """Config of the model that does both steps of a version in one process.
 
-    Without the dynamic batcher, which costs a lone call a tenth of a millisecond: its callers, the
-    gateways, join their requests before they call.
+    Its inputs are packed, since each tensor costs a hand-over: `observation` is speed, steering and
+    the sensors; `noise_key` is seed (-1 where deterministic) and row, and may be left out where all
+    rows are deterministic. There is no dynamic batcher, which costs a lone call a tenth of a
+    millisecond: its callers, the gateways, join their requests before they call.
     """
-    config = model(ensemble_name(version, FUSED), shape.observation, ACTION)
+    config = model(ensemble_name(version, FUSED), shape.packed, ACTION)
     config.backend = "python"
-    serve(config, shape.observation, "CPU")
+    serve(config, shape.packed, "CPU")
     config.ClearField("dynamic_batching")
     return text(config)
 
@@ -173,7 +183,9 @@ def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:
         # Only a caller who joins several requests into one has to say which row each one is.
-        config.input.add(name=tensor, data_type=kind, dims=[width], optional=tensor == "row")
+        config.input.add(
+            name=tensor, data_type=kind, dims=[width], optional=tensor in ("row", "noise_key")
+        )
     for tensor, kind, width in outputs:
         config.output.add(name=tensor, data_type=kind, dims=[width])
     return config

@@ -26,20 +26,8 @@ class Cache:
 
     def keys(self, digest: str, rows: Rows) -> list[bytes]:
         """Give the key of each of `rows`."""
-        speed, steering, sensors = rows.tensors[:3]
-        width = len(sensors) // rows.count
-        prefix = digest.encode()
-        return [
-            b"".join(
-                (
-                    prefix,
-                    speed[4 * i : 4 * i + 4],
-                    steering[4 * i : 4 * i + 4],
-                    sensors[width * i : width * (i + 1)],
-                )
-            )
-            for i in range(rows.count)
-        ]
+        prefix, width, data = digest.encode(), rows.width, rows.observations
+        return [prefix + data[start : start + width] for start in range(0, len(data), width)]
 
     def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Give the action of each key, None where there is none; counts hits and misses."""

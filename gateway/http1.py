@@ -1,7 +1,6 @@
 """A minimal HTTP/1.1 client for one server: kept connections, one request at a time on each."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 import httptools
@@ -27,7 +26,7 @@ class Connection(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: Any = None
         self._future: asyncio.Future[Answer] | None = None
-        self._parser: Any = None
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._answer = Answer()
         self._chunks: list[bytes] = []
         self._keep_alive = True
@@ -38,14 +37,13 @@ class Connection(asyncio.Protocol):
         """Remember the transport."""
         self._transport = transport
 
-    def send(self, *parts: bytes) -> asyncio.Future[Answer]:
+    def send(self, data: bytes) -> asyncio.Future[Answer]:
         """Write one request; the connection must be idle."""
         self._future = asyncio.get_running_loop().create_future()
-        self._parser = httptools.HttpResponseParser(self)
         self._answer = Answer()
         self._chunks = []
         self.answered = False
-        self._transport.writelines(parts)
+        self._transport.write(data)
         return self._future
 
     def data_received(self, data: bytes) -> None:
@@ -113,7 +111,7 @@ class Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
 
-    async def request(self, *parts: bytes) -> Answer:
+    async def request(self, data: bytes) -> Answer:
         """Send one request and give its answer; raises OSError where the server is away.
 
         A kept connection that the server closes before the first byte of its answer is replaced
@@ -122,20 +120,20 @@ class Pool:
         connection = self._take()
         if connection is not None:
             try:
-                return await self._exchange(connection, parts)
+                return await self._exchange(connection, data)
             except OSError:
                 if connection.answered:
                     raise
-        return await self._exchange(await self._connect(), parts)
+        return await self._exchange(await self._connect(), data)
 
     def close(self) -> None:
         """End all connections."""
         for connection in list(self._all):
             connection.close()
 
-    async def _exchange(self, connection: Connection, parts: Sequence[bytes]) -> Answer:
+    async def _exchange(self, connection: Connection, data: bytes) -> Answer:
         try:
-            answer = await connection.send(*parts)
+            answer = await connection.send(data)
         except asyncio.CancelledError:
             connection.close()  # its answer is still to come, and nobody's
             raise

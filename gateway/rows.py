@@ -1,23 +1,18 @@
-"""Observations as Triton takes them: for each input tensor its bytes, row after row."""
+"""Observations as they travel: the bytes of each row behind the other."""
 
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Protocol
-
-TENSORS = (
-    ("speed", "FP32"),
-    ("steering", "FP32"),
-    ("sensors", "FP32"),
-    ("deterministic", "BOOL"),
-    ("seed", "INT64"),
-    ("row", "INT64"),
-)
-"""Names and data types of the policy's inputs, in the order of `Rows.tensors`."""
+from typing import Protocol
 
 ACTION_BYTES = 12
 """One action: throttle, brake and steer as little-endian FP32."""
+
+KEY_BYTES = 16
+"""What a row's noise depends on: its seed and its index in its request, as INT64."""
+
+DETERMINISTIC = -1
+"""The seed of a row without noise."""
 
 
 class Seen(Protocol):
@@ -38,67 +33,60 @@ class Seen(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`count` rows; `tensors` holds the bytes of each of `TENSORS`, little-endian."""
+    """`count` rows, little-endian.
+
+    `observations` holds for each row speed, steering and the sensors as FP32; `keys` holds for
+    each row its seed (or `DETERMINISTIC`) and its index as INT64, or nothing where all rows are
+    deterministic.
+    """
 
     count: int
-    tensors: tuple[bytes, ...]
+    observations: bytes
+    keys: bytes = b""
 
     @classmethod
-    def of(cls, observations: Sequence[Seen], seed: int | None) -> "Rows":
+    def of(cls, seen: Sequence[Seen], seed: int | None) -> "Rows":
         """Lay out the observations of one request; deterministic where `seed` is None."""
-        count = len(observations)
-        return cls(
-            count,
-            (
-                array("f", [seen.speed for seen in observations]).tobytes(),
-                array("f", [seen.steering for seen in observations]).tobytes(),
-                array("f", chain.from_iterable(s.sensors for s in observations)).tobytes(),
-                (b"\x01" if seed is None else b"\x00") * count,
-                (seed or 0).to_bytes(8, "little") * count,
-                _FIRST_ROWS[: 8 * count] if count <= _MANY else _row_numbers(range(count)),
-            ),
-        )
+        values = [value for one in seen for value in (one.speed, one.steering, *one.sensors)]
+        keys = b""
+        if seed is not None:
+            keys = array("q", [n for row in range(len(seen)) for n in (seed, row)]).tobytes()
+        return cls(len(seen), array("f", values).tobytes(), keys)
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":
         """Put rows of several requests behind each other."""
         if len(parts) == 1:
             return parts[0]
-        tensors = zip(*(part.tensors for part in parts), strict=True)
-        return cls(sum(part.count for part in parts), tuple(map(b"".join, tensors)))
+        keys = b""
+        if any(part.keys for part in parts):
+            keys = b"".join(part.keys or _NO_KEY * part.count for part in parts)
+        return cls(
+            sum(part.count for part in parts), b"".join([p.observations for p in parts]), keys
+        )
+
+    @property
+    def width(self) -> int:
+        """Bytes of one row's observation."""
+        return len(self.observations) // self.count
 
     def pick(self, indices: Iterable[int]) -> "Rows":
         """Give some of the rows, in the order of `indices`."""
-        chosen = list(indices)
-        widths = [len(tensor) // self.count for tensor in self.tensors]
-        return Rows(
-            len(chosen),
-            tuple(
-                b"".join(tensor[width * i : width * (i + 1)] for i in chosen)
-                for tensor, width in zip(self.tensors, widths, strict=True)
-            ),
-        )
+        return Rows.join([self._slice(index, index + 1) for index in indices])
 
     def split(self, size: int) -> list["Rows"]:
         """Cut into pieces of at most `size` rows."""
         if self.count <= size:
             return [self]
-        widths = [len(tensor) // self.count for tensor in self.tensors]
-        return [
-            Rows(
-                min(size, self.count - start),
-                tuple(
-                    tensor[width * start : width * (start + size)]
-                    for tensor, width in zip(self.tensors, widths, strict=True)
-                ),
-            )
-            for start in range(0, self.count, size)
-        ]
+        return [self._slice(start, start + size) for start in range(0, self.count, size)]
+
+    def _slice(self, start: int, stop: int) -> "Rows":
+        width = self.width
+        return Rows(
+            min(stop, self.count) - start,
+            self.observations[width * start : width * stop],
+            self.keys[KEY_BYTES * start : KEY_BYTES * stop],
+        )
 
 
-def _row_numbers(rows: Any) -> bytes:
-    return array("q", rows).tobytes()
-
-
-_MANY = 1000
-_FIRST_ROWS = _row_numbers(range(_MANY))
+_NO_KEY = array("q", [DETERMINISTIC, 0]).tobytes()

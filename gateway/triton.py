@@ -3,8 +3,9 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +18,16 @@ from gateway.errors import (
     ServiceUnavailable,
 )
 from gateway.http1 import Answer, Pool
-from gateway.rows import ACTION_BYTES, TENSORS, Rows
+from gateway.rows import ACTION_BYTES, DETERMINISTIC, Rows
 
 log = logging.getLogger(__name__)
+
+FUSED = "carla_policy_fused-"
+"""What the names of the models begin with that do both steps in one process."""
+
+MAX_HEADS = 4096
+
+_Tensor = tuple[str, str, bytes]
 
 _OUTPUTS = [{"name": "action", "parameters": {"binary_data": True}}]
 
@@ -37,12 +45,15 @@ class Triton:
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
-        self._heads: dict[tuple[str, int, int], bytes] = {}
+        self._heads: dict[tuple[str, int, int, bool], bytes] = {}
 
     async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
         """Run `model` once and give its output `action`: `ACTION_BYTES` for each row."""
-        async with _errors_mapped(model, timeout_s):
-            answer = await self._pool.request(self._head(model, rows), *rows.tensors)
+        tensors = tensors_of(model, rows)
+        data = b"".join([self._head(model, rows, tensors), *(data for _, _, data in tensors)])
+        with _errors_mapped(model):
+            async with asyncio.timeout(timeout_s):
+                answer = await self._pool.request(data)
             if answer.status != 200:
                 raise _answered(model, answer)
             start = int(answer.headers[b"inference-header-content-length"])
@@ -76,38 +87,39 @@ class Triton:
 
     async def _ask(self, method: str, path: str, timeout_s: float) -> Any:
         answer = await self._request(method, path, timeout_s)
-        async with _errors_mapped(path, timeout_s):
+        with _errors_mapped(path):
             if answer.status != 200:
                 raise _answered(path, answer)
             return json.loads(answer.body)
 
     async def _request(self, method: str, path: str, timeout_s: float) -> Answer:
         head = f"{method} {path} HTTP/1.1\r\n{self._host}Content-Length: 0\r\n\r\n"
-        async with _errors_mapped(path, timeout_s):
-            return await self._pool.request(head.encode())
+        with _errors_mapped(path):
+            async with asyncio.timeout(timeout_s):
+                return await self._pool.request(head.encode())
 
-    def _head(self, model: str, rows: Rows) -> bytes:
+    def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
-        key = (model, rows.count, len(rows.tensors[2]))
+        key = (model, rows.count, rows.width, not rows.keys)
         head = self._heads.get(key)
         if head is None:
-            if len(self._heads) > 4096:
+            if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
-            head = self._heads[key] = self._make_head(model, rows)
+            head = self._heads[key] = self._make_head(model, rows.count, tensors)
         return head
 
-    def _make_head(self, model: str, rows: Rows) -> bytes:
+    def _make_head(self, model: str, count: int, tensors: Sequence[_Tensor]) -> bytes:
         inputs = [
             {
                 "name": name,
-                "shape": [rows.count, len(data) // rows.count // _BYTES[kind]],
+                "shape": [count, len(data) // count // _BYTES[kind]],
                 "datatype": kind,
                 "parameters": {"binary_data_size": len(data)},
             }
-            for (name, kind), data in zip(TENSORS, rows.tensors, strict=True)
+            for name, kind, data in tensors
         ]
         description = json.dumps({"inputs": inputs, "outputs": _OUTPUTS}, separators=(",", ":"))
-        length = len(description) + sum(map(len, rows.tensors))
+        length = len(description) + sum(len(data) for _, _, data in tensors)
         return (
             f"POST /v2/models/{model}/infer HTTP/1.1\r\n{self._host}"
             "Content-Type: application/octet-stream\r\n"
@@ -116,14 +128,39 @@ class Triton:
         ).encode()
 
 
+def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
+    """Give the inputs that `model` takes: name, data type and bytes of each.
+
+    The fused model takes rows as they are; an ensemble takes a tensor for each field.
+    """
+    if model.startswith(FUSED):
+        packed = [("observation", "FP32", rows.observations)]
+        return [*packed, ("noise_key", "INT64", rows.keys)] if rows.keys else packed
+    values = array("f", rows.observations)
+    width = rows.width // 4
+    keys = array("q", rows.keys)
+    seeds = keys[::2] or array("q", [DETERMINISTIC]) * rows.count
+    numbers = keys[1::2] or array("q", range(rows.count))
+    sensors = array(
+        "f", [v for i in range(rows.count) for v in values[i * width + 2 : i * width + width]]
+    )
+    return [
+        ("speed", "FP32", values[::width].tobytes()),
+        ("steering", "FP32", values[1::width].tobytes()),
+        ("sensors", "FP32", sensors.tobytes()),
+        ("deterministic", "BOOL", bytes(seed == DETERMINISTIC for seed in seeds)),
+        ("seed", "INT64", array("q", [max(0, seed) for seed in seeds]).tobytes()),
+        ("row", "INT64", numbers.tobytes()),
+    ]
+
+
 _BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
 
 
-@asynccontextmanager
-async def _errors_mapped(what: str, timeout_s: float) -> AsyncIterator[None]:
+@contextmanager
+def _errors_mapped(what: str) -> Iterator[None]:
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        yield
     except TimeoutError as error:
         raise DeadlineExceeded("no answer from Triton within the deadline") from error
     except OSError as error:

@@ -7,10 +7,9 @@ import re
 from gateway.errors import GatewayError, InferenceFailed, ModelNotFound, ServiceUnavailable
 from gateway.metrics import Metrics
 from gateway.policy import PolicyVersion
-from gateway.triton import Triton
+from gateway.triton import FUSED, Triton
 
 ALIAS = "carla_policy"
-FUSED = "carla_policy_fused"
 POLL_S = 1.0
 CONTROL_TIMEOUT_S = 1.0
 
@@ -125,7 +124,7 @@ class Versions:
 
         Raises ServiceUnavailable where neither is ready.
         """
-        for model in (f"{FUSED}-{version}", _ensemble(version)):
+        for model in (f"{FUSED}{version}", _ensemble(version)):
             if await self._triton.ready(model, CONTROL_TIMEOUT_S):
                 return model
         raise ServiceUnavailable(f"{_ensemble(version)} is not ready")

@@ -17,7 +17,8 @@ import tritonclient.http
 import tritonclient.http.aio
 from tritonclient.utils import shared_memory
 
-from gateway.rows import ACTION_BYTES, TENSORS, Rows
+from gateway.rows import ACTION_BYTES, Rows
+from gateway.triton import tensors_of
 
 _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
 
@@ -35,7 +36,7 @@ class HttpClient:
     async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
         """Run `model` once and give its output `action`, `ACTION_BYTES` for each row."""
         inputs = []
-        for (name, kind), data in zip(TENSORS, rows.tensors, strict=True):
+        for name, kind, data in tensors_of(model, rows):
             array = np.frombuffer(data, _DTYPES[kind]).reshape(rows.count, -1)
             one = self._module.InferInput(name, array.shape, kind)
             one.set_data_from_numpy(array)
@@ -79,7 +80,7 @@ class SharedMemoryClient(HttpClient):
         if not self._segments:
             await self._register()
         inputs, offset = [], 0
-        for (name, kind), data in zip(TENSORS, rows.tensors, strict=True):
+        for name, kind, data in tensors_of(model, rows):
             array = np.frombuffer(data, _DTYPES[kind]).reshape(rows.count, -1)
             shared_memory.set_shared_memory_region(self._segments[0], [array], offset)
             one = tritonclient.http.InferInput(name, array.shape, kind)

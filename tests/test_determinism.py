@@ -128,6 +128,9 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, make: Any) -> None
                 rows = Rows.of(pool[:size], seed)
                 ensemble = await client.infer("carla_policy-v0.2.0", rows, 5)
                 assert await client.infer("carla_policy_fused-v0.2.0", rows, 5) == ensemble
+            mixed = Rows.join([Rows.of(pool[:3], None), Rows.of(pool[3:9], seed or 7)])
+            ensemble = await client.infer("carla_policy-v0.2.0", mixed, 5)
+            assert await client.infer("carla_policy_fused-v0.2.0", mixed, 5) == ensemble
         await client.close()
 
     asyncio.run(both())

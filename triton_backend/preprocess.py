@@ -23,10 +23,9 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""
-        return joining.answer(requests, self.read, self.compute, ("features", "noise"))
+        return joining.answer(requests, self._read, self._compute, ("features", "noise"))
 
-    def read(self, request: Any) -> joining.Arrays:
-        """Give a request's observation, deterministic, seed and row, rows first."""
+    def _read(self, request: Any) -> joining.Arrays:
         observation = np.concatenate(
             [joining.tensor(request, name) for name in ("speed", "steering", "sensors")], axis=1
         )
@@ -38,7 +37,6 @@ class TritonPythonModel:
             raise ValueError("seed and row must not be negative")
         return observation, deterministic, seed, row
 
-    def compute(self, observation: Any, deterministic: Any, seed: Any, row: Any) -> joining.Arrays:
-        """Give features and noise of what `read` gave."""
+    def _compute(self, observation: Any, deterministic: Any, seed: Any, row: Any) -> joining.Arrays:
         noise = self._noise.draw(deterministic, seed, row, self._preprocessing.noise)
         return self._preprocessing.features(observation), noise

@@ -7,6 +7,7 @@ row from its input alone, as the real one does, and lets the test say when a cal
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
 import time
 from collections.abc import Coroutine
@@ -34,7 +35,7 @@ class Steps(Triton):
         self.hold = asyncio.Event()
 
     async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
-        speeds = list(struct.unpack(f"<{rows.count}f", rows.tensors[0]))
+        speeds = [row[0] for row in struct.iter_unpack("<7f", rows.observations)]
         self.calls.append((model, speeds))
         await asyncio.wait_for(self.hold.wait(), timeout_s)
         if BAD_SPEED in speeds:
@@ -201,22 +202,29 @@ def test_who_is_late_is_told_and_never_sent() -> None:
 
 
 def test_a_call_that_breaks_off_leaves_nobody_waiting() -> None:
-    async def test() -> None:
-        bench = Bench()
+    seen: list[BaseException] = []
 
-        async def broken(*_: Any) -> bytes:
+    async def test() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: seen.append(context["exception"])
+        )
+        bench = Bench()
+        first, second = bench.ask(1), bench.ask(2)
+        await asyncio.sleep(0)
+        right = bench.triton.infer
+
+        async def broken(model: str, rows: Rows, timeout_s: float) -> bytes:
             raise RuntimeError("a bug")
 
         bench.triton.infer = broken  # type: ignore[method-assign]
+        bench.triton.hold.set()
+        assert speeds_of(await first) == [1]
         with pytest.raises(InferenceFailed):
-            await bench.ask(1)
+            await second
+        bench.triton.infer = right  # type: ignore[method-assign]
+        assert speeds_of(await bench.ask(3)) == [3]
+        await asyncio.sleep(0)
+        gc.collect()
 
-    loop = asyncio.new_event_loop()
-    seen: list[Any] = []
-    loop.set_exception_handler(lambda _, context: seen.append(context["exception"]))
-    loop.run_until_complete(test())
-    loop.close()
-    import gc
-
-    gc.collect()
+    run(test())
     assert [str(error) for error in seen] == ["a bug"]
