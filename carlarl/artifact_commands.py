@@ -76,4 +76,51 @@ def import_sb3(
     )
 
 
-COMMANDS = (import_sb3,)
+@click.command()
+@click.argument("versions", type=Version(), nargs=-1)
+@click.option(
+    "--key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Private Ed25519 key in PEM.",
+)
+@click.option(
+    "--generate",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Make a key pair instead: the private key in FILE, the public one in FILE.pub.",
+)
+@artifacts_option
+def sign(
+    versions: tuple[str, ...], key: Path | None, generate: Path | None, artifacts: Path | None
+) -> None:
+    """Sign artifacts, so that others can tell that they are yours.
+
+    The signature is over the model card, which holds the hashes of all other files.
+
+    \b
+    Example: carlarl sign --generate key.pem
+    Example: carlarl sign v0.2.0 --key key.pem
+    """
+    with extra("convert"):
+        from converters import artifact, signature
+        from converters.card import ArtifactError
+
+    if (key is None) == (generate is None) or bool(versions) != (generate is None):
+        raise click.UsageError("give VERSIONS and --key FILE, or --generate FILE alone")
+    source = read(artifact_dir=artifacts).artifact_dir
+    try:
+        if generate is not None:
+            public = signature.generate(generate)
+            click.echo(f"{generate}: private key, keep it safe; {public}: public key, give it away")
+            return
+        assert key is not None  # checked above
+        private = signature.private_key(key)
+        for version in versions:
+            card, _ = artifact.read_card(source / version)
+            artifact.verified_files(source / version, card)
+            click.echo(f"{signature.sign(source / version, private)}: written")
+    except (ArtifactError, signature.KeyFileError, OSError) as error:
+        raise Failure(str(error)) from None
+
+
+COMMANDS = (import_sb3, sign)

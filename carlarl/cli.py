@@ -17,6 +17,7 @@ from carlarl.options import (
     artifacts_option,
     extra,
     json_option,
+    public_key,
     read,
     repository_option,
     url_option,
@@ -139,6 +140,7 @@ def export(
 
     settings = read(artifact_dir=artifacts, model_repository=repository)
     source, target = settings.artifact_dir, settings.model_repository
+    key = public_key(None)
     try:
         folders = [source / version for version in versions] or artifact.versions_in(source)
         with Progress(
@@ -151,6 +153,7 @@ def export(
                 formats,
                 activate,
                 lambda version, step: progress.update(task, description=f"{version}: {step}"),
+                key=key,
             )
     except (ArtifactError, parity.ParityError, repositories.RepositoryError) as error:
         raise Failure(str(error)) from None

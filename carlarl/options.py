@@ -78,3 +78,16 @@ class extra:
                 f"this command needs the package {error.name}, which comes with the extra "
                 f"{self._name}: pip install 'carlarl[{self._name}]'"
             ) from None
+
+
+def public_key(given: str | Path | None) -> Any:
+    """Read the key that artifacts must be signed by: the flag's, else the setting's, else None."""
+    given = str(given) if given is not None else read().artifact_public_key
+    if given is None:
+        return None
+    with extra("convert"):
+        from converters import signature
+    try:
+        return signature.public_key(given)
+    except signature.KeyFileError as error:
+        raise Failure(f"the key that artifacts must be signed by: {error}") from None

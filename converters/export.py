@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from converters import artifact, configs, parity, repository
 from converters.formats import FORMATS, Format, Program
@@ -35,18 +36,20 @@ def export(
     formats: Sequence[str] = tuple(FORMATS),
     activate: str | None = None,
     progress: Callable[[str, str], None] = lambda version, step: None,
+    *,
+    key: Ed25519PublicKey | None = None,
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
     The first of `formats` is the one that is served. `activate` names the version that becomes
     active; without it the active one stays, or is the newest where there was none. `progress` is
-    told each step. Raises ArtifactError, ParityError or RepositoryError, and leaves the repository
-    as it was.
+    told each step. With a `key`, artifacts that are not signed by it are refused. Raises
+    ArtifactError, ParityError or RepositoryError, and leaves the repository as it was.
     """
     with repository.transaction(target) as tree:
         for folder in folders:
             progress(folder.name, "load")
-            _write_version(tree, artifact.load(folder), formats, progress)
+            _write_version(tree, artifact.load(folder, key), formats, progress)
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         set_alias(tree, active)

@@ -77,7 +77,8 @@ def import_sb3(
     def check(written: artifact.Artifact) -> None:
         _compare(written, model)
 
-    return artifact.create(artifacts / version, card, state, pickled, observations, check)
+    weights = artifact.state_dict_bytes(state)
+    return artifact.create(artifacts / version, card, weights, pickled, observations, check)
 
 
 def _load(path: Path) -> tuple[str, Any]:
