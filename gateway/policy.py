@@ -92,10 +92,10 @@ class PolicyVersion:
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
 
-    async def check_golden(self, triton: Triton) -> None:
+    async def check_golden(self, triton: Triton, timeout_s: float = GOLDEN_TIMEOUT_S) -> None:
         """Run the golden inference. Raises InferenceFailed where its actions differ."""
         rows = min(len(self.golden.actions), self.max_batch_size)
-        actions = await triton.infer(self.model, self.golden.tensors(rows), GOLDEN_TIMEOUT_S)
+        actions = await triton.infer(self.model, self.golden.tensors(rows), timeout_s)
         expected = self.golden.actions[:rows]
         if actions.shape != expected.shape or not np.allclose(
             actions, expected, rtol=0, atol=self.golden.tolerance

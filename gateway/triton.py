@@ -72,10 +72,15 @@ class Triton:
         return config
 
     async def ready(self, model: str, timeout_s: float) -> bool:
-        """Whether `model` can be called; false too where Triton is away."""
+        """Whether `model` can be called; false too where Triton is away.
+
+        Raises DeadlineExceeded where Triton does not say, as while it loads a model.
+        """
         try:
             async with _errors_mapped(model, timeout_s):
                 return bool(await self._client.is_model_ready(model))
+        except DeadlineExceeded:
+            raise
         except GatewayError:
             return False
 

@@ -4,7 +4,13 @@ import asyncio
 import logging
 import re
 
-from gateway.errors import GatewayError, InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    InferenceFailed,
+    ModelNotFound,
+    ServiceUnavailable,
+)
 from gateway.metrics import Metrics
 from gateway.policy import PolicyVersion
 from gateway.triton import Triton
@@ -93,7 +99,7 @@ class Versions:
             return
         policy = await self._load(version)
         await policy.check_golden(self._triton)
-        self._known = {version: policy}
+        self._known[version] = policy
         self.active = policy
         self._trouble = None
         self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
@@ -116,7 +122,19 @@ class Versions:
         return PolicyVersion.parse(config, device)
 
     async def _serves(self, policy: PolicyVersion) -> bool:
-        return await self._triton.ready(policy.model, CONTROL_TIMEOUT_S)
+        """Whether `policy` can be called; where Triton does not say, a golden inference tells.
+
+        While Triton loads a model, it answers inference and nothing else.
+        """
+        try:
+            return await self._triton.ready(policy.model, CONTROL_TIMEOUT_S)
+        except DeadlineExceeded:
+            pass
+        try:
+            await policy.check_golden(self._triton, CONTROL_TIMEOUT_S)
+        except GatewayError:
+            return False
+        return True
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
