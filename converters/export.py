@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import artifact, configs, parity, repository
+from converters import activation, artifact, configs, parity, repository
 from converters.formats import FORMATS, Format, Program
 from converters.versions import triton_version
 from triton_backend.preprocessing import FILE_NAME
@@ -52,18 +52,8 @@ def export(
             _write_version(tree, artifact.load(folder, key), formats, progress)
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
-        set_alias(tree, active)
+        activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
-
-
-def set_alias(tree: Path, version: str) -> None:
-    """Make `version` the active one of the repository in `tree`.
-
-    Raises RepositoryError where the repository does not hold it.
-    """
-    config = repository.read_config(tree, configs.ensemble_name(version))
-    config.name = configs.ALIAS
-    _write_ensemble(tree, configs.ALIAS, configs.text(config))
 
 
 def _write_version(
@@ -107,7 +97,7 @@ def _write_version(
     for name in formats:
         ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
         text = configs.ensemble(ensemble, card.version, shape, name, {**parameters, "format": name})
-        _write_ensemble(tree, ensemble, text)
+        repository.write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
     _remove_others(tree, card.version, written)
 
@@ -125,12 +115,6 @@ def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
 
 def _write_config(tree: Path, name: str, config: str) -> None:
     repository.write(tree / name / "config.pbtxt", config.encode())
-
-
-def _write_ensemble(tree: Path, name: str, config: str) -> None:
-    _write_config(tree, name, config)
-    # Triton wants a version's folder, and git keeps no empty one.
-    repository.write(tree / name / "1" / ".gitkeep", b"")
 
 
 def _model_py(module: str, name: str) -> bytes:
