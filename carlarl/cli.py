@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from carlarl import artifact_commands, version_commands
+from carlarl import import_commands, trust_commands, version_commands
 from carlarl.options import (
     Failure,
     Version,
@@ -328,5 +328,9 @@ def _call(
     return content
 
 
-for command in (*artifact_commands.COMMANDS, *version_commands.COMMANDS):
+for command in (
+    *import_commands.COMMANDS,
+    *trust_commands.COMMANDS,
+    *version_commands.COMMANDS,
+):
     cli.add_command(command)

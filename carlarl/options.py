@@ -13,6 +13,10 @@ from gateway.settings import Settings, SettingsError, read_settings
 F = Callable[..., Any]
 
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""A file that must be there."""
+
+
 class Failure(click.ClickException):
     """One sentence for the user, exit status 1."""
 

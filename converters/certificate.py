@@ -71,6 +71,26 @@ def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
     return found
 
 
+def overclaims(claimed: dict[str, Any], measured: dict[str, Any]) -> list[str]:
+    """Name what `claimed` promises and `measured`, the same on this machine, does not hold."""
+    found = {(cell["format"], cell["batch"]): cell for cell in measured["cells"]}
+    wrong = []
+    for cell in claimed["cells"]:
+        where = f"{cell['format']}, batch {cell['batch']}"
+        here = found.pop((cell["format"], cell["batch"]), None)
+        if here is None:
+            wrong.append(f"{where}: not measured here")
+            continue
+        if not cell["max_error"] <= claimed["tolerance"] <= measured["tolerance"]:
+            wrong.append(f"{where}: beyond the tolerance")
+        wrong += [
+            f"{where}: not {what} bit-exact here"
+            for what in ("repeats", "alone")
+            if cell[f"{what}_bit_exact"] and not here[f"{what}_bit_exact"]
+        ]
+    return wrong + [f"{form}, batch {batch}: not in it" for form, batch in found]
+
+
 def _worst(cells: Sequence[dict[str, Any]], what: str) -> str:
     inexact = [cell for cell in cells if not cell[f"{what}_bit_exact"]]
     if not inexact:

@@ -1,4 +1,4 @@
-"""Commands that make, sign and check artifacts."""
+"""Commands that make artifacts of trained policies."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from carlarl.options import (
+    FILE,
     F,
     Failure,
     Version,
@@ -16,8 +17,6 @@ from carlarl.options import (
     read,
 )
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-
 
 def _card_options(name: str) -> Callable[[F], F]:
     """Add what an importer writes into the card beside the policy."""
@@ -25,11 +24,11 @@ def _card_options(name: str) -> Callable[[F], F]:
         click.option("--name", help=f"model_name in the card. [default: {name}]"),
         click.option("--description", default="", help="One sentence for the card."),
         click.option(
-            "--metrics", type=_FILE, help="YAML of measured performance metrics, for the card."
+            "--metrics", type=FILE, help="YAML of measured performance metrics, for the card."
         ),
         click.option(
             "--observations",
-            type=_FILE,
+            type=FILE,
             help="Recorded observations (.npy), which exports are compared on.",
         ),
     )
@@ -43,11 +42,11 @@ def _card_options(name: str) -> Callable[[F], F]:
 
 
 @click.command("import-sb3")
-@click.argument("policy", type=_FILE)
+@click.argument("policy", type=FILE)
 @click.option("--version", type=Version(), required=True, help="The new artifact's version.")
 @click.option(
     "--vecnormalize",
-    type=_FILE,
+    type=FILE,
     help="Statistics that VecNormalize.save wrote.",
 )
 @click.option("--layout", help="What the action's elements are, e.g. steer,acceleration.")
@@ -94,7 +93,7 @@ def import_sb3(
 
 
 @click.command("import-torchscript")
-@click.argument("program", type=_FILE)
+@click.argument("program", type=FILE)
 @click.option("--version", type=Version(), required=True, help="The new artifact's version.")
 @click.option("--sensors", type=click.IntRange(1, 4096), required=True, help="Per observation.")
 @click.option(
@@ -110,7 +109,7 @@ def import_sb3(
     show_default=True,
     help="How the program's mean is brought into the action's range.",
 )
-@click.option("--preprocessor", type=_FILE, help="Pickle of a scaler, pipeline or VecNormalize.")
+@click.option("--preprocessor", type=FILE, help="Pickle of a scaler, pipeline or VecNormalize.")
 @_card_options("carla-torchscript")
 @artifacts_option
 def import_torchscript(
@@ -163,51 +162,4 @@ def _tell(folder: Path, version: str) -> None:
     )
 
 
-@click.command()
-@click.argument("versions", type=Version(), nargs=-1)
-@click.option(
-    "--key",
-    type=_FILE,
-    help="Private Ed25519 key in PEM.",
-)
-@click.option(
-    "--generate",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Make a key pair instead: the private key in FILE, the public one in FILE.pub.",
-)
-@artifacts_option
-def sign(
-    versions: tuple[str, ...], key: Path | None, generate: Path | None, artifacts: Path | None
-) -> None:
-    """Sign artifacts, so that others can tell that they are yours.
-
-    The signature is over the model card, which holds the hashes of all other files.
-
-    \b
-    Example: carlarl sign --generate key.pem
-    Example: carlarl sign v0.2.0 --key key.pem
-    """
-    with extra("convert"):
-        from converters import artifact, signature
-        from converters.card import ArtifactError
-
-    if (key is None) == (generate is None) or bool(versions) != (generate is None):
-        raise click.UsageError("give VERSIONS and --key FILE, or --generate FILE alone")
-    source = read(artifact_dir=artifacts).artifact_dir
-    try:
-        if generate is not None:
-            public = signature.generate(generate)
-            click.echo(f"{generate}: private key, keep it safe; {public}: public key, give it away")
-            return
-        assert key is not None  # checked above
-        private = signature.private_key(key)
-        for version in versions:
-            card, _ = artifact.read_card(source / version)
-            artifact.verified_files(source / version, card)
-            click.echo(f"{signature.sign(source / version, private)}: written")
-    except (ArtifactError, signature.KeyFileError, OSError) as error:
-        raise Failure(str(error)) from None
-
-
-COMMANDS = (import_sb3, import_torchscript, sign)
+COMMANDS = (import_sb3, import_torchscript)
