@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration quality create-artifacts export install-dev clean
+.PHONY: help run dev drive test test-cov test-integration quality create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -38,6 +38,9 @@ create-artifacts: .venv/.installed-test  ## train both example policies again, i
 
 export: .venv/.installed-test  ## artifacts/ → model_repository/
 	$(BIN)/carlarl export
+
+validate-artifacts: .venv/.installed-test  ## artifacts/, model_repository/ and the certificates
+	$(BIN)/carlarl validate
 
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 

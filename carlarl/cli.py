@@ -5,16 +5,25 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from gateway.settings import SettingsError, read_settings
+from carlarl import import_commands, trust_commands, version_commands
+from carlarl.options import (
+    Failure,
+    Version,
+    api_key_option,
+    artifacts_option,
+    extra,
+    json_option,
+    public_key,
+    read,
+    repository_option,
+    url_option,
+)
 
-F = Callable[..., Any]
 FORMATS = ("onnx", "torchscript", "tensorrt")
 
 
@@ -31,27 +40,6 @@ def main() -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-
-
-class Failure(click.ClickException):
-    """One sentence for the user, exit status 1."""
-
-    def show(self, file: Any = None) -> None:
-        """Print it to standard error."""
-        click.echo(f"carlarl: {self.message}", err=True)
-
-
-class _Version(click.ParamType[str]):
-    name = "vX.Y.Z"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        from converters.versions import triton_version
-
-        try:
-            triton_version(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
 
 
 class _Formats(click.ParamType[tuple[str, ...]]):
@@ -78,32 +66,10 @@ class _Capabilities(click.ParamType[tuple[str, ...]]):
         return parts
 
 
-def _folder(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
-    return click.option(
-        flag, type=click.Path(path_type=Path), help=f"{meaning} [default: ${variable}]"
-    )
-
-
-artifacts_option = _folder("--artifacts", "ARTIFACT_DIR", "Folder of the versioned artifacts.")
-repository_option = _folder("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
-url_option = click.option("--url", help="The gateway. [default: http://$HOST:$PORT]")
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-api_key_option = click.option(
-    "--api-key", envvar="API_KEY", help="The gateway's key. [env: API_KEY]"
-)
-
-
-def _settings(**overrides: Any) -> Any:
-    try:
-        return read_settings(**overrides)
-    except SettingsError as error:
-        raise Failure(str(error)) from None
-
-
 def _gateway_url(url: str | None) -> str:
     if url is not None:
         return url.rstrip("/")
-    settings = _settings()
+    settings = read()
     return f"http://{settings.host}:{settings.port}"
 
 
@@ -141,7 +107,7 @@ def serve(
     from carlarl import serve as serving
     from converters.repository import RepositoryError
 
-    settings = _settings(model_repository=repository, host=host, port=port, workers=workers)
+    settings = read(model_repository=repository, host=host, port=port, workers=workers)
     try:
         serving.serve(settings, formats, click.echo)
     except (
@@ -157,9 +123,9 @@ def serve(
 @artifacts_option
 @repository_option
 @click.option(
-    "--version", "versions", type=_Version(), multiple=True, help="Only this one. [default: all]"
+    "--version", "versions", type=Version(), multiple=True, help="Only this one. [default: all]"
 )
-@click.option("--activate", type=_Version(), help="Make this version the active one.")
+@click.option("--activate", type=Version(), help="Make this version the active one.")
 @click.option(
     "--formats",
     type=_Formats(),
@@ -204,7 +170,7 @@ def export(
     """
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
-    with _extra("convert"):
+    with extra("convert"):
         from converters import artifact, export, parity
         from converters import repository as repositories
         from converters.card import ArtifactError
@@ -212,8 +178,9 @@ def export(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    settings = _settings(artifact_dir=artifacts, model_repository=repository)
+    settings = read(artifact_dir=artifacts, model_repository=repository)
     source, target = settings.artifact_dir, settings.model_repository
+    key = public_key(None)
     try:
         folders = [source / version for version in versions] or artifact.versions_in(source)
         with Progress(
@@ -228,6 +195,7 @@ def export(
                 lambda version, step: progress.update(task, description=f"{version}: {step}"),
                 tuple(one for given in capabilities for one in given),
                 flavour,
+                key=key,
             )
     except (
         ArtifactError,
@@ -243,95 +211,6 @@ def export(
 
 
 @cli.command()
-@repository_option
-@json_option
-def versions(repository: Path | None, as_json: bool) -> None:
-    """List the versions in the model repository.
-
-    Example: carlarl versions
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from converters import repository as repositories
-
-    try:
-        found = repositories.versions(_settings(model_repository=repository).model_repository)
-    except repositories.RepositoryError as error:
-        raise Failure(str(error)) from None
-    if as_json:
-        click.echo(json.dumps([asdict(version) for version in found]))
-        return
-    table = Table("version", "active", "formats", "artifact", "metrics")
-    for one in found:
-        metrics = ", ".join(f"{name} {value}" for name, value in one.metrics.items())
-        mark = "●" if one.active else ""
-        table.add_row(one.version, mark, ", ".join(one.formats), one.digest[:19], metrics)
-    Console().print(table)
-
-
-@cli.command("import-sb3")
-@click.argument("policy", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--version", type=_Version(), required=True, help="The new artifact's version.")
-@click.option(
-    "--vecnormalize",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Statistics that VecNormalize.save wrote.",
-)
-@click.option("--layout", help="What the action's elements are, e.g. steer,acceleration.")
-@click.option("--name", help="model_name in the card. [default: carla-ALGORITHM]")
-@click.option("--description", default="", help="One sentence for the card.")
-@click.option(
-    "--metrics",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="YAML of measured performance metrics, for the card.",
-)
-@click.option(
-    "--observations",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Recorded observations (.npy), which exports are compared on.",
-)
-@artifacts_option
-def import_sb3(
-    policy: Path,
-    version: str,
-    vecnormalize: Path | None,
-    layout: str | None,
-    name: str | None,
-    description: str,
-    metrics: Path | None,
-    observations: Path | None,
-    artifacts: Path | None,
-) -> None:
-    """Make an artifact of a policy trained with Stable-Baselines3.
-
-    Example: carlarl import-sb3 policy.zip --vecnormalize vecnormalize.pkl --version v0.3.0
-    """
-    with _extra("train"):
-        from converters.card import ArtifactError
-        from converters.sb3 import import_sb3
-    import yaml
-
-    try:
-        folder = import_sb3(
-            policy,
-            version,
-            _settings(artifact_dir=artifacts).artifact_dir,
-            vecnormalize=vecnormalize,
-            layout=layout.split(",") if layout else None,
-            name=name,
-            description=description,
-            metrics=yaml.safe_load(metrics.read_text()) if metrics else None,
-            observations=observations,
-        )
-    except (ArtifactError, ValueError, yaml.YAMLError) as error:
-        raise Failure(str(error)) from None
-    click.echo(
-        f"{folder}: written; `carlarl export --version {version}` puts it into the repository"
-    )
-
-
-@cli.command()
 @click.option("--speed", type=float, help="km/h, 0 to 200.")
 @click.option("--steering", type=float, help="-1 (full left) to 1 (full right).")
 @click.option("--sensors", help="Numbers separated by commas, as many as the policy takes.")
@@ -342,7 +221,7 @@ def import_sb3(
 )
 @click.option("--deterministic/--stochastic", default=None, help="[default: --deterministic]")
 @click.option("--seed", type=int, help="Repeats a stochastic action.")
-@click.option("--version", type=_Version(), help="[default: the active one]")
+@click.option("--version", type=Version(), help="[default: the active one]")
 @url_option
 @api_key_option
 @json_option
@@ -414,7 +293,7 @@ def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
 @click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
 @click.option("--seed", type=int, help="Repeats a stochastic drive.")
-@click.option("--version", type=_Version(), help="[default: the active one]")
+@click.option("--version", type=Version(), help="[default: the active one]")
 @url_option
 @api_key_option
 @json_option
@@ -432,7 +311,7 @@ def drive(
 
     Example: carlarl drive --laps 3 --output drive.png
     """
-    with _extra("drive"):
+    with extra("drive"):
         from examples import drive as driver
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -474,23 +353,6 @@ def drive(
         raise Failure(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
 
 
-class _extra:
-    """Turn a missing package into the name of the extra that brings it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ModuleNotFoundError):
-            raise Failure(
-                f"this command needs the package {error.name}, which comes with the extra "
-                f"{self._name}: pip install 'carlarl[{self._name}]'"
-            ) from None
-
-
 def _call(
     url: str | None, method: str, path: str, api_key: str | None, body: Any = None
 ) -> dict[str, Any]:
@@ -511,3 +373,11 @@ def _call(
         detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
         raise Failure(f"{content.get('error')}: {content.get('message')}{detail}")
     return content
+
+
+for command in (
+    *import_commands.COMMANDS,
+    *trust_commands.COMMANDS,
+    *version_commands.COMMANDS,
+):
+    cli.add_command(command)

@@ -14,20 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from converters import pickles, preprocessor
-from converters.card import ArtifactError, ModelCard
+from converters import pickles, preprocessor, signature
+from converters.card import CARD, ArtifactError, ModelCard, read_bytes
 from converters.policy import Gaussian, Policy, Scripted
 from converters.versions import triton_version
 from triton_backend.preprocessing import Preprocessing
 
-CARD, MODEL, PREPROCESSOR, OBSERVATIONS = (
-    "model_card.yaml",
-    "model.pt",
-    "preprocessor.pkl",
-    "observations.npy",
-)
+MODEL, PREPROCESSOR, OBSERVATIONS = "model.pt", "preprocessor.pkl", "observations.npy"
 
 
 @dataclass(frozen=True)
@@ -69,10 +65,7 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
         expected = card.artifact_hashes.get(name)
         if expected is None:
             raise ArtifactError(f"{directory / CARD}: artifact_hashes has no entry for {name}")
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ArtifactError(f"{path}: {error.strerror}") from None
+        data = read_bytes(path)
         actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
         if actual != expected:
             raise ArtifactError(
@@ -83,15 +76,28 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
     return files
 
 
-def load(directory: Path) -> Artifact:
-    """Load and check the artifact in `directory`, whose name must be its version.
+def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[ModelCard, str]:
+    """Give the artifact's card and its digest, the signature checked first where there is a key.
 
-    Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
+    Raises ArtifactError, also where the folder's name is not the card's version.
     """
     path = directory / CARD
-    card = ModelCard.read(path)
+    content = read_bytes(path)
+    if key is not None:
+        signature.verify(directory, content, key)
+    card = ModelCard.parse(content, path)
     if card.version != directory.name:
         raise ArtifactError(f"{path}: version is {card.version}, the folder says {directory.name}")
+    return card, f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
+    """Load and check the artifact in `directory`, whose name must be its version.
+
+    With a `key` the card must be signed by its owner, which is checked before anything is opened.
+    Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
+    """
+    card, digest = read_card(directory, key)
     files = verified_files(directory, card)
     try:
         record = pickles.load(files[PREPROCESSOR])
@@ -100,7 +106,7 @@ def load(directory: Path) -> Artifact:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
     return Artifact(
         card=card,
-        digest=file_hash(path),
+        digest=digest,
         preprocessing=preprocessing,
         policy=_policy(directory / MODEL, files[MODEL], card),
         observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
@@ -146,17 +152,24 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
     return observations.astype(np.float32)
 
 
+def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
+    """Give the `model.pt` of a state dict of `Gaussian`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
 def create(
     folder: Path,
     card: ModelCard,
-    state: dict[str, torch.Tensor],
+    model: bytes,
     pickled: bytes,
     observations: Path | None,
     check: Callable[[Artifact], None],
 ) -> Path:
     """Write an artifact into the new `folder`, once it loads and `check` does not raise.
 
-    `state` is the state dict of `Gaussian`, `pickled` the preprocessor, `observations` a file of
+    `model` is what `model.pt` will hold, `pickled` the preprocessor, `observations` a file of
     recorded ones. Raises ArtifactError, and then leaves nothing behind.
     """
     if folder.exists():
@@ -167,7 +180,7 @@ def create(
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         written = Path(staging) / folder.name
         written.mkdir()
-        torch.save(state, written / MODEL)
+        (written / MODEL).write_bytes(model)
         (written / PREPROCESSOR).write_bytes(pickled)
         if observations is not None:
             shutil.copyfile(observations, written / OBSERVATIONS)

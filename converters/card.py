@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from converters.versions import triton_version
 
+CARD = "model_card.yaml"
+
 LAYOUTS = (("throttle", "brake", "steer"), ("steer", "acceleration"))
 
 
@@ -18,6 +20,16 @@ Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 
 class ArtifactError(Exception):
     """An artifact that can't be used; the text says which file, why, and what is allowed."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of an artifact; raises ArtifactError where that is not possible."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from None
 
 
 class Architecture(BaseModel):
@@ -105,12 +117,10 @@ class ModelCard(BaseModel):
         return self
 
     @classmethod
-    def read(cls, path: Path) -> ModelCard:
-        """Read and check a card; raises ArtifactError naming the file and the field."""
+    def parse(cls, content: bytes, path: Path) -> ModelCard:
+        """Check a card's bytes; raises ArtifactError naming `path` and the field."""
         try:
-            return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise ArtifactError(f"{path}: no such file") from None
+            return cls.model_validate(yaml.safe_load(content.decode("utf-8")))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         except ValidationError as error:

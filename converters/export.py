@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import artifact, configs, parity, repository
+from converters import activation, artifact, configs, parity, repository
 from converters.flavours import FLAVOURS, Flavour
 from converters.formats import DEFAULT, FORMATS, Format, Program
 from converters.versions import triton_version
@@ -38,15 +39,17 @@ def export(
     progress: Callable[[str, str], None] = lambda version, step: None,
     capabilities: tuple[str, ...] = (),
     flavour: str = "python",
+    *,
+    key: Ed25519PublicKey | None = None,
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
     The first of `formats` is the one that is served. `activate` names the version that becomes
     active; without it the active one stays, or is the newest where there was none. `progress` is
     told each step. `capabilities` are the compute capabilities that TensorRT engines are built for.
-    `flavour` is `python`, or `native` for a stock Triton's C++ backends; a repository has one.
-    Raises ArtifactError, ParityError, BuilderError or RepositoryError, and leaves the repository as
-    it was.
+    `flavour` is `python`, or `native` for a stock Triton's C++ backends; a repository has one. With
+    a `key`, artifacts that are not signed by it are refused. Raises ArtifactError, ParityError,
+    BuilderError or RepositoryError, and leaves the repository as it was.
     """
     with repository.transaction(target) as tree:
         held = repository.flavour(tree)
@@ -57,22 +60,12 @@ def export(
             )
         for folder in folders:
             progress(folder.name, "load")
-            source = artifact.load(folder)
+            source = artifact.load(folder, key)
             _write_version(tree, source, formats, progress, capabilities, FLAVOURS[flavour])
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
-        set_alias(tree, active)
+        activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
-
-
-def set_alias(tree: Path, version: str) -> None:
-    """Make `version` the active one of the repository in `tree`.
-
-    Raises RepositoryError where the repository does not hold it.
-    """
-    config = repository.read_config(tree, configs.ensemble_name(version))
-    config.name = configs.ALIAS
-    _write_ensemble(tree, configs.ALIAS, configs.text(config))
 
 
 def _write_version(
@@ -121,7 +114,7 @@ def _write_version(
         ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
         told = {**parameters, "format": name}
         text = flavour.ensemble(ensemble, card.version, shape, name, told)
-        _write_ensemble(tree, ensemble, text)
+        repository.write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
     if flavour.fused_files is not None and formats[0] == "onnx":
         model = tree / configs.ensemble_name(card.version, configs.FUSED)
@@ -145,12 +138,6 @@ def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
 
 def _write_config(tree: Path, name: str, config: str) -> None:
     repository.write(tree / name / "config.pbtxt", config.encode())
-
-
-def _write_ensemble(tree: Path, name: str, config: str) -> None:
-    _write_config(tree, name, config)
-    # Triton wants a version's folder, and git keeps no empty one.
-    repository.write(tree / name / "1" / ".gitkeep", b"")
 
 
 def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:

@@ -65,7 +65,8 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
 
     A cell says the largest difference from the trained policy (`max_error`), and whether a row's
     action was bitwise the same each time (`repeats_bit_exact`) and bitwise the same as for the row
-    alone (`alone_bit_exact`). Raises ParityError where a difference is beyond `TOLERANCE`.
+    alone (`alone_bit_exact`), or else the largest difference (`repeats_error`, `alone_error`).
+    Raises ParityError where a difference from the trained policy is beyond `TOLERANCE`.
     """
     features, noise = probes(artifact)
     expected = actions(artifact, features, noise)
@@ -92,7 +93,9 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
                 "repeats": REPEATS,
                 "max_error": float(f"{error:.1e}"),
                 "repeats_bit_exact": all(_same(answers[0], other) for other in answers[1:]),
+                "repeats_error": max(_difference(answers[0], other) for other in answers[1:]),
                 "alone_bit_exact": _same(answers[0], alone[order]),
+                "alone_error": _difference(answers[0], alone[order]),
             }
         )
     return cells
@@ -103,11 +106,16 @@ def not_measured(form: str, reason: str) -> list[dict[str, Any]]:
 
     They have the keys of `measure`'s, `repeats` 0 and None where a figure would be, and `reason`.
     """
-    nothing = dict.fromkeys(("max_error", "repeats_bit_exact", "alone_bit_exact"))
+    figures = ("max_error", "repeats_bit_exact", "repeats_error", "alone_bit_exact", "alone_error")
+    nothing = dict.fromkeys(figures)
     return [
         {"format": form, "batch": batch, "repeats": 0, **nothing, "reason": reason}
         for batch in BATCH_SIZES
     ]
+
+
+def _difference(first: Floats, second: Floats) -> float:
+    return float(f"{np.abs(first.astype(np.float64) - second).max():.1e}")
 
 
 def _same(first: Floats, second: Floats) -> bool:

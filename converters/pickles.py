@@ -1,19 +1,18 @@
 """Pickles read as data: known classes become plain records, everything else is refused.
 
-Nothing of a pickle's own choice is ever called. Arrays are rebuilt by numpy; an object of a known
-class becomes a `Record` of its attributes, so that neither Stable-Baselines3 nor scikit-learn is
-imported to read their objects.
+Nothing of a pickle's own choice is ever called. Arrays are rebuilt of plain numbers; an object of a
+known class becomes a `Record` of its attributes, so that neither Stable-Baselines3 nor scikit-learn
+is imported to read their objects.
 """
 
 from __future__ import annotations
 
-import importlib
 import io
 import pickle
 from collections import OrderedDict
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
+from converters import pickled_arrays
 
 NOTHING = pickle.dumps(None)
 """The pickle of a policy without a preprocessor."""
@@ -78,25 +77,18 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _numpy_callables() -> dict[tuple[str, str], Any]:
-    multiarray, numeric = (
-        importlib.import_module(f"numpy.core.{name}") for name in ("multiarray", "numeric")
-    )
-    found: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
-    }
-    for package in ("numpy.core", "numpy._core"):
-        found[f"{package}.multiarray", "_reconstruct"] = multiarray._reconstruct
-        found[f"{package}.multiarray", "scalar"] = multiarray.scalar
-        found[f"{package}.numeric", "_frombuffer"] = numeric._frombuffer
-    return found
+def _no_bytes() -> bytes:
+    """Stand in for `bytes`, which old pickles call for an empty one."""
+    return b""
 
 
 class _Unpickler(pickle.Unpickler):
-    _callables = _numpy_callables()
+    _callables: ClassVar[dict[tuple[str, str], Any]] = {
+        **pickled_arrays.STAND_INS,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("_codecs", "encode"): _latin1,
+        ("__builtin__", "bytes"): _no_bytes,
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in RECORDS:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,38 +90,61 @@ def versions(repository: Path) -> list[Version]:
 
 
 @contextmanager
-def transaction(repository: Path) -> Iterator[Path]:
+def transaction(
+    repository: Path, confirm: Callable[[], None] = lambda: None, *, only: str | None = None
+) -> Iterator[Path]:
     """Give a copy of the repository to change; it takes the repository's place on a clean exit.
 
     The two folders are exchanged in one step of the file system. After an exception, or a kill at
-    any moment, the repository is as it was. Files of the copy are hard links, so that what is not
-    changed keeps its time stamp and Triton does not load it again: replace files, never write into
-    them (`write` does so).
+    any moment, the repository is as it was. `confirm` is called after the exchange: if it raises,
+    the repository from before is put back. Files of the copy are hard links: replace files, never
+    write into them (`write` does so).
+
+    With `only`, what is copied, given and exchanged is the folder of that model. Triton takes all
+    that was linked anew for changed and loads it again, which leaves the other models alone.
     """
     repository = repository.resolve()
     repository.parent.mkdir(parents=True, exist_ok=True)
+    place = repository if only is None else repository / only
     prefix = f".{repository.name}.change-"
     with _lock(repository):
-        for left_by_a_kill in repository.parent.glob(f"{prefix}*"):
+        beside = _staging_place(repository, only)
+        for left_by_a_kill in beside.glob(f"{prefix}*"):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=repository.parent))
+        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
         try:
-            yield from _change(repository, staging)
+            yield from _change(place, staging, confirm)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _change(repository: Path, staging: Path) -> Iterator[Path]:
-    tree = staging / repository.name
-    if not repository.exists():
+def _staging_place(repository: Path, only: str | None) -> Path:
+    """Give the folder to prepare a change in: beside the repository, unless that is a mount."""
+    mounted = repository.exists() and os.path.ismount(repository)
+    return repository if only is not None and mounted else repository.parent
+
+
+def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator[Path]:
+    tree = staging / place.name
+    if not place.exists():
         tree.mkdir()
         yield tree
-        tree.rename(repository)
+        tree.rename(place)
+        try:
+            confirm()
+        except BaseException:
+            place.rename(tree)
+            raise
         return
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(repository, tree, ignore=ignored, copy_function=_link)
+    shutil.copytree(place, tree, ignore=ignored, copy_function=_link)
     yield tree
-    _exchange(tree, repository)
+    _exchange(tree, place)
+    try:
+        confirm()
+    except BaseException:
+        _exchange(tree, place)
+        raise
 
 
 @contextmanager
@@ -143,6 +166,13 @@ def write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content)
+
+
+def write_ensemble(tree: Path, name: str, config: str) -> None:
+    """Put an ensemble into the repository in `tree`."""
+    write(tree / name / "config.pbtxt", config.encode())
+    # Triton wants a version's folder, and git keeps no empty one.
+    write(tree / name / "1" / ".gitkeep", b"")
 
 
 def _link(source: str, target: str) -> None:

@@ -95,10 +95,10 @@ class PolicyVersion:
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
 
-    async def check_golden(self, triton: Triton) -> None:
+    async def check_golden(self, triton: Triton, timeout_s: float = GOLDEN_TIMEOUT_S) -> None:
         """Run the golden inference. Raises InferenceFailed where its actions differ."""
         rows = min(len(self.golden.actions), self.max_batch_size)
-        data = await triton.infer(self.model, self.golden.rows(rows), GOLDEN_TIMEOUT_S)
+        data = await triton.infer(self.model, self.golden.rows(rows), timeout_s)
         for action, expected in zip(_ACTION.iter_unpack(data), self.golden.actions, strict=False):
             for value, right in zip(action, expected, strict=True):
                 if not abs(value - right) <= self.golden.tolerance:

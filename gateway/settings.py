@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     model_repository: Path = _field(
         Path("model_repository"), "Folder that Triton serves.", "a folder"
     )
+    artifact_public_key: str | None = _field(
+        None,
+        "Ed25519 public key that artifacts must be signed by; unset: unsigned ones are accepted.",
+        "a public key in PEM, or the path of a file that holds one",
+    )
     model_version: str | None = _field(
         None,
         "Policy version that answers where a request names none; unset: the active one.",

@@ -69,9 +69,14 @@ class Triton:
         return config
 
     async def ready(self, model: str, timeout_s: float) -> bool:
-        """Whether `model` can be called; false too where Triton is away."""
+        """Whether `model` can be called; false too where Triton is away.
+
+        Raises DeadlineExceeded where Triton does not say, as while it loads a model.
+        """
         try:
             answer = await self._request("GET", f"/v2/models/{model}/ready", timeout_s)
+        except DeadlineExceeded:
+            raise
         except GatewayError:
             return False
         return answer.status == 200

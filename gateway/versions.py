@@ -4,7 +4,12 @@ import asyncio
 import logging
 import re
 
-from gateway.errors import GatewayError, InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.errors import (
+    GatewayError,
+    InferenceFailed,
+    ModelNotFound,
+    ServiceUnavailable,
+)
 from gateway.metrics import Metrics
 from gateway.policy import PolicyVersion
 from gateway.triton import FUSED, Triton
@@ -79,8 +84,7 @@ class Versions:
         try:
             await self._refresh()
         except GatewayError as error:
-            active = self.active if self.ready else None
-            still = active is not None and await self._callable(active.version) == active.model
+            still = self.ready and self.active is not None and await self._answers(self.active)
             self._set_ready(still)
             if self._trouble != error.message:
                 self._trouble = error.message
@@ -97,7 +101,7 @@ class Versions:
                 return
         policy = await self._load(version)
         await policy.check_golden(self._triton)
-        self._known = {version: policy}
+        self._known[version] = policy
         self.active = policy
         self._trouble = None
         self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
@@ -122,12 +126,21 @@ class Versions:
     async def _callable(self, version: str) -> str:
         """Name the model to call for `version`: the one in a single process, else the ensemble.
 
-        Raises ServiceUnavailable where neither is ready.
+        Raises ServiceUnavailable where neither is ready, DeadlineExceeded where Triton does not
+        say, as while it loads a model.
         """
         for model in (f"{FUSED}{version}", _ensemble(version)):
             if await self._triton.ready(model, CONTROL_TIMEOUT_S):
                 return model
         raise ServiceUnavailable(f"{_ensemble(version)} is not ready")
+
+    async def _answers(self, policy: PolicyVersion) -> bool:
+        """Whether `policy` gives its golden actions, as it does while Triton loads a model."""
+        try:
+            await policy.check_golden(self._triton, CONTROL_TIMEOUT_S)
+        except GatewayError:
+            return False
+        return True
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready

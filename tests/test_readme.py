@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from carlarl.cli import cli
+from converters import certificate
 from gateway.settings import Settings
 from tests.stack import ROOT, Stack
 
@@ -83,10 +84,15 @@ def test_files_that_are_linked_exist() -> None:
 
 
 def test_policies_are_as_their_cards_say() -> None:
+    section = README.split("## The policies that come with it")[1]
     for version in ("v0.1.0", "v0.2.0"):
         card = yaml.safe_load((ROOT / "artifacts" / version / "model_card.yaml").read_text())
         told = card["performance_metrics"]
-        row = next(line for line in README.splitlines() if line.startswith(f"| {version} |"))
+        row = next(line for line in section.splitlines() if line.startswith(f"| {version} |"))
         assert f"{told['laps_completed']} of {told['laps_attempted']}" in row
         assert f"{told['mean_speed_kmh']:.1f} km/h" in row
         assert f"{told['training_steps']:,} steps" in row
+
+
+def test_certificate_is_the_repository_s() -> None:
+    assert certificate.markdown(ROOT / "model_repository") in README

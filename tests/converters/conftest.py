@@ -54,7 +54,7 @@ def make(
     return artifact.create(
         folder,
         card,
-        Gaussian(width, len(layout), architecture, std).state_dict(),
+        artifact.state_dict_bytes(Gaussian(width, len(layout), architecture, std).state_dict()),
         pickle.dumps(Preprocessing(sensors, len(layout), steps)),
         observations,
         check=lambda _: None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import yaml
 
 from converters import artifact, parity
-from converters.card import ArtifactError
+from converters.card import CARD, ArtifactError
 
 MakeArtifact = Callable[..., Path]
 
@@ -26,17 +27,17 @@ def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
 
 def _rehash(folder: Path, **changes: Any) -> None:
     """Write the card anew, hashes holding: what an attacker without the key could do."""
-    card = yaml.safe_load((folder / artifact.CARD).read_text()) | changes
+    card = yaml.safe_load((folder / CARD).read_text()) | changes
     card["artifact_hashes"] = {
         name: artifact.file_hash(folder / name) for name in card["artifact_hashes"]
     }
-    (folder / artifact.CARD).write_text(yaml.safe_dump(card))
+    (folder / CARD).write_text(yaml.safe_dump(card))
 
 
 def test_loads(folder: Path) -> None:
     loaded = artifact.load(folder)
     assert loaded.card.version == "v1.2.3"
-    assert loaded.digest == artifact.file_hash(folder / artifact.CARD)
+    assert loaded.digest == artifact.file_hash(folder / CARD)
     assert loaded.observations.shape == (16, 7)
 
 
@@ -52,7 +53,7 @@ def test_a_flipped_byte_is_refused_by_file(folder: Path, name: str) -> None:
         artifact.load(folder)
 
 
-@pytest.mark.parametrize("name", [artifact.CARD, artifact.MODEL, artifact.PREPROCESSOR])
+@pytest.mark.parametrize("name", [CARD, artifact.MODEL, artifact.PREPROCESSOR])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=f"{name}: (no such file|No such file)"):
@@ -60,9 +61,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_hash_that_is_not_in_the_card(folder: Path) -> None:
-    card = yaml.safe_load((folder / artifact.CARD).read_text())
+    card = yaml.safe_load((folder / CARD).read_text())
     del card["artifact_hashes"][artifact.PREPROCESSOR]
-    (folder / artifact.CARD).write_text(yaml.safe_dump(card))
+    (folder / CARD).write_text(yaml.safe_dump(card))
     with pytest.raises(ArtifactError, match=r"no entry for preprocessor\.pkl"):
         artifact.load(folder)
 
@@ -88,6 +89,31 @@ def test_hostile_files_are_refused_though_their_hashes_hold(folder: Path, tmp_pa
         (folder / name).write_bytes(original)
 
 
+@pytest.mark.parametrize("model_type", ["pytorch", "torchscript"])
+@pytest.mark.parametrize("form", ["torch.save", "old torch.save", "plain pickle"])
+def test_a_hostile_model_is_refused_as_either_kind(
+    folder: Path, tmp_path: Path, model_type: str, form: str
+) -> None:
+    """`model.pt` opens as TorchScript or as plain weights; nothing else of it ever runs."""
+    mark = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {mark}",)
+
+    state = torch.load(folder / artifact.MODEL, weights_only=True) | {"hostile": Hostile()}
+    buffer = io.BytesIO()
+    if form == "plain pickle":
+        pickle.dump(state, buffer)
+    else:
+        torch.save(state, buffer, _use_new_zipfile_serialization=form == "torch.save")
+    (folder / artifact.MODEL).write_bytes(buffer.getvalue())
+    _rehash(folder, model_type=model_type, distribution={"std": "none"})
+    with pytest.raises(ArtifactError, match=rf"model\.pt: refused: no {model_type} model"):
+        artifact.load(folder)
+    assert not mark.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -109,7 +135,7 @@ def test_a_card_that_does_not_fit(folder: Path, change: dict[str, Any], message:
 
 
 def test_a_card_that_is_no_yaml(folder: Path) -> None:
-    (folder / artifact.CARD).write_text("model_name: [")
+    (folder / CARD).write_text("model_name: [")
     with pytest.raises(ArtifactError, match=r"model_card\.yaml: not YAML"):
         artifact.load(folder)
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from converters import artifact, configs, formats, parity, repository
-from converters.export import export, set_alias
+from converters.activation import set_alias
+from converters.export import export
 from triton_backend import runtimes
 
 MakeArtifact = Callable[..., Path]

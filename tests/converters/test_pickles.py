@@ -71,3 +71,61 @@ def test_arrays_keep_their_bits() -> None:
     array = np.random.default_rng(0).normal(size=(3, 4))
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert pickles.load(pickle.dumps(array, protocol)).tobytes() == array.tobytes()
+
+
+class _Flagless:
+    """numpy's dtype of objects, its pickled flags saying that they are plain bytes."""
+
+    def __reduce__(self) -> Any:
+        return np.dtype, ("O8", False, True), (3, "|", None, None, None, -1, -1, 0)
+
+
+def _forged(dtype: Any, data: Any) -> Any:
+    state = (1, (1,), dtype, False, data)
+    return _Reduce(np.core.multiarray._reconstruct, (np.ndarray, (0,), b"b"), state)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        _Reduce(np.ndarray, ((1,), np.dtype(object), b"12345678")),
+        _Reduce(np.ndarray, ((1 << 60,), np.dtype(float))),
+        _Reduce(np.core.multiarray.scalar, (np.dtype(object), b"cos\nsystem\n.")),
+        _Reduce(np.core.multiarray.scalar, (np.dtype(float), b"1234567")),
+        _Reduce(np.core.numeric._frombuffer, (b"12345678", np.dtype(object), (1,), "C")),
+        _Reduce(np.core.numeric._frombuffer, (b"12345678", np.dtype(float), (2,), "C")),
+        _Reduce(np.dtype, ([("field", object)],)),
+        _forged(np.dtype(object), b"12345678"),
+        _forged(_Flagless(), b"12345678"),
+        _forged(np.dtype(float), b"1234"),
+        _forged(np.dtype(object), [1, 2]),
+        _forged(np.dtype([("a", "f8")]), b"12345678"),
+    ],
+)
+def test_no_objects_are_made_of_raw_bytes(forged: Any) -> None:
+    """What numpy's own unpickling takes, some of it with dangling pointers."""
+    with pytest.raises(ValueError, match="it is no readable pickle|not on the list"):
+        pickles.load(pickle.dumps(forged))
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6.0).reshape(2, 3),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(6, dtype=">f4"),
+        np.array([True, False]),
+        np.array(["speed", None], object),
+        np.float64(0.1),
+        np.int64(7),
+        np.array(1.5),
+        np.empty((0, 3), np.float32),
+    ],
+    ids=repr,
+)
+def test_arrays_and_numbers(array: Any, protocol: int) -> None:
+    loaded = pickles.load(pickle.dumps(array, protocol))
+    assert loaded.shape == array.shape
+    assert loaded.dtype.newbyteorder("=") == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(loaded, array)

@@ -1,0 +1,97 @@
+"""Options, settings and failures that the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.settings import Settings, SettingsError, read_settings
+
+F = Callable[..., Any]
+
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+"""A file that must be there."""
+
+
+class Failure(click.ClickException):
+    """One sentence for the user, exit status 1."""
+
+    def show(self, file: Any = None) -> None:
+        """Print it to standard error."""
+        click.echo(f"carlarl: {self.message}", err=True)
+
+
+class Version(click.ParamType[str]):
+    """`vX.Y.Z`, checked."""
+
+    name = "vX.Y.Z"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Give the version; anything else is bad use."""
+        from converters.versions import triton_version
+
+        try:
+            triton_version(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
+def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
+    """Make an option for a folder that has a setting too."""
+    return click.option(
+        flag, type=click.Path(path_type=Path), help=f"{meaning} [default: ${variable}]"
+    )
+
+
+artifacts_option = folder_option("--artifacts", "ARTIFACT_DIR", "Folder of versioned artifacts.")
+repository_option = folder_option("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
+url_option = click.option("--url", help="The gateway. [default: http://$HOST:$PORT]")
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+api_key_option = click.option(
+    "--api-key", envvar="API_KEY", help="The gateway's key. [env: API_KEY]"
+)
+
+
+def read(**overrides: Any) -> Settings:
+    """Read the settings; a flag that was given wins over its variable."""
+    try:
+        return read_settings(**overrides)
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+
+
+class extra:
+    """Turn a missing package into the name of the extra that brings it."""
+
+    def __init__(self, name: str) -> None:
+        """Take the extra's name."""
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Nothing to set up."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Name the extra where a package was missing."""
+        if isinstance(error, ModuleNotFoundError):
+            raise Failure(
+                f"this command needs the package {error.name}, which comes with the extra "
+                f"{self._name}: pip install 'carlarl[{self._name}]'"
+            ) from None
+
+
+def public_key(given: str | Path | None) -> Any:
+    """Read the key that artifacts must be signed by: the flag's, else the setting's, else None."""
+    given = str(given) if given is not None else read().artifact_public_key
+    if given is None:
+        return None
+    with extra("convert"):
+        from converters import signature
+    try:
+        return signature.public_key(given)
+    except signature.KeyFileError as error:
+        raise Failure(f"the key that artifacts must be signed by: {error}") from None

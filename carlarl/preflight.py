@@ -1,0 +1,52 @@
+"""A version's files looked at before Triton opens them.
+
+Triton 2.51 now and then ends with a segmentation fault where a Python model fails while others of
+its name are loaded again, so that what can be found out beforehand has to be.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from converters import configs
+from converters.repository import RepositoryError, read_config
+from triton_backend import runtimes
+from triton_backend.preprocessing import FILE_NAME, Preprocessing
+
+_MODEL_PY = re.compile(rb"from triton_backend\.\w+ import \w+( as TritonPythonModel)?\n")
+
+
+def check_files(repository: Path, version: str) -> None:
+    """Open what the version's ensemble will run, as far as the packages are here.
+
+    Raises RepositoryError, naming the file, for code that is not the converters' and for a file
+    that is missing or that its runtime can't open.
+    """
+    for step in read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step:
+        folder = repository / step.model_name / str(step.model_version)
+        if not folder.is_dir():
+            raise RepositoryError(f"{folder}: no such folder; `carlarl export` it again")
+        for path in sorted(folder.iterdir()):
+            if path.is_file():
+                _check_file(path, version)
+
+
+def _check_file(path: Path, version: str) -> None:
+    try:
+        if path.name == "model.py" and not _MODEL_PY.fullmatch(path.read_bytes()):
+            raise ValueError("it is not the line that the converters write")
+        if path.name == FILE_NAME:
+            Preprocessing.load(path)
+        elif path.name == "model.onnx":
+            runtimes.onnx(path)
+        elif path.name == "model.pt" and importlib.util.find_spec("torch"):
+            runtimes.torchscript(path)
+    # ONNX Runtime's and torch's errors for a damaged file derive from RuntimeError or Exception.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RepositoryError(
+            f"{path}: it can't be served ({reason}); `carlarl export --version {version}` writes "
+            "it again"
+        ) from None

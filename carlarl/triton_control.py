@@ -1,0 +1,113 @@
+"""Triton's HTTP API as a promotion needs it: what is there, load, ready, one inference."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+LOAD_TIMEOUT_S = 300.0
+READY_TIMEOUT_S = 60.0
+
+
+class ControlError(Exception):
+    """What Triton was asked for did not happen; the text gives its own reason."""
+
+
+class TritonControl:
+    """One Triton server in explicit model control mode. Every method raises ControlError."""
+
+    def __init__(self, url: str) -> None:
+        """Take `http://host:port`; the first call connects."""
+        self.url = url.rstrip("/")
+        timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
+        self._client = httpx.Client(base_url=self.url, timeout=timeout)
+
+    def __enter__(self) -> TritonControl:
+        """Give the server itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def answers(self) -> bool:
+        """Whether a Triton server is there."""
+        try:
+            return self._client.get("/v2/health/live", timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def models(self) -> set[str]:
+        """Give the names of all models in the server's repository, loaded or not."""
+        return {str(entry["name"]) for entry in self._ask("POST", "/v2/repository/index")}
+
+    def load(self, model: str) -> None:
+        """Load `model`, or load it again where its files have changed."""
+        self._ask("POST", f"/v2/repository/models/{model}/load", {})
+
+    def is_ready(self, model: str) -> bool:
+        """Whether `model` can be called."""
+        try:
+            return self._client.get(f"/v2/models/{model}/ready").is_success
+        except httpx.HTTPError as error:
+            raise ControlError(f"{self.url}: no answer: {error}") from None
+
+    def wait_ready(self, model: str) -> None:
+        """Wait until `model` can be called."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self.is_ready(model):
+            if time.monotonic() > deadline:
+                raise ControlError(f"{model} was not ready within {READY_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
+
+    def parameters(self, model: str) -> dict[str, str]:
+        """Give the parameters in the config of `model` as it is loaded."""
+        config = self._ask("GET", f"/v2/models/{model}/config")
+        told = config.get("parameters", {})
+        return {name: str(entry["string_value"]) for name, entry in told.items()}
+
+    def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+        """Give the ensemble's deterministic actions, shape (n, 3).
+
+        An observation has `speed` (km/h), `steering` and `sensors`.
+        """
+        rows = len(observations)
+        tensors = (
+            ("speed", "FP32", [[one["speed"]] for one in observations]),
+            ("steering", "FP32", [[one["steering"]] for one in observations]),
+            ("sensors", "FP32", [one["sensors"] for one in observations]),
+            ("deterministic", "BOOL", [[True]] * rows),
+            ("seed", "INT64", [[0]] * rows),
+        )
+        inputs = [
+            {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
+            for name, kind, data in tensors
+        ]
+        answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
+        return np.array(answer["outputs"][0]["data"], np.float64).reshape(rows, 3)
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        try:
+            answer = self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ControlError(f"{self.url}: no answer: {error}") from None
+        try:
+            content = answer.json() if answer.content else None
+        except json.JSONDecodeError:
+            raise ControlError(f"{self.url}{path}: status {answer.status_code}, no JSON") from None
+        if answer.is_error:
+            reason = content.get("error") if isinstance(content, dict) else None
+            raise ControlError(" ".join(str(reason or f"status {answer.status_code}").split()))
+        return content

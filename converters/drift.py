@@ -1,0 +1,93 @@
+"""A model repository compared with what its artifacts export to, file by file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters import configs
+from converters.activation import HISTORY
+from converters.versions import triton_version
+from triton_backend import engine
+
+_MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "alone_bit_exact")
+
+
+_BUILT = ("model.plan", engine.FILE_NAME)
+
+
+def differences(fresh: Path, target: Path, version: str | None = None) -> list[str]:
+    """Name the files in which `target` differs from the fresh export `fresh`, each with how.
+
+    With a `version`, only what belongs to it is compared, and the alias where it is active. What
+    depends on the processor is not: what the certificate measured, and the last digits of golden
+    actions.
+    """
+    expected, found = _files(fresh), _files(target)
+    if version is not None:
+        active = _active(fresh) == _active(target)
+        alias = f"{configs.ALIAS}/"
+        expected = {name for name in expected if active or not name.startswith(alias)}
+        found = {name for name in found if _belongs(name, version) or name in expected}
+    told = [f"{name} is missing" for name in sorted(expected - found)]
+    told += [f"{name} is of no export" for name in sorted(found - expected)]
+    for name in sorted(expected & found):
+        if not _same(fresh / name, target / name):
+            told.append(f"{name} differs")
+    return told
+
+
+def _files(tree: Path) -> set[str]:
+    paths = (path for path in tree.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(tree).as_posix() for path in paths} - {HISTORY}
+
+
+def _belongs(name: str, version: str) -> bool:
+    model, _, rest = name.partition("/")
+    if model.startswith(configs.ALIAS):
+        return model.endswith(f"-{version}")
+    return rest.startswith(f"{triton_version(version)}/")
+
+
+def _active(tree: Path) -> str | None:
+    try:
+        config = configs.parse((tree / configs.ALIAS / "config.pbtxt").read_text())
+    except (OSError, ValueError):
+        return None
+    version: str = config.parameters["version"].string_value
+    return version
+
+
+def _same(first: Path, second: Path) -> bool:
+    if first.name in _BUILT:  # no two builds of an engine are alike; its record is checked to load
+        return True
+    if first.name != "config.pbtxt":
+        return first.read_bytes() == second.read_bytes()
+    try:
+        (one, actions), (other, others) = (_stable(path) for path in (first, second))
+    except (ValueError, KeyError, TypeError):  # `second` was changed by hand
+        return False
+    return bool(
+        one == other
+        and actions.shape == others.shape
+        and np.allclose(actions, others, rtol=0, atol=1e-4)
+    )
+
+
+def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Give a config without what depends on the processor, and its golden actions."""
+    config = configs.parse(path.read_text())
+    actions = np.empty(0)
+    for key in ("golden", "certificate"):
+        if key in config.parameters:
+            content = json.loads(config.parameters[key].string_value)
+            if key == "golden":
+                actions = np.array(content.pop("actions"), np.float64)
+            for cell in content.get("cells", []):
+                for name in _MEASURED:
+                    del cell[name]
+            config.parameters[key].string_value = json.dumps(content)
+    return config, actions

@@ -1,0 +1,129 @@
+"""Artifacts and the model repository checked against what they promise."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from converters import artifact, certificate, configs, drift, parity, repository, signature
+from converters.card import CARD, ArtifactError, read_bytes
+from converters.export import export
+from converters.repository import RepositoryError
+from converters.tensorrt import BuilderError
+from converters.versions import triton_version
+
+SHOWN = 5
+"""Differing files that a line names; of more it tells the number."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked of a version: whether it holds, what was found, what to do."""
+
+    version: str
+    check: str
+    ok: bool
+    found: str
+    todo: str = ""
+
+
+def validate(
+    version: str, artifacts: Path, target: Path, key: Ed25519PublicKey | None = None
+) -> Iterator[Check]:
+    """Check one version, from its card to its certificate; each check as it is done.
+
+    What can't be checked because an earlier check failed is left out. Never raises for a version
+    that is damaged or missing.
+    """
+    folder = artifacts / version
+    restore = "restore the file, or import the policy again as the next version"
+    try:
+        if key is not None:
+            signature.verify(folder, read_bytes(folder / CARD), key)
+            yield Check(version, "signature", True, f"{signature.SIGNATURE} is the key's")
+    except ArtifactError as error:
+        yield Check(version, "signature", False, str(error), "ask its author for a signed one")
+        return
+    try:
+        card, digest = artifact.read_card(folder)
+        yield Check(version, "card", True, f"{card.model_name}, {card.model_type}, {digest[:19]}")
+    except ArtifactError as error:
+        yield Check(version, "card", False, str(error), "correct the card, and sign it again")
+        return
+    try:
+        files = artifact.verified_files(folder, card)
+        yield Check(version, "hashes", True, ", ".join(sorted(files)))
+    except ArtifactError as error:
+        yield Check(version, "hashes", False, str(error), restore)
+        return
+    try:
+        artifact.load(folder)
+        yield Check(version, "contents", True, "safe to open, and they act")
+    except ArtifactError as error:
+        yield Check(version, "contents", False, str(error), "use no artifact of unknown origin")
+        return
+    yield from _validate_repository(version, folder, target)
+
+
+def _validate_repository(version: str, folder: Path, target: Path) -> Iterator[Check]:
+    again = f"carlarl export --version {version}"
+    try:
+        config = repository.read_config(target, configs.ensemble_name(version))
+        formats = config.parameters["formats"].string_value.split(",")
+        with tempfile.TemporaryDirectory() as directory:
+            fresh = Path(directory) / "model_repository"
+            export([folder], fresh, formats, flavour=repository.flavour(target) or "python")
+            told = drift.differences(fresh, target, version)
+            measured = certificate.read(fresh, version)
+    except (RepositoryError, BuilderError, parity.ParityError, KeyError) as error:
+        yield Check(version, "repository", False, str(error), again)
+        return
+    if told:
+        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+        yield Check(version, "repository", False, ", ".join(told[:SHOWN]) + more, again)
+    else:
+        yield Check(version, "repository", True, f"what the artifact exports to: {target}")
+    try:
+        claimed = certificate.read(target, version)
+    except RepositoryError as error:
+        yield Check(version, "certificate", False, str(error), again)
+        return
+    wrong = certificate.overclaims(claimed, measured)
+    if wrong:
+        yield Check(version, "certificate", False, ", ".join(wrong), f"{again}, on this machine")
+        return
+    lines = certificate.lines(version, claimed)
+    exact = [line.format for line in lines if line.bit_exact]
+    inexact = [line.format for line in lines if not line.bit_exact]
+    parts = [f"bit-exact in any batch: {', '.join(exact) or 'none'}"]
+    if inexact:
+        parts.append(f"not bit-exact across batch sizes: {', '.join(inexact)}")
+    yield Check(version, "certificate", True, "; ".join(parts))
+
+
+def validate_all(
+    versions: tuple[str, ...],
+    artifacts: Path,
+    target: Path,
+    key: Ed25519PublicKey | None = None,
+    progress: Callable[[str], None] = lambda version: None,
+) -> Iterator[Check]:
+    """Check `versions`, or all that the artifacts or the repository hold.
+
+    Raises ArtifactError or RepositoryError where there is no such folder at all.
+    """
+    held = {one.version for one in repository.versions(target)}
+    known = {path.name for path in artifact.versions_in(artifacts)}
+    for version in versions or sorted(known | held, key=triton_version):
+        progress(version)
+        if version in held - known:
+            yield Check(
+                version, "card", False, f"{target} holds it, {artifacts} does not",
+                "restore the artifact, or export without it",
+            )  # fmt: skip
+            continue
+        yield from validate(version, artifacts, target, key)
