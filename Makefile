@@ -49,6 +49,7 @@ clean:  ## remove the environment and caches
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "make: no python3 found: install Python 3.11 or 3.12" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null && $(PYTHON) -c '' 2>/dev/null || { echo "make: $(PYTHON) can't be run: install Python 3.11 or 3.12, or say with PYTHON=... where it is" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || { echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1): needed is 3.11 or 3.12; say which with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) lacks venv: on Debian or Ubuntu, apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv .venv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Any
 
@@ -9,21 +10,29 @@ import psutil
 
 
 class PortTakenError(Exception):
-    """A port that somebody else listens on."""
+    """An address that can't be listened on, most often as somebody else does."""
 
 
 def check_free(host: str, port: int, variable: str) -> None:
-    """Raise PortTakenError, naming port and holder, where `host`:`port` can't be listened on."""
+    """Raise PortTakenError, naming port and holder, where `host`:`port` can't be listened on.
+
+    Where it is the host that can't be used, the text names that instead.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except socket.gaierror as error:
+            raise PortTakenError(f"HOST={host}: no such host ({error.strerror})") from None
         except OSError as error:
-            reason = f"{error.strerror}{_holder(port)}"
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise PortTakenError(f"HOST={host}: no address of this machine") from None
+            holder = _holder(port)
+            end_it = "end that process, or " if holder else ""
             raise PortTakenError(
-                f"port {port} ({variable}) can't be used on {host}: {reason}; "
-                f"end that process, or set {variable} to another port"
+                f"port {port} ({variable}) can't be used on {host}: {error.strerror}{holder}; "
+                f"{end_it}set {variable} to another port"
             ) from None
 
 

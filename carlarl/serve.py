@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,16 +12,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from carlarl import ports
 from carlarl.triton_server import TritonServer, die_with_parent
 from converters import configs, repository
-from gateway.settings import Settings
+from gateway.settings import TRITON_PORTS, Settings
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+ANSWER_TIMEOUT_S = 10.0
+"""How long a Triton that is not ours may take until it first answers."""
 
 
 class ServeError(Exception):
@@ -28,15 +32,16 @@ class ServeError(Exception):
 
 
 def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; then end everything that was started.
+    """Serve until SIGINT, SIGTERM or SIGHUP; then end everything that was started.
 
     `formats` are further formats whose ensembles are loaded beside the default one's. `say` gets
     what the user should read. Raises ServeError, TritonError, PortTakenError or RepositoryError
     where serving can't start or a child ended, after ending the rest.
     """
     stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: stopping.set())
     ports.check_free(settings.host, settings.port, "PORT")
     triton: TritonServer | None = None
     gateway: subprocess.Popen[bytes] | None = None
@@ -64,8 +69,14 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     """Start the embedded Triton with the repository's ensembles.
 
     All versions in their default format, and those in `formats` besides. Raises RepositoryError
-    where the repository is missing, damaged, or has no active version.
+    where the repository is missing, damaged, or has no active version, ServeError where a GPU
+    is asked for.
     """
+    if settings.use_gpu:
+        raise ServeError(
+            "USE_GPU=1: the embedded Triton serves on the CPU so far; unset it, or set TRITON_URL "
+            "to a Triton with GPU models"
+        )
     root = Path(settings.model_repository)
     names = repository.ensembles(root)
     active_version = repository.active_version(root)
@@ -88,12 +99,8 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
     active = configs.ensemble_name(pinned or active_version, configs.FUSED)
     loaded += [active] if (root / active).is_dir() else []
-    for port, variable in (
-        (settings.triton_http_port, "TRITON_HTTP_PORT"),
-        (settings.triton_grpc_port, "TRITON_GRPC_PORT"),
-        (settings.triton_metrics_port, "TRITON_METRICS_PORT"),
-    ):
-        ports.check_free("127.0.0.1", port, variable)
+    for name in TRITON_PORTS:
+        ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(
         root.resolve(),
         loaded,
@@ -129,8 +136,10 @@ def _stop_gateway(gateway: subprocess.Popen[bytes]) -> None:
     try:
         gateway.wait(timeout=STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        os.killpg(gateway.pid, signal.SIGKILL)
-        gateway.wait()
+        gateway.kill()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(gateway.pid, signal.SIGKILL)  # workers of a killed master
+    gateway.wait()
 
 
 def _wait_ready(
@@ -140,15 +149,18 @@ def _wait_ready(
     stopping: threading.Event,
 ) -> bool:
     """Wait until the gateway is ready, every worker of it; False where a signal came first."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    url = _base_url(settings)
+    began = time.monotonic()
+    url = settings.gateway_url
+    patience = START_TIMEOUT_S if settings.triton_url is None else ANSWER_TIMEOUT_S
     # Which worker answers is chance: ask on connections of their own, until that many said yes.
     wanted = 1 if settings.workers == 1 else 4 * settings.workers
     ready, reason = 0, "it did not listen"
-    while time.monotonic() < deadline:
+    while time.monotonic() < began + patience:
         _check_alive(triton, gateway)
+        if patience < START_TIMEOUT_S and _answers(settings.triton_url):
+            patience = START_TIMEOUT_S
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=2.0)
+            answer = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False)
         except httpx.TransportError:
             ready = 0
         else:
@@ -158,7 +170,7 @@ def _wait_ready(
             reason = answer.json().get("message", reason)
         if stopping.wait(0.0 if ready else 0.05):
             return False
-    raise ServeError(f"the gateway was not ready within {START_TIMEOUT_S:.0f} s: {reason}")
+    raise ServeError(f"the gateway was not ready within {patience:.0f} s: {reason}")
 
 
 def _check_alive(triton: TritonServer | None, gateway: subprocess.Popen[bytes]) -> None:
@@ -170,15 +182,21 @@ def _check_alive(triton: TritonServer | None, gateway: subprocess.Popen[bytes]) 
         raise ServeError(f"the gateway ended with status {gateway.returncode}; see its log above")
 
 
-def _base_url(settings: Settings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    return f"http://{host}:{settings.port}"
+def _answers(triton_url: str | None) -> bool:
+    """Whether anybody answers there, whatever they say."""
+    try:
+        httpx.get(f"{triton_url}/v2/health/live", timeout=1.0, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: float) -> str:
-    url = _base_url(settings)
+    url = settings.gateway_url
     # Where a key is asked for, this command has none and the gateway will not say.
-    metadata = httpx.get(f"{url}/metadata").json() if settings.api_keys_file is None else {}
+    metadata: dict[str, Any] = {}
+    if settings.api_keys_file is None:
+        metadata = httpx.get(f"{url}/metadata", trust_env=False).json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
     sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
     if metadata.get("sensors", 5) != 5:

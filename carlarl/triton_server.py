@@ -6,6 +6,7 @@ import collections
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import os
 import re
 import signal
@@ -14,16 +15,21 @@ import sys
 import sysconfig
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from carlarl import leftovers
+
 LOG_LINES = 40
-"""Last lines of Triton's log that are kept for an error message."""
+"""Last telling lines of Triton's log that are kept for an error message."""
 
 _PR_SET_PDEATHSIG = 1
 _HARMLESS = re.compile(  # what Triton says of a machine without a GPU
     r"CUDA driver version is insufficient|CudaDriverHelper|pinned|CUDA memory pool|NVML|DCGM"
 )
+
+_ENTRY = re.compile(r"[IWEF]\d{4} ")
+_FAILURE = re.compile(r"(?:failed to load|Failed to process the request\(s\) for model) '.*")
 
 
 class TritonError(Exception):
@@ -41,8 +47,9 @@ class TritonServer:
         Raises TritonError where the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
-        self._directory = tempfile.TemporaryDirectory(prefix="carlarl-triton-")
-        self._shared_memory = f"carlarl_{os.getpid()}_{http}_"
+        leftovers.sweep()
+        self._directory = tempfile.TemporaryDirectory(prefix=leftovers.folder_prefix())
+        self._shared_memory = leftovers.segment_prefix(http)
         backends = Path(self._directory.name)
         _assemble_python_backend(wheel, backends / "python")
         command = [
@@ -86,9 +93,9 @@ class TritonServer:
         return self._process.poll()
 
     def log_tail(self) -> str:
-        """Give the last lines of the log that say something: warnings, errors and plain text."""
-        lines = [line for line in self._tail if not line.startswith("I") and line.strip()]
-        return "\n".join(line for line in lines if not _HARMLESS.search(line))
+        """Give what the log says of the end: the reason in a line of its own, then its lines."""
+        self._reader.join(timeout=5)
+        return explained(list(self._tail))
 
     def stop(self) -> None:
         """End the server and everything it left: processes, shared memory, files."""
@@ -109,8 +116,29 @@ class TritonServer:
     def _read_log(self) -> None:
         assert self._process.stdout is not None  # a pipe, as asked for
         with self._process.stdout as log:
-            for line in log:
-                self._tail.append(line.rstrip())
+            for line in telling(log):
+                self._tail.append(line)
+
+
+def telling(log: Iterable[str]) -> Iterator[str]:
+    """Give the lines of a log that may say why: no news, no tables, no usage, nothing harmless."""
+    usage = False
+    for line in map(str.rstrip, log):
+        entry = _ENTRY.match(line)
+        usage = line.startswith("Usage:") or (usage and not entry and "error:" not in line)
+        news = usage or not line or line.startswith(("|", "+")) or (entry and line[0] == "I")
+        if not news and not _HARMLESS.search(line):
+            yield line
+
+
+def explained(lines: Sequence[str]) -> str:
+    """Put the failure of a model, where one is named, before `lines`, less what follows from it."""
+    failure = next(filter(None, map(_FAILURE.search, lines)), None)
+    if failure is None:
+        return "\n".join(lines)
+    reason = failure[0].partition("\\n")[0].rstrip('"')
+    direct = itertools.takewhile(lambda line: not line.startswith("error: creating server"), lines)
+    return "\n".join([reason, *(line for line in direct if " depends on '" not in line)])
 
 
 def _wheel() -> tuple[Path, Path]:

@@ -1,21 +1,24 @@
 """Reading a request's JSON body, within the limit and only where it claims to be JSON."""
 
+import asyncio
 import re
+import time
 from typing import Any
 
 from starlette.requests import Request
 from starlette.types import Receive
 
-from gateway.errors import PayloadTooLarge, UnsupportedMediaType
+from gateway.errors import DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
 
 _JSON = re.compile(r"application/(json|[\w.!#$&^+-]+\+json)\s*(;.*)?", re.IGNORECASE)
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read the body, at most `limit` bytes of it.
+async def read_body(request: Request, limit: int, deadline: float) -> bytes:
+    """Read the body, at most `limit` bytes of it, before `deadline` (perf_counter).
 
-    Raises UnsupportedMediaType where its headers say that it is not plain JSON, and
-    PayloadTooLarge as soon as it is known to be over the limit.
+    Raises UnsupportedMediaType where its headers say that it is not plain JSON,
+    PayloadTooLarge as soon as it is known to be over the limit, and DeadlineExceeded, which
+    closes the connection, where it does not arrive in time.
     """
     headers = request.headers
     length = headers.get("content-length")
@@ -25,11 +28,17 @@ async def read_body(request: Request, limit: int) -> bytes:
         _check_type(headers.get("content-type"), headers.get("content-encoding"))
     chunks = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(deadline - time.perf_counter()):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+    except TimeoutError:
+        late = DeadlineExceeded("the body did not arrive within the deadline")
+        late.headers = {"Connection": "close"}
+        raise late from None
     return b"".join(chunks)
 
 

@@ -46,7 +46,8 @@ class Endpoints:
     async def predict(self, request: Request) -> Response:
         """Give one action for each observation."""
         arrived: float = request.scope["arrived"]
-        asked = decode_predict(await read_body(request, self._max_body))
+        deadline = arrived + self._timeout_s
+        asked = decode_predict(await read_body(request, self._max_body, deadline))
         policy = await self._versions.resolve(asked.version)
         check_sensors(asked, policy.sensors)
         seed = seed_of(asked)
@@ -54,7 +55,7 @@ class Endpoints:
             policy,
             Rows.of(asked.observations, seed),
             seed,
-            arrived + self._timeout_s,
+            deadline,
             lambda: gone(request.receive),
         )
         content: dict[str, Any] = {
@@ -91,7 +92,9 @@ class Endpoints:
         """Say that the active version has answered its golden inference; else 503."""
         active = self._versions.active
         if active is None or not self._versions.ready:
-            raise ServiceUnavailable("the active policy version is not ready")
+            trouble = self._versions.trouble
+            why = f": {trouble}" if trouble else ""
+            raise ServiceUnavailable(f"the active policy version is not ready{why}")
         return _json({"status": "ready", "version": active.version})
 
     async def metadata(self, _: Request) -> Response:
@@ -123,9 +126,10 @@ class Endpoints:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        decode_warmup(await read_body(request, self._max_body))
+        deadline: float = request.scope["arrived"] + self._timeout_s
+        decode_warmup(await read_body(request, self._max_body, deadline))
         policy = await self._versions.resolve(None)
-        await policy.warm_up(self._triton)
+        await policy.warm_up(self._triton, deadline)
         return _json(
             {
                 "status": "warmed",

@@ -114,6 +114,10 @@ class ServiceUnavailable(GatewayError):
     headers = {"Retry-After": str(RETRY_AFTER_S)}
 
 
+class TritonAway(ServiceUnavailable):
+    """Nobody answers where Triton is said to be."""
+
+
 class DeadlineExceeded(GatewayError):
     """No answer within the deadline."""
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.errors import on_error
+from gateway.errors import error_response, on_error
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.middleware import SANE_ID
@@ -233,6 +233,26 @@ class Protocol(HttpToolsProtocol):
         """Note that nobody waits for the answer any more."""
         self._lost = True
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as any other error, and end the connection."""
+        request_id = os.urandom(16).hex()
+        response = error_response(400, "HTTP_ERROR", "the request is not valid HTTP", request_id)
+        self._fast.metrics.answered("unmatched", "other", 400, 0.0, "HTTP_ERROR")
+        stamp = b"x-request-id: %s\r\nx-process-time: 0.000000\r\n" % request_id.encode()
+        self.transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[400],
+                    *(b"%s: %s\r\n" % pair for pair in self.server_state.default_headers),
+                    _lines(response),
+                    stamp,
+                    b"connection: close\r\n\r\n",
+                    response.body,
+                )
+            )
+        )
+        self.transport.close()
 
     def shutdown(self) -> None:
         """End the connection, after the answer that is under way."""

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from dataclasses import dataclass
 from struct import Struct
 from typing import Any
@@ -10,7 +11,7 @@ from gateway.errors import InferenceFailed
 from gateway.rows import Rows
 from gateway.triton import Triton
 
-GOLDEN_TIMEOUT_S = 30.0
+GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
 
 log = logging.getLogger(__name__)
@@ -95,17 +96,23 @@ class PolicyVersion:
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
 
-    async def check_golden(self, triton: Triton, timeout_s: float = GOLDEN_TIMEOUT_S) -> None:
-        """Run the golden inference. Raises InferenceFailed where its actions differ."""
-        rows = min(len(self.golden.actions), self.max_batch_size)
+    async def check_golden(
+        self, triton: Triton, max_rows: int = 1000, timeout_s: float = GOLDEN_TIMEOUT_S
+    ) -> None:
+        """Run the golden inference, or its first rows.
+
+        Raises InferenceFailed where its actions differ, and what `Triton.infer` raises.
+        """
+        rows = min(len(self.golden.actions), self.max_batch_size, max_rows)
         data = await triton.infer(self.model, self.golden.rows(rows), timeout_s)
         for action, expected in zip(_ACTION.iter_unpack(data), self.golden.actions, strict=False):
             for value, right in zip(action, expected, strict=True):
                 if not abs(value - right) <= self.golden.tolerance:
                     raise InferenceFailed(f"{self.model} does not give its golden actions")
 
-    async def warm_up(self, triton: Triton) -> None:
-        """Run the golden observations at several batch sizes."""
+    async def warm_up(self, triton: Triton, deadline: float) -> None:
+        """Run the golden observations at several batch sizes, before `deadline` (perf_counter)."""
         for rows in WARMUP_ROWS:
             if rows <= self.max_batch_size:
-                await triton.infer(self.model, self.golden.rows(rows), GOLDEN_TIMEOUT_S)
+                left_s = deadline - time.perf_counter()
+                await triton.infer(self.model, self.golden.rows(rows), left_s)

@@ -242,6 +242,8 @@ def _decode(model: type[T], body: bytes) -> T:
     try:
         return model.model_validate_json(body)
     except pydantic.ValidationError as error:
-        raise ValidationFailed.of(
-            error.errors(include_url=False, include_input=False, include_context=False)
-        ) from None
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        for problem in problems:
+            if problem["type"] == "string_pattern_mismatch":  # the version is all that has one
+                problem["msg"] = "must be a version like v0.1.0"
+        raise ValidationFailed.of(problems) from None

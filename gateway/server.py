@@ -65,7 +65,10 @@ def serve(settings: Settings) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
+        socket.getaddrinfo(host, port)
         return socket.create_server((host, port), family=family, backlog=2048)
+    except socket.gaierror as error:
+        raise SettingsError(f"HOST={host}: no such host ({error.strerror})") from error
     except OSError as error:
         reason = error.strerror or error
         raise SettingsError(

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
 _ORIGIN = re.compile(r"https?://[^\s/]+")
@@ -141,6 +143,27 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
     )
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        """Refuse equal ports, of which an embedded Triton makes there be four."""
+        taken: dict[int, str] = {}
+        for name in ("port", *TRITON_PORTS) if self.triton_url is None else ():
+            port = getattr(self, name)
+            if port in taken:
+                raise PydanticCustomError(
+                    "equal_ports",
+                    "{first}={port} and {second}={port}: must be two different ports",
+                    {"first": taken[port], "second": name.upper(), "port": port},
+                )
+            taken[port] = name.upper()
+        return self
+
+    @property
+    def gateway_url(self) -> str:
+        """Where a caller on this machine reaches the gateway."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
     @property
     def triton_endpoint(self) -> str:
         """Triton's HTTP endpoint: `triton_url`, or the embedded server's where that is unset."""
@@ -160,6 +183,8 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def _sentence(problem: Any) -> str:
+    if not problem["loc"]:  # of several fields together
+        return str(problem["msg"])
     name = str(problem["loc"][0])
     field = Settings.model_fields.get(name)
     if field is None:

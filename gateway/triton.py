@@ -16,6 +16,7 @@ from gateway.errors import (
     ModelNotFound,
     ResourceExhausted,
     ServiceUnavailable,
+    TritonAway,
 )
 from gateway.http1 import Answer, Pool
 from gateway.rows import ACTION_BYTES, DETERMINISTIC, Rows
@@ -42,6 +43,7 @@ class Triton:
 
     def __init__(self, url: str) -> None:
         """Take `http://host:port`; the first call connects."""
+        self.url = url
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
@@ -169,7 +171,7 @@ def _errors_mapped(what: str) -> Iterator[None]:
     except TimeoutError as error:
         raise DeadlineExceeded("no answer from Triton within the deadline") from error
     except OSError as error:
-        raise ServiceUnavailable("Triton is away") from error
+        raise TritonAway("Triton is away") from error
     except (ValueError, KeyError, TypeError) as error:
         log.error("Triton's answer about %s cannot be read", what, exc_info=error)
         raise InferenceFailed("Triton's answer cannot be read") from error

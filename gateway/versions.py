@@ -2,13 +2,17 @@
 
 import asyncio
 import logging
+import math
 import re
+import time
 
 from gateway.errors import (
     GatewayError,
     InferenceFailed,
     ModelNotFound,
+    ResourceExhausted,
     ServiceUnavailable,
+    TritonAway,
 )
 from gateway.metrics import Metrics
 from gateway.policy import PolicyVersion
@@ -16,6 +20,8 @@ from gateway.triton import FUSED, Triton
 
 ALIAS = "carla_policy"
 POLL_S = 1.0
+DISTRUST_S = 15.0
+"""How long the model in a single process is left alone after it failed."""
 CONTROL_TIMEOUT_S = 1.0
 
 log = logging.getLogger(__name__)
@@ -26,7 +32,7 @@ class Versions:
 
     `active` is the version that answers where a request names none: `pinned` where that is
     given, else the one that the alias ensemble stands for. `ready` is true from its golden
-    inference on, for as long as Triton serves it.
+    inference on, for as long as it gives the same golden action at every look.
     """
 
     def __init__(self, triton: Triton, pinned: str | None, metrics: Metrics) -> None:
@@ -35,7 +41,9 @@ class Versions:
         self._source = _ensemble(pinned) if pinned else ALIAS
         self._metrics = metrics
         self._known: dict[str, PolicyVersion] = {}
-        self._trouble: str | None = None
+        self._distrusted: dict[str, float] = {}
+        self.trouble: str | None = None
+        """Why not all is well, in a caller's words."""
         self.active: PolicyVersion | None = None
         self.ready = False
 
@@ -80,17 +88,30 @@ class Versions:
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
-        """Look once at what Triton serves, and switch where the active version has changed."""
+        """Look once whether the active version answers, and switch where another is active."""
         try:
-            await self._refresh()
+            if self.ready and self.active is not None:
+                await self._check_again(self.active)
+            await self._switch()
         except GatewayError as error:
-            still = self.ready and self.active is not None and await self._answers(self.active)
-            self._set_ready(still)
-            if self._trouble != error.message:
-                self._trouble = error.message
-                log.warning("%s: %s", "still ready" if still else "not ready", error.message)
+            reason = self._reason(error)
+            if self.trouble != reason:
+                self.trouble = reason
+                log.warning("%s: %s", "still ready" if self.ready else "not ready", reason)
 
-    async def _refresh(self) -> None:
+    async def _check_again(self, active: PolicyVersion) -> None:
+        """Ask `active` for one golden action, as Triton calls a model ready whose process died."""
+        try:
+            await active.check_golden(self._triton, 1, CONTROL_TIMEOUT_S)
+        except ResourceExhausted:  # it is at work
+            return
+        except GatewayError as error:
+            self._distrusted[active.model] = time.monotonic()
+            self._set_ready(False)
+            self.trouble = self._reason(error)
+            log.warning("%s does not answer: %s", active.model, self.trouble)
+
+    async def _switch(self) -> None:
         config = await self._triton.config(self._source, CONTROL_TIMEOUT_S)
         version = config.get("parameters", {}).get("version", {}).get("string_value")
         if version is None:
@@ -98,12 +119,17 @@ class Versions:
         current = self.active
         if self.ready and current is not None and version == current.version:  # noqa: SIM102
             if await self._callable(version) == current.model:
+                self.trouble = None
                 return
         policy = await self._load(version)
-        await policy.check_golden(self._triton)
+        try:
+            await policy.check_golden(self._triton)
+        except GatewayError:
+            self._distrusted[policy.model] = time.monotonic()
+            raise
         self._known[version] = policy
         self.active = policy
-        self._trouble = None
+        self.trouble = None
         self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
         self._set_ready(True)
         log.info("%s answers on %s (%s)", policy.version, policy.device, policy.artifact_digest)
@@ -129,18 +155,18 @@ class Versions:
         Raises ServiceUnavailable where neither is ready, DeadlineExceeded where Triton does not
         say, as while it loads a model.
         """
-        for model in (f"{FUSED}{version}", _ensemble(version)):
+        fused = f"{FUSED}{version}"
+        since = time.monotonic() - self._distrusted.get(fused, -math.inf)
+        models = [_ensemble(version)] if since < DISTRUST_S else [fused, _ensemble(version)]
+        for model in models:
             if await self._triton.ready(model, CONTROL_TIMEOUT_S):
                 return model
         raise ServiceUnavailable(f"{_ensemble(version)} is not ready")
 
-    async def _answers(self, policy: PolicyVersion) -> bool:
-        """Whether `policy` gives its golden actions, as it does while Triton loads a model."""
-        try:
-            await policy.check_golden(self._triton, CONTROL_TIMEOUT_S)
-        except GatewayError:
-            return False
-        return True
+    def _reason(self, error: GatewayError) -> str:
+        if isinstance(error, TritonAway):
+            return f"nobody answers at TRITON_URL={self._triton.url}"
+        return error.message
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready

@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ import httpx
 import psutil
 import pytest
 
+from carlarl import leftovers
 from tests.stack import (
     ROOT,
     Stack,
@@ -27,6 +30,8 @@ from tests.stack import (
     port_variables,
     running_stack,
 )
+
+pytestmark = pytest.mark.live
 
 
 def family(stack: Stack) -> list[psutil.Process]:
@@ -81,7 +86,9 @@ def failing(*arguments: str, **variables: str) -> Iterator[subprocess.CompletedP
     yield result
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name
+)
 def test_says_where_it_listens_and_ends_cleanly(number: signal.Signals) -> None:
     with running_stack() as stack:
         processes = family(stack)
@@ -141,6 +148,51 @@ def test_killed_itself_it_leaves_no_triton() -> None:
         stack.process.kill()
         _, alive = psutil.wait_procs(processes, timeout=20)
         assert [process.name() for process in alive] == []
+        (folder,) = Path(tempfile.gettempdir()).glob(f"carlarl-triton-{stack.process.pid}-*")
+        leftovers.sweep()  # as the next start does
+        assert not folder.exists()
+        assert shared_memory(stack) == []
+
+
+def test_no_worker_of_a_killed_gateway_is_left() -> None:
+    with running_stack(WORKERS="2") as stack:
+        processes = family(stack)
+        master = next(p for p in processes if p.cmdline()[1:] == ["-m", "gateway"])
+        assert len(master.children()) >= 2
+        master.kill()
+        assert stack.process.wait(timeout=30) == 1
+        assert "the gateway ended with status -9" in stack.output()
+        assert_nothing_left(stack, processes)
+
+
+def test_a_proxy_is_not_asked_for_this_machine() -> None:
+    nobody = f"http://127.0.0.1:{free_ports(1)[0]}"
+    with running_stack(http_proxy=nobody, HTTP_PROXY=nobody, ALL_PROXY=nobody) as stack:
+        assert "serving carla-ppo v0.2.0" in stack.output()
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_an_address_of_ipv6(host: str, stack: Stack) -> None:
+    with running_stack(HOST=host, TRITON_URL=f"http://{stack.triton_http}") as other:
+        port = other.gateway_url.rpartition(":")[2]
+        assert f"http://[::1]:{port}/docs" in other.output()
+
+
+def test_a_triton_url_where_nobody_answers() -> None:
+    url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    began = time.monotonic()
+    with failing(TRITON_URL=url) as result:
+        assert time.monotonic() - began < 20
+        assert "not ready within 10 s: the active policy version is not ready: " in result.stderr
+        assert f"nobody answers at TRITON_URL={url}" in result.stderr
+
+
+def test_a_gpu_is_refused() -> None:
+    with failing(USE_GPU="1") as result:
+        assert result.stderr == (
+            "carlarl: USE_GPU=1: the embedded Triton serves on the CPU so far; unset it, or set "
+            "TRITON_URL to a Triton with GPU models\n"
+        )
 
 
 def test_no_repository(tmp_path: Path) -> None:
@@ -161,8 +213,13 @@ def test_a_broken_config(repository: Path) -> None:
 def test_a_broken_model(repository: Path) -> None:
     (repository / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"damaged")
     with failing(MODEL_REPOSITORY=str(repository)) as result:
-        assert "Triton ended with status 1; the end of its log" in result.stderr
-        assert "policy_onnx" in result.stderr
+        told = result.stderr.partition("carlarl: ")[2].splitlines()
+        assert told[0] == "Triton ended with status 1; the end of its log:"
+        assert told[1].startswith(
+            "failed to load 'policy_onnx' version 2000: Internal: InvalidProto"
+        )
+        assert len(told) < 6
+        assert not any(line.startswith(("|", "+", "I")) for line in told)
 
 
 def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:

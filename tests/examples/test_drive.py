@@ -178,3 +178,10 @@ def test_plot_needs_no_full_lap(server: Server, tmp_path: Path) -> None:
     assert np.isfinite(result.x).all()
     plot(result, tmp_path / "drive.png")
     assert (tmp_path / "drive.png").stat().st_size > 10_000
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert drive(server.url, 1, max_steps=1).steps == 1

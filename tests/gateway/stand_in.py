@@ -10,6 +10,8 @@ import numpy as np
 from tests.gateway.processes import OBSERVATION, free_port
 
 ACTION = (0.5, 0.25, -0.125)
+GOLDEN = {**OBSERVATION, "speed": 31.25}
+"""What only the gateway itself asks about."""
 
 
 class StandIn:
@@ -77,7 +79,7 @@ class StandIn:
 
     def _config(self, model: str, version: str) -> dict:
         golden = {
-            "observations": [OBSERVATION, OBSERVATION],
+            "observations": [GOLDEN, GOLDEN],
             "actions": [self.golden_action] * 2,
             "tolerance": 1e-5,
         }
@@ -104,8 +106,14 @@ class StandIn:
             entries += [{"name": "carla_policy-v9.0.0", "state": "UNAVAILABLE"}]
             _reply_json(handler, 200, entries)
             return
+        model = handler.path.split("/")[3]
+        if model.removeprefix("carla_policy-") not in self.served:
+            error = f"Request for unknown model: '{model}' is not found"
+            _reply_json(handler, 404, {"error": error})
+            return
         tensors = _tensors(body, int(handler.headers["Inference-Header-Content-Length"]))
-        self.calls.append(tensors)
+        if tensors["speed"].size > 1 or tensors["speed"][0, 0] != GOLDEN["speed"]:
+            self.calls.append(tensors)
         rows = len(tensors["row"])
         actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
         if self.mode == "hang":

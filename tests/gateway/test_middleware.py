@@ -3,6 +3,7 @@
 import hashlib
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -315,3 +316,46 @@ def _check_references(document: dict, node: object) -> None:
     elif isinstance(node, list):
         for value in node:
             _check_references(document, value)
+
+
+def exchange(url: str, sent: bytes) -> httpx.Response:
+    """Send bytes as they are and read until the gateway closes the connection."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall(sent)
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = [tuple(line.split(": ", 1)) for line in lines]
+    return httpx.Response(int(first.split()[1]), headers=headers, content=body)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: two\r\n\r\n{}",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_what_is_no_http(run_gateway: Callable[..., str], sent: bytes) -> None:
+    url = run_gateway("/livez", TRITON_URL=f"http://127.0.0.1:{free_port()}")
+    response = exchange(url, sent)
+    check_envelope(response, 400, "HTTP_ERROR")
+    assert response.headers["connection"] == "close"
+    assert 'carla_rl_errors_total{code="HTTP_ERROR"} 1.0' in httpx.get(url + "/metrics").text
+
+
+@pytest.mark.parametrize("path", ["/predict", "/warmup"])
+def test_a_body_that_does_not_arrive(run_gateway: Callable[..., str], path: str) -> None:
+    away = f"http://127.0.0.1:{free_port()}"
+    url = run_gateway("/livez", TRITON_URL=away, REQUEST_TIMEOUT_MS="300")
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    start = time.monotonic()
+    response = exchange(url, head.encode() + b'{"obs')
+    assert 0.2 < time.monotonic() - start < 2
+    check_envelope(response, 504, "DEADLINE_EXCEEDED")
+    assert "the body did not arrive" in response.text
+    assert response.headers["connection"] == "close"

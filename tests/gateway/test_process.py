@@ -47,6 +47,12 @@ def test_a_taken_port(workers: str) -> None:
     assert f"PORT={port}: 127.0.0.1:{port} cannot be listened on (Address already in use" in text
 
 
+def test_a_host_that_is_none() -> None:
+    text = refused(PORT=str(free_port()), HOST="nowhere.invalid")
+    assert text.startswith("HOST=nowhere.invalid: no such host (")
+    assert len(text.splitlines()) == 1
+
+
 @pytest.mark.parametrize("content", [None, "", "# nothing\n", "secret\n", "\xff\xfe"])
 def test_a_bad_file_of_keys(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "keys"

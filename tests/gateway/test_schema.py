@@ -191,3 +191,9 @@ def test_warmup_takes_nothing() -> None:
         decode_warmup(b'{"version": "v0.1.0"}')
     with pytest.raises(ValidationFailed, match="Input should be an object"):
         decode_warmup(b"[]")
+
+
+def test_a_wrong_version_is_told_what_is_right() -> None:
+    content = json.dumps({"observations": [OBSERVATION], "version": "latest"}).encode()
+    with pytest.raises(ValidationFailed, match=r"^version: must be a version like v0\.1\.0$"):
+        decode_predict(content)

@@ -119,3 +119,28 @@ def test_frozen() -> None:
 
 def test_each_field_says_what_it_means() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8080"),
+        ("0.0.0.0", "http://127.0.0.1:8080"),
+        ("::", "http://[::1]:8080"),
+        ("::1", "http://[::1]:8080"),
+        ("fe80::1", "http://[fe80::1]:8080"),
+        ("policy.example.org", "http://policy.example.org:8080"),
+    ],
+)
+def test_gateway_url(host: str, url: str) -> None:
+    assert read_settings(host=host).gateway_url == url
+
+
+def test_equal_ports_are_refused_where_a_triton_is_started() -> None:
+    with pytest.raises(SettingsError) as raised:
+        read_settings(port=8002)
+    sentence = "PORT=8002 and TRITON_METRICS_PORT=8002: must be two different ports"
+    assert str(raised.value) == sentence
+    with pytest.raises(SettingsError, match="^TRITON_HTTP_PORT=9000 and TRITON_GRPC_PORT=9000: "):
+        read_settings(triton_http_port=9000, triton_grpc_port=9000)
+    assert read_settings(port=8002, triton_url="http://triton:8000").port == 8002

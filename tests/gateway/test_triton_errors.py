@@ -151,3 +151,35 @@ def test_a_pinned_version(stand_in: StandIn, run_gateway: Callable[..., str]) ->
     assert predict(url).json()["version"] == "v0.1.0"
     assert predict(url, version="v0.2.0").json()["version"] == "v0.2.0"
     assert httpx.get(url + "/versions").json()["active"] == "v0.1.0"
+
+
+def test_readiness_says_what_is_wrong(lone_gateway: str) -> None:
+    answer = httpx.get(lone_gateway + "/readyz").json()
+    assert "not ready: nobody answers at TRITON_URL=http://127.0.0.1:" in answer["message"]
+
+
+@pytest.mark.parametrize("mode", ["nan", "hang", "status 500 dead"])
+def test_ready_models_that_do_not_answer_are_not_ready(
+    stand_in: StandIn, stand_in_gateway: str, mode: str
+) -> None:
+    until(lambda: status(stand_in_gateway + "/readyz") == 200, 5)
+    stand_in.mode = mode
+    assert until(lambda: status(stand_in_gateway + "/readyz") == 503, 4) < 3
+    stand_in.mode = "ok"
+    until(lambda: status(stand_in_gateway + "/readyz") == 200, 8)
+
+
+def test_a_queue_that_is_full_is_still_ready(stand_in: StandIn, stand_in_gateway: str) -> None:
+    until(lambda: status(stand_in_gateway + "/readyz") == 200, 5)
+    stand_in.mode = QUEUE_FULL
+    time.sleep(1.5)
+    assert status(stand_in_gateway + "/readyz") == 200
+
+
+def test_a_warm_up_has_the_deadline_too(stand_in: StandIn, stand_in_gateway: str) -> None:
+    until(lambda: status(stand_in_gateway + "/readyz") == 200, 5)
+    stand_in.mode = "hang"
+    start = time.monotonic()
+    response = httpx.post(stand_in_gateway + "/warmup", timeout=10)
+    assert time.monotonic() - start < 1
+    check_envelope(response, 504, "DEADLINE_EXCEEDED")
