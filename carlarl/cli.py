@@ -69,8 +69,8 @@ class _Capabilities(click.ParamType[tuple[str, ...]]):
 def _gateway_url(url: str | None) -> str:
     if url is not None:
         return url.rstrip("/")
-    settings = read()
-    return f"http://{settings.host}:{settings.port}"
+    base: str = read().gateway_url
+    return base
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -60,6 +60,10 @@ class TritonServer:
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in models),
+            # The converters' configs are complete, and asking each model for what is missing costs
+            # a process and a second each; nor do the models wait for each other.
+            "--disable-auto-complete-config",
+            "--model-load-thread-count=16",
             "--exit-timeout-secs=5",
             "--http-address=127.0.0.1",
             f"--http-port={http}",

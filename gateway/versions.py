@@ -20,6 +20,8 @@ from gateway.triton import FUSED, Triton
 
 ALIAS = "carla_policy"
 POLL_S = 1.0
+START_POLL_S = 0.05
+"""How long between looks while nothing is ready."""
 DISTRUST_S = 15.0
 """How long the model in a single process is left alone after it failed."""
 CONTROL_TIMEOUT_S = 1.0
@@ -78,14 +80,17 @@ class Versions:
         return [await self.resolve(version) for version in sorted(found, key=_order)]
 
     async def follow(self) -> None:
-        """Keep `active` and `ready` true to Triton, about once a second, for ever."""
+        """Keep `active` and `ready` true to Triton, about once a second, for ever.
+
+        More often while nothing is ready, so that a start or a return is not missed.
+        """
         while True:
             try:
                 await self.refresh()
             except Exception:
                 log.exception("following the active version failed")
                 self._set_ready(False)
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(POLL_S if self.ready else START_POLL_S)
 
     async def refresh(self) -> None:
         """Look once whether the active version answers, and switch where another is active."""

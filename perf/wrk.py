@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import tempfile
@@ -52,9 +53,12 @@ class Load:
     requests: int
 
 
-def body(observations: int = 1) -> dict[str, Any]:
+def body(observations: int = 1, steering: float = 0.1) -> dict[str, Any]:
     """Give a deterministic request of so many observations, none like another."""
-    rows = [{**OBSERVATION, "speed": 25.5 + 100 * i / observations} for i in range(observations)]
+    rows = [
+        {**OBSERVATION, "speed": 25.5 + 100 * i / observations, "steering": steering}
+        for i in range(observations)
+    ]
     return {"observations": rows, "deterministic": True}
 
 
@@ -63,12 +67,14 @@ def run(
 ) -> Load:
     """Load `url`/predict; raises WrkError where any request failed.
 
-    Every request is the same, or with `vary` each differs from all others in its speeds.
+    Every request is the same, or with `vary` each differs from all others in its speeds, and one
+    run from another in the steering.
     """
     if shutil.which("wrk") is None:
         raise WrkError("wrk is missing: apt-get install wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_SCRIPT % (json.dumps(body(observations)), _VARY if vary else ""))
+        asked = body(observations, random.uniform(-1, 1)) if vary else body(observations)
+        script.write(_SCRIPT % (json.dumps(asked), _VARY if vary else ""))
         script.flush()
         done = subprocess.run(
             [
