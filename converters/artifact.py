@@ -6,7 +6,6 @@ import hashlib
 import io
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +120,8 @@ def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
         width = len(card.action.layout)
         action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
     except Exception as error:  # whatever a foreign model file can provoke in torch
-        reason = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"{path}: refused: no {card.model_type} model as its card says: {reason}"
+            f"{path}: refused: no {card.model_type} model as its card says: {_sentence(error)}"
         ) from None
     if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
         raise ArtifactError(
@@ -137,13 +135,19 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
         return np.empty((0, card.sensors + 2), np.float32)
     try:
         observations: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: no numpy array: {error}") from None
+        if observations.dtype.kind not in "fiu":
+            raise ValueError("its elements are no real numbers")
+    except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
+        raise ArtifactError(f"{path}: no numpy array: {_sentence(error)}") from None
     if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
         raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
     if not np.isfinite(observations).all():
         raise ArtifactError(f"{path}: it holds values that are not finite")
     return observations.astype(np.float32)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def create(

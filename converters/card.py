@@ -20,6 +20,13 @@ class ArtifactError(Exception):
     """An artifact that can't be used; the text says which file, why, and what is allowed."""
 
 
+def first_fault(error: ValidationError) -> str:
+    """Give the first field that is wrong, and why, as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "card"
+    return f"{where}: {first['msg']}"
+
+
 class Architecture(BaseModel):
     """A multi-layer perceptron from features to the policy's action."""
 
@@ -111,12 +118,12 @@ class ModelCard(BaseModel):
             return cls.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise ArtifactError(f"{path}: no such file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        except OSError as error:
+            raise ArtifactError(f"{path}: {error.strerror}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "card"
-            raise ArtifactError(f"{path}: {where}: {first['msg']}") from None
+            raise ArtifactError(f"{path}: {first_fault(error)}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
     def write(self, path: Path) -> None:
         """Write the card, fields in the order of this class."""

@@ -144,6 +144,42 @@ def test_a_torchscript_artifact_acts_as_its_program(folder: Path) -> None:
     np.testing.assert_allclose(parity.actions(after, features, noise), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text", ["2020-99-99", "[" * 5000, "\x00", "- 5", "model_name: 5", "performance_metrics: 5"]
+)
+def test_a_card_of_another_kind(folder: Path, text: str) -> None:
+    (folder / artifact.CARD).write_text(text)
+    with pytest.raises(ArtifactError, match=r"model_card\.yaml: "):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("name", [artifact.OBSERVATIONS, artifact.PREPROCESSOR])
+def test_damage_under_holding_hashes_names_the_file(folder: Path, name: str) -> None:
+    """What a hostile author could write: bytes changed, and the card's hashes with them."""
+    data = (folder / name).read_bytes()
+    generator = np.random.default_rng(0)
+    told = []
+    for _ in range(100):
+        damaged = bytearray(data)
+        for position in generator.integers(0, min(len(data), 128), 2):
+            damaged[position] = generator.integers(0, 256)
+        (folder / name).write_bytes(damaged)
+        _rehash(folder)
+        try:
+            artifact.load(folder)
+        except ArtifactError as error:
+            told.append(str(error))
+    assert told
+    assert all(text.startswith(f"{folder / name}: ") for text in told)
+
+
+def test_observations_that_are_no_numbers(folder: Path) -> None:
+    np.save(folder / artifact.OBSERVATIONS, np.full((2, 7), "far"))
+    _rehash(folder)
+    with pytest.raises(ArtifactError, match=r"observations\.npy: .* no real numbers"):
+        artifact.load(folder)
+
+
 def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact) -> None:
     for version in ("v0.10.0", "v0.9.0", "v1.0.0"):
         make_artifact(tmp_path / version)
