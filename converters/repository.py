@@ -99,41 +99,94 @@ def transaction(repository: Path) -> Iterator[Path]:
     them (`write` does so).
     """
     repository = repository.resolve()
-    repository.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{repository.name}.change-"
-    with _lock(repository):
-        for left_by_a_kill in repository.parent.glob(f"{prefix}*"):
-            shutil.rmtree(left_by_a_kill, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=repository.parent))
-        try:
-            yield from _change(repository, staging)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    staging = repository
+    try:
+        _check_place(repository)
+        with _lock(repository):
+            for left_by_a_kill in repository.parent.glob(f"{prefix}*"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            staging = Path(tempfile.mkdtemp(prefix=prefix, dir=repository.parent))
+            try:
+                yield from _change(repository, staging)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    except RepositoryError as error:
+        # What is told to the user is never the copy's path.
+        error.args = (str(error).replace(str(staging / repository.name), str(repository)),)
+        raise
+    except (ConnectionError, TimeoutError):  # no error of the file system
+        raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RepositoryError(f"{repository}: it can't be written: {why}") from None
+
+
+def _check_place(repository: Path) -> None:
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository}: it is a file, and no folder of models")
+    if os.path.ismount(repository):
+        raise RepositoryError(
+            f"{repository}: it is a mount point, which can't be replaced as a whole: mount the "
+            "folder above it, or give a folder inside it with --repository"
+        )
+    repository.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _change(repository: Path, staging: Path) -> Iterator[Path]:
     tree = staging / repository.name
+    tree.mkdir()
     if not repository.exists():
-        tree.mkdir()
         yield tree
         tree.rename(repository)
         return
+    _check_exchange(repository, staging)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(repository, tree, ignore=ignored, copy_function=_link)
+    shutil.copytree(repository, tree, ignore=ignored, copy_function=_link, dirs_exist_ok=True)
     yield tree
     _exchange(tree, repository)
 
 
+def _check_exchange(repository: Path, staging: Path) -> None:
+    """Raise RepositoryError where the two folders could not be exchanged once all work is done."""
+    trial = tempfile.mkdtemp(dir=staging)
+    _exchange(Path(trial), Path(tempfile.mkdtemp(dir=staging)))
+    try:
+        # A folder never takes the place of one that is not empty. What else is in the way comes up
+        # first: a mount, missing rights, or an overlay's lower layer, whose folders do not move.
+        os.rename(repository, staging)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise RepositoryError(_immovable(repository, error.errno)) from None
+
+
+def _immovable(repository: Path, code: int | None) -> str:
+    if code == errno.EXDEV:
+        return (
+            f"{repository}: it lies in a lower layer of an overlay file system, as in a container's "
+            "image, where no folder can be replaced: copy it into a volume, and give that folder "
+            "with --repository"
+        )
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return (
+            f"{repository}: its file system can't exchange two folders in one step: put the "
+            "repository on a local disk with --repository"
+        )
+    return f"{repository}: it can't be replaced: {os.strerror(code or 0)}"
+
+
 @contextmanager
 def _lock(repository: Path) -> Iterator[None]:
-    folder = os.open(repository.parent, os.O_RDONLY)
+    """Keep other commands from this repository; the lock's file stays, only its lock counts."""
+    file = os.open(repository.with_name(f".{repository.name}.lock"), os.O_RDONLY | os.O_CREAT)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepositoryError(f"{repository}: another command is changing it") from None
         yield
-    except BlockingIOError:
-        raise RepositoryError(f"{repository}: another command is changing it") from None
     finally:
-        os.close(folder)
+        os.close(file)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -157,14 +210,4 @@ def _exchange(first: Path, second: Path) -> None:
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     if libc.renameat2(*arguments) == 0:
         return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise RepositoryError(f"{second}: can't be replaced: {os.strerror(code)}")
-    # A file system that can't exchange: two renames, undone if the second fails.
-    aside = first.with_name(f"{first.name}.old")
-    second.rename(aside)
-    try:
-        first.rename(second)
-    except OSError:
-        aside.rename(second)
-        raise
+    raise RepositoryError(_immovable(second, ctypes.get_errno()))
