@@ -6,7 +6,7 @@ import hashlib
 import io
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,28 +157,44 @@ def create(
     pickled: bytes,
     observations: Path | None,
     check: Callable[[Artifact], None],
+    origins: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write an artifact into the new `folder`, once it loads and `check` does not raise.
 
     `state` is the state dict of `Gaussian`, `pickled` the preprocessor, `observations` a file of
-    recorded ones. Raises ArtifactError, and then leaves nothing behind.
+    recorded ones. Raises ArtifactError, and then leaves nothing behind; where the artifact's file
+    came from one of the user's, which `origins` has by name, the text names that one.
     """
     if folder.exists():
         raise ArtifactError(
             f"{folder}: this version exists, and versions never change: take the next"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-        written = Path(staging) / folder.name
-        written.mkdir()
-        torch.save(state, written / MODEL)
-        (written / PREPROCESSOR).write_bytes(pickled)
-        if observations is not None:
-            shutil.copyfile(observations, written / OBSERVATIONS)
-        card.artifact_hashes = {path.name: file_hash(path) for path in sorted(written.iterdir())}
-        card.write(written / CARD)
-        check(load(written))
-        written.rename(folder)
+    origins = dict(origins or {})
+    if observations is not None:
+        origins[OBSERVATIONS] = observations
+    staging = folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+            staging = Path(made) / folder.name
+            staging.mkdir()
+            torch.save(state, staging / MODEL)
+            (staging / PREPROCESSOR).write_bytes(pickled)
+            if observations is not None:
+                shutil.copyfile(observations, staging / OBSERVATIONS)
+            hashes = {path.name: file_hash(path) for path in sorted(staging.iterdir())}
+            card.artifact_hashes = hashes
+            card.write(staging / CARD)
+            check(load(staging))
+            staging.rename(folder)
+    except ArtifactError as error:
+        text = str(error)
+        for name, origin in origins.items():
+            text = text.replace(str(staging / name), str(origin))
+        raise ArtifactError(text.replace(str(staging), str(folder))) from None
+    except OSError as error:
+        at = error.filename if error.filename == str(observations) else folder
+        raise ArtifactError(f"{at}: {error.strerror or error}") from None
     return folder
 
 

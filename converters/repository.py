@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,15 @@ def versions(repository: Path) -> list[Version]:
     return sorted(found, key=lambda one: triton_version(one.version))
 
 
+def check_held(repository: Path, version: str, held: Collection[str]) -> None:
+    """Raise RepositoryError where `version` is not among the versions `held`."""
+    if version not in held:
+        known = ", ".join(sorted(held, key=triton_version)) or "none"
+        raise RepositoryError(
+            f"{repository}: the repository does not hold {version}; it holds {known}"
+        )
+
+
 @contextmanager
 def transaction(repository: Path) -> Iterator[Path]:
     """Give a copy of the repository to change; it takes the repository's place on a clean exit.
@@ -163,8 +172,8 @@ def _check_exchange(repository: Path, staging: Path) -> None:
 def _immovable(repository: Path, code: int | None) -> str:
     if code == errno.EXDEV:
         return (
-            f"{repository}: it lies in a lower layer of an overlay file system, as in a container's "
-            "image, where no folder can be replaced: copy it into a volume, and give that folder "
+            f"{repository}: it lies in a lower layer of an overlay file system, as in a "
+            "container's image, where no folder can be replaced: copy it into a volume, and give that folder "
             "with --repository"
         )
     if code in (errno.EINVAL, errno.ENOSYS):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from converters import artifact, parity
+from converters import artifact, parity, pickles
 from converters.card import ArtifactError
 
 MakeArtifact = Callable[..., Path]
@@ -195,3 +195,32 @@ def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact)
 def test_a_version_is_never_overwritten(folder: Path, make_artifact: MakeArtifact) -> None:
     with pytest.raises(ArtifactError, match="versions never change"):
         make_artifact(folder)
+
+
+def _create(folder: Path, source: artifact.Artifact, **changes: Any) -> None:
+    given: dict[str, Any] = {
+        "state": source.policy.gaussian.state_dict(),
+        "pickled": pickles.NOTHING,
+        "observations": None,
+        "check": lambda _: None,
+    }
+    artifact.create(
+        folder, source.card.model_copy(update={"version": folder.name}), **given | changes
+    )
+
+
+def test_what_an_import_refuses_is_named_by_the_users_file(folder: Path, tmp_path: Path) -> None:
+    source, new = artifact.load(folder), tmp_path / "new" / "v2.0.0"
+    observations, pickled = tmp_path / "recorded.npy", tmp_path / "statistics.pkl"
+    observations.write_bytes(b"no array")
+    with pytest.raises(ArtifactError, match=f"^{observations}: no numpy array"):
+        _create(new, source, observations=observations)
+    with pytest.raises(ArtifactError, match=f"^{pickled}: refused: "):
+        _create(new, source, pickled=b"", origins={artifact.PREPROCESSOR: pickled})
+    with pytest.raises(ArtifactError, match=f"^{new / 'model.pt'}: refused: "):
+        _create(new, source, state={})
+    with pytest.raises(ArtifactError, match=f"^{tmp_path / 'none'}: No such file"):
+        _create(new, source, observations=tmp_path / "none")
+    with pytest.raises(ArtifactError, match=f"^{observations / 'v2.0.0'}: "):
+        _create(observations / "v2.0.0", source)
+    assert list(new.parent.iterdir()) == []

@@ -108,9 +108,37 @@ def test_active_version(target: Path, folders: list[Path]) -> None:
         ("v0.2.0", False),
     ]
     before = contents(target)
-    with pytest.raises(repository.RepositoryError, match=r"carla_policy-v7\.0\.0"):
-        export(folders, target, activate="v7.0.0")
+    steps: list[str] = []
+    with pytest.raises(repository.RepositoryError) as told:
+        export(folders, target, ["onnx"], "v7.0.0", lambda version, step: steps.append(step))
+    assert str(told.value) == (
+        f"{target}: the repository does not hold v7.0.0; it holds v0.1.0, v0.2.0"
+    )
+    assert set(steps) == {"load"}, "it is told before any conversion"
     assert contents(target) == before
+
+
+def test_a_version_never_changes(target: Path, make_artifact: MakeArtifact, tmp_path: Path) -> None:
+    other = make_artifact(tmp_path / "others" / "v0.1.0", recorded=8)
+    before = contents(target)
+    with pytest.raises(repository.RepositoryError, match=r"v0\.1\.0 .*never change; give the ch"):
+        export([other], target)
+    assert contents(target) == before
+
+
+def test_models_of_the_user_stay(target: Path, folders: list[Path]) -> None:
+    for name in ("preprocess_mine/1000", "policy_mine/1000", "carla_policy_mine-v0.1.0/1"):
+        repository.write(target / name / "model.py", b"mine")
+    repository.write(target / "policy_empty" / "config.pbtxt", b"")
+    repository.write(target / "policy_notes.txt", b"mine")
+    for left_over in ("policy_onnx_s9a2/1000", "policy_tensorrt/1000"):
+        repository.write(target / left_over / "model.py", b"ours")
+    before = contents(target)
+    export(folders[:1], target)
+    assert before.keys() - contents(target).keys() == {
+        "policy_onnx_s9a2/1000/model.py",
+        "policy_tensorrt/1000/model.py",
+    }
 
 
 def test_a_format_that_is_no_longer_wanted_goes(target: Path, folders: list[Path]) -> None:

@@ -67,9 +67,7 @@ def test_a_folder_that_does_not_move(target: Path, monkeypatch: pytest.MonkeyPat
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
 
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(
-        RepositoryError, match="overlay file system.*: copy it"
-    ):
+    with pytest.raises(RepositoryError, match="overlay file system.*: copy it"):
         _change(target)
     assert _content(target) == b"first"
 
