@@ -173,8 +173,8 @@ def _immovable(repository: Path, code: int | None) -> str:
     if code == errno.EXDEV:
         return (
             f"{repository}: it lies in a lower layer of an overlay file system, as in a "
-            "container's image, where no folder can be replaced: copy it into a volume, and give that folder "
-            "with --repository"
+            "container's image, where no folder can be replaced: copy it into a volume, and give "
+            "that folder with --repository"
         )
     if code in (errno.EINVAL, errno.ENOSYS):
         return (
