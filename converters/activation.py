@@ -37,6 +37,7 @@ def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | N
     folder that `repository.transaction` gives. Raises RepositoryError where the repository does
     not hold the version.
     """
+    repository.check_held(tree, version, [one.version for one in repository.versions(tree)])
     previous = repository.active_version(tree)
     config = repository.read_config(tree, configs.ensemble_name(version))
     config.name = configs.ALIAS

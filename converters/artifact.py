@@ -6,8 +6,7 @@ import hashlib
 import io
 import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,9 +126,8 @@ def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
         width = len(card.action.layout)
         action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
     except Exception as error:  # whatever a foreign model file can provoke in torch
-        reason = " ".join(str(error).split())[:300]
         raise ArtifactError(
-            f"{path}: refused: no {card.model_type} model as its card says: {reason}"
+            f"{path}: refused: no {card.model_type} model as its card says: {_sentence(error)}"
         ) from None
     if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
         raise ArtifactError(
@@ -143,13 +141,19 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
         return np.empty((0, card.sensors + 2), np.float32)
     try:
         observations: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: no numpy array: {error}") from None
+        if observations.dtype.kind not in "fiu":
+            raise ValueError("its elements are no real numbers")
+    except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
+        raise ArtifactError(f"{path}: no numpy array: {_sentence(error)}") from None
     if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
         raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
     if not np.isfinite(observations).all():
         raise ArtifactError(f"{path}: it holds values that are not finite")
     return observations.astype(np.float32)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
@@ -166,28 +170,44 @@ def create(
     pickled: bytes,
     observations: Path | None,
     check: Callable[[Artifact], None],
+    origins: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write an artifact into the new `folder`, once it loads and `check` does not raise.
 
     `model` is what `model.pt` will hold, `pickled` the preprocessor, `observations` a file of
-    recorded ones. Raises ArtifactError, and then leaves nothing behind.
+    recorded ones. Raises ArtifactError, and then leaves nothing behind; where the artifact's file
+    came from one of the user's, which `origins` has by name, the text names that one.
     """
     if folder.exists():
         raise ArtifactError(
             f"{folder}: this version exists, and versions never change: take the next"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-        written = Path(staging) / folder.name
-        written.mkdir()
-        (written / MODEL).write_bytes(model)
-        (written / PREPROCESSOR).write_bytes(pickled)
-        if observations is not None:
-            shutil.copyfile(observations, written / OBSERVATIONS)
-        card.artifact_hashes = {path.name: file_hash(path) for path in sorted(written.iterdir())}
-        card.write(written / CARD)
-        check(load(written))
-        written.rename(folder)
+    origins = dict(origins or {})
+    if observations is not None:
+        origins[OBSERVATIONS] = observations
+    staging = folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+            staging = Path(made) / folder.name
+            staging.mkdir()
+            (staging / MODEL).write_bytes(model)
+            (staging / PREPROCESSOR).write_bytes(pickled)
+            if observations is not None:
+                shutil.copyfile(observations, staging / OBSERVATIONS)
+            hashes = {path.name: file_hash(path) for path in sorted(staging.iterdir())}
+            card.artifact_hashes = hashes
+            card.write(staging / CARD)
+            check(load(staging))
+            staging.rename(folder)
+    except ArtifactError as error:
+        text = str(error)
+        for name, origin in origins.items():
+            text = text.replace(str(staging / name), str(origin))
+        raise ArtifactError(text.replace(str(staging), str(folder))) from None
+    except OSError as error:
+        at = error.filename if error.filename == str(observations) else folder
+        raise ArtifactError(f"{at}: {error.strerror or error}") from None
     return folder
 
 

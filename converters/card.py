@@ -32,6 +32,13 @@ def read_bytes(path: Path) -> bytes:
         raise ArtifactError(f"{path}: {error.strerror}") from None
 
 
+def first_fault(error: ValidationError) -> str:
+    """Give the first field that is wrong, and why, as one sentence."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "card"
+    return f"{where}: {first['msg']}"
+
+
 class Architecture(BaseModel):
     """A multi-layer perceptron from features to the policy's action."""
 
@@ -121,12 +128,10 @@ class ModelCard(BaseModel):
         """Check a card's bytes; raises ArtifactError naming `path` and the field."""
         try:
             return cls.model_validate(yaml.safe_load(content.decode("utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "card"
-            raise ArtifactError(f"{path}: {where}: {first['msg']}") from None
+            raise ArtifactError(f"{path}: {first_fault(error)}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
     def write(self, path: Path) -> None:
         """Write the card, fields in the order of this class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4
 """Recorded observations whose actions a server must repeat before it counts as ready."""
+
+_MODEL = re.compile(rf"(preprocess|policy_({'|'.join(FORMATS)}))(_s\d+a\d+)?")
+"""The names that `configs.Shape` gives; a user's own models have others."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,31 @@ def export(
                 f"{target}: it is of the {held} flavour, and a repository has one: export the "
                 f"{flavour} flavour into another folder with --repository"
             )
+        sources = []
         for folder in folders:
             progress(folder.name, "load")
-            source = artifact.load(folder, key)
+            sources.append(artifact.load(folder, key))
+        _check_versions(tree, sources, activate)
+        for source in sources:
             _write_version(tree, source, formats, progress, capabilities, FLAVOURS[flavour])
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
+
+
+def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
+    """Refuse, before any conversion, what would change a version or activate one that is absent."""
+    digests = {one.version: one.digest for one in repository.versions(tree)}
+    for source in sources:
+        version = source.card.version
+        if digests.setdefault(version, source.digest) != source.digest:
+            raise repository.RepositoryError(
+                f"{tree}: it holds {version} of another artifact, {digests[version]}, and versions "
+                "never change; give the changed artifact a new version"
+            )
+    if activate is not None:
+        repository.check_held(tree, activate, digests)
 
 
 def _write_version(
@@ -127,11 +148,15 @@ def _write_version(
 
 def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
     """Take out what an earlier export of this version wrote and this one did not."""
-    number = triton_version(version)
-    for pattern in (f"preprocess*/{number}", f"policy_*/{number}", f"{configs.ALIAS}*-{version}"):
-        for path in set(tree.glob(pattern)) - written:
+    number = str(triton_version(version))
+    forms = (None, configs.FUSED, *FORMATS)
+    stale = {tree / configs.ensemble_name(version, form) for form in forms} - written
+    models = [path for path in tree.iterdir() if _MODEL.fullmatch(path.name) and path.is_dir()]
+    stale |= {path / number for path in models} - written
+    for path in stale:
+        if path.is_dir():
             shutil.rmtree(path)
-    for path in (*tree.glob("preprocess*"), *tree.glob("policy_*")):
+    for path in models:
         if not any(child.is_dir() for child in path.iterdir()):
             shutil.rmtree(path)
 

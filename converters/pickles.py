@@ -1,18 +1,22 @@
 """Pickles read as data: known classes become plain records, everything else is refused.
 
-Nothing of a pickle's own choice is ever called. Arrays are rebuilt of plain numbers; an object of a
-known class becomes a `Record` of its attributes, so that neither Stable-Baselines3 nor scikit-learn
-is imported to read their objects.
+Nothing of a pickle's own choice is ever called, numpy's functions neither: an object of a known
+class becomes a `Record` of its attributes, an array an `Array` of its checked bytes, so that
+neither Stable-Baselines3 nor scikit-learn is imported to read their objects.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-from collections import OrderedDict
-from typing import Any, ClassVar
+import pickletools
+import re
+from collections.abc import Callable
+from typing import Any
 
-from converters import pickled_arrays
+import numpy as np
+from numpy.typing import NDArray
 
 NOTHING = pickle.dumps(None)
 """The pickle of a policy without a preprocessor."""
@@ -38,20 +42,6 @@ RECORDS = {
 }
 
 
-_DAMAGE = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What a damaged pickle makes the unpickler raise."""
-
-
 class UnsafePickleError(ValueError):
     """A pickle that names something that is not on the list."""
 
@@ -67,47 +57,161 @@ class Record:
     def __setstate__(self, state: Any) -> None:
         """Take the attributes over as they are."""
         if isinstance(state, dict):
-            self.__dict__.update(state)
+            self.__dict__.update((str(name), value) for name, value in state.items())
+
+
+class Dtype:
+    """A number's type: its name, and the byte order that the pickle gives afterwards."""
+
+    __slots__ = ("name", "order")
+
+    def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
+        """Take plain numbers, and `O8` for arrays of names, which are kept as lists."""
+        known = isinstance(name, str) and re.fullmatch(r"[<>|=]?[fiub][1248]|\|?O8?", name)
+        if not known or align or copy not in (0, 1):
+            raise UnsafePickleError("it holds an array of a type that is no plain number")
+        self.name = name.lstrip("<>|=")
+        self.order = name[0] if name[0] in "<>" else "="
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the byte order, where all else is as usual."""
+        flags = 63 if self.name[0] == "O" else 0
+        if not isinstance(state, tuple) or state[2:] != (None, None, None, -1, -1, flags):
+            raise UnsafePickleError("it holds an array of an unusual type")
+        if state[0] != 3 or state[1] not in ("<", ">", "|", "="):
+            raise UnsafePickleError("it holds an array of an unusual byte order")
+        self.order = "=" if state[1] == "|" else state[1]
+
+    def values(self, data: Any, count: int) -> NDArray[Any]:
+        """Give `count` numbers out of their bytes; raises ValueError where these do not fit."""
+        dtype = np.dtype(self.order + self.name)
+        if dtype.hasobject or not isinstance(data, bytes | bytearray):
+            raise UnsafePickleError("it holds an array of objects")
+        if len(data) != count * dtype.itemsize:
+            raise ValueError("an array's bytes do not fit its shape")
+        return np.frombuffer(bytes(data), dtype)
+
+
+class Array:
+    """An array of numbers in `values`, or the list that stood for an array of names."""
+
+    __slots__ = ("values",)
+
+    def __init__(self) -> None:
+        """Start empty; the pickle gives the content afterwards."""
+        self.values: Any = None
+
+    def __setstate__(self, state: Any) -> None:
+        """Make the array of what `ndarray.__reduce__` gives."""
+        _, shape, dtype, fortran, data = state
+        self.fill(data, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Make the array of its bytes; raises ValueError where these do not fit its shape."""
+        if not isinstance(dtype, Dtype) or not isinstance(shape, tuple) or order not in ("C", "F"):
+            raise UnsafePickleError("it holds an array that numpy did not write")
+        if not all(type(length) is int and length >= 0 for length in shape):
+            raise UnsafePickleError("it holds an array of an impossible shape")
+        if dtype.name[0] == "O" and isinstance(data, list):
+            if len(data) != math.prod(shape):
+                raise ValueError("an array's elements do not fit its shape")
+            self.values = data
+            return
+        values = dtype.values(data, math.prod(shape))
+        self.values = values.reshape(shape, order="F" if order == "F" else "C")
+
+
+class _Function:
+    """Something that a pickle may name, and call where `body` says what that does.
+
+    Without attributes to set, so that a pickle changes nothing outside of itself.
+    """
+
+    __slots__ = ("__body",)
+
+    def __init__(self, body: Callable[..., Any] | None) -> None:
+        self.__body = body
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self.__body is None:
+            raise UnsafePickleError("it calls numpy.ndarray itself")
+        return self.__body(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise UnsafePickleError("it changes a function")
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Stand in for `_codecs.encode`, which old pickles make their bytes with."""
     if encoding != "latin1":
-        raise UnsafePickleError(f"it encodes text as {encoding!r}")
+        raise UnsafePickleError("it encodes text in another way than latin1")
     return text.encode("latin1")
 
 
+def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
+    return Array()
+
+
+def _scalar(dtype: Any, data: Any) -> Any:
+    if not isinstance(dtype, Dtype):
+        raise UnsafePickleError("it holds a number that numpy did not write")
+    return dtype.values(data, 1)[0]
+
+
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    array = Array()
+    array.fill(data, dtype, shape, order)
+    return array
+
+
+def _no_items() -> dict[Any, Any]:
+    return {}
+
+
 def _no_bytes() -> bytes:
-    """Stand in for `bytes`, which old pickles call for an empty one."""
     return b""
 
 
-class _Unpickler(pickle.Unpickler):
-    _callables: ClassVar[dict[tuple[str, str], Any]] = {
-        **pickled_arrays.STAND_INS,
-        ("collections", "OrderedDict"): OrderedDict,
-        ("_codecs", "encode"): _latin1,
-        ("__builtin__", "bytes"): _no_bytes,
-    }
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any] | None] = {
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): Dtype,
+    ("collections", "OrderedDict"): _no_items,
+    ("_codecs", "encode"): _latin1,
+    ("__builtin__", "bytes"): _no_bytes,
+}
+for _package in ("numpy.core", "numpy._core"):
+    _FUNCTIONS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
+    _FUNCTIONS[f"{_package}.multiarray", "scalar"] = _scalar
+    _FUNCTIONS[f"{_package}.numeric", "_frombuffer"] = _frombuffer
 
+
+class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in RECORDS:
             return type(name, (Record,), {"kind": name})
-        if (module, name) in self._callables:
-            return self._callables[module, name]
-        raise UnsafePickleError(
-            f"it holds {module}.{name}, which is not on the list of safe classes"
-        )
+        if (module, name) in _FUNCTIONS:
+            return _Function(_FUNCTIONS[module, name])
+        named = ascii(f"{module}.{name}"[:200])[1:-1]
+        raise UnsafePickleError(f"it holds {named}, which is not on the list of safe classes")
 
     def persistent_load(self, pid: Any) -> Any:
         raise UnsafePickleError("it holds a reference to something outside the file")
 
 
+def _scan(data: bytes) -> None:
+    """Refuse lengths that the unpickler would find memory for before it misses the bytes."""
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
+            raise ValueError(f"it numbers an object {argument}")
+
+
 def load(data: bytes) -> Any:
     """Read a pickle; raises UnsafePickleError by name, or ValueError where it is damaged."""
     try:
+        _scan(data)
         return _Unpickler(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
-    except _DAMAGE as error:
-        raise ValueError(f"it is no readable pickle: {error}") from None
+    except Exception as error:  # whatever a damaged or hostile file provokes in the unpickler
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise ValueError(f"it is no readable pickle: {reason}") from None

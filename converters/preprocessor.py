@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from converters.pickles import Record
+from converters.pickles import Array, Record
 from triton_backend.preprocessing import Preprocessing, Step
+
+_MOST_PARTS = 100
+"""Parts of pipelines within pipelines."""
 
 
 def lower(preprocessor: Record | None, sensors: int, noise: int) -> Preprocessing:
@@ -16,24 +20,61 @@ def lower(preprocessor: Record | None, sensors: int, noise: int) -> Preprocessin
 
     Raises ValueError for an object that is no preprocessor, or one of another width.
     """
-    steps = () if preprocessor is None else _steps(preprocessor)
-    return Preprocessing(sensors, noise, steps)
+    try:
+        with np.errstate(all="ignore"):  # Preprocessing refuses what is not finite
+            steps = tuple(step for part in _parts(preprocessor) for step in _steps(part))
+            return Preprocessing(sensors, noise, steps)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the attributes of a damaged or hostile object provoke
+        kind = getattr(preprocessor, "kind", "object")
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise ValueError(f"{kind} does not have the attributes of one: {reason}") from None
 
 
-def _steps(preprocessor: Any) -> tuple[Step, ...]:
-    kind = getattr(preprocessor, "kind", type(preprocessor).__name__)
-    if kind == "Pipeline":
-        return tuple(step for _, part in preprocessor.steps for step in _steps(part))
-    if kind not in _LOWERINGS:
+def _parts(preprocessor: Any) -> list[Any]:
+    """Give the parts of a pipeline, and of those within it, in order."""
+    waiting, parts = [] if preprocessor is None else [preprocessor], []
+    seen = 0
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        if seen > _MOST_PARTS:
+            raise ValueError(f"a pipeline of more than {_MOST_PARTS} parts, or one within itself")
+        if _kind(part) == "Pipeline":
+            waiting += [inner for _, inner in reversed(part.steps[:_MOST_PARTS])]
+        else:
+            parts.append(part)
+    return parts
+
+
+def _kind(part: Any) -> str:
+    return type(part).kind if isinstance(part, Record) else type(part).__name__
+
+
+def _steps(part: Any) -> tuple[Step, ...]:
+    kind = _kind(part)
+    if not isinstance(part, Record) or kind not in _LOWERINGS:
         raise ValueError(f"{kind} is no preprocessor: expected one of {', '.join(_LOWERINGS)}")
     try:
-        return _LOWERINGS[kind](preprocessor)
+        return _LOWERINGS[kind](part)
     except AttributeError as error:
         raise ValueError(f"{kind} was never fitted: {error}") from None
 
 
+def _numbers(array: Any) -> NDArray[np.float64]:
+    """Give an array's or a flat sequence's numbers; never walks what a pickle has nested."""
+    if isinstance(array, Array):
+        array = array.values
+    if isinstance(array, list | tuple):
+        array = [float(value) for value in array if isinstance(value, int | float)]
+    if not isinstance(array, np.ndarray | list | int | float | np.number):
+        raise ValueError(f"{type(array).__name__} where an array of numbers should be")
+    return np.asarray(array, np.float64).ravel()
+
+
 def _values(array: Any) -> tuple[float, ...]:
-    return tuple(np.asarray(array, np.float64).ravel().tolist())
+    return tuple(_numbers(array).tolist())
 
 
 def _vec_normalize(record: Any) -> tuple[Step, ...]:
@@ -44,7 +85,7 @@ def _vec_normalize(record: Any) -> tuple[Step, ...]:
         raise ValueError("VecNormalize of dictionary observations is not supported")
     return (
         ("subtract", _values(record.obs_rms.mean)),
-        ("divide", _values(np.sqrt(record.obs_rms.var + record.epsilon))),
+        ("divide", _values(np.sqrt(_numbers(record.obs_rms.var) + float(record.epsilon)))),
         ("clip", (-float(record.clip_obs), float(record.clip_obs))),
     )
 

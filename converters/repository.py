@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +89,15 @@ def versions(repository: Path) -> list[Version]:
     return sorted(found, key=lambda one: triton_version(one.version))
 
 
+def check_held(repository: Path, version: str, held: Collection[str]) -> None:
+    """Raise RepositoryError where `version` is not among the versions `held`."""
+    if version not in held:
+        known = ", ".join(sorted(held, key=triton_version)) or "none"
+        raise RepositoryError(
+            f"{repository}: the repository does not hold {version}; it holds {known}"
+        )
+
+
 @contextmanager
 def transaction(
     repository: Path, confirm: Callable[[], None] = lambda: None, *, only: str | None = None
@@ -104,18 +113,40 @@ def transaction(
     that was linked anew for changed and loads it again, which leaves the other models alone.
     """
     repository = repository.resolve()
-    repository.parent.mkdir(parents=True, exist_ok=True)
     place = repository if only is None else repository / only
     prefix = f".{repository.name}.change-"
-    with _lock(repository):
+    staging = repository
+    try:
+        _check_place(repository, only)
         beside = _staging_place(repository, only)
-        for left_by_a_kill in beside.glob(f"{prefix}*"):
-            shutil.rmtree(left_by_a_kill, ignore_errors=True)
-        staging = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
-        try:
-            yield from _change(place, staging, confirm)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with _lock(repository, beside):
+            for left_by_a_kill in beside.glob(f"{prefix}*"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
+            staging = Path(tempfile.mkdtemp(prefix=prefix, dir=beside))
+            try:
+                yield from _change(place, staging, confirm)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    except RepositoryError as error:
+        # What is told to the user is never the copy's path.
+        error.args = (str(error).replace(str(staging / place.name), str(place)),)
+        raise
+    except (ConnectionError, TimeoutError):  # no error of the file system
+        raise
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RepositoryError(f"{repository}: it can't be written: {why}") from None
+
+
+def _check_place(repository: Path, only: str | None) -> None:
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository}: it is a file, and no folder of models")
+    if only is None and os.path.ismount(repository):
+        raise RepositoryError(
+            f"{repository}: it is a mount point, which can't be replaced as a whole: mount the "
+            "folder above it, or give a folder inside it with --repository"
+        )
+    repository.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _staging_place(repository: Path, only: str | None) -> Path:
@@ -136,6 +167,7 @@ def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator
             place.rename(tree)
             raise
         return
+    _check_exchange(place, staging)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(place, tree, ignore=ignored, copy_function=_link)
     yield tree
@@ -147,16 +179,54 @@ def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator
         raise
 
 
-@contextmanager
-def _lock(repository: Path) -> Iterator[None]:
-    folder = os.open(repository.parent, os.O_RDONLY)
+def _check_exchange(place: Path, staging: Path) -> None:
+    """Raise RepositoryError where the two folders could not be exchanged once all work is done."""
+    trials = [Path(tempfile.mkdtemp(dir=staging)) for _ in range(2)]
+    code = _rename_exchange(*trials)
+    if code != 0:
+        raise RepositoryError(_immovable(place, code))
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # A folder never takes the place of one that is not empty. What else is in the way comes up
+        # first: a mount, missing rights, or an overlay's lower layer, whose folders do not move.
+        os.rename(place, staging)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise RepositoryError(_immovable(place, error.errno)) from None
+
+
+def _immovable(place: Path, code: int | None) -> str:
+    if code == errno.EXDEV:
+        return (
+            f"{place}: it lies in a lower layer of an overlay file system, as in a "
+            "container's image, where no folder can be replaced: copy it into a volume, and give "
+            "that folder with --repository"
+        )
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return (
+            f"{place}: its file system can't exchange two folders in one step: put the "
+            "repository on a local disk with --repository"
+        )
+    return f"{place}: it can't be replaced: {os.strerror(code or 0)}"
+
+
+@contextmanager
+def _lock(repository: Path, beside: Path) -> Iterator[None]:
+    """Keep other commands from this repository; the lock's file stays, only its lock counts.
+
+    A mount, where changes are prepared inside, is locked itself: what is above it may be read-only.
+    """
+    if beside == repository:
+        file = os.open(repository, os.O_RDONLY)
+    else:
+        file = os.open(repository.with_name(f".{repository.name}.lock"), os.O_RDONLY | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepositoryError(f"{repository}: another command is changing it") from None
         yield
-    except BlockingIOError:
-        raise RepositoryError(f"{repository}: another command is changing it") from None
     finally:
-        os.close(folder)
+        os.close(file)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -183,18 +253,13 @@ def _link(source: str, target: str) -> None:
 
 
 def _exchange(first: Path, second: Path) -> None:
+    code = _rename_exchange(first, second)
+    if code != 0:
+        raise RepositoryError(_immovable(second, code))
+
+
+def _rename_exchange(first: Path, second: Path) -> int:
+    """Exchange two folders in one step; gives the error's number, 0 where it is done."""
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
-    if libc.renameat2(*arguments) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS):
-        raise RepositoryError(f"{second}: can't be replaced: {os.strerror(code)}")
-    # A file system that can't exchange: two renames, undone if the second fails.
-    aside = first.with_name(f"{first.name}.old")
-    second.rename(aside)
-    try:
-        first.rename(second)
-    except OSError:
-        aside.rename(second)
-        raise
+    return ctypes.get_errno() if libc.renameat2(*arguments) != 0 else 0

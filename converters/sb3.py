@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from converters import artifact, originals, pickles
-from converters.card import Action, Architecture, ArtifactError, Distribution, ModelCard
+from converters.card import (
+    Action,
+    Architecture,
+    ArtifactError,
+    Distribution,
+    ModelCard,
+    first_fault,
+    read_bytes,
+)
 from converters.policy import ACTIVATIONS
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
@@ -50,27 +59,33 @@ def import_sb3(
             f"{policy}: it was trained on normalised observations: give their statistics with "
             "--vecnormalize FILE"
         )
+    if metrics is not None and not isinstance(metrics, dict):
+        raise ArtifactError("metrics: must be a mapping of names to values")
     actions = box.shape[0]
-    card = ModelCard(
-        model_name=name or f"carla-{algorithm.lower()}",
-        version=version,
-        model_type="pytorch",
-        input_shape=[space.shape[0]],
-        output_shape=[actions],
-        framework_version=torch.__version__.partition("+")[0],
-        description=description,
-        sensors=space.shape[0] - 2,
-        architecture=architecture,
-        distribution=distribution,
-        action=Action(
-            layout=tuple(layout or LAYOUTS[actions]),
-            low=tuple(box.low.tolist()),
-            high=tuple(box.high.tolist()),
-        ),
-        performance_metrics=metrics or {},
-        artifact_hashes={},
-    )
-    pickled = pickles.NOTHING if vecnormalize is None else vecnormalize.read_bytes()
+    action = action_of(box, layout)
+    try:
+        card = ModelCard(
+            model_name=f"carla-{algorithm.lower()}" if name is None else name,
+            version=version,
+            model_type="pytorch",
+            input_shape=[space.shape[0]],
+            output_shape=[actions],
+            framework_version=torch.__version__.partition("+")[0],
+            description=description,
+            sensors=space.shape[0] - 2,
+            architecture=architecture,
+            distribution=distribution,
+            action=action,
+            performance_metrics={} if metrics is None else metrics,
+            artifact_hashes={},
+        )
+    except ValidationError as error:
+        raise ArtifactError(f"{policy}: no model card: {first_fault(error)}") from None
+    origins = {artifact.MODEL: policy}
+    pickled = pickles.NOTHING
+    if vecnormalize is not None:
+        origins[artifact.PREPROCESSOR] = vecnormalize
+        pickled = read_bytes(vecnormalize)
 
     def check(written: artifact.Artifact) -> None:
         originals.compare(
@@ -80,7 +95,31 @@ def import_sb3(
         )
 
     weights = artifact.state_dict_bytes(state)
-    return artifact.create(artifacts / version, card, weights, pickled, observations, check)
+    folder = artifacts / version
+    return artifact.create(folder, card, weights, pickled, observations, check, origins)
+
+
+def action_of(box: Any, layout: Sequence[str] | None) -> Action:
+    """Give the action that a box is in the given layout, or in the usual one of its width.
+
+    Raises ArtifactError for a layout that is none, or whose elements the bounds contradict: pedals
+    reach from 0 up, steering and acceleration to both sides of 0.
+    """
+    names = tuple(layout or LAYOUTS[box.shape[0]])
+    said = ",".join(names)
+    try:
+        action = Action(layout=names, low=tuple(box.low.tolist()), high=tuple(box.high.tolist()))
+    except ValidationError as error:
+        raise ArtifactError(f"layout {said}: {first_fault(error)}") from None
+    for name, low, high in zip(names, action.low, action.high, strict=True):
+        pedal = name in ("throttle", "brake")
+        if (low < 0) if pedal else not low < 0 < high:
+            wanted = "0 or more" if pedal else "numbers on both sides of 0"
+            raise ArtifactError(
+                f"layout {said}: the action space bounds {name} by {low:g} and {high:g}, where it "
+                f"takes {wanted}: say with --layout what the elements are"
+            )
+    return action
 
 
 def _load(path: Path) -> tuple[str, Any]:

@@ -63,7 +63,11 @@ def import_torchscript(
         performance_metrics=metrics or {},
         artifact_hashes={},
     )
-    pickled = pickles.NOTHING if preprocessor is None else read_bytes(preprocessor)
+    origins = {artifact.MODEL: program}
+    pickled = pickles.NOTHING
+    if preprocessor is not None:
+        origins[artifact.PREPROCESSOR] = preprocessor
+        pickled = read_bytes(preprocessor)
 
     def check(written: artifact.Artifact) -> None:
         def predict(features: NDArray[np.float32]) -> NDArray[Any]:
@@ -76,7 +80,8 @@ def import_torchscript(
 
         originals.compare(written, predict, "the program's own")
 
-    return artifact.create(artifacts / version, card, data, pickled, observations, check)
+    folder = artifacts / version
+    return artifact.create(folder, card, data, pickled, observations, check, origins)
 
 
 def _open(path: Path, data: bytes) -> Any:

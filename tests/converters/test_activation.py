@@ -84,4 +84,5 @@ def test_a_transaction_that_is_not_confirmed_is_undone(target: Path) -> None:
         ):
             activation.set_alias(target, "v0.1.0", folder=tree if only else tree / "carla_policy")
         assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
-        assert [path.name for path in target.parent.iterdir()] == ["model_repository"]
+        left = {path.name for path in target.parent.iterdir()}
+        assert left == {"model_repository", ".model_repository.lock"}

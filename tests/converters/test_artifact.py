@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from converters import artifact, parity
+from converters import artifact, parity, pickles
 from converters.card import CARD, ArtifactError
 
 MakeArtifact = Callable[..., Path]
@@ -170,6 +170,42 @@ def test_a_torchscript_artifact_acts_as_its_program(folder: Path) -> None:
     np.testing.assert_allclose(parity.actions(after, features, noise), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "text", ["2020-99-99", "[" * 5000, "\x00", "- 5", "model_name: 5", "performance_metrics: 5"]
+)
+def test_a_card_of_another_kind(folder: Path, text: str) -> None:
+    (folder / CARD).write_text(text)
+    with pytest.raises(ArtifactError, match=r"model_card\.yaml: "):
+        artifact.load(folder)
+
+
+@pytest.mark.parametrize("name", [artifact.OBSERVATIONS, artifact.PREPROCESSOR])
+def test_damage_under_holding_hashes_names_the_file(folder: Path, name: str) -> None:
+    """What a hostile author could write: bytes changed, and the card's hashes with them."""
+    data = (folder / name).read_bytes()
+    generator = np.random.default_rng(0)
+    told = []
+    for _ in range(100):
+        damaged = bytearray(data)
+        for position in generator.integers(0, min(len(data), 128), 2):
+            damaged[position] = generator.integers(0, 256)
+        (folder / name).write_bytes(damaged)
+        _rehash(folder)
+        try:
+            artifact.load(folder)
+        except ArtifactError as error:
+            told.append(str(error))
+    assert told
+    assert all(text.startswith(f"{folder / name}: ") for text in told)
+
+
+def test_observations_that_are_no_numbers(folder: Path) -> None:
+    np.save(folder / artifact.OBSERVATIONS, np.full((2, 7), "far"))
+    _rehash(folder)
+    with pytest.raises(ArtifactError, match=r"observations\.npy: .* no real numbers"):
+        artifact.load(folder)
+
+
 def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact) -> None:
     for version in ("v0.10.0", "v0.9.0", "v1.0.0"):
         make_artifact(tmp_path / version)
@@ -185,3 +221,32 @@ def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact)
 def test_a_version_is_never_overwritten(folder: Path, make_artifact: MakeArtifact) -> None:
     with pytest.raises(ArtifactError, match="versions never change"):
         make_artifact(folder)
+
+
+def _create(folder: Path, source: artifact.Artifact, **changes: Any) -> None:
+    given: dict[str, Any] = {
+        "model": artifact.state_dict_bytes(source.policy.gaussian.state_dict()),
+        "pickled": pickles.NOTHING,
+        "observations": None,
+        "check": lambda _: None,
+    }
+    artifact.create(
+        folder, source.card.model_copy(update={"version": folder.name}), **given | changes
+    )
+
+
+def test_what_an_import_refuses_is_named_by_the_users_file(folder: Path, tmp_path: Path) -> None:
+    source, new = artifact.load(folder), tmp_path / "new" / "v2.0.0"
+    observations, pickled = tmp_path / "recorded.npy", tmp_path / "statistics.pkl"
+    observations.write_bytes(b"no array")
+    with pytest.raises(ArtifactError, match=f"^{observations}: no numpy array"):
+        _create(new, source, observations=observations)
+    with pytest.raises(ArtifactError, match=f"^{pickled}: refused: "):
+        _create(new, source, pickled=b"", origins={artifact.PREPROCESSOR: pickled})
+    with pytest.raises(ArtifactError, match=f"^{new / 'model.pt'}: refused: "):
+        _create(new, source, model=artifact.state_dict_bytes({}))
+    with pytest.raises(ArtifactError, match=f"^{tmp_path / 'none'}: No such file"):
+        _create(new, source, observations=tmp_path / "none")
+    with pytest.raises(ArtifactError, match=f"^{observations / 'v2.0.0'}: "):
+        _create(observations / "v2.0.0", source)
+    assert list(new.parent.iterdir()) == []

@@ -109,9 +109,37 @@ def test_active_version(target: Path, folders: list[Path]) -> None:
         ("v0.2.0", False),
     ]
     before = contents(target)
-    with pytest.raises(repository.RepositoryError, match=r"carla_policy-v7\.0\.0"):
-        export(folders, target, activate="v7.0.0")
+    steps: list[str] = []
+    with pytest.raises(repository.RepositoryError) as told:
+        export(folders, target, ["onnx"], "v7.0.0", lambda version, step: steps.append(step))
+    assert str(told.value) == (
+        f"{target}: the repository does not hold v7.0.0; it holds v0.1.0, v0.2.0"
+    )
+    assert set(steps) == {"load"}, "it is told before any conversion"
     assert contents(target) == before
+
+
+def test_a_version_never_changes(target: Path, make_artifact: MakeArtifact, tmp_path: Path) -> None:
+    other = make_artifact(tmp_path / "others" / "v0.1.0", recorded=8)
+    before = contents(target)
+    with pytest.raises(repository.RepositoryError, match=r"v0\.1\.0 .*never change; give the ch"):
+        export([other], target)
+    assert contents(target) == before
+
+
+def test_models_of_the_user_stay(target: Path, folders: list[Path]) -> None:
+    for name in ("preprocess_mine/1000", "policy_mine/1000", "carla_policy_mine-v0.1.0/1"):
+        repository.write(target / name / "model.py", b"mine")
+    repository.write(target / "policy_empty" / "config.pbtxt", b"")
+    repository.write(target / "policy_notes.txt", b"mine")
+    for left_over in ("policy_onnx_s9a2/1000", "policy_tensorrt/1000"):
+        repository.write(target / left_over / "model.py", b"ours")
+    before = contents(target)
+    export(folders[:1], target)
+    assert before.keys() - contents(target).keys() == {
+        "policy_onnx_s9a2/1000/model.py",
+        "policy_tensorrt/1000/model.py",
+    }
 
 
 def test_a_format_that_is_no_longer_wanted_goes(target: Path, folders: list[Path]) -> None:
@@ -179,7 +207,7 @@ def test_beyond_tolerance_nothing_is_written(
     with pytest.raises(parity.ParityError, match=r"v0\.3\.0 as onnx, batch 1: .* by 2e-05"):
         export([new], target)
     assert contents(target) == before
-    assert [p.name for p in target.parent.iterdir() if p.name.startswith(".")] == []
+    assert not list(target.parent.glob(".*.change-*"))
 
 
 def test_a_damaged_artifact_leaves_the_repository(target: Path, folders: list[Path]) -> None:
@@ -210,7 +238,7 @@ def test_killed_while_exporting(target: Path, folders: list[Path]) -> None:
     assert any(path.name.startswith(".repository.change-") for path in target.parent.iterdir())
     export(folders, target, activate="v0.1.0")
     assert repository.active_version(target) == "v0.1.0"
-    assert not any(path.name.startswith(".") for path in target.parent.iterdir())
+    assert not list(target.parent.glob(".*.change-*"))
 
 
 def test_readers_see_the_old_or_the_new_repository(target: Path) -> None:

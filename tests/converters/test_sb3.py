@@ -146,7 +146,7 @@ def test_other_policies_are_refused(
 def test_the_wrong_statistics_are_refused(tmp_path: Path) -> None:
     _, policy, _ = train(tmp_path, "PPO", actions=3, normalised=False)
     (tmp_path / "other.pkl").write_bytes(b"no pickle")
-    with pytest.raises(ArtifactError, match=r"preprocessor\.pkl: refused"):
+    with pytest.raises(ArtifactError, match=r"other\.pkl: refused"):
         import_sb3(policy, "v1.0.0", tmp_path / "a", vecnormalize=tmp_path / "other.pkl")
     assert not (tmp_path / "a" / "v1.0.0").exists()
 

@@ -1,0 +1,63 @@
+"""What an import is told that does not fit the policy is refused in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from stable_baselines3 import A2C
+
+from converters.card import ArtifactError
+from converters.sb3 import import_sb3
+
+
+def _policy(folder: Path, low: list[float]) -> Path:
+    class Toy(gymnasium.Env[Any, Any]):
+        observation_space = gymnasium.spaces.Box(-1, 1, (7,))
+        action_space = gymnasium.spaces.Box(
+            np.array(low, np.float32), np.ones(len(low), np.float32)
+        )
+
+    A2C("MlpPolicy", Toy(), device="cpu").save(folder / "policy.zip")
+    return folder / "policy.zip"
+
+
+PEDALS = ["throttle", "brake", "steer"]
+
+
+@pytest.mark.parametrize(
+    ("low", "layout", "message"),
+    [
+        ([-1, 0, -1], PEDALS, "bounds throttle by -1 and 1, where it takes 0 or more"),
+        ([0, -1, -1], PEDALS, "bounds brake by -1 and 1"),
+        ([0, 0, 0], PEDALS, "bounds steer by 0 and 1, where it takes numbers on both sides of 0"),
+        ([-1, 0, 0], None, "bounds throttle by -1 and 1"),
+        ([-1, 0], None, "bounds acceleration by 0 and 1"),
+        ([0, 0, -1], ["gas", "brake", "steer"], "layout gas,brake,steer: .*layout must be"),
+        ([0, 0, -1], ["steer", "acceleration"], "layout steer,acceleration: "),
+    ],
+)
+def test_a_layout_that_does_not_fit(
+    tmp_path: Path, low: list[float], layout: list[str] | None, message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message) as told:
+        import_sb3(_policy(tmp_path, low), "v1.0.0", tmp_path / "artifacts", layout=layout)
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_layout_that_fits(tmp_path: Path) -> None:
+    policy = _policy(tmp_path, [-1, 0, 0])
+    layout = ["steer", "throttle", "brake"]
+    assert import_sb3(policy, "v1.0.0", tmp_path / "artifacts", layout=layout).is_dir()
+
+
+@pytest.mark.parametrize("metrics", [[1, 2], "fast", 5, [], {1: 2}])
+def test_metrics_that_are_none(tmp_path: Path, metrics: Any) -> None:
+    policy = _policy(tmp_path, [0, 0, -1])
+    with pytest.raises(ArtifactError, match="metrics") as told:
+        import_sb3(policy, "v1.0.0", tmp_path / "artifacts", metrics=metrics)
+    assert "\n" not in str(told.value)
