@@ -1,5 +1,16 @@
-"""`python -m carlarl`, the same as `carlarl`."""
+"""`carlarl` and `python -m carlarl`."""
 
-from carlarl.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being imported is no trace either."""
+    try:
+        from carlarl.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -67,10 +68,12 @@ class _Capabilities(click.ParamType[tuple[str, ...]]):
 
 
 def _gateway_url(url: str | None) -> str:
-    if url is not None:
-        return url.rstrip("/")
-    base: str = read().gateway_url
-    return base
+    if url is None:
+        base: str = read().gateway_url
+        return base
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
+    return url.rstrip("/")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -248,6 +251,8 @@ def predict(
             content = json.load(file)
         except ValueError as error:
             raise click.UsageError(f"--file: no JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise click.UsageError("--file: give one observation or a request, as a JSON object")
         request = content if "observations" in content else {"observations": [content]}
     else:
         if speed is None or steering is None or sensors is None:
@@ -256,6 +261,8 @@ def predict(
             values = [float(part) for part in sensors.split(",")]
         except ValueError:
             raise click.UsageError(f"--sensors: {sensors!r} are no numbers") from None
+        if not all(map(math.isfinite, (speed, steering, *values))):
+            raise click.UsageError("--speed, --steering and --sensors must be finite")
         observation = {"speed": speed, "steering": steering, "sensors": values}
         request = {"observations": [observation]}
     if deterministic is not None or "deterministic" not in request:
@@ -292,7 +299,7 @@ def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
 @click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
 @click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
-@click.option("--seed", type=int, help="Repeats a stochastic drive.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a stochastic drive.")
 @click.option("--version", type=Version(), help="[default: the active one]")
 @url_option
 @api_key_option
@@ -316,6 +323,8 @@ def drive(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    if output is not None and not output.absolute().parent.is_dir():
+        raise click.UsageError(f"--output: {output.parent} is no folder")
     columns = (
         TextColumn("{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -368,6 +377,8 @@ def _call(
         content: dict[str, Any] = answer.json()
     except ValueError:
         raise Failure(f"{base}{path}: status {answer.status_code}, and no JSON") from None
+    if not isinstance(content, dict) or (answer.is_error and "message" not in content):
+        raise Failure(f"{base}{path}: status {answer.status_code}: no gateway of CarlaRL answers")
     if answer.is_error:
         problems = content.get("details", {}).get("validation_errors", [])
         detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)

@@ -43,14 +43,14 @@ class Version(click.ParamType[str]):
 
 def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
     """Make an option for a folder that has a setting too."""
-    return click.option(
-        flag, type=click.Path(path_type=Path), help=f"{meaning} [default: ${variable}]"
-    )
+    return click.option(flag, type=click.Path(path_type=Path), help=f"{meaning} [env: {variable}]")
 
 
 artifacts_option = folder_option("--artifacts", "ARTIFACT_DIR", "Folder of versioned artifacts.")
 repository_option = folder_option("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
-url_option = click.option("--url", help="The gateway. [default: http://$HOST:$PORT]")
+url_option = click.option(
+    "--url", help="The gateway. [default: http://127.0.0.1:8080, or as HOST and PORT say]"
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 api_key_option = click.option(
     "--api-key", envvar="API_KEY", help="The gateway's key. [env: API_KEY]"

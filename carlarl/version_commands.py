@@ -12,6 +12,9 @@ import click
 
 from carlarl.options import Failure, Version, json_option, read, repository_option
 
+SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
+"""Metrics that the table has room for; --json has all."""
+
 
 @click.command()
 @repository_option
@@ -35,7 +38,8 @@ def versions(repository: Path | None, as_json: bool) -> None:
         return
     table = Table("version", "active", "formats", "artifact", "metrics")
     for one in found:
-        metrics = ", ".join(f"{name} {value}" for name, value in one.metrics.items())
+        shown = [name for name in SHOWN if one.metrics.get(name) is not None]
+        metrics = ", ".join(f"{name} {one.metrics[name]}" for name in shown)
         mark = "●" if one.active else ""
         table.add_row(one.version, mark, ", ".join(one.formats), one.digest[:19], metrics)
     Console().print(table)

@@ -144,7 +144,7 @@ def _predict(client: httpx.Client, request: dict[str, Any]) -> tuple[NDArray[np.
     """Return the action, shape (3,), and the version that computed it."""
     try:
         response = client.post("/predict", json=request)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.InvalidURL) as error:
         raise DriveError(f"No answer from {client.base_url}: {error}") from error
     try:
         answer = response.json()

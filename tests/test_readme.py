@@ -67,10 +67,7 @@ def test_settings_are_the_real_ones() -> None:
     table = README.split("## Settings")[1].split("\n## ")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
     names = [name for row in rows for name in re.findall(r"`([A-Z_]+)`", row[0])]
-    assert {name.lower() for name in names} == set(Settings.model_fields) - {
-        "git_commit",
-        "use_gpu",
-    }
+    assert {name.lower() for name in names} == set(Settings.model_fields) - {"git_commit"}
     for variables, defaults in rows:
         shown = re.findall(r"`([^`]+)`", defaults)
         for name, default in zip(re.findall(r"`([A-Z_]+)`", variables), shown, strict=False):

@@ -123,3 +123,35 @@ def test_drive_three_laps(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
     assert (told["version"], told["laps"], told["offTrack"]) == ("v0.2.0", 3, 0)
     assert told["latencyMs"]["p50"] > 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", ["5", "null", '"observations"', "{"])
+def test_a_file_that_is_no_request(carlarl: Run, tmp_path: Path, content: str) -> None:
+    file = tmp_path / "request.json"
+    file.write_text(content)
+    result = carlarl("predict", "--file", str(file))
+    assert result.returncode == 2
+    assert "--file" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", *FLAGS[:4], "--sensors", "1,nan,1,1,1"],
+        ["predict", *FLAGS, "--url", "localhost:8080"],
+        ["drive", "--output", "no/such/folder/drive.png"],
+        ["drive", "--url", "localhost:8080"],
+        ["drive", "--stochastic", "--seed", "-5"],
+    ],
+)
+def test_more_bad_use(carlarl: Run, arguments: list[str]) -> None:
+    result = carlarl(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_something_else_answers(stack: Stack, carlarl: Run) -> None:
+    result = carlarl("warmup", "--url", f"http://{stack.triton_http}")
+    assert result.returncode == 1
+    assert "no gateway" in result.stderr or "no JSON" in result.stderr
