@@ -123,7 +123,9 @@ def draw(parts: dict[str, list[tuple[str, float]]], path: Path) -> None:
         left = 0.0
         for owner, width in bar:
             axes.barh(place, width, left=left, color=colours[owner], label=owner)
-            axes.text(left + width / 2, place, f"{width:.2f}", ha="center", va="center", fontsize=9)
+            if width > 0.03:  # else there is no room in the bar; the table has it
+                label = f"{width:.2f}"
+                axes.text(left + width / 2, place, label, ha="center", va="center", fontsize=9)
             left += width
         axes.text(left + 0.005, place, f"{left:.2f} ms", va="center", fontsize=10, weight="bold")
     axes.set_yticks(range(len(parts)), list(parts))
@@ -131,7 +133,7 @@ def draw(parts: dict[str, list[tuple[str, float]]], path: Path) -> None:
     axes.set_xlabel("milliseconds, median, one request at a time")
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    axes.legend(unique.values(), unique, frameon=False, fontsize=9, loc="upper right")
+    axes.legend(unique.values(), unique, frameon=False, fontsize=9, loc="lower right")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15)
     figure.savefig(path)

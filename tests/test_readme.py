@@ -72,6 +72,7 @@ def test_settings_are_the_real_ones() -> None:
         shown = re.findall(r"`([^`]+)`", defaults)
         for name, default in zip(re.findall(r"`([A-Z_]+)`", variables), shown, strict=False):
             real = Settings.model_fields[name.lower()].default
+            real = int(real) if isinstance(real, bool) else real
             assert default == (",".join(real) if isinstance(real, tuple) else str(real)), name
 
 
