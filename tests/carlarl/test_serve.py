@@ -211,22 +211,29 @@ def test_a_broken_config(repository: Path) -> None:
 
 
 CRASHED = "Triton ended with status -11; the end of its log:"
-"""Triton 2.51 now and then crashes where a Python model fails while another version loads; it was
-seen in one of about ten starts. What has to hold holds then too: said, status 1, nothing left."""
+
+
+def told_of(repository: Path) -> str:
+    """What a `carlarl serve` of a repository that can't be loaded tells.
+
+    Triton 2.51 itself crashes in about one of ten such starts, with nothing in its log. What must
+    hold holds then too (`failing` checks it), and what it tells is asked again, at most twice.
+    """
+    for _ in range(3):
+        with failing(MODEL_REPOSITORY=str(repository)) as result:
+            told = result.stderr.partition("carlarl: ")[2]
+        if not told.startswith(CRASHED):
+            break
+    return told
 
 
 def test_a_broken_model(repository: Path) -> None:
     (repository / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"damaged")
-    with failing(MODEL_REPOSITORY=str(repository)) as result:
-        told = result.stderr.partition("carlarl: ")[2].splitlines()
-        if told[0] == CRASHED:
-            return
-        assert told[0] == "Triton ended with status 1; the end of its log:"
-        assert told[1].startswith(
-            "failed to load 'policy_onnx' version 2000: Internal: InvalidProto"
-        )
-        assert len(told) < 6
-        assert not any(line.startswith(("|", "+", "I")) for line in told)
+    told = told_of(repository).splitlines()
+    assert told[0] == "Triton ended with status 1; the end of its log:"
+    assert told[1].startswith("failed to load 'policy_onnx' version 2000: Internal: InvalidProto")
+    assert len(told) < 6
+    assert not any(line.startswith(("|", "+", "I")) for line in told)
 
 
 def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
@@ -236,8 +243,7 @@ def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
         "    def execute(self, requests):\n"
         "        raise RuntimeError('cannot run at all')\n"
     )
-    with failing(MODEL_REPOSITORY=str(repository)) as result:
-        assert "cannot run at all" in result.stderr or CRASHED in result.stderr
+    assert "cannot run at all" in told_of(repository)
 
 
 @pytest.mark.parametrize(
