@@ -19,7 +19,7 @@ drive: .venv/.installed-drive  ## drive three laps through the running gateway, 
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
 test: .venv/.installed-test  ## set up and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
