@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gateway.settings import Settings, SettingsError, read_settings
 
 F = Callable[..., Any]
 
+FORMATS = ("onnx", "torchscript", "tensorrt")
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that must be there."""
@@ -39,6 +41,44 @@ class Version(click.ParamType[str]):
         except ValueError as error:
             self.fail(str(error), param, ctx)
         return str(value)
+
+
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAME,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Split them."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+
+
+class Formats(Names):
+    """Formats separated by commas."""
+
+    name = "FORMAT,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Give the formats, each once; an unknown one is bad use."""
+        formats = super().convert(value, param, ctx)
+        if unknown := [name for name in formats if name not in FORMATS]:
+            self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
+        return formats
+
+
+class Capabilities(Names):
+    """Compute capabilities separated by commas."""
+
+    name = "X.Y,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Give them; anything that is not like `8.6` is bad use."""
+        parts = super().convert(value, param, ctx)
+        if wrong := [part for part in parts if not re.fullmatch(r"[1-9]\d?\.\d", part, re.ASCII)]:
+            self.fail(f"{', '.join(wrong)!r}: give them like 8.6", param, ctx)
+        return parts
 
 
 def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:

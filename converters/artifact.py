@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from converters import pickles, preprocessor, signature
-from converters.card import CARD, ArtifactError, ModelCard, read_bytes
+from converters.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
 from converters.policy import Gaussian, Policy, Scripted
 from converters.versions import triton_version
 from triton_backend.preprocessing import Preprocessing
@@ -116,18 +118,19 @@ def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
     std = card.distribution.std
     try:
         if card.model_type == "torchscript":
-            gaussian: torch.nn.Module = Scripted(torch.jit.load(io.BytesIO(data)), std)  # type: ignore[no-untyped-call]
+            gaussian: torch.nn.Module = Scripted(open_program(data), std)
         else:
             assert card.architecture is not None  # the card's own check
             actions = len(card.action.layout)
             gaussian = Gaussian(card.sensors + 2, actions, card.architecture, std)
-            gaussian.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            gaussian.load_state_dict(state)
         policy = Policy(gaussian, card).eval().requires_grad_(False)
         width = len(card.action.layout)
         action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
-            f"{path}: refused: no {card.model_type} model as its card says: {_sentence(error)}"
+            f"{path}: refused: no {card.model_type} model as its card says: {sentence(error)}"
         ) from None
     if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
         raise ArtifactError(
@@ -144,7 +147,7 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
         if observations.dtype.kind not in "fiu":
             raise ValueError("its elements are no real numbers")
     except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
-        raise ArtifactError(f"{path}: no numpy array: {_sentence(error)}") from None
+        raise ArtifactError(f"{path}: no numpy array: {sentence(error)}") from None
     if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
         raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
     if not np.isfinite(observations).all():
@@ -152,8 +155,9 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
     return observations.astype(np.float32)
 
 
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def open_program(data: bytes) -> Any:
+    """Open a TorchScript file on the CPU; raises RuntimeError where it is none."""
+    return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
 
 def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
@@ -161,6 +165,10 @@ def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _exists(folder: Path) -> ArtifactError:
+    return ArtifactError(f"{folder}: this version exists, and versions never change: take the next")
 
 
 def create(
@@ -179,9 +187,7 @@ def create(
     came from one of the user's, which `origins` has by name, the text names that one.
     """
     if folder.exists():
-        raise ArtifactError(
-            f"{folder}: this version exists, and versions never change: take the next"
-        )
+        raise _exists(folder)
     origins = dict(origins or {})
     if observations is not None:
         origins[OBSERVATIONS] = observations
@@ -206,9 +212,16 @@ def create(
             text = text.replace(str(staging / name), str(origin))
         raise ArtifactError(text.replace(str(staging), str(folder))) from None
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
+            raise _exists(folder) from None  # made meanwhile, by another command
         at = error.filename if error.filename == str(observations) else folder
         raise ArtifactError(f"{at}: {error.strerror or error}") from None
     return folder
+
+
+def _named(path: Path) -> bool:
+    """Whether a folder is named as an artifact, so that it is told where it has no card."""
+    return path.is_dir() and re.fullmatch(r"v\d+\.\d+\.\d+", path.name, re.ASCII) is not None
 
 
 def versions_in(directory: Path) -> list[Path]:
@@ -218,7 +231,7 @@ def versions_in(directory: Path) -> list[Path]:
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: no such folder of artifacts")
-    found = [path for path in directory.iterdir() if (path / CARD).is_file()]
+    found = [path for path in directory.glob("[!.]*") if (path / CARD).is_file() or _named(path)]
     if not found:
         raise ArtifactError(f"{directory}: no artifact in it (a folder vX.Y.Z with a {CARD})")
     try:

@@ -219,12 +219,12 @@ def _scan(data: bytes) -> None:
     before = ""
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name.endswith("PUT") or opcode.name == "MEMOIZE":
-            number = len(memo) if argument is None else int(argument)
+            number = int(len(memo) if argument is None else argument)
             if number > len(data):
                 raise ValueError(f"it numbers an object {number}")
             memo[number] = before not in _NO_TUPLES
         elif opcode.name.endswith("GET"):
-            reused += memo.get(int(argument), True)
+            reused += memo.get(argument, True)
         tuples += opcode.name.startswith("TUPLE")
         if opcode.name == "DUP" or tuples > _MOST_TUPLES or reused > _MOST_REUSED:
             raise UnsafePickleError("it holds more tuples within tuples than any preprocessor has")

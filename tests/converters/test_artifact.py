@@ -213,6 +213,9 @@ def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact)
     assert names == ["v0.9.0", "v0.10.0", "v1.0.0"]
     with pytest.raises(ArtifactError, match="no such folder"):
         artifact.versions_in(tmp_path / "none")
+    (tmp_path / "v0.8.0").mkdir()  # half an artifact is not passed over
+    (tmp_path / "notes").mkdir()
+    assert [path.name for path in artifact.versions_in(tmp_path)] == ["v0.8.0", *names]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match="no artifact in it"):
         artifact.versions_in(tmp_path / "empty")
@@ -233,6 +236,13 @@ def _create(folder: Path, source: artifact.Artifact, **changes: Any) -> None:
     artifact.create(
         folder, source.card.model_copy(update={"version": folder.name}), **given | changes
     )
+
+
+def test_a_version_that_another_command_made_meanwhile_stays(folder: Path) -> None:
+    source, new = artifact.load(folder), folder.parent / "new" / "v2.0.0"
+    with pytest.raises(ArtifactError, match=r"v2\.0\.0: this version exists"):
+        _create(new, source, check=lambda _: _create(new, source))
+    assert artifact.load(new).card.version == "v2.0.0"
 
 
 def test_what_an_import_refuses_is_named_by_the_users_file(folder: Path, tmp_path: Path) -> None:
