@@ -178,7 +178,8 @@ def _call(
     base = _gateway_url(url)
     headers = {} if api_key is None else {"X-API-Key": api_key}
     try:
-        answer = httpx.request(method, base + path, json=body, headers=headers, timeout=30)
+        with httpx.Client(headers=headers, timeout=30, trust_env=url is not None) as client:
+            answer = client.request(method, base + path, json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise Failure(f"{base}: no answer ({error}); is `carlarl serve` running?") from None
     try:

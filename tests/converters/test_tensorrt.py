@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from converters import configs, parity, repository, tensorrt
+from converters import configs, drift, parity, repository, tensorrt
 from converters.export import export
 from triton_backend.engine import BuildRecord, digest
 
@@ -98,7 +99,14 @@ def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: P
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.compute_capabilities == tensorrt.DEFAULT_CAPABILITIES
     assert record.plan == digest(plan.read_bytes())
+    fresh = plan.parents[3] / "fresh"
+    shutil.copytree(target, fresh)
+    assert drift.differences(fresh, target) == []
     plan.write_bytes(b"damaged")
+    other = plan.with_name("builder.json").read_text().replace(record.source, "sha256:another")
+    plan.with_name("builder.json").write_text(other)
+    named = [f"policy_tensorrt/1000/{name} differs" for name in ("builder.json", "model.plan")]
+    assert drift.differences(fresh, target) == named
     export([folder], target, ALL)
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.plan == digest(plan.read_bytes())
