@@ -83,6 +83,11 @@ def test_nobody_there(command: Run) -> None:
 def test_warmup(stack: Stack, carlarl: Run) -> None:
     answer = json.loads(carlarl("warmup", "--url", stack.gateway_url, "--json").stdout)
     assert (answer["status"], answer["device"]) == ("warmed", "cpu")
+    here = {
+        "PORT": stack.gateway_url.rpartition(":")[2],
+        "http_proxy": f"http://127.0.0.1:{free_ports(1)[0]}",
+    }
+    assert carlarl("warmup", **here).stdout.startswith("warmed in ")
 
 
 def test_versions(carlarl: Run) -> None:

@@ -174,9 +174,10 @@ def test_commands(live: tuple[Stack, Path], carlarl: Callable[..., Any]) -> None
     follows(stack, "v0.1.0")
     told = json.loads(carlarl("versions", "--repository", str(target), "--json").stdout)
     assert [one["version"] for one in told if one["active"]] == ["v0.1.0"]
-    # The server is found by itself, on the embedded one's port.
+    # The server is found by itself, on the embedded one's port, and never asked of a proxy.
     port = stack.triton_http.split(":")[1]
-    result = carlarl("rollback", "--repository", str(target), "--json", TRITON_HTTP_PORT=port)
+    here = {"TRITON_HTTP_PORT": port, "http_proxy": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    result = carlarl("rollback", "--repository", str(target), "--json", **here)
     assert json.loads(result.stdout)["version"] == "v0.2.0"
     assert json.loads(result.stdout)["triton"] == f"http://{stack.triton_http}"
     follows(stack, "v0.2.0")

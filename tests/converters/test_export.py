@@ -92,6 +92,21 @@ def test_ensembles_are_pinned_and_carry_what_the_gateway_needs(target: Path) -> 
         )
 
 
+def test_without_recordings_golden_answers_tell_policies_apart(
+    tmp_path: Path, make_artifact: MakeArtifact
+) -> None:
+    versions = ("v0.1.0", "v0.2.0")
+    folders = [make_artifact(tmp_path / "artifacts" / version, recorded=0) for version in versions]
+    export(folders, tmp_path / "repository", ["onnx"])
+    one, other = (
+        np.array(json.loads(config.parameters["golden"].string_value)["actions"])
+        for version in versions
+        for config in [repository.read_config(tmp_path / "repository", f"carla_policy-{version}")]
+    )
+    assert np.abs(one - other).max() > 0.01
+    assert len(np.unique(one, axis=0)) == 4
+
+
 def test_run_twice_changes_nothing(target: Path, folders: list[Path]) -> None:
     before = contents(target)
     stamps = {p: p.stat().st_mtime_ns for p in target.rglob("*") if p.is_file()}

@@ -16,6 +16,7 @@ from converters.export import export
 from triton_backend.engine import BuildRecord, digest
 
 MakeArtifact = Callable[..., Path]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 ALL = ("onnx", "torchscript", "tensorrt")
 
@@ -125,50 +126,29 @@ def test_what_the_builder_cannot_do(tmp_path: Path, target: Path) -> None:
         assert not plan.exists()
 
 
-WITHOUT_BUILDERS = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorrt", "tensorrt_rtx_bindings", "torch_tensorrt"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from carlarl.cli import main
-main()
-"""
-
-
-def test_no_builder_installed(tmp_path: Path, folder: Path) -> None:
-    """In a process that can't import any: one sentence with the extra, and other formats work."""
-
-    def run(formats: str) -> subprocess.CompletedProcess[str]:
-        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
-        return subprocess.run(
-            [sys.executable, "-c", WITHOUT_BUILDERS, "export", *options, "--formats", formats],
-            capture_output=True,
-            text=True,
-        )
-
-    missing = run("onnx,tensorrt")
+def test_no_builder_installed(
+    tmp_path: Path, folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence with the extra, and other formats work."""
+    for module in ("tensorrt", "tensorrt_rtx_bindings", "torch_tensorrt"):
+        monkeypatch.setitem(sys.modules, module, None)  # as Python keeps what can't be imported
+    target = tmp_path / "repository"
+    export = ("export", "--artifacts", str(folder.parent), "--repository", str(target), "--formats")
+    missing = command(*export, "onnx,tensorrt")
     assert missing.returncode == 1
     assert "carlarl: tensorrt needs a builder: pip install 'carlarl[tensorrt]'" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    assert not (tmp_path / "repository").exists()
-    assert run("onnx").returncode == 0
+    assert not target.exists()
+    assert command(*export, "onnx").returncode == 0
 
 
-def test_command_line(tmp_path: Path, folder: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
-        return subprocess.run(
-            [sys.executable, "-m", "carlarl", "export", *options, *arguments],
-            capture_output=True,
-            text=True,
-        )
-
+def test_command_line(tmp_path: Path, folder: Path, command: Run) -> None:
     flag = "--compute-capability"
-    given = run("--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
+    target = tmp_path / "repository"
+    export = ("export", "--artifacts", str(folder.parent), "--repository", str(target))
+    given = command(*export, "--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
     assert given.returncode == 0, given.stderr
-    record = tmp_path / "repository" / "policy_tensorrt" / "1000" / "builder.json"
+    record = target / "policy_tensorrt" / "1000" / "builder.json"
     assert BuildRecord.load(record).compute_capabilities == ("8.6", "8.9", "12.0")
-    assert "give them like 8.6" in run("--formats", "onnx,tensorrt", flag, "sm86").stderr
-    assert run(flag, "8.6").returncode == 2
+    bad = command(*export, "--formats", "onnx,tensorrt", flag, "sm86")
+    assert "give them like 8.6" in bad.stderr
+    assert command(*export, flag, "8.6").returncode == 2
