@@ -27,15 +27,25 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
-    return make_artifact(tmp_path / "artifacts" / "v0.1.0")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_artifact: MakeArtifact) -> Path:
+    """An artifact, and its repository with an engine."""
+    place = tmp_path_factory.mktemp("exported")
+    folder = make_artifact(place / "artifacts" / "v0.1.0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        export([folder], place / "repository", ALL, capabilities=("8.9", "8.6"))
+    return place
 
 
 @pytest.fixture
-def target(tmp_path: Path, folder: Path) -> Path:
-    export([folder], tmp_path / "repository", ALL, capabilities=("8.9", "8.6"))
-    return tmp_path / "repository"
+def folder(tmp_path: Path, exported: Path) -> Path:
+    return shutil.copytree(exported / "artifacts", tmp_path / "artifacts") / "v0.1.0"
+
+
+@pytest.fixture
+def target(tmp_path: Path, exported: Path) -> Path:
+    return shutil.copytree(exported / "repository", tmp_path / "repository")
 
 
 def test_record(target: Path) -> None:
