@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,23 +106,16 @@ def read(**overrides: Any) -> Settings:
         raise Failure(str(error)) from None
 
 
-class extra:
+@contextmanager
+def extra(name: str) -> Iterator[None]:
     """Turn a missing package into the name of the extra that brings it."""
-
-    def __init__(self, name: str) -> None:
-        """Take the extra's name."""
-        self._name = name
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Name the extra where a package was missing."""
-        if isinstance(error, ModuleNotFoundError):
-            raise Failure(
-                f"this command needs the package {error.name}, which comes with the extra "
-                f"{self._name}: pip install 'carlarl[{self._name}]'"
-            ) from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"this command needs the package {error.name}, which comes with the extra {name}: "
+            f"pip install 'carlarl[{name}]'"
+        ) from None
 
 
 def public_key(given: str | Path | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,9 +214,8 @@ def _bring_up(triton: TritonControl, version: str, told: _Told, steps: _Steps) -
 
 
 def _tell(repository: Path, version: str) -> _Told:
-    held: Sequence[str] = [one.version for one in repositories.versions(repository)]
-    if version not in held:
-        raise RepositoryError(f"there is no {version}: the repository holds {', '.join(held)}")
+    held = [one.version for one in repositories.versions(repository)]
+    repositories.check_held(repository, version, held)
     parameters = repositories.read_config(repository, configs.ensemble_name(version)).parameters
     try:
         golden = json.loads(parameters["golden"].string_value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import re
 import shutil
@@ -22,6 +21,7 @@ from converters import pickles, preprocessor, signature
 from converters.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
 from converters.policy import Gaussian, Policy, Scripted
 from converters.versions import triton_version
+from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 
 MODEL, PREPROCESSOR, OBSERVATIONS = "model.pt", "preprocessor.pkl", "observations.npy"
@@ -46,12 +46,6 @@ class Artifact:
     observations: NDArray[np.float32]
 
 
-def file_hash(path: Path) -> str:
-    """Give `sha256:` and the hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
 def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
     """Read the artifact's files, each only if its hash holds; raises ArtifactError otherwise.
 
@@ -67,7 +61,7 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
         if expected is None:
             raise ArtifactError(f"{directory / CARD}: artifact_hashes has no entry for {name}")
         data = read_bytes(path)
-        actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        actual = digest(data)
         if actual != expected:
             raise ArtifactError(
                 f"{path}: its hash is {actual}, the card says {expected}: "
@@ -89,7 +83,7 @@ def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[Mod
     card = ModelCard.parse(content, path)
     if card.version != directory.name:
         raise ArtifactError(f"{path}: version is {card.version}, the folder says {directory.name}")
-    return card, f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return card, digest(content)
 
 
 def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
@@ -98,7 +92,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     With a `key` the card must be signed by its owner, which is checked before anything is opened.
     Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
     """
-    card, digest = read_card(directory, key)
+    card, identity = read_card(directory, key)
     files = verified_files(directory, card)
     try:
         record = pickles.load(files[PREPROCESSOR])
@@ -107,7 +101,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
     return Artifact(
         card=card,
-        digest=digest,
+        digest=identity,
         preprocessing=preprocessing,
         policy=_policy(directory / MODEL, files[MODEL], card),
         observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
@@ -201,8 +195,8 @@ def create(
             (staging / PREPROCESSOR).write_bytes(pickled)
             if observations is not None:
                 shutil.copyfile(observations, staging / OBSERVATIONS)
-            hashes = {path.name: file_hash(path) for path in sorted(staging.iterdir())}
-            card.artifact_hashes = hashes
+            paths = sorted(staging.iterdir())
+            card.artifact_hashes = {path.name: digest(path.read_bytes()) for path in paths}
             card.write(staging / CARD)
             check(load(staging))
             staging.rename(folder)
