@@ -33,7 +33,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Path
     """A stack on a repository of its own."""
     target = tmp_path_factory.mktemp("promotion") / "model_repository"
     shutil.copytree(ROOT / "model_repository", target)
-    with running_stack(MODEL_REPOSITORY=str(target)) as stack:
+    # With a long deadline, since a busy machine is no failure.
+    with running_stack(MODEL_REPOSITORY=str(target), REQUEST_TIMEOUT_MS="60000") as stack:
         yield stack, target
 
 
@@ -67,7 +68,7 @@ class Load:
 
     def ask_gateway(self) -> None:
         body = {"observations": [OBSERVATION], "deterministic": True}
-        with httpx.Client(base_url=self.stack.gateway_url, timeout=10) as client:
+        with httpx.Client(base_url=self.stack.gateway_url, timeout=90) as client:
             while not self.stop.is_set():
                 try:
                     answer = client.post("/predict", json=body)
