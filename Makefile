@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration quality create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability quality create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,7 +25,10 @@ test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
-	$(BIN)/python -m pytest -m live
+	$(BIN)/python -m pytest -m 'live and not reliability'
+
+test-reliability: .venv/.installed-test  ## the long tests: versions that change under load
+	$(BIN)/python -m pytest -m reliability
 
 quality: .venv/.installed-dev  ## lint, format, types
 	$(BIN)/ruff check .

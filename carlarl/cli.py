@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-from carlarl import import_commands, trust_commands, version_commands
-from carlarl.options import (
-    Failure,
-    Version,
-    api_key_option,
-    artifacts_option,
-    extra,
-    json_option,
-    public_key,
-    read,
-    repository_option,
-    url_option,
-)
-
-FORMATS = ("onnx", "torchscript", "tensorrt")
+from carlarl import gateway_commands, import_commands, trust_commands, version_commands
+from carlarl.options import Failure, Formats, read, repository_option
 
 
 def main() -> None:
@@ -43,39 +26,6 @@ def main() -> None:
         sys.exit(130)
 
 
-class _Formats(click.ParamType[tuple[str, ...]]):
-    name = "FORMAT,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        formats = tuple(dict.fromkeys(part.strip() for part in value.split(",")))
-        if unknown := [name for name in formats if name not in FORMATS]:
-            self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
-        return formats
-
-
-class _Capabilities(click.ParamType[tuple[str, ...]]):
-    name = "X.Y,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = tuple(part.strip() for part in value.split(","))
-        if wrong := [part for part in parts if not re.fullmatch(r"[1-9]\d?\.\d", part, re.ASCII)]:
-            self.fail(f"{', '.join(wrong)!r}: give them like 8.6", param, ctx)
-        return parts
-
-
-def _gateway_url(url: str | None) -> str:
-    if url is None:
-        base: str = read().gateway_url
-        return base
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
-    return url.rstrip("/")
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="carlarl")
 def cli() -> None:
@@ -89,7 +39,7 @@ def cli() -> None:
 @click.option("--workers", type=int, help="Gateway processes. [default: $WORKERS]")
 @click.option(
     "--formats",
-    type=_Formats(),
+    type=Formats(),
     default=("onnx",),
     help="Formats whose ensembles are loaded, beside the one that is active.",
 )
@@ -122,273 +72,6 @@ def serve(
         raise Failure(str(error)) from None
 
 
-@cli.command()
-@artifacts_option
-@repository_option
-@click.option(
-    "--version", "versions", type=Version(), multiple=True, help="Only this one. [default: all]"
-)
-@click.option("--activate", type=Version(), help="Make this version the active one.")
-@click.option(
-    "--formats",
-    type=_Formats(),
-    default=FORMATS[:2],
-    help="Formats to write, of onnx, torchscript and tensorrt; the first is served. "
-    "[default: onnx,torchscript]",
-)
-@click.option(
-    "--compute-capability",
-    "capabilities",
-    type=_Capabilities(),
-    multiple=True,
-    help="Kinds of GPU that TensorRT engines are for, like 8.6; repeat it, or separate them by "
-    "commas. [default: the GPU here with NVIDIA's tensorrt, else 8.6,8.9,12.0]",
-)
-@click.option(
-    "--flavour",
-    type=click.Choice(["python", "native"]),
-    default="python",
-    help="What serves it: Triton's Python backend, as `carlarl serve` has it, or a stock Triton's "
-    "C++ backends. [default: python]",
-)
-@json_option
-def export(
-    artifacts: Path | None,
-    repository: Path | None,
-    versions: tuple[str, ...],
-    activate: str | None,
-    formats: tuple[str, ...],
-    capabilities: tuple[tuple[str, ...], ...],
-    flavour: str,
-    as_json: bool,
-) -> None:
-    """Write artifacts into the model repository: all of it, or nothing.
-
-    The active version stays active unless --activate names another.
-
-    \b
-    Example: carlarl export --version v0.2.0 --activate v0.2.0
-    Example: carlarl export --formats onnx,torchscript,tensorrt --compute-capability 8.6
-    Example: carlarl export --flavour native --repository native_repository
-    """
-    if capabilities and "tensorrt" not in formats:
-        raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
-    with extra("convert"):
-        from converters import artifact, export, parity
-        from converters import repository as repositories
-        from converters.card import ArtifactError
-        from converters.tensorrt import BuilderError
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn
-
-    settings = read(artifact_dir=artifacts, model_repository=repository)
-    source, target = settings.artifact_dir, settings.model_repository
-    key = public_key(None)
-    try:
-        folders = [source / version for version in versions] or artifact.versions_in(source)
-        with Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
-        ) as progress:
-            task = progress.add_task("export")
-            result = export.export(
-                folders,
-                target,
-                formats,
-                activate,
-                lambda version, step: progress.update(task, description=f"{version}: {step}"),
-                tuple(one for given in capabilities for one in given),
-                flavour,
-                key=key,
-            )
-    except (
-        ArtifactError,
-        BuilderError,
-        parity.ParityError,
-        repositories.RepositoryError,
-    ) as error:
-        raise Failure(str(error)) from None
-    if as_json:
-        click.echo(json.dumps({"versions": result.versions, "active": result.active}))
-    else:
-        click.echo(f"{target}: wrote {', '.join(result.versions)}; active is {result.active}")
-
-
-@cli.command()
-@click.option("--speed", type=float, help="km/h, 0 to 200.")
-@click.option("--steering", type=float, help="-1 (full left) to 1 (full right).")
-@click.option("--sensors", help="Numbers separated by commas, as many as the policy takes.")
-@click.option(
-    "--file",
-    type=click.File(),
-    help="JSON instead of flags: one observation, or a whole request. - is standard input.",
-)
-@click.option("--deterministic/--stochastic", default=None, help="[default: --deterministic]")
-@click.option("--seed", type=int, help="Repeats a stochastic action.")
-@click.option("--version", type=Version(), help="[default: the active one]")
-@url_option
-@api_key_option
-@json_option
-def predict(
-    speed: float | None,
-    steering: float | None,
-    sensors: str | None,
-    file: Any,
-    deterministic: bool | None,
-    seed: int | None,
-    version: str | None,
-    url: str | None,
-    api_key: str | None,
-    as_json: bool,
-) -> None:
-    """Ask the gateway for the action of an observation.
-
-    Example: carlarl predict --speed 25.5 --steering 0.1 --sensors 0.8,0.2,0.5,0.9,0.1
-    """
-    if file is not None:
-        if (speed, steering, sensors) != (None, None, None):
-            raise click.UsageError("--file takes the place of --speed, --steering and --sensors")
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise click.UsageError(f"--file: no JSON: {error}") from None
-        if not isinstance(content, dict):
-            raise click.UsageError("--file: give one observation or a request, as a JSON object")
-        request = content if "observations" in content else {"observations": [content]}
-    else:
-        if speed is None or steering is None or sensors is None:
-            raise click.UsageError("give --speed, --steering and --sensors, or --file")
-        try:
-            values = [float(part) for part in sensors.split(",")]
-        except ValueError:
-            raise click.UsageError(f"--sensors: {sensors!r} are no numbers") from None
-        if not all(map(math.isfinite, (speed, steering, *values))):
-            raise click.UsageError("--speed, --steering and --sensors must be finite")
-        observation = {"speed": speed, "steering": steering, "sensors": values}
-        request = {"observations": [observation]}
-    if deterministic is not None or "deterministic" not in request:
-        request["deterministic"] = deterministic if deterministic is not None else seed is None
-    request |= {k: v for k, v in (("seed", seed), ("version", version)) if v is not None}
-    answer = _call(url, "POST", "/predict", api_key, request)
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for action in answer["actions"]:
-        click.echo("  ".join(f"{name} {value:+.4f}" for name, value in action.items()))
-    seeded = "" if "seed" not in answer else f", seed {answer['seed']}"
-    click.echo(f"{answer['version']}, {answer['timingMs']:.2f} ms{seeded}", err=True)
-
-
-@cli.command()
-@url_option
-@api_key_option
-@json_option
-def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
-    """Run the active version a few times, so that the next request is fast.
-
-    Example: carlarl warmup
-    """
-    answer = _call(url, "POST", "/warmup", api_key)
-    click.echo(
-        json.dumps(answer)
-        if as_json
-        else f"{answer['status']} in {answer['timingMs']:.1f} ms on {answer['device']}"
-    )
-
-
-@cli.command()
-@click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
-@click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a stochastic drive.")
-@click.option("--version", type=Version(), help="[default: the active one]")
-@url_option
-@api_key_option
-@json_option
-def drive(
-    laps: int,
-    output: Path | None,
-    stochastic: bool,
-    seed: int | None,
-    version: str | None,
-    url: str | None,
-    api_key: str | None,
-    as_json: bool,
-) -> None:
-    """Drive the example track through the gateway, and draw how it went.
-
-    Example: carlarl drive --laps 3 --output drive.png
-    """
-    with extra("drive"):
-        from examples import drive as driver
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    if output is not None and not output.absolute().parent.is_dir():
-        raise click.UsageError(f"--output: {output.parent} is no folder")
-    columns = (
-        TextColumn("{task.completed:.2f} of {task.total} laps"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("drive", total=laps)
-            result = driver.drive(
-                _gateway_url(url),
-                laps,
-                deterministic=not stochastic,
-                seed=seed,
-                version=version,
-                api_key=api_key,
-                on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
-            )
-    except driver.DriveError as error:
-        raise Failure(str(error)) from None
-    if output is not None:
-        driver.plot(result, output)
-    if as_json:
-        click.echo(json.dumps(result.summary()))
-        return
-    best = f", best {min(result.lap_times_s):.2f} s" if result.lap_times_s else ""
-    latency = "  ".join(f"{name} {value:.2f}" for name, value in result.latency_ms.items())
-    click.echo(
-        f"{result.version}: {result.laps} laps{best}, {result.off_track} times off track, "
-        f"mean {result.mean_speed_kmh:.1f} km/h\n"
-        f"latency of {result.steps} requests, ms: {latency}"
-    )
-    if output is not None:
-        click.echo(f"drawn in {output}")
-    if result.laps < laps:
-        raise Failure(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
-
-
-def _call(
-    url: str | None, method: str, path: str, api_key: str | None, body: Any = None
-) -> dict[str, Any]:
-    import httpx
-
-    base = _gateway_url(url)
-    headers = {} if api_key is None else {"X-API-Key": api_key}
-    try:
-        answer = httpx.request(method, base + path, json=body, headers=headers, timeout=30)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise Failure(f"{base}: no answer ({error}); is `carlarl serve` running?") from None
-    try:
-        content: dict[str, Any] = answer.json()
-    except ValueError:
-        raise Failure(f"{base}{path}: status {answer.status_code}, and no JSON") from None
-    if not isinstance(content, dict) or (answer.is_error and "message" not in content):
-        raise Failure(f"{base}{path}: status {answer.status_code}: no gateway of CarlaRL answers")
-    if answer.is_error:
-        problems = content.get("details", {}).get("validation_errors", [])
-        detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
-        raise Failure(f"{content.get('error')}: {content.get('message')}{detail}")
-    return content
-
-
-for command in (
-    *import_commands.COMMANDS,
-    *trust_commands.COMMANDS,
-    *version_commands.COMMANDS,
-):
-    cli.add_command(command)
+for module in (gateway_commands, import_commands, trust_commands, version_commands):
+    for command in module.COMMANDS:
+        cli.add_command(command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from gateway.settings import Settings, SettingsError, read_settings
 
 F = Callable[..., Any]
 
+FORMATS = ("onnx", "torchscript", "tensorrt")
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 """A file that must be there."""
@@ -41,6 +44,44 @@ class Version(click.ParamType[str]):
         return str(value)
 
 
+class Names(click.ParamType[tuple[str, ...]]):
+    """Names separated by commas."""
+
+    name = "NAME,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Split them."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+
+
+class Formats(Names):
+    """Formats separated by commas."""
+
+    name = "FORMAT,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Give the formats, each once; an unknown one is bad use."""
+        formats = super().convert(value, param, ctx)
+        if unknown := [name for name in formats if name not in FORMATS]:
+            self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
+        return formats
+
+
+class Capabilities(Names):
+    """Compute capabilities separated by commas."""
+
+    name = "X.Y,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
+        """Give them; anything that is not like `8.6` is bad use."""
+        parts = super().convert(value, param, ctx)
+        if wrong := [part for part in parts if not re.fullmatch(r"[1-9]\d?\.\d", part, re.ASCII)]:
+            self.fail(f"{', '.join(wrong)!r}: give them like 8.6", param, ctx)
+        return parts
+
+
 def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
     """Make an option for a folder that has a setting too."""
     return click.option(flag, type=click.Path(path_type=Path), help=f"{meaning} [env: {variable}]")
@@ -65,23 +106,16 @@ def read(**overrides: Any) -> Settings:
         raise Failure(str(error)) from None
 
 
-class extra:
+@contextmanager
+def extra(name: str) -> Iterator[None]:
     """Turn a missing package into the name of the extra that brings it."""
-
-    def __init__(self, name: str) -> None:
-        """Take the extra's name."""
-        self._name = name
-
-    def __enter__(self) -> None:
-        """Nothing to set up."""
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Name the extra where a package was missing."""
-        if isinstance(error, ModuleNotFoundError):
-            raise Failure(
-                f"this command needs the package {error.name}, which comes with the extra "
-                f"{self._name}: pip install 'carlarl[{self._name}]'"
-            ) from None
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f"this command needs the package {error.name}, which comes with the extra {name}: "
+            f"pip install 'carlarl[{name}]'"
+        ) from None
 
 
 def public_key(given: str | Path | None) -> Any:

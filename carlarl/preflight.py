@@ -19,13 +19,16 @@ _MODEL_PY = re.compile(rb"from triton_backend\.\w+ import \w+( as TritonPythonMo
 
 
 def check_files(repository: Path, version: str) -> None:
-    """Open what the version's ensemble will run, as far as the packages are here.
+    """Open what the version's ensemble and fused model will run, as far as packages are here.
 
     Raises RepositoryError, naming the file, for code that is not the converters' and for a file
     that is missing or that its runtime can't open.
     """
-    for step in read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step:
-        folder = repository / step.model_name / str(step.model_version)
+    steps = read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step
+    folders = [repository / step.model_name / str(step.model_version) for step in steps]
+    if (fused := repository / configs.ensemble_name(version, configs.FUSED)).is_dir():
+        folders.append(fused / "1")
+    for folder in folders:
         if not folder.is_dir():
             raise RepositoryError(f"{folder}: no such folder; `carlarl export` it again")
         for path in sorted(folder.iterdir()):

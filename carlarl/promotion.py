@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,22 +76,24 @@ def rollback(
     return _switch(repository, activation.before, "rollback", triton, progress)
 
 
-def running_triton(url: str | None, settings: Settings) -> TritonControl | None:
-    """Give the server to promote on: at `url`, TRITON_URL, or the embedded server's port.
+@contextmanager
+def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
+    """Give the server to promote on: at TRITON_URL, or on the embedded server's port.
 
     Raises PromotionError where one was named and does not answer; None where none was named and
-    nothing listens on the embedded server's port.
+    nothing listens on the embedded server's port, or without settings.
     """
-    named = url or settings.triton_url
-    control = TritonControl(named or settings.triton_endpoint)
-    if control.answers():
-        return control
-    if named:
-        raise PromotionError(
-            f"connect: no Triton answers at {named}; nothing was changed. "
-            "--offline changes the repository alone"
-        )
-    return None
+    if settings is None:
+        yield None
+        return
+    with TritonControl(settings.triton_endpoint) as control:
+        there = control.answers()
+        if settings.triton_url and not there:
+            raise PromotionError(
+                f"connect: no Triton answers at {settings.triton_url}; nothing was changed. "
+                "--offline changes the repository alone"
+            )
+        yield control if there else None
 
 
 def _switch(
@@ -208,12 +210,12 @@ def _bring_up(triton: TritonControl, version: str, told: _Told, steps: _Steps) -
         with steps.step("load the model that gateways call"):
             triton.load(fused)
             triton.wait_ready(fused)
+            _check_golden(triton, fused, told)
 
 
 def _tell(repository: Path, version: str) -> _Told:
-    held: Sequence[str] = [one.version for one in repositories.versions(repository)]
-    if version not in held:
-        raise RepositoryError(f"there is no {version}: the repository holds {', '.join(held)}")
+    held = [one.version for one in repositories.versions(repository)]
+    repositories.check_held(repository, version, held)
     parameters = repositories.read_config(repository, configs.ensemble_name(version)).parameters
     try:
         golden = json.loads(parameters["golden"].string_value)

@@ -12,6 +12,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from converters import configs
+
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
 
@@ -27,7 +29,7 @@ class TritonControl:
         """Take `http://host:port`; the first call connects."""
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
-        self._client = httpx.Client(base_url=self.url, timeout=timeout)
+        self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> TritonControl:
         """Give the server itself."""
@@ -79,18 +81,21 @@ class TritonControl:
         return {name: str(entry["string_value"]) for name, entry in told.items()}
 
     def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-        """Give the ensemble's deterministic actions, shape (n, 3).
+        """Give the deterministic actions of an ensemble or a fused model, shape (n, 3).
 
         An observation has `speed` (km/h), `steering` and `sensors`.
         """
         rows = len(observations)
-        tensors = (
-            ("speed", "FP32", [[one["speed"]] for one in observations]),
-            ("steering", "FP32", [[one["steering"]] for one in observations]),
-            ("sensors", "FP32", [one["sensors"] for one in observations]),
-            ("deterministic", "BOOL", [[True]] * rows),
-            ("seed", "INT64", [[0]] * rows),
-        )
+        packed = [[one["speed"], one["steering"], *one["sensors"]] for one in observations]
+        tensors: list[tuple[str, str, list[list[Any]]]] = [("observation", "FP32", packed)]
+        if not model.startswith(configs.ensemble_name("", configs.FUSED)):
+            tensors = [
+                ("speed", "FP32", [row[:1] for row in packed]),
+                ("steering", "FP32", [row[1:2] for row in packed]),
+                ("sensors", "FP32", [row[2:] for row in packed]),
+                ("deterministic", "BOOL", [[True]] * rows),
+                ("seed", "INT64", [[0]] * rows),
+            ]
         inputs = [
             {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
             for name, kind, data in tensors

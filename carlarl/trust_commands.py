@@ -8,33 +8,20 @@ from pathlib import Path
 
 import click
 
-from carlarl.options import (
-    FILE,
-    Failure,
-    Version,
-    artifacts_option,
-    extra,
-    json_option,
-    public_key,
-    read,
-    repository_option,
-)
+from carlarl import options
+from carlarl.options import FILE, Failure, Version, extra, public_key, read
 
 
 @click.command()
 @click.argument("versions", type=Version(), nargs=-1)
-@click.option(
-    "--key",
-    type=FILE,
-    help="Private Ed25519 key in PEM.",
-)
+@click.option("--key", type=FILE, help="Private Ed25519 key in PEM.")
 @click.option(
     "--generate",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Make a key pair instead: the private key in FILE, the public one in FILE.pub.",
 )
-@artifacts_option
+@options.artifacts_option
 def sign(
     versions: tuple[str, ...], key: Path | None, generate: Path | None, artifacts: Path | None
 ) -> None:
@@ -75,9 +62,9 @@ def sign(
     type=FILE,
     help="Public Ed25519 key that artifacts must be signed by. [default: $ARTIFACT_PUBLIC_KEY]",
 )
-@artifacts_option
-@repository_option
-@json_option
+@options.artifacts_option
+@options.repository_option
+@options.json_option
 def validate(
     versions: tuple[str, ...],
     key: Path | None,
@@ -121,12 +108,11 @@ def validate(
         click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
     else:
         table = Table(*certificate.COLUMNS, title="determinism certificate")
-        for version in dict.fromkeys(
-            c.version for c in checks if c.check == "certificate" and c.ok
-        ):
+        for version in [one.version for one in checks if one.check == "certificate" and one.ok]:
             for line in certificate.lines(version, certificate.read(folders[1], version)):
                 table.add_row(*line.cells)
-        Console().print(table)
+        if table.row_count:
+            Console().print(table)
     if failed:
         raise Failure(f"{failed} of {len(checks)} checks failed")
 

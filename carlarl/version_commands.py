@@ -10,15 +10,16 @@ from typing import Any
 
 import click
 
-from carlarl.options import Failure, Version, json_option, read, repository_option
+from carlarl import options
+from carlarl.options import FORMATS, Failure, Version, extra, public_key, read
 
 SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
 """Metrics that the table has room for; --json has all."""
 
 
 @click.command()
-@repository_option
-@json_option
+@options.repository_option
+@options.json_option
 def versions(repository: Path | None, as_json: bool) -> None:
     """List the versions in the model repository.
 
@@ -45,6 +46,97 @@ def versions(repository: Path | None, as_json: bool) -> None:
     Console().print(table)
 
 
+@click.command()
+@options.artifacts_option
+@options.repository_option
+@click.option(
+    "--version", "versions", type=Version(), multiple=True, help="Only this one. [default: all]"
+)
+@click.option("--activate", type=Version(), help="Make this version the active one.")
+@click.option(
+    "--formats",
+    type=options.Formats(),
+    default=FORMATS[:2],
+    help="Formats to write, of onnx, torchscript and tensorrt; the first is served. "
+    "[default: onnx,torchscript]",
+)
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    type=options.Capabilities(),
+    multiple=True,
+    help="Kinds of GPU that TensorRT engines are for, like 8.6; repeat it, or separate them by "
+    "commas. [default: the GPU here with NVIDIA's tensorrt, else 8.6,8.9,12.0]",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["python", "native"]),
+    default="python",
+    help="What serves it: Triton's Python backend, as `carlarl serve` has it, or a stock Triton's "
+    "C++ backends. [default: python]",
+)
+@options.json_option
+def export(
+    artifacts: Path | None,
+    repository: Path | None,
+    versions: tuple[str, ...],
+    activate: str | None,
+    formats: tuple[str, ...],
+    capabilities: tuple[tuple[str, ...], ...],
+    flavour: str,
+    as_json: bool,
+) -> None:
+    """Write artifacts into the model repository: all of it, or nothing.
+
+    The active version stays active unless --activate names another.
+
+    \b
+    Example: carlarl export --version v0.2.0 --activate v0.2.0
+    Example: carlarl export --formats onnx,torchscript,tensorrt --compute-capability 8.6
+    Example: carlarl export --flavour native --repository native_repository
+    """
+    if capabilities and "tensorrt" not in formats:
+        raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
+    with extra("convert"):
+        from converters import artifact, export, parity
+        from converters import repository as repositories
+        from converters.card import ArtifactError
+        from converters.tensorrt import BuilderError
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    settings = read(artifact_dir=artifacts, model_repository=repository)
+    source, target = settings.artifact_dir, settings.model_repository
+    key = public_key(None)
+    try:
+        folders = [source / one for one in dict.fromkeys(versions)] or artifact.versions_in(source)
+        with Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), console=Console(stderr=True)
+        ) as progress:
+            task = progress.add_task("export")
+            result = export.export(
+                folders,
+                target,
+                formats,
+                activate,
+                lambda version, step: progress.update(task, description=f"{version}: {step}"),
+                tuple(one for given in capabilities for one in given),
+                flavour,
+                key=key,
+            )
+    except (
+        ArtifactError,
+        BuilderError,
+        parity.ParityError,
+        repositories.RepositoryError,
+    ) as error:
+        raise Failure(str(error)) from None
+    if as_json:
+        click.echo(json.dumps({"versions": result.versions, "active": result.active}))
+    else:
+        click.echo(f"{target}: wrote {', '.join(result.versions)}; active is {result.active}")
+
+
 triton_option = click.option(
     "--triton",
     metavar="URL",
@@ -57,10 +149,10 @@ offline_option = click.option(
 
 @click.command()
 @click.argument("version", type=Version())
-@repository_option
+@options.repository_option
 @triton_option
 @offline_option
-@json_option
+@options.json_option
 def promote(
     version: str, repository: Path | None, triton: str | None, offline: bool, as_json: bool
 ) -> None:
@@ -84,10 +176,10 @@ def promote(
 
 
 @click.command()
-@repository_option
+@options.repository_option
 @triton_option
 @offline_option
-@json_option
+@options.json_option
 def rollback(repository: Path | None, triton: str | None, offline: bool, as_json: bool) -> None:
     """Go back to the version that was active before, as carefully as promote.
 
@@ -114,11 +206,13 @@ def _switch(
 
     from carlarl import promotion
 
-    settings = read(model_repository=repository)
+    settings = read(model_repository=repository, triton_url=triton)
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     try:
-        server = None if offline else promotion.running_triton(triton, settings)
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with (
+            promotion.running_triton(None if offline else settings) as server,
+            Progress(*columns, console=Console(stderr=True)) as progress,
+        ):
             task = progress.add_task("")
             done = change(
                 settings.model_repository,
@@ -135,4 +229,4 @@ def _switch(
     click.echo(f"active is {done.version} ({was}) {where}, {done.seconds:.1f} s")
 
 
-COMMANDS = (versions, promote, rollback)
+COMMANDS = (versions, export, promote, rollback)

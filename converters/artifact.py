@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import io
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -17,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from converters import pickles, preprocessor, signature
-from converters.card import CARD, ArtifactError, ModelCard, read_bytes
+from converters.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
 from converters.policy import Gaussian, Policy, Scripted
 from converters.versions import triton_version
+from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 
 MODEL, PREPROCESSOR, OBSERVATIONS = "model.pt", "preprocessor.pkl", "observations.npy"
@@ -44,12 +46,6 @@ class Artifact:
     observations: NDArray[np.float32]
 
 
-def file_hash(path: Path) -> str:
-    """Give `sha256:` and the hexadecimal digest of a file."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
 def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
     """Read the artifact's files, each only if its hash holds; raises ArtifactError otherwise.
 
@@ -65,7 +61,7 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
         if expected is None:
             raise ArtifactError(f"{directory / CARD}: artifact_hashes has no entry for {name}")
         data = read_bytes(path)
-        actual = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        actual = digest(data)
         if actual != expected:
             raise ArtifactError(
                 f"{path}: its hash is {actual}, the card says {expected}: "
@@ -87,7 +83,7 @@ def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[Mod
     card = ModelCard.parse(content, path)
     if card.version != directory.name:
         raise ArtifactError(f"{path}: version is {card.version}, the folder says {directory.name}")
-    return card, f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return card, digest(content)
 
 
 def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
@@ -96,7 +92,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     With a `key` the card must be signed by its owner, which is checked before anything is opened.
     Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
     """
-    card, digest = read_card(directory, key)
+    card, identity = read_card(directory, key)
     files = verified_files(directory, card)
     try:
         record = pickles.load(files[PREPROCESSOR])
@@ -105,7 +101,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
     return Artifact(
         card=card,
-        digest=digest,
+        digest=identity,
         preprocessing=preprocessing,
         policy=_policy(directory / MODEL, files[MODEL], card),
         observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
@@ -116,18 +112,19 @@ def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
     std = card.distribution.std
     try:
         if card.model_type == "torchscript":
-            gaussian: torch.nn.Module = Scripted(torch.jit.load(io.BytesIO(data)), std)  # type: ignore[no-untyped-call]
+            gaussian: torch.nn.Module = Scripted(open_program(data), std)
         else:
             assert card.architecture is not None  # the card's own check
             actions = len(card.action.layout)
             gaussian = Gaussian(card.sensors + 2, actions, card.architecture, std)
-            gaussian.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            gaussian.load_state_dict(state)
         policy = Policy(gaussian, card).eval().requires_grad_(False)
         width = len(card.action.layout)
         action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
-            f"{path}: refused: no {card.model_type} model as its card says: {_sentence(error)}"
+            f"{path}: refused: no {card.model_type} model as its card says: {sentence(error)}"
         ) from None
     if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
         raise ArtifactError(
@@ -144,7 +141,7 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
         if observations.dtype.kind not in "fiu":
             raise ValueError("its elements are no real numbers")
     except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
-        raise ArtifactError(f"{path}: no numpy array: {_sentence(error)}") from None
+        raise ArtifactError(f"{path}: no numpy array: {sentence(error)}") from None
     if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
         raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
     if not np.isfinite(observations).all():
@@ -152,8 +149,9 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
     return observations.astype(np.float32)
 
 
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def open_program(data: bytes) -> Any:
+    """Open a TorchScript file on the CPU; raises RuntimeError where it is none."""
+    return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
 
 def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
@@ -161,6 +159,10 @@ def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
+
+
+def _exists(folder: Path) -> ArtifactError:
+    return ArtifactError(f"{folder}: this version exists, and versions never change: take the next")
 
 
 def create(
@@ -179,9 +181,7 @@ def create(
     came from one of the user's, which `origins` has by name, the text names that one.
     """
     if folder.exists():
-        raise ArtifactError(
-            f"{folder}: this version exists, and versions never change: take the next"
-        )
+        raise _exists(folder)
     origins = dict(origins or {})
     if observations is not None:
         origins[OBSERVATIONS] = observations
@@ -195,8 +195,8 @@ def create(
             (staging / PREPROCESSOR).write_bytes(pickled)
             if observations is not None:
                 shutil.copyfile(observations, staging / OBSERVATIONS)
-            hashes = {path.name: file_hash(path) for path in sorted(staging.iterdir())}
-            card.artifact_hashes = hashes
+            paths = sorted(staging.iterdir())
+            card.artifact_hashes = {path.name: digest(path.read_bytes()) for path in paths}
             card.write(staging / CARD)
             check(load(staging))
             staging.rename(folder)
@@ -206,9 +206,16 @@ def create(
             text = text.replace(str(staging / name), str(origin))
         raise ArtifactError(text.replace(str(staging), str(folder))) from None
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
+            raise _exists(folder) from None  # made meanwhile, by another command
         at = error.filename if error.filename == str(observations) else folder
         raise ArtifactError(f"{at}: {error.strerror or error}") from None
     return folder
+
+
+def _named(path: Path) -> bool:
+    """Whether a folder is named as an artifact, so that it is told where it has no card."""
+    return path.is_dir() and re.fullmatch(r"v\d+\.\d+\.\d+", path.name, re.ASCII) is not None
 
 
 def versions_in(directory: Path) -> list[Path]:
@@ -218,7 +225,7 @@ def versions_in(directory: Path) -> list[Path]:
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: no such folder of artifacts")
-    found = [path for path in directory.iterdir() if (path / CARD).is_file()]
+    found = [path for path in directory.glob("[!.]*") if (path / CARD).is_file() or _named(path)]
     if not found:
         raise ArtifactError(f"{directory}: no artifact in it (a folder vX.Y.Z with a {CARD})")
     try:

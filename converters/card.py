@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,6 @@ from converters.versions import triton_version
 CARD = "model_card.yaml"
 
 LAYOUTS = (("throttle", "brake", "steer"), ("steer", "acceleration"))
-
 
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 
@@ -32,11 +32,30 @@ def read_bytes(path: Path) -> bytes:
         raise ArtifactError(f"{path}: {error.strerror}") from None
 
 
+def sentence(error: Exception) -> str:
+    """Give an error's text in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]
+
+
 def first_fault(error: ValidationError) -> str:
     """Give the first field that is wrong, and why, as one sentence."""
     first = error.errors()[0]
-    where = ".".join(map(str, first["loc"])) or "card"
-    return f"{where}: {first['msg']}"
+    where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
+    return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
+
+
+def parse_yaml(content: bytes, path: Path) -> Any:
+    """Read YAML without aliases, of which a few lines would make a tree too large to walk.
+
+    Raises ArtifactError naming `path`.
+    """
+    try:
+        text = content.decode("utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases (*name) are not taken: write the value out")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: not YAML: {sentence(error)}") from None
 
 
 class Architecture(BaseModel):
@@ -89,7 +108,9 @@ class Action(BaseModel):
 class ModelCard(BaseModel):
     """`model_card.yaml`. Fields it does not know are kept and shown as they are."""
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="allow", protected_namespaces=(), allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
 
     model_name: str = Field(min_length=1)
     version: str
@@ -121,17 +142,19 @@ class ModelCard(BaseModel):
             raise ValueError("a pytorch model needs its architecture in the card")
         if self.model_type == "torchscript" and self.distribution.std == "network":
             raise ValueError("a torchscript model's std must be parameter or none")
+        try:
+            json.dumps(self.model_dump(mode="json"), allow_nan=False)
+        except ValueError as error:
+            raise ValueError(f"its values must be plain and finite: {error}") from None
         return self
 
     @classmethod
     def parse(cls, content: bytes, path: Path) -> ModelCard:
         """Check a card's bytes; raises ArtifactError naming `path` and the field."""
         try:
-            return cls.model_validate(yaml.safe_load(content.decode("utf-8")))
+            return cls.model_validate(parse_yaml(content, path))
         except ValidationError as error:
             raise ArtifactError(f"{path}: {first_fault(error)}") from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ArtifactError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
     def write(self, path: Path) -> None:
         """Write the card, fields in the order of this class."""

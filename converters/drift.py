@@ -16,9 +16,6 @@ from triton_backend import engine
 _MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "alone_bit_exact")
 
 
-_BUILT = ("model.plan", engine.FILE_NAME)
-
-
 def differences(fresh: Path, target: Path, version: str | None = None) -> list[str]:
     """Name the files in which `target` differs from the fresh export `fresh`, each with how.
 
@@ -62,18 +59,32 @@ def _active(tree: Path) -> str | None:
 
 
 def _same(first: Path, second: Path) -> bool:
-    if first.name in _BUILT:  # no two builds of an engine are alike; its record is checked to load
-        return True
-    if first.name != "config.pbtxt":
-        return first.read_bytes() == second.read_bytes()
     try:
+        if first.name in ("model.plan", engine.FILE_NAME):
+            return _same_build(first, second)
+        if first.name != "config.pbtxt":
+            return first.read_bytes() == second.read_bytes()
         (one, actions), (other, others) = (_stable(path) for path in (first, second))
-    except (ValueError, KeyError, TypeError):  # `second` was changed by hand
+    except (OSError, ValueError, KeyError, TypeError):  # `second` was changed by hand
         return False
     return bool(
         one == other
         and actions.shape == others.shape
         and np.allclose(actions, others, rtol=0, atol=1e-4)
+    )
+
+
+def _same_build(first: Path, second: Path) -> bool:
+    """Whether an engine is the recorded one, made of the same file: no two builds are alike."""
+    made, held = (
+        engine.BuildRecord.load(path.with_name(engine.FILE_NAME)) for path in (first, second)
+    )
+    if second.name == "model.plan":
+        return engine.digest(second.read_bytes()) == held.plan
+    return (made.source, made.profile, made.precision) == (
+        held.source,
+        held.profile,
+        held.precision,
     )
 
 

@@ -194,8 +194,7 @@ def _compared(
 
 
 def _golden(source: artifact.Artifact) -> dict[str, Any]:
-    recorded = source.observations[:GOLDEN_ROWS]
-    observations = recorded if len(recorded) else parity.corners(source.card.sensors)[:GOLDEN_ROWS]
+    observations = parity.observations(source)[:GOLDEN_ROWS]
     features = source.preprocessing.features(observations)
     noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
     return {

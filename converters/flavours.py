@@ -6,8 +6,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from converters import configs, native, parity
 from converters.artifact import Artifact
 from converters.formats import Format
@@ -63,7 +61,7 @@ def _model_py(module: str, name: str) -> bytes:
 def _native_preprocess(source: Artifact) -> Files:
     """Give the graph, once it has made the Python flavour's features; raises ParityError."""
     graph = native.graph(source.preprocessing)
-    observations = np.concatenate([source.observations, parity.corners(source.card.sensors)])
+    observations = parity.observations(source)
     expected = source.preprocessing.features(observations)
     if native.features(graph, observations).tobytes() != expected.tobytes():
         raise parity.ParityError(

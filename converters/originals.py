@@ -1,34 +1,104 @@
-"""A new artifact's actions compared with those of what it was imported from."""
+"""A policy from elsewhere → artifact, whose actions are compared with the policy's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from converters import parity
+from converters import artifact, parity, pickles
 from converters.artifact import Artifact
-from converters.card import Action, ArtifactError
+from converters.card import Action, ArtifactError, ModelCard, first_fault, read_bytes
 
 
-def compare(
-    written: Artifact, predict: Callable[[NDArray[np.float32]], NDArray[Any]], name: str
-) -> None:
-    """Compare on recorded observations and the corners of the ranges.
+class Told(TypedDict, total=False):
+    """What the user says of a policy, for its card: each may be left out.
 
-    `predict` gives the original's deterministic actions, shape (n, actions) in its own layout and
-    within its bounds, for features of shape (n, features); `name` is what an error calls it. Raises
-    ArtifactError for a difference beyond 1e-5.
+    `metrics` is a mapping of names to values, `observations` a file (.npy) of recorded ones.
     """
-    observations = np.concatenate([written.observations, parity.corners(written.card.sensors)])
-    features = written.preprocessing.features(observations)
+
+    name: str | None
+    description: str
+    metrics: dict[str, Any] | None
+    observations: Path | None
+
+
+def action(layout: Sequence[str], low: Sequence[float], high: Sequence[float]) -> Action:
+    """Give the action of a layout; raises ArtifactError for one that is none."""
+    try:
+        return Action(layout=tuple(layout), low=tuple(low), high=tuple(high))
+    except ValidationError as error:
+        raise ArtifactError(f"layout {','.join(layout)}: {first_fault(error)}") from None
+
+
+def write(
+    folder: Path,
+    source: Path,
+    model: bytes,
+    predict: Callable[[NDArray[np.float32]], NDArray[Any]],
+    whose: str,
+    told: Told,
+    *,
+    kind: str,
+    action: Action,
+    sensors: int,
+    preprocessor: Path | None,
+    **more: Any,
+) -> Path:
+    """Write the artifact `folder` of the policy in the user's file `source`, and give the folder.
+
+    `model` is what `model.pt` will hold, `preprocessor` the user's pickle of one; `more` are
+    further fields of the card, whose usual name is `carla-{kind}`. `predict` gives the original's
+    deterministic actions, shape (n, actions) in `action`'s layout and bounds, for features of shape
+    (n, features); `whose` is what an error calls them. Raises ArtifactError, and leaves nothing.
+    """
+    name, metrics = told.get("name"), told.get("metrics")
+    try:
+        card = ModelCard(
+            model_name=f"carla-{kind}" if name is None else name,
+            version=folder.name,
+            input_shape=[sensors + 2],
+            output_shape=[len(action.layout)],
+            framework_version=torch.__version__.partition("+")[0],
+            description=told.get("description", ""),
+            sensors=sensors,
+            action=action,
+            performance_metrics={} if metrics is None else metrics,
+            artifact_hashes={},
+            **more,
+        )
+    except ValidationError as error:
+        raise ArtifactError(f"{source}: no model card: {first_fault(error)}") from None
+    origins = {artifact.MODEL: source}
+    pickled = pickles.NOTHING
+    if preprocessor is not None:
+        origins[artifact.PREPROCESSOR] = preprocessor
+        pickled = read_bytes(preprocessor)
+    return artifact.create(
+        folder,
+        card,
+        model,
+        pickled,
+        told.get("observations"),
+        lambda written: _compare(written, predict, whose),
+        origins,
+    )
+
+
+def _compare(
+    written: Artifact, predict: Callable[[NDArray[np.float32]], NDArray[Any]], whose: str
+) -> None:
+    features = written.preprocessing.features(parity.observations(written))
     noise = np.zeros((len(features), written.preprocessing.noise), np.float32)
     expected = pedals(predict(features), written.card.action)
     error = float(np.abs(parity.actions(written, features, noise) - expected).max())
     if not error <= parity.TOLERANCE:
-        raise ArtifactError(f"its actions differ from {name} by {error:.2g}")
+        raise ArtifactError(f"its actions differ from {whose} by {error:.2g}")
 
 
 def pedals(raw: NDArray[Any], action: Action) -> NDArray[Any]:

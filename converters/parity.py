@@ -40,16 +40,28 @@ def corners(sensors: int) -> Floats:
     )
 
 
+def observations(artifact: Artifact) -> Floats:
+    """Give the observations that policies are compared on, shape (n, 2 + sensors).
+
+    The recorded ones, or 64 from within the ranges where there are none, and then the corners,
+    where most actions are at their bounds.
+    """
+    sensors = artifact.card.sensors
+    found = artifact.observations
+    if not len(found):
+        drawn = np.random.RandomState(0).uniform(size=(64, 2 + sensors))  # the same for ever
+        found = (drawn * [200, 2, *[1] * sensors] - [0, 1, *[0] * sensors]).astype(np.float32)
+    return np.concatenate([found, corners(sensors)])
+
+
 def probes(artifact: Artifact) -> tuple[Floats, Floats]:
-    """Give the features and noise that exports are compared on: recorded observations, corners.
+    """Give the features and noise of `observations`, which exports are compared on.
 
     The first half of the rows is deterministic, the second the same observations with noise.
     """
-    shape = artifact.preprocessing
-    observations = np.concatenate([artifact.observations, corners(shape.sensors)])
-    rows = np.arange(len(observations))
-    noise = NoiseSource().draw(np.zeros(len(rows), bool), rows, rows, shape.noise)
-    features = shape.features(observations)
+    features = artifact.preprocessing.features(observations(artifact))
+    rows = np.arange(len(features))
+    noise = NoiseSource().draw(np.zeros(len(rows), bool), rows, rows, artifact.preprocessing.noise)
     return np.concatenate([features, features]), np.concatenate([np.zeros_like(noise), noise])
 
 

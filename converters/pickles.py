@@ -42,6 +42,17 @@ RECORDS = {
 }
 
 
+_MOST_TUPLES, _MOST_REUSED = 10_000, 20
+"""Tuples that a pickle may build, and how often it may take up one that it has built before."""
+
+_NO_TUPLES = {
+    opcode.name
+    for opcode in pickletools.opcodes
+    if opcode.arg is not None and not re.search("PUT|GET|PROTO|FRAME", opcode.name)
+} | {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX"}
+"""What leaves something else than a tuple of others on the stack."""
+
+
 class UnsafePickleError(ValueError):
     """A pickle that names something that is not on the list."""
 
@@ -199,10 +210,25 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _scan(data: bytes) -> None:
-    """Refuse lengths that the unpickler would find memory for before it misses the bytes."""
+    """Refuse what would take the unpickler more memory, time or stack than its bytes are worth.
+
+    A tuple within a tuple, over and over, grows without limit when it is hashed.
+    """
+    memo: dict[Any, bool] = {}
+    tuples = reused = 0
+    before = ""
     for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name.endswith("PUT") and int(argument or 0) > len(data):
-            raise ValueError(f"it numbers an object {argument}")
+        if opcode.name.endswith("PUT") or opcode.name == "MEMOIZE":
+            number = int(len(memo) if argument is None else argument)
+            if number > len(data):
+                raise ValueError(f"it numbers an object {number}")
+            memo[number] = before not in _NO_TUPLES
+        elif opcode.name.endswith("GET"):
+            reused += memo.get(argument, True)
+        tuples += opcode.name.startswith("TUPLE")
+        if opcode.name == "DUP" or tuples > _MOST_TUPLES or reused > _MOST_REUSED:
+            raise UnsafePickleError("it holds more tuples within tuples than any preprocessor has")
+        before = opcode.name
 
 
 def load(data: bytes) -> Any:

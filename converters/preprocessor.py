@@ -113,7 +113,7 @@ def _robust(record: Any) -> tuple[Step, ...]:
 
 
 def _own(record: Any) -> tuple[Step, ...]:
-    return tuple((str(name), _values(values)) for name, values in record.steps)
+    return tuple((name, _values(values)) for name, values in record.steps)
 
 
 _LOWERINGS: dict[str, Callable[[Any], tuple[Step, ...]]] = {

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
@@ -17,6 +18,9 @@ from typing import Any
 
 from converters import configs
 from converters.versions import triton_version
+
+_VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
+"""A version's ensemble; a user's own models have other names."""
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -34,14 +38,20 @@ def read_config(repository: Path, model: str) -> Any:
     except OSError as error:
         raise RepositoryError(f"{path}: {error.strerror}") from None
     except ValueError as error:
-        raise RepositoryError(f"{path}: no Triton model config: {error}") from None
+        raise RepositoryError(
+            f"{path}: no Triton model config: {error}; remove its folder, and `carlarl export` it"
+        ) from None
 
 
 def ensembles(repository: Path) -> list[str]:
-    """Give the names of all ensembles of the repository, sorted."""
+    """Give the names of the repository's ensembles of policies, sorted.
+
+    A user's own models, whose configs may be for another Triton, are not looked at.
+    """
     if not repository.is_dir():
         raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
-    names = sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+    paths = repository.glob(f"{configs.ALIAS}*/config.pbtxt")
+    names = sorted(path.parent.name for path in paths)
     return [name for name in names if read_config(repository, name).platform == "ensemble"]
 
 
@@ -76,16 +86,19 @@ def versions(repository: Path) -> list[Version]:
     """Give the versions of the repository, oldest first."""
     active = active_version(repository)
     found = []
-    for name in ensembles(repository):
-        if name.startswith(f"{configs.ALIAS}-"):
-            config = read_config(repository, name)
-            told = {key: entry.string_value for key, entry in config.parameters.items()}
+    for name in filter(_VERSION.fullmatch, ensembles(repository)):
+        config = read_config(repository, name)
+        told = {key: entry.string_value for key, entry in config.parameters.items()}
+        try:
+            version, digest, formats = told["version"], told["artifact_digest"], told["formats"]
             metrics = json.loads(told["model_card"]).get("performance_metrics", {})
-            formats = tuple(told["formats"].split(","))
-            is_active = told["version"] == active
-            found.append(
-                Version(told["version"], is_active, formats, told["artifact_digest"], metrics)
-            )
+        except (KeyError, ValueError, AttributeError) as error:
+            raise RepositoryError(
+                f"{repository / name}: it does not say what an export writes ({error!r}); remove "
+                "the folder, and `carlarl export` it"
+            ) from None
+        is_active = version == active
+        found.append(Version(version, is_active, tuple(formats.split(",")), digest, metrics))
     return sorted(found, key=lambda one: triton_version(one.version))
 
 
@@ -146,6 +159,12 @@ def _check_place(repository: Path, only: str | None) -> None:
             f"{repository}: it is a mount point, which can't be replaced as a whole: mount the "
             "folder above it, or give a folder inside it with --repository"
         )
+    shown = list(repository.glob("[!.]*"))
+    if only is None and shown and not any((path / "config.pbtxt").is_file() for path in shown):
+        raise RepositoryError(
+            f"{repository}: it is no model repository, as nothing in it has a config.pbtxt: give "
+            "an empty folder, or one that is not there yet, with --repository"
+        )
     repository.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -169,7 +188,7 @@ def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator
         return
     _check_exchange(place, staging)
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(place, tree, ignore=ignored, copy_function=_link)
+    shutil.copytree(place, tree, symlinks=True, ignore=ignored, copy_function=_link)
     yield tree
     _exchange(tree, place)
     try:
@@ -218,7 +237,9 @@ def _lock(repository: Path, beside: Path) -> Iterator[None]:
     if beside == repository:
         file = os.open(repository, os.O_RDONLY)
     else:
-        file = os.open(repository.with_name(f".{repository.name}.lock"), os.O_RDONLY | os.O_CREAT)
+        file = os.open(
+            repository.with_name(f".{repository.name}.lock"), os.O_RDONLY | os.O_CREAT, 0o666
+        )
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,22 +6,14 @@ import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
+import stable_baselines3
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from converters import artifact, originals, pickles
-from converters.card import (
-    Action,
-    Architecture,
-    ArtifactError,
-    Distribution,
-    ModelCard,
-    first_fault,
-    read_bytes,
-)
+from converters import artifact, originals
+from converters.card import Action, Architecture, ArtifactError, Distribution, sentence
 from converters.policy import ACTIVATIONS
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
@@ -34,10 +26,7 @@ def import_sb3(
     *,
     vecnormalize: Path | None = None,
     layout: Sequence[str] | None = None,
-    name: str | None = None,
-    description: str = "",
-    metrics: dict[str, Any] | None = None,
-    observations: Path | None = None,
+    **told: Unpack[originals.Told],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and give its folder.
 
@@ -59,80 +48,47 @@ def import_sb3(
             f"{policy}: it was trained on normalised observations: give their statistics with "
             "--vecnormalize FILE"
         )
-    if metrics is not None and not isinstance(metrics, dict):
-        raise ArtifactError("metrics: must be a mapping of names to values")
-    actions = box.shape[0]
-    action = action_of(box, layout)
-    try:
-        card = ModelCard(
-            model_name=f"carla-{algorithm.lower()}" if name is None else name,
-            version=version,
-            model_type="pytorch",
-            input_shape=[space.shape[0]],
-            output_shape=[actions],
-            framework_version=torch.__version__.partition("+")[0],
-            description=description,
-            sensors=space.shape[0] - 2,
-            architecture=architecture,
-            distribution=distribution,
-            action=action,
-            performance_metrics={} if metrics is None else metrics,
-            artifact_hashes={},
-        )
-    except ValidationError as error:
-        raise ArtifactError(f"{policy}: no model card: {first_fault(error)}") from None
-    origins = {artifact.MODEL: policy}
-    pickled = pickles.NOTHING
-    if vecnormalize is not None:
-        origins[artifact.PREPROCESSOR] = vecnormalize
-        pickled = read_bytes(vecnormalize)
-
-    def check(written: artifact.Artifact) -> None:
-        originals.compare(
-            written,
-            lambda features: model.predict(features, deterministic=True)[0],
-            "model.predict",
-        )
-
-    weights = artifact.state_dict_bytes(state)
-    folder = artifacts / version
-    return artifact.create(folder, card, weights, pickled, observations, check, origins)
+    return originals.write(
+        artifacts / version,
+        policy,
+        artifact.state_dict_bytes(state),
+        lambda features: model.predict(features, deterministic=True)[0],
+        "model.predict",
+        told,
+        kind=algorithm.lower(),
+        model_type="pytorch",
+        sensors=space.shape[0] - 2,
+        action=_action(box, layout),
+        preprocessor=vecnormalize,
+        architecture=architecture,
+        distribution=distribution,
+    )
 
 
-def action_of(box: Any, layout: Sequence[str] | None) -> Action:
+def _action(box: Any, layout: Sequence[str] | None) -> Action:
     """Give the action that a box is in the given layout, or in the usual one of its width.
 
     Raises ArtifactError for a layout that is none, or whose elements the bounds contradict: pedals
     reach from 0 up, steering and acceleration to both sides of 0.
     """
     names = tuple(layout or LAYOUTS[box.shape[0]])
-    said = ",".join(names)
-    try:
-        action = Action(layout=names, low=tuple(box.low.tolist()), high=tuple(box.high.tolist()))
-    except ValidationError as error:
-        raise ArtifactError(f"layout {said}: {first_fault(error)}") from None
+    action = originals.action(names, box.low.tolist(), box.high.tolist())
     for name, low, high in zip(names, action.low, action.high, strict=True):
         pedal = name in ("throttle", "brake")
         if (low < 0) if pedal else not low < 0 < high:
             wanted = "0 or more" if pedal else "numbers on both sides of 0"
             raise ArtifactError(
-                f"layout {said}: the action space bounds {name} by {low:g} and {high:g}, where it "
-                f"takes {wanted}: say with --layout what the elements are"
+                f"layout {','.join(names)}: the action space bounds {name} by {low:g} and "
+                f"{high:g}, where it takes {wanted}: say with --layout what the elements are"
             )
     return action
 
 
 def _load(path: Path) -> tuple[str, Any]:
     try:
-        import stable_baselines3
-    except ModuleNotFoundError:
-        raise ArtifactError(
-            "import-sb3 needs Stable-Baselines3: pip install 'carlarl[train]'"
-        ) from None
-    try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
-        module = data["policy_class"]["__module__"]
+        module = str(data["policy_class"]["__module__"])
     except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {error}") from None
     algorithm = {
@@ -144,7 +100,11 @@ def _load(path: Path) -> tuple[str, Any]:
         raise ArtifactError(
             f"{path}: policies of {module} can't be imported: PPO, A2C, SAC or TD3 can"
         )
-    return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
+    try:
+        return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
+    except Exception as error:  # whatever a damaged file, or one of another version, provokes
+        library = f"Stable-Baselines3 {stable_baselines3.__version__}"
+        raise ArtifactError(f"{path}: {library} can't load it: {sentence(error)}") from None
 
 
 def _lower(

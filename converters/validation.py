@@ -52,7 +52,7 @@ def validate(
         card, digest = artifact.read_card(folder)
         yield Check(version, "card", True, f"{card.model_name}, {card.model_type}, {digest[:19]}")
     except ArtifactError as error:
-        yield Check(version, "card", False, str(error), "correct the card, and sign it again")
+        yield Check(version, "card", False, str(error), "restore or correct it, and sign it again")
         return
     try:
         files = artifact.verified_files(folder, card)
@@ -114,9 +114,9 @@ def validate_all(
 ) -> Iterator[Check]:
     """Check `versions`, or all that the artifacts or the repository hold.
 
-    Raises ArtifactError or RepositoryError where there is no such folder at all.
+    Raises ArtifactError where there are no artifacts at all, RepositoryError for a damaged config.
     """
-    held = {one.version for one in repository.versions(target)}
+    held = {one.version for one in repository.versions(target)} if target.exists() else set()
     known = {path.name for path in artifact.versions_in(artifacts)}
     for version in versions or sorted(known | held, key=triton_version):
         progress(version)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from carlarl.cli import main
 from tests.stack import ROOT, Stack, clean_environment, running_stack
 
 
@@ -46,6 +48,31 @@ def carlarl() -> Callable[..., subprocess.CompletedProcess[str]]:
             text=True,
             timeout=120,
         )
+
+    return run
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `carlarl`, in this process: where starting an interpreter with torch is not the point."""
+    monkeypatch.chdir(ROOT)
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+
+    def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["carlarl", *arguments])
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            try:
+                main()
+                status = 0
+            except SystemExit as end:
+                status = int(end.code or 0)
+        return subprocess.CompletedProcess(arguments, status, *capfd.readouterr())
 
     return run
 

@@ -22,49 +22,60 @@ def artifacts(tmp_path: Path) -> Path:
     return tmp_path / "artifacts"
 
 
-def test_import_torchscript(carlarl: Run, tmp_path: Path) -> None:
+def test_import_torchscript(command: Run, tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = torch.nn.Linear(7, 2)
     torch.jit.trace(layer, torch.zeros(2, 7)).save(tmp_path / "program.pt")
     folders = ("--artifacts", str(tmp_path / "artifacts"))
-    command = ("import-torchscript", str(tmp_path / "program.pt"), "--version", "v0.3.0", *folders)
-    result = carlarl(*command, "--sensors", "5", "--layout", "steer,acceleration")
+    importing = (
+        "import-torchscript",
+        str(tmp_path / "program.pt"),
+        "--version",
+        "v0.3.0",
+        *folders,
+    )
+    result = command(*importing, "--sensors", "5", "--layout", "steer,acceleration")
     assert result.returncode == 0, result.stderr
     target = ("--repository", str(tmp_path / "repository"))
-    assert carlarl("export", *folders, *target).returncode == 0
-    result = carlarl(*command, "--sensors", "5", "--layout", "steer,acceleration")
+    assert command("export", *folders, *target).returncode == 0
+    result = command(*importing, "--sensors", "5", "--layout", "steer,acceleration")
     assert result.returncode == 1
     assert "versions never change" in result.stderr
-    result = carlarl(*command, "--sensors", "4")
+    loops = tmp_path / "loops.yaml"
+    loops.write_text("a: &a [1]\nb: [*a, *a]\n")
+    result = command(*importing, "--sensors", "5", "--metrics", str(loops))
+    assert result.returncode == 1
+    assert "loops.yaml: not YAML: aliases" in result.stderr
+    result = command(*importing, "--sensors", "4")
     assert result.returncode == 1
     assert "does not run on two rows of 6 features" in result.stderr
 
 
-def test_sign_and_export_only_what_is_signed(carlarl: Run, artifacts: Path, tmp_path: Path) -> None:
+def test_sign_and_export_only_what_is_signed(command: Run, artifacts: Path, tmp_path: Path) -> None:
     key, public = tmp_path / "key.pem", tmp_path / "key.pem.pub"
     folders = ("--artifacts", str(artifacts), "--repository", str(tmp_path / "repository"))
-    assert carlarl("sign", "--generate", str(key)).returncode == 0
-    result = carlarl("sign", "--generate", str(key))
+    assert command("sign", "--generate", str(key)).returncode == 0
+    result = command("sign", "--generate", str(key))
     assert result.returncode == 1
     assert "never overwritten" in result.stderr
     export = ("export", *folders, "--version", "v0.2.0", "--formats", "onnx")
 
-    result = carlarl(*export, ARTIFACT_PUBLIC_KEY=str(public))
+    result = command(*export, ARTIFACT_PUBLIC_KEY=str(public))
     assert result.returncode == 1
     assert "model_card.sig: no such file, and only signed artifacts" in result.stderr
     assert not (tmp_path / "repository").exists()
 
     signing = ("sign", "v0.2.0", "--artifacts", str(artifacts))
-    assert carlarl(*signing, "--key", str(key)).returncode == 0
+    assert command(*signing, "--key", str(key)).returncode == 0
     for given in (str(public), public.read_text()):
-        assert carlarl(*export, ARTIFACT_PUBLIC_KEY=given).returncode == 0
+        assert command(*export, ARTIFACT_PUBLIC_KEY=given).returncode == 0
 
-    carlarl("sign", "--generate", str(tmp_path / "other.pem"))
-    assert carlarl(*signing, "--key", str(tmp_path / "other.pem")).returncode == 0
-    result = carlarl(*export, ARTIFACT_PUBLIC_KEY=str(public))
+    command("sign", "--generate", str(tmp_path / "other.pem"))
+    assert command(*signing, "--key", str(tmp_path / "other.pem")).returncode == 0
+    result = command(*export, ARTIFACT_PUBLIC_KEY=str(public))
     assert result.returncode == 1
     assert "not this key's signature" in result.stderr
-    result = carlarl(*export, ARTIFACT_PUBLIC_KEY=str(tmp_path / "none.pub"))
+    result = command(*export, ARTIFACT_PUBLIC_KEY=str(tmp_path / "none.pub"))
     assert result.returncode == 1
     assert "none.pub: no public key in PEM" in result.stderr
 
@@ -75,8 +86,8 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "model_repository"
 
 
-def test_validate_the_committed_versions(carlarl: Run) -> None:
-    result = carlarl("validate")
+def test_validate_the_committed_versions(command: Run) -> None:
+    result = command("validate")
     assert result.returncode == 0, result.stdout
     lines = result.stdout.splitlines()
     for version in ("v0.1.0", "v0.2.0"):
@@ -87,7 +98,7 @@ def test_validate_the_committed_versions(carlarl: Run) -> None:
     assert "determinism certificate" in result.stdout
 
 
-def test_validate_names_what_drifted(carlarl: Run, artifacts: Path, target: Path) -> None:
+def test_validate_names_what_drifted(command: Run, artifacts: Path, target: Path) -> None:
     (target / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"another")
     (target / "preprocess" / "2000" / "model.py").unlink()
     (target / "policy_onnx" / "2000" / "extra.bin").write_bytes(b"")
@@ -96,7 +107,7 @@ def test_validate_names_what_drifted(carlarl: Run, artifacts: Path, target: Path
     with (artifacts / "v0.1.0" / "preprocessor.pkl").open("ab") as file:
         file.write(b"!")
     where = ("--artifacts", str(artifacts), "--repository", str(target), "--json")
-    result = carlarl("validate", *where)
+    result = command("validate", *where)
     assert result.returncode == 1
     told = json.loads(result.stdout)
     assert told["ok"] is False
@@ -114,40 +125,46 @@ def test_validate_names_what_drifted(carlarl: Run, artifacts: Path, target: Path
     assert drift["todo"] == "carlarl export --version v0.2.0"
 
 
-def test_validate_says_what_is_not_there(carlarl: Run, artifacts: Path, target: Path) -> None:
+def test_validate_says_what_is_not_there(command: Run, artifacts: Path, target: Path) -> None:
     where = ("--artifacts", str(artifacts), "--repository", str(target))
     shutil.rmtree(artifacts / "v0.1.0")
     shutil.rmtree(target / "carla_policy-v0.2.0")
-    result = carlarl("validate", *where)
+    result = command("validate", *where)
     assert result.returncode == 1
     assert "✗ v0.1.0 card: " in result.stdout
     assert "✗ v0.2.0 repository: " in result.stdout
-    result = carlarl("validate", "v0.9.0", *where)
+    (artifacts / "v0.1.0").mkdir()  # what is left of one
+    result = command("validate", "--artifacts", str(artifacts), "--repository", str(target / "no"))
+    assert result.returncode == 1
+    assert "✗ v0.1.0 card: " in result.stdout
+    assert "✓ v0.2.0 contents: " in result.stdout
+    assert "✗ v0.2.0 repository: " in result.stdout
+    result = command("validate", "v0.9.0", *where)
     assert result.returncode == 1
     assert "✗ v0.9.0 card: " in result.stdout
 
 
-def test_validate_signatures(carlarl: Run, artifacts: Path, tmp_path: Path) -> None:
+def test_validate_signatures(command: Run, artifacts: Path, tmp_path: Path) -> None:
     key = tmp_path / "key.pem"
     where = ("--artifacts", str(artifacts))
-    carlarl("sign", "--generate", str(key))
-    assert carlarl("sign", "v0.2.0", "--key", str(key), *where).returncode == 0
-    result = carlarl("validate", *where, "--key", f"{key}.pub")
+    command("sign", "--generate", str(key))
+    assert command("sign", "v0.2.0", "--key", str(key), *where).returncode == 0
+    result = command("validate", *where, "--key", f"{key}.pub")
     assert result.returncode == 1
     assert "✗ v0.1.0 signature: " in result.stdout
     assert "✓ v0.2.0 signature: " in result.stdout
     assert "v0.1.0 card" not in result.stdout  # nothing of it is opened
-    result = carlarl("validate", "v0.2.0", *where, ARTIFACT_PUBLIC_KEY=f"{key}.pub")
+    result = command("validate", "v0.2.0", *where, ARTIFACT_PUBLIC_KEY=f"{key}.pub")
     assert result.returncode == 0
 
 
-def test_what_is_damaged_is_not_signed(carlarl: Run, artifacts: Path, tmp_path: Path) -> None:
-    carlarl("sign", "--generate", str(tmp_path / "key.pem"))
+def test_what_is_damaged_is_not_signed(command: Run, artifacts: Path, tmp_path: Path) -> None:
+    command("sign", "--generate", str(tmp_path / "key.pem"))
     with (artifacts / "v0.2.0" / "model.pt").open("ab") as file:
         file.write(b"!")
-    command = ("sign", "v0.2.0", "--key", str(tmp_path / "key.pem"), "--artifacts", str(artifacts))
-    result = carlarl(*command)
+    signing = ("sign", "v0.2.0", "--key", str(tmp_path / "key.pem"), "--artifacts", str(artifacts))
+    result = command(*signing)
     assert result.returncode == 1
     assert "model.pt: its hash is" in result.stderr
-    assert carlarl("sign", "v0.2.0").returncode == 2
-    assert carlarl("sign").returncode == 2
+    assert command("sign", "v0.2.0").returncode == 2
+    assert command("sign").returncode == 2

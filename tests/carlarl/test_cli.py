@@ -18,14 +18,14 @@ OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0
 FLAGS = ("--speed", "25.5", "--steering", "0.1", "--sensors", "0.8,0.2,0.5,0.9,0.1")
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
-def test_help_has_an_example(command: str, carlarl: Run) -> None:
-    result = carlarl(command, "--help")
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_has_an_example(name: str, command: Run) -> None:
+    result = command(name, "--help")
     assert result.returncode == 0
-    assert f"Example: carlarl {command}" in result.stdout
+    assert f"Example: carlarl {name}" in result.stdout
 
 
-def test_bad_use_is_status_2(carlarl: Run) -> None:
+def test_bad_use_is_status_2(command: Run) -> None:
     for arguments in (
         ["nothing"],
         ["predict"],
@@ -34,29 +34,29 @@ def test_bad_use_is_status_2(carlarl: Run) -> None:
         ["export", "--formats", "caffe"],
         ["export", "--version", "latest"],
     ):
-        result = carlarl(*arguments)
+        result = command(*arguments)
         assert result.returncode == 2, arguments
         assert "Traceback" not in result.stderr
 
 
-def test_predict(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
+def test_predict(stack: Stack, command: Run, tmp_path: Path) -> None:
     url = ("--url", stack.gateway_url)
-    from_flags = json.loads(carlarl("predict", *FLAGS, *url, "--json").stdout)
+    from_flags = json.loads(command("predict", *FLAGS, *url, "--json").stdout)
     assert from_flags["version"] == "v0.2.0"
     assert from_flags["deterministic"] is True
     for content in (OBSERVATION, {"observations": [OBSERVATION], "deterministic": True}):
         file = tmp_path / "observation.json"
         file.write_text(json.dumps(content))
-        answer = json.loads(carlarl("predict", "--file", str(file), *url, "--json").stdout)
+        answer = json.loads(command("predict", "--file", str(file), *url, "--json").stdout)
         assert answer["actions"] == from_flags["actions"]
-    text = carlarl("predict", *FLAGS, *url)
+    text = command("predict", *FLAGS, *url)
     assert text.stdout.startswith("throttle +")
     seeded = [
-        json.loads(carlarl("predict", *FLAGS, *url, "--seed", "7", "--json").stdout) for _ in "12"
+        json.loads(command("predict", *FLAGS, *url, "--seed", "7", "--json").stdout) for _ in "12"
     ]
     assert seeded[0]["actions"] == seeded[1]["actions"]
     assert seeded[0]["seed"] == 7
-    old = json.loads(carlarl("predict", *FLAGS, *url, "--version", "v0.1.0", "--json").stdout)
+    old = json.loads(command("predict", *FLAGS, *url, "--version", "v0.1.0", "--json").stdout)
     assert old["version"] == "v0.1.0"
     assert old["actions"] != from_flags["actions"]
 
@@ -71,10 +71,10 @@ def test_predict_says_what_the_gateway_says(stack: Stack, carlarl: Run) -> None:
     assert "MODEL_NOT_FOUND" in missing.stderr
 
 
-def test_nobody_there(carlarl: Run) -> None:
+def test_nobody_there(command: Run) -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     for arguments in (["predict", *FLAGS], ["warmup"], ["drive", "--laps", "1"]):
-        result = carlarl(*arguments, "--url", url)
+        result = command(*arguments, "--url", url)
         assert result.returncode == 1
         assert url in result.stderr
         assert "Traceback" not in result.stderr
@@ -83,6 +83,11 @@ def test_nobody_there(carlarl: Run) -> None:
 def test_warmup(stack: Stack, carlarl: Run) -> None:
     answer = json.loads(carlarl("warmup", "--url", stack.gateway_url, "--json").stdout)
     assert (answer["status"], answer["device"]) == ("warmed", "cpu")
+    here = {
+        "PORT": stack.gateway_url.rpartition(":")[2],
+        "http_proxy": f"http://127.0.0.1:{free_ports(1)[0]}",
+    }
+    assert carlarl("warmup", **here).stdout.startswith("warmed in ")
 
 
 def test_versions(carlarl: Run) -> None:
@@ -97,18 +102,18 @@ def test_versions(carlarl: Run) -> None:
     assert found[1]["metrics"]["success_rate"] == 1.0
 
 
-def test_export(carlarl: Run, tmp_path: Path) -> None:
+def test_export(command: Run, tmp_path: Path) -> None:
     target = ("--repository", str(tmp_path / "repository"))
-    result = carlarl("export", *target, "--version", "v0.1.0", "--json")
+    result = command("export", *target, "--version", "v0.1.0", "--formats", "onnx", "--json")
     assert json.loads(result.stdout) == {"versions": ["v0.1.0"], "active": "v0.1.0"}
-    result = carlarl("export", *target, "--activate", "v0.2.0")
+    result = command("export", *target, "--activate", "v0.2.0")
     assert "wrote v0.1.0, v0.2.0; active is v0.2.0" in result.stdout
     for arguments, message in (
         (["--version", "v9.0.0"], "model_card.yaml: no such file"),
         (["--artifacts", str(tmp_path / "none")], "no such folder of artifacts"),
         (["--activate", "v9.0.0"], "v9.0.0"),
     ):
-        result = carlarl("export", *target, *arguments)
+        result = command("export", *target, *arguments)
         assert result.returncode == 1
         assert message in result.stderr
 
@@ -126,10 +131,10 @@ def test_drive_three_laps(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["5", "null", '"observations"', "{"])
-def test_a_file_that_is_no_request(carlarl: Run, tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_no_request(command: Run, tmp_path: Path, content: str) -> None:
     file = tmp_path / "request.json"
     file.write_text(content)
-    result = carlarl("predict", "--file", str(file))
+    result = command("predict", "--file", str(file))
     assert result.returncode == 2
     assert "--file" in result.stderr
     assert "Traceback" not in result.stderr
@@ -145,13 +150,13 @@ def test_a_file_that_is_no_request(carlarl: Run, tmp_path: Path, content: str) -
         ["drive", "--stochastic", "--seed", "-5"],
     ],
 )
-def test_more_bad_use(carlarl: Run, arguments: list[str]) -> None:
-    result = carlarl(*arguments)
+def test_more_bad_use(command: Run, arguments: list[str]) -> None:
+    result = command(*arguments)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
 
 
-def test_something_else_answers(stack: Stack, carlarl: Run) -> None:
-    result = carlarl("warmup", "--url", f"http://{stack.triton_http}")
+def test_something_else_answers(stack: Stack, command: Run) -> None:
+    result = command("warmup", "--url", f"http://{stack.triton_http}")
     assert result.returncode == 1
     assert "no gateway" in result.stderr or "no JSON" in result.stderr

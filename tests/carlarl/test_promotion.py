@@ -25,7 +25,6 @@ from tests.stack import ROOT, Stack, free_ports, running_stack
 pytestmark = pytest.mark.live
 
 OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
-TURNS = 20
 CLIENTS = 6
 
 
@@ -34,7 +33,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Path
     """A stack on a repository of its own."""
     target = tmp_path_factory.mktemp("promotion") / "model_repository"
     shutil.copytree(ROOT / "model_repository", target)
-    with running_stack(MODEL_REPOSITORY=str(target)) as stack:
+    # With a long deadline, since a busy machine is no failure.
+    with running_stack(MODEL_REPOSITORY=str(target), REQUEST_TIMEOUT_MS="60000") as stack:
         yield stack, target
 
 
@@ -68,7 +68,7 @@ class Load:
 
     def ask_gateway(self) -> None:
         body = {"observations": [OBSERVATION], "deterministic": True}
-        with httpx.Client(base_url=self.stack.gateway_url, timeout=10) as client:
+        with httpx.Client(base_url=self.stack.gateway_url, timeout=90) as client:
             while not self.stop.is_set():
                 try:
                     answer = client.post("/predict", json=body)
@@ -112,12 +112,14 @@ def follows(stack: Stack, version: str) -> float:
     """Wait until the gateway answers with `version`; the seconds that it took."""
     began = time.monotonic()
     while httpx.get(f"{stack.gateway_url}/metadata").json()["version"] != version:
-        assert time.monotonic() - began < 2, f"the gateway did not follow to {version}"
+        assert time.monotonic() - began < 30, f"the gateway did not follow to {version}"
         time.sleep(0.02)
     return time.monotonic() - began
 
 
-def test_twenty_times_under_load(
+@pytest.mark.parametrize("turns", [5, pytest.param(20, marks=pytest.mark.reliability)])
+def test_promoted_and_rolled_back_under_load(
+    turns: int,
     live: tuple[Stack, Path],
     control: TritonControl,
     record_testsuite_property: Callable[[str, Any], None],
@@ -126,12 +128,13 @@ def test_twenty_times_under_load(
     expected = {version: action_of(version) for version in ("v0.1.0", "v0.2.0")}
     assert np.abs(np.subtract(*expected.values())).max() > 0.1  # a wrong label would show
     load = Load(stack, expected)
+    earlier = len(activation.history(target))
     switched, followed = [], []
     with ThreadPoolExecutor(CLIENTS + 2) as pool:
         clients = [pool.submit(load.ask_gateway) for _ in range(CLIENTS)]
         clients += [pool.submit(load.ask_alias) for _ in range(2)]
         try:
-            for _ in range(TURNS):
+            for _ in range(turns):
                 done = promotion.promote(target, "v0.1.0", control)
                 assert (done.version, done.previous) == ("v0.1.0", "v0.2.0")
                 switched.append(done.seconds)
@@ -155,9 +158,11 @@ def test_twenty_times_under_load(
     record_testsuite_property("promotion", json.dumps(told))
     assert load.failures == []
     assert load.mislabelled == []
-    assert max(switched) < 5, told
-    assert all(load.answers[whom] > 100 for whom in (*expected, "alias")), told
-    assert len(activation.history(target)) == 2 * TURNS
+    assert all(load.answers[whom] > 5 * turns for whom in (*expected, "alias")), told
+    if turns == 20:  # else it runs beside other tests
+        assert max(switched) < 5, told
+        assert max(followed) < 2, told
+    assert len(activation.history(target)) == earlier + 2 * turns
     assert repository.active_version(target) == "v0.2.0"
 
 
@@ -170,9 +175,10 @@ def test_commands(live: tuple[Stack, Path], carlarl: Callable[..., Any]) -> None
     follows(stack, "v0.1.0")
     told = json.loads(carlarl("versions", "--repository", str(target), "--json").stdout)
     assert [one["version"] for one in told if one["active"]] == ["v0.1.0"]
-    # The server is found by itself, on the embedded one's port.
+    # The server is found by itself, on the embedded one's port, and never asked of a proxy.
     port = stack.triton_http.split(":")[1]
-    result = carlarl("rollback", "--repository", str(target), "--json", TRITON_HTTP_PORT=port)
+    here = {"TRITON_HTTP_PORT": port, "http_proxy": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    result = carlarl("rollback", "--repository", str(target), "--json", **here)
     assert json.loads(result.stdout)["version"] == "v0.2.0"
     assert json.loads(result.stdout)["triton"] == f"http://{stack.triton_http}"
     follows(stack, "v0.2.0")
@@ -192,6 +198,7 @@ def assert_stays(
     for model in ("carla_policy", "carla_policy-v0.2.0"):
         assert control.act(model, [OBSERVATION])[0] == pytest.approx(action_of("v0.2.0"), abs=1e-5)
     assert control.parameters("carla_policy")["version"] == "v0.2.0"
+    follows(stack, "v0.2.0")  # it may have seen the alias moved, before it was put back
     body = {"observations": [OBSERVATION], "deterministic": True}
     assert httpx.post(f"{stack.gateway_url}/predict", json=body).json()["version"] == "v0.2.0"
     assert httpx.get(f"{stack.gateway_url}/readyz").status_code == 200
@@ -220,7 +227,17 @@ def tamper(tree: Path, model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["policy", "code", "Triton", "golden", "unknown", "damaged config"]
+    "broken",
+    [
+        "policy",
+        "code",
+        "Triton",
+        "golden",
+        "fused file",
+        "fused answers",
+        "unknown",
+        "damaged config",
+    ],
 )
 def test_a_failed_step_changes_nothing(
     live: tuple[Stack, Path], control: TritonControl, broken: str
@@ -238,6 +255,13 @@ def test_a_failed_step_changes_nothing(
             repository.write_ensemble(tree, "carla_policy-v0.3.0", configs.text(config))
         elif broken == "golden":
             tamper(tree, "carla_policy-v0.3.0")
+        elif broken.startswith("fused"):  # the model that gateways call is of another version
+            fused = tree / "carla_policy_fused-v0.3.0"
+            shutil.copytree(tree / "carla_policy_fused-v0.1.0", fused)
+            config = (fused / "config.pbtxt").read_bytes().replace(b"v0.1.0", b"v0.3.0")
+            repository.write(fused / "config.pbtxt", config)
+            if broken == "fused file":
+                repository.write(fused / "1/model.onnx", b"damaged")
 
     add_version(target, change)
     if broken == "damaged config":
@@ -250,7 +274,9 @@ def test_a_failed_step_changes_nothing(
         "code": r"open its files: .*policy_onnx/3000/model\.py: .*not the line",
         "Triton": "load it beside the active version: .*inconsistent shape",
         "golden": "golden inference: .* differ by 0.01",
-        "unknown": r"find the version: there is no v0\.9\.0: the repository holds",
+        "fused file": r"open its files: .*fused-v0\.3\.0/1/model\.onnx: it can't be served",
+        "fused answers": "load the model that gateways call: .*fused.* not repeat its recorded",
+        "unknown": r"find the version: .*: the repository does not hold v0\.9\.0; it holds",
         "damaged config": "find the version: .* recorded answers can't be read",
     }[broken]
     with pytest.raises(PromotionError, match=rf"^{step}.*; v0\.2\.0 stays active"):
@@ -308,24 +334,26 @@ def test_a_server_of_another_repository(
     assert_stays(live, control, contents(target))
 
 
-def test_offline(tmp_path: Path, carlarl: Callable[..., Any]) -> None:
+def test_offline(tmp_path: Path, command: Callable[..., Any]) -> None:
     target = tmp_path / "model_repository"
     shutil.copytree(ROOT / "model_repository", target)
     where = ("--repository", str(target))
     port = {"TRITON_HTTP_PORT": str(free_ports(1)[0])}
-    result = carlarl("rollback", *where, **port)
+    result = command("rollback", *where, **port)
     assert result.returncode == 1
     assert "find the version: " in result.stderr
     assert "no promotion that could be rolled back" in result.stderr
-    result = carlarl("promote", "v0.1.0", *where, **port)
+    result = command("promote", "v0.1.0", *where, **port)
     assert "active is v0.1.0 (was v0.2.0) in the repository" in result.stdout
     assert repository.active_version(target) == "v0.1.0"
-    assert carlarl("rollback", *where, "--offline").returncode == 0
+    assert command("rollback", *where, "--offline").returncode == 0
     assert repository.active_version(target) == "v0.2.0"
-    result = carlarl(
+    result = command(
         "promote", "v0.1.0", *where, "--triton", f"http://127.0.0.1:{port['TRITON_HTTP_PORT']}"
     )
     assert result.returncode == 1
     assert "connect: no Triton answers at" in result.stderr
-    assert carlarl("promote", "v0.1.0", "--offline", "--triton", "http://x").returncode == 2
-    assert carlarl("promote", "latest").returncode == 2
+    assert command("promote", "v0.1.0", "--offline", "--triton", "http://x").returncode == 2
+    assert command("promote", "latest").returncode == 2
+    result = command("promote", "v0.1.0", *where, "--triton", "http://[::1")
+    assert "TRITON_URL=http://[::1: must be a URL such as" in result.stderr

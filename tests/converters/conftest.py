@@ -61,6 +61,6 @@ def make(
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_artifact() -> MakeArtifact:
     return make

@@ -16,6 +16,7 @@ import yaml
 
 from converters import artifact, parity, pickles
 from converters.card import CARD, ArtifactError
+from triton_backend.engine import digest
 
 MakeArtifact = Callable[..., Path]
 
@@ -29,7 +30,7 @@ def _rehash(folder: Path, **changes: Any) -> None:
     """Write the card anew, hashes holding: what an attacker without the key could do."""
     card = yaml.safe_load((folder / CARD).read_text()) | changes
     card["artifact_hashes"] = {
-        name: artifact.file_hash(folder / name) for name in card["artifact_hashes"]
+        name: digest((folder / name).read_bytes()) for name in card["artifact_hashes"]
     }
     (folder / CARD).write_text(yaml.safe_dump(card))
 
@@ -37,7 +38,7 @@ def _rehash(folder: Path, **changes: Any) -> None:
 def test_loads(folder: Path) -> None:
     loaded = artifact.load(folder)
     assert loaded.card.version == "v1.2.3"
-    assert loaded.digest == artifact.file_hash(folder / CARD)
+    assert loaded.digest == digest((folder / CARD).read_bytes())
     assert loaded.observations.shape == (16, 7)
 
 
@@ -213,6 +214,9 @@ def test_versions_in_semantic_order(tmp_path: Path, make_artifact: MakeArtifact)
     assert names == ["v0.9.0", "v0.10.0", "v1.0.0"]
     with pytest.raises(ArtifactError, match="no such folder"):
         artifact.versions_in(tmp_path / "none")
+    (tmp_path / "v0.8.0").mkdir()  # half an artifact is not passed over
+    (tmp_path / "notes").mkdir()
+    assert [path.name for path in artifact.versions_in(tmp_path)] == ["v0.8.0", *names]
     (tmp_path / "empty").mkdir()
     with pytest.raises(ArtifactError, match="no artifact in it"):
         artifact.versions_in(tmp_path / "empty")
@@ -233,6 +237,13 @@ def _create(folder: Path, source: artifact.Artifact, **changes: Any) -> None:
     artifact.create(
         folder, source.card.model_copy(update={"version": folder.name}), **given | changes
     )
+
+
+def test_a_version_that_another_command_made_meanwhile_stays(folder: Path) -> None:
+    source, new = artifact.load(folder), folder.parent / "new" / "v2.0.0"
+    with pytest.raises(ArtifactError, match=r"v2\.0\.0: this version exists"):
+        _create(new, source, check=lambda _: _create(new, source))
+    assert artifact.load(new).card.version == "v2.0.0"
 
 
 def test_what_an_import_refuses_is_named_by_the_users_file(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,15 +25,24 @@ MakeArtifact = Callable[..., Path]
 EXPECTED = Path(__file__).parent / "expected"
 
 
-@pytest.fixture
-def folders(tmp_path: Path, make_artifact: MakeArtifact) -> list[Path]:
-    return [make_artifact(tmp_path / "artifacts" / version) for version in ("v0.1.0", "v0.2.0")]
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_artifact: MakeArtifact) -> Path:
+    """Two artifacts, and the repository of both."""
+    place = tmp_path_factory.mktemp("exported")
+    folders = [make_artifact(place / "artifacts" / version) for version in ("v0.1.0", "v0.2.0")]
+    export(folders, place / "repository")
+    return place
 
 
 @pytest.fixture
-def target(tmp_path: Path, folders: list[Path]) -> Path:
-    export(folders, tmp_path / "repository")
-    return tmp_path / "repository"
+def folders(tmp_path: Path, exported: Path) -> list[Path]:
+    copy = shutil.copytree(exported / "artifacts", tmp_path / "artifacts")
+    return [copy / "v0.1.0", copy / "v0.2.0"]
+
+
+@pytest.fixture
+def target(tmp_path: Path, exported: Path) -> Path:
+    return shutil.copytree(exported / "repository", tmp_path / "repository")
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -90,6 +100,21 @@ def test_ensembles_are_pinned_and_carry_what_the_gateway_needs(target: Path) -> 
         assert {cell["batch"] for cell in json.loads(told["certificate"])["cells"]} == set(
             parity.BATCH_SIZES
         )
+
+
+def test_without_recordings_golden_answers_tell_policies_apart(
+    tmp_path: Path, make_artifact: MakeArtifact
+) -> None:
+    versions = ("v0.1.0", "v0.2.0")
+    folders = [make_artifact(tmp_path / "artifacts" / version, recorded=0) for version in versions]
+    export(folders, tmp_path / "repository", ["onnx"])
+    one, other = (
+        np.array(json.loads(config.parameters["golden"].string_value)["actions"])
+        for version in versions
+        for config in [repository.read_config(tmp_path / "repository", f"carla_policy-{version}")]
+    )
+    assert np.abs(one - other).max() > 0.01
+    assert len(np.unique(one, axis=0)) == 4
 
 
 def test_run_twice_changes_nothing(target: Path, folders: list[Path]) -> None:

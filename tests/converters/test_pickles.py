@@ -171,6 +171,23 @@ def test_an_object_numbered_high_takes_no_memory() -> None:
         pickles.load(b"\x80\x02Nr\xff\xff\xff\x7f.")
 
 
+KEY = b"\x80\x04})%sNs."
+NESTED = {
+    "numbered": KEY % b"".join(b"q%ch%c\x86" % (level, level) for level in range(60)),
+    "behind a frame": KEY % b"".join(b"\x95" + bytes(8) + b"\x94h%c\x86" % i for i in range(60)),
+    "behind another": KEY % b"".join(b"N0\x94h%c\x86" % level for level in range(60)),
+    "doubled": KEY % (b"2\x86" * 60),
+    "deep": KEY % (b"\x85" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_tuples_within_tuples_are_refused_before_they_are_hashed(name: str) -> None:
+    """As a dictionary's key they would take a hash of years, or all of the stack."""
+    with pytest.raises(pickles.UnsafePickleError, match="more tuples within tuples"):
+        pickles.load(NESTED[name])
+
+
 def _preprocessors() -> list[Any]:
     observations = np.random.default_rng(1).uniform(1, 2, (50, 7))
 
@@ -180,7 +197,8 @@ def _preprocessors() -> list[Any]:
 
     env = VecNormalize(DummyVecEnv([Random]))
     env.obs_rms.update(observations)
-    pipeline = make_pipeline(StandardScaler(), MinMaxScaler(clip=True)).fit(observations)
+    scalers = [MinMaxScaler(clip=True) for _ in range(9)]  # which share one default range
+    pipeline = make_pipeline(StandardScaler(), *scalers).fit(observations)
     own = Preprocessing(5, 3, (("add", (1.0,) * 7), ("clip", (0.0, 2.0))))
     return [env, pipeline, own]
 

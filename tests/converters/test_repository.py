@@ -140,6 +140,30 @@ def test_a_place_where_none_can_be(
         _change(place(tmp_path))
 
 
+def test_a_folder_that_is_no_repository_stays(tmp_path: Path) -> None:
+    folder = _a_file(tmp_path).parent
+    (tmp_path / "artifacts").mkdir()
+    with pytest.raises(RepositoryError, match=r"no model repository, as nothing .* config\.pbtxt"):
+        _change(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["artifacts", "file"]
+
+
+def test_links_stay_links(target: Path) -> None:
+    (target.parent / "elsewhere").mkdir()
+    (target / "linked").symlink_to(target.parent / "elsewhere")
+    _change(target)
+    assert (target / "linked").readlink() == target.parent / "elsewhere"
+
+
+def test_an_ensemble_of_the_users_own_is_no_version(target: Path) -> None:
+    # Nor is one of another kind read at all: `target` holds a config that no Triton would take.
+    for name in ("carla_policy-mine", "carla_policy-v0.1.0"):
+        assert repository.versions(target) == []
+        repository.write_ensemble(target, name, 'platform: "ensemble"')
+    with pytest.raises(RepositoryError, match=r"policy-v0\.1\.0: it does not say what an export"):
+        repository.versions(target)
+
+
 def test_what_is_told_names_the_repository_not_its_copy(target: Path) -> None:
     with pytest.raises(RepositoryError) as told, transaction(target) as tree:
         repository.read_config(tree, "missing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,38 @@ def test_a_layout_that_fits(tmp_path: Path) -> None:
     assert import_sb3(policy, "v1.0.0", tmp_path / "artifacts", layout=layout).is_dir()
 
 
-@pytest.mark.parametrize("metrics", [[1, 2], "fast", 5, [], {1: 2}])
+@pytest.mark.parametrize(
+    "metrics", [[1, 2], "fast", 5, [], {1: 2}, {"reward": float("nan")}, {"laps": [{"s": -np.inf}]}]
+)
 def test_metrics_that_are_none(tmp_path: Path, metrics: Any) -> None:
     policy = _policy(tmp_path, [0, 0, -1])
-    with pytest.raises(ArtifactError, match="metrics") as told:
+    with pytest.raises(ArtifactError, match="metrics|must be plain and finite") as told:
         import_sb3(policy, "v1.0.0", tmp_path / "artifacts", metrics=metrics)
     assert "\n" not in str(told.value)
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("policy.pth", b"damaged"),
+        ("policy.pth", None),
+        ("data", b'{"policy_class": {"__module__": "stable_baselines3.common.policies"}}'),
+        ("data", b'{"policy_class": {"__module__": []}}'),
+        ("data", b"[]"),
+    ],
+)
+def test_a_policy_that_is_damaged(tmp_path: Path, name: str, content: bytes | None) -> None:
+    damaged = tmp_path / "damaged.zip"
+    with (
+        zipfile.ZipFile(_policy(tmp_path, [0, 0, -1])) as whole,
+        zipfile.ZipFile(damaged, "w") as to,
+    ):
+        for entry in whole.namelist():
+            held = content if entry == name else whole.read(entry)
+            if held is not None:
+                to.writestr(entry, held)
+    with pytest.raises(ArtifactError, match=r"damaged\.zip: ") as told:
+        import_sb3(damaged, "v1.0.0", tmp_path / "artifacts")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "artifacts").exists()

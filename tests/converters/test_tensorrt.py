@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from converters import configs, parity, repository, tensorrt
+from converters import configs, drift, parity, repository, tensorrt
 from converters.export import export
 from triton_backend.engine import BuildRecord, digest
 
 MakeArtifact = Callable[..., Path]
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 ALL = ("onnx", "torchscript", "tensorrt")
 
@@ -25,15 +27,25 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-@pytest.fixture
-def folder(tmp_path: Path, make_artifact: MakeArtifact) -> Path:
-    return make_artifact(tmp_path / "artifacts" / "v0.1.0")
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, make_artifact: MakeArtifact) -> Path:
+    """An artifact, and its repository with an engine."""
+    place = tmp_path_factory.mktemp("exported")
+    folder = make_artifact(place / "artifacts" / "v0.1.0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        export([folder], place / "repository", ALL, capabilities=("8.9", "8.6"))
+    return place
 
 
 @pytest.fixture
-def target(tmp_path: Path, folder: Path) -> Path:
-    export([folder], tmp_path / "repository", ALL, capabilities=("8.9", "8.6"))
-    return tmp_path / "repository"
+def folder(tmp_path: Path, exported: Path) -> Path:
+    return shutil.copytree(exported / "artifacts", tmp_path / "artifacts") / "v0.1.0"
+
+
+@pytest.fixture
+def target(tmp_path: Path, exported: Path) -> Path:
+    return shutil.copytree(exported / "repository", tmp_path / "repository")
 
 
 def test_record(target: Path) -> None:
@@ -98,7 +110,14 @@ def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: P
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.compute_capabilities == tensorrt.DEFAULT_CAPABILITIES
     assert record.plan == digest(plan.read_bytes())
+    fresh = plan.parents[3] / "fresh"
+    shutil.copytree(target, fresh)
+    assert drift.differences(fresh, target) == []
     plan.write_bytes(b"damaged")
+    other = plan.with_name("builder.json").read_text().replace(record.source, "sha256:another")
+    plan.with_name("builder.json").write_text(other)
+    named = [f"policy_tensorrt/1000/{name} differs" for name in ("builder.json", "model.plan")]
+    assert drift.differences(fresh, target) == named
     export([folder], target, ALL)
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.plan == digest(plan.read_bytes())
@@ -117,50 +136,29 @@ def test_what_the_builder_cannot_do(tmp_path: Path, target: Path) -> None:
         assert not plan.exists()
 
 
-WITHOUT_BUILDERS = """
-import sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("tensorrt", "tensorrt_rtx_bindings", "torch_tensorrt"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
-from carlarl.cli import main
-main()
-"""
-
-
-def test_no_builder_installed(tmp_path: Path, folder: Path) -> None:
-    """In a process that can't import any: one sentence with the extra, and other formats work."""
-
-    def run(formats: str) -> subprocess.CompletedProcess[str]:
-        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
-        return subprocess.run(
-            [sys.executable, "-c", WITHOUT_BUILDERS, "export", *options, "--formats", formats],
-            capture_output=True,
-            text=True,
-        )
-
-    missing = run("onnx,tensorrt")
+def test_no_builder_installed(
+    tmp_path: Path, folder: Path, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence with the extra, and other formats work."""
+    for module in ("tensorrt", "tensorrt_rtx_bindings", "torch_tensorrt"):
+        monkeypatch.setitem(sys.modules, module, None)  # as Python keeps what can't be imported
+    target = tmp_path / "repository"
+    export = ("export", "--artifacts", str(folder.parent), "--repository", str(target), "--formats")
+    missing = command(*export, "onnx,tensorrt")
     assert missing.returncode == 1
     assert "carlarl: tensorrt needs a builder: pip install 'carlarl[tensorrt]'" in missing.stderr
-    assert "Traceback" not in missing.stderr
-    assert not (tmp_path / "repository").exists()
-    assert run("onnx").returncode == 0
+    assert not target.exists()
+    assert command(*export, "onnx").returncode == 0
 
 
-def test_command_line(tmp_path: Path, folder: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        options = ["--artifacts", str(folder.parent), "--repository", str(tmp_path / "repository")]
-        return subprocess.run(
-            [sys.executable, "-m", "carlarl", "export", *options, *arguments],
-            capture_output=True,
-            text=True,
-        )
-
+def test_command_line(tmp_path: Path, folder: Path, command: Run) -> None:
     flag = "--compute-capability"
-    given = run("--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
+    target = tmp_path / "repository"
+    export = ("export", "--artifacts", str(folder.parent), "--repository", str(target))
+    given = command(*export, "--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
     assert given.returncode == 0, given.stderr
-    record = tmp_path / "repository" / "policy_tensorrt" / "1000" / "builder.json"
+    record = target / "policy_tensorrt" / "1000" / "builder.json"
     assert BuildRecord.load(record).compute_capabilities == ("8.6", "8.9", "12.0")
-    assert "give them like 8.6" in run("--formats", "onnx,tensorrt", flag, "sm86").stderr
-    assert run(flag, "8.6").returncode == 2
+    bad = command(*export, "--formats", "onnx,tensorrt", flag, "sm86")
+    assert "give them like 8.6" in bad.stderr
+    assert command(*export, flag, "8.6").returncode == 2
