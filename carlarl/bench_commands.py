@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,12 +165,17 @@ def bench(
     except files.ResultsError as error:
         raise Failure(f"{error}; `carlarl bench --collect-baseline` makes one") from None
     found = benchmark.measure(plan, url, api_key, repository)
-    if collect_baseline and save_results in (None, RESULTS):
+    show(found, as_json)
+    if found.interrupted:  # no baseline, but kept
+        save_results = save_results or RESULTS
+    elif collect_baseline and save_results in (None, RESULTS):
         save_results = BASELINE
     if save_results is not None and found.measurements:
-        found.save(save_results)
+        try:
+            found.save(save_results)
+        except OSError as error:
+            raise Failure(f"{save_results}: {error.strerror}") from None
         click.echo(f"kept in {save_results}", err=True)
-    show(found, as_json)
     if generate_report and found.measurements:
         with extra("bench"):
             write = importlib.import_module("perf.report").write
@@ -187,6 +193,8 @@ def show(results: Results, as_json: bool) -> None:
     """Print the results: as JSON, or as tables with what was left out."""
     import msgspec
 
+    from perf import open_loop
+
     if as_json:
         click.echo(msgspec.json.encode(results))
     else:
@@ -194,15 +202,14 @@ def show(results: Results, as_json: bool) -> None:
 
         from perf import tables
 
-        console = Console()
-        for table in tables.tables(results):
-            console.print(table)
+        terminal = sys.stdout.isatty()
+        console = Console(width=None if terminal else 200)  # whoever keeps it wants no broken cells
+        for table in tables.tables(results, markdown=not terminal):
+            console.print(table, justify="left")
         click.echo(str(results.machine))
-    from perf import open_loop
-
     for measurement in results.measurements:
-        for sentence in filter(None, [open_loop.trouble(measurement)]):
-            click.echo(f"{measurement.name}: {sentence}", err=True)
+        if (trouble := open_loop.trouble(measurement)) is not None:
+            click.echo(f"{measurement.name}: {trouble}", err=True)
         if measurement.errors:
             failed = ", ".join(f"{count} {kind}" for kind, count in measurement.errors.items())
             click.echo(f"{measurement.name}: failed: {failed}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -31,10 +32,13 @@ def measure(
     """Measure the plan with progress on standard error, until it is done or interrupted."""
     results = Results(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["carlarl", *sys.argv[1:]]),
+        command=shlex.join(["carlarl", *sys.argv[1:]]).replace(api_key or "\0", "…"),
         machine=machine.facts(),
         settings={},
     )
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: keep what was measured
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     try:
         with stack(url, api_key, repository, plan.formats) as (found, settings):
             results.settings = settings

@@ -30,8 +30,8 @@ class Change:
     def __str__(self) -> str:
         """Say it in a line."""
         return (
-            f"{self.case}: {self.figure} {self.before:,.3g} → {self.now:,.3g} "
-            f"({self.percent:+.0f} %; repeats differ by {self.spread:,.2g})"
+            f"{self.case}: {self.figure} {short(self.before)} → {short(self.now)} "
+            f"({self.percent:+.0f} %; repeats differ by {short(self.spread)})"
         )
 
 
@@ -71,6 +71,11 @@ def compare(before: Results, now: Results, threshold: float) -> Comparison:
         for figure in FIGURES
     ]
     return Comparison(changes, [old[case][0].name for case in old if case not in new])
+
+
+def short(value: float) -> str:
+    """Write a figure with three digits, or with all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _change(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 
+from rich import box
 from rich.table import Table
 
 from gateway.triton import FUSED
+from perf.comparison import short
 from perf.results import Measurement, Results
 
 COLUMNS: dict[str, Callable[[Measurement], bool]] = {
@@ -26,17 +28,18 @@ def _fused(one: Measurement) -> bool:
     return one.target.startswith(FUSED)
 
 
-def tables(results: Results) -> list[Table]:
+def tables(results: Results, *, markdown: bool = False) -> list[Table]:
     """Give the layers of each load side by side, and the owners of a lone request's time."""
+    style, gap = (box.MARKDOWN, " ms, ") if markdown else (box.SIMPLE_HEAD, "\n")
     loads = _loads(results)
     held = [name for name in COLUMNS if any(name in cells for cells in loads.values())]
     layers: dict[str, Table] = {}
     for (version, form, batch, load), cells in loads.items():
         title = f"{version} {form}: p50 / p99 ms, requests/s"
-        table = layers.setdefault(title, Table("batch", "load", *held, title=title))
-        row = [_cell(cells[name]) if name in cells else "–" for name in held]
+        table = layers.setdefault(title, Table("batch", "load", *held, title=title, box=style))
+        row = [_cell(cells[name], gap) if name in cells else "–" for name in held]
         table.add_row(str(batch), load, *row)
-    owners = _owners(loads)
+    owners = _owners(loads, style)
     return [*layers.values(), *([owners] if owners.row_count else [])]
 
 
@@ -61,10 +64,10 @@ def _loads(results: Results) -> dict[Load, dict[str, list[Measurement]]]:
     return loads
 
 
-def _owners(loads: dict[Load, dict[str, list[Measurement]]]) -> Table:
+def _owners(loads: dict[Load, dict[str, list[Measurement]]], style: box.Box) -> Table:
     """Give what each layer adds to the p50 of a request that is alone."""
     title = "who owns a lone request's p50, ms"
-    table = Table("", "the policy", "Triton", "the gateway", "together", title=title)
+    table = Table("", "the policy", "Triton", "the gateway", "together", title=title, box=style)
     for (version, form, batch, load), cells in loads.items():
         ways = ("in process", "Triton HTTP, fused", "gateway, JSON")
         if load != "1 caller" or not all(way in cells for way in ways):
@@ -75,10 +78,10 @@ def _owners(loads: dict[Load, dict[str, list[Measurement]]]) -> Table:
     return table
 
 
-def _cell(measured: Sequence[Measurement]) -> str:
+def _cell(measured: Sequence[Measurement], gap: str) -> str:
     p50, p99 = _median(measured, _p50), _median(measured, lambda one: one.latency_ms.p99)
     rate = _median(measured, lambda one: one.requests_per_s)
-    return f"{p50:.3g} / {p99:.3g}\n{rate:,.0f}/s"
+    return f"{short(p50)} / {short(p99)}{gap}{rate:,.0f}/s"
 
 
 def _p50(one: Measurement) -> float:
