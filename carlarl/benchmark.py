@@ -88,7 +88,9 @@ def stack(
         url = settings.gateway_url
         click.echo(f"measuring the gateway at {url}", err=True)
     if url is not None:
-        triton = urlsplit(settings.triton_url or f"http://127.0.0.1:{settings.triton_http_port}")
+        host = urlsplit(url).hostname
+        host = "127.0.0.1" if host in ("localhost", "::1", None) else host
+        triton = urlsplit(settings.triton_url or f"http://{host}:{settings.triton_http_port}")
         grpc = f"{triton.hostname}:{settings.triton_grpc_port}"
         address = f"{triton.hostname}:{triton.port or 80}"
         yield suite.Stack(url.rstrip("/"), address, grpc, folder, api_key), known | {"URL": url}
