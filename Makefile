@@ -56,7 +56,7 @@ validate-artifacts: .venv/.installed-test  ## artifacts/, model_repository/ and 
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .perf-analyzer .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 # Without them the benchmarks leave out what needs them, and say so.
 load-tools:
