@@ -205,7 +205,7 @@ def show(results: Results, as_json: bool) -> None:
         terminal = sys.stdout.isatty()
         console = Console(width=None if terminal else 200)  # whoever keeps it wants no broken cells
         for table in tables.tables(results, markdown=not terminal):
-            console.print(table, justify="left")
+            console.print(table)
         click.echo(str(results.machine))
     for measurement in results.measurements:
         if (trouble := open_loop.trouble(measurement)) is not None:
