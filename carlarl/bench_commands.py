@@ -11,6 +11,7 @@ import click
 
 from carlarl.options import (
     Failure,
+    Formats,
     Version,
     api_key_option,
     extra,
@@ -45,7 +46,6 @@ class _List(click.ParamType[tuple[Any, ...]]):
 
 
 FILE = click.Path(dir_okay=False, path_type=Path)
-FORMATS = _List(click.Choice(["onnx", "torchscript", "tensorrt"]))
 LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gateway"]))
 
 
@@ -68,7 +68,7 @@ LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gatewa
     default=5.0,
     help="Seconds of each measurement. [default: 5]",
 )
-@click.option("--formats", type=FORMATS, help="[default: the one that is served]")
+@click.option("--formats", type=Formats(), help="[default: the one that is served]")
 @click.option("--versions", type=_List(Version()), help="[default: the active one]")
 @click.option(
     "--rate",
