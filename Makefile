@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability quality create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance benchmark perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,7 @@ dev: .venv/.installed  ## serve with a talkative log
 drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
-test: .venv/.installed-test  ## set up and run the tests
+test: .venv/.installed-test load-tools  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
@@ -29,6 +29,14 @@ test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
 
 test-reliability: .venv/.installed-test  ## the long tests: versions that change under load
 	$(BIN)/python -m pytest -m reliability
+
+test-performance: .venv/.installed-test load-tools  ## is the gateway still faster than the plain alternative?
+	$(BIN)/python -m perf.gate
+
+benchmark: .venv/.installed-bench load-tools  ## measure all layers, write runs/report/
+	$(BIN)/carlarl bench --repeats 3 --save-results --generate-report
+
+perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 
 quality: .venv/.installed-dev  ## lint, format, types
 	$(BIN)/ruff check .
@@ -48,7 +56,18 @@ validate-artifacts: .venv/.installed-test  ## artifacts/, model_repository/ and 
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .perf-analyzer .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+
+# Without them the benchmarks leave out what needs them, and say so.
+load-tools:
+	-@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && { apt-get install -qq -y wrk || { apt-get update -qq && apt-get install -qq -y wrk; }; } >/dev/null; } || { echo "make: wrk is missing: apt-get install wrk" >&2; exit 1; }
+	-@$(MAKE) --no-print-directory perf-analyzer
+
+# This tritonclient is the last that brings perf_analyzer, and too old for the gateway's environment.
+.perf-analyzer/.installed: .venv/.python
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .perf-analyzer tritonclient==2.51.0 'nvidia-cuda-runtime-cu12~=12.4'
+	@ldconfig -p | grep -q 'libb64\.so\.0d' || { cd .perf-analyzer && { apt-get download -qq -o APT::Sandbox::User=root libb64-0d || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root libb64-0d; }; } && dpkg -x libb64-0d_*.deb .; } || { echo "make: perf_analyzer needs libb64.so.0d: on Debian or Ubuntu, apt-get install libb64-0d" >&2; exit 1; }
+	@touch $@
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "make: no python3 found: install Python 3.11 or 3.12" >&2; exit 1; }

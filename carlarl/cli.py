@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from carlarl import gateway_commands, import_commands, trust_commands, version_commands
+from carlarl import (
+    bench_commands,
+    gateway_commands,
+    import_commands,
+    trust_commands,
+    version_commands,
+)
 from carlarl.options import Failure, Formats, read, repository_option
 
 
@@ -72,6 +78,12 @@ def serve(
         raise Failure(str(error)) from None
 
 
-for module in (gateway_commands, import_commands, trust_commands, version_commands):
+for module in (
+    bench_commands,
+    gateway_commands,
+    import_commands,
+    trust_commands,
+    version_commands,
+):
     for command in module.COMMANDS:
         cli.add_command(command)

@@ -6,9 +6,7 @@ figures are medians, and what is compared are ratios of the same run.
 
 from __future__ import annotations
 
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,55 +16,98 @@ import click
 import httpx
 import psutil
 
-from perf import processes, wrk
+from perf import closed_loop, machine, processes
+from perf.observations import body
+from perf.results import Measurement
+from perf.target import Target
 
 CASES = ((32, 1), (1, 1), (8, 32))
 """Connections, and observations in a request."""
 
+Case = tuple[int, int]
+Pairs = dict[Case, list[tuple[Measurement, Measurement]]]
+"""For each case the pairs of gateway and plain alternative, one after the other."""
+
 Say = Callable[[str], None]
+Figure = Callable[[Measurement], float]
 
 
-def compare(rounds: int, seconds: float, say: Say) -> list[str]:
-    """Measure both sides in turn; gives lines of a Markdown table."""
-    loads: dict[tuple[str, int, int], list[wrk.Load]] = {}
+def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
+    """Measure the gateway and the plain alternative in turn.
+
+    Raises closed_loop.LoadError where `wrk` is missing or a request failed.
+    """
+    measured: Pairs = {case: [] for case in CASES}
     with processes.gateway() as (gateway, _), processes.plain_alternative() as (plain, _):
+        sides = (Target(gateway), Target(plain, system="fastapi-onnxruntime"))
         for turn in range(rounds):
-            for connections, rows in CASES:
-                for name, url in (("gateway", gateway), ("plain", plain)):
-                    load = wrk.run(url, connections, seconds, rows)
-                    loads.setdefault((name, connections, rows), []).append(load)
-                    say(
-                        f"round {turn + 1}: {name}, {connections} connections, {rows} obs: "
-                        f"{load.requests_per_s:.0f}/s, p50 {load.p50_ms:.2f}, p99 {load.p99_ms:.2f}"
-                    )
+            for case, found in measured.items():
+                ours, theirs = (load(side, *case, seconds) for side in sides)
+                found.append((ours, theirs))
+                say(
+                    f"round {turn + 1}: {case[0]} connections, {case[1]} obs: gateway "
+                    f"{ours.requests_per_s:.0f}/s, p50 {ours.latency_ms.p50:.2f}; plain "
+                    f"{theirs.requests_per_s:.0f}/s, p50 {theirs.latency_ms.p50:.2f}"
+                )
+    return measured
 
-    def side(name: str, case: tuple[int, int], figure: Callable[[wrk.Load], float]) -> list[float]:
-        return [figure(load) for load in loads[(name, *case)]]
 
-    def row(
-        what: str, reach: str, case: tuple[int, int], figure: Callable[[wrk.Load], float]
-    ) -> str:
-        ours, theirs = side("gateway", case, figure), side("plain", case, figure)
-        ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+def load(target: Target, connections: int, batch_size: int, seconds: float) -> Measurement:
+    """Load with `wrk`; raises closed_loop.LoadError where it is missing or a request failed."""
+    if not closed_loop.have_wrk():
+        raise closed_loop.LoadError("wrk is missing: apt-get install wrk")
+    measurement = closed_loop.run(target, connections, seconds, batch_size)
+    if measurement.errors:
+        raise closed_loop.LoadError(f"{target.url}: requests failed: {measurement.errors}")
+    return measurement
+
+
+def ratios(measured: Pairs, case: Case, figure: Figure) -> list[float]:
+    """Give the gateway's figure over the plain alternative's, of each pair."""
+    return [figure(ours) / figure(theirs) for ours, theirs in measured[case]]
+
+
+def rate(measurement: Measurement) -> float:
+    """Give requests a second."""
+    return measurement.requests_per_s
+
+
+def p50(measurement: Measurement) -> float:
+    """Give the median latency in milliseconds."""
+    return measurement.latency_ms.p50
+
+
+def p99(measurement: Measurement) -> float:
+    """Give the latency in milliseconds that one in a hundred exceeds."""
+    return measurement.latency_ms.p99
+
+
+def table(measured: Pairs) -> list[str]:
+    """Give lines of a Markdown table."""
+
+    def row(what: str, reach: str, case: Case, figure: Figure) -> str:
+        ours, theirs = ([figure(pair[side]) for pair in measured[case]] for side in (0, 1))
+        of_pairs = ratios(measured, case, figure)
         return (
             f"| {what} | {spread(ours)} | {spread(theirs)} "
-            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}) | {reach} |"
+            f"| {statistics.median(of_pairs):.2f} ({min(of_pairs):.2f}–{max(of_pairs):.2f}) "
+            f"| {reach} |"
         )
 
-    tails = side("gateway", (32, 1), lambda load: load.p99_ms / load.p50_ms)
+    tails = [p99(ours) / p50(ours) for ours, _ in measured[(32, 1)]]
     return [
         "| what | gateway | plain alternative | ratio, median of pairs (range) | to reach |",
         "|---|---|---|---|---|",
-        row("requests/s, 32 connections", "≥ 4", (32, 1), lambda load: load.requests_per_s),
-        row("p50 ms, 1 connection", "≤ 1.5", (1, 1), lambda load: load.p50_ms),
+        row("requests/s, 32 connections", "≥ 4", (32, 1), rate),
+        row("p50 ms, 1 connection", "≤ 1.5", (1, 1), p50),
         row(
             "observations/s, 8 connections, 32 a request",
             "≥ 1",
             (8, 32),
-            lambda load: load.requests_per_s * 32,
+            lambda one: one.observations_per_s,
         ),
-        row("p50 ms, 32 connections", "–", (32, 1), lambda load: load.p50_ms),
-        row("p99 ms, 32 connections", "–", (32, 1), lambda load: load.p99_ms),
+        row("p50 ms, 32 connections", "–", (32, 1), p50),
+        row("p99 ms, 32 connections", "–", (32, 1), p99),
         f"| p99 over p50, 32 connections | {spread(tails)} | – | – | ≤ 4 |",
     ]
 
@@ -77,7 +118,7 @@ def start(rounds: int, say: Say) -> list[float]:
     for turn in range(rounds):
         began = time.perf_counter()
         with processes.gateway(path="/livez") as (url, _), httpx.Client(base_url=url) as client:
-            while client.post("/predict", json=wrk.body()).status_code != 200:
+            while client.post("/predict", json=body()).status_code != 200:
                 time.sleep(0.01)
             taken.append(time.perf_counter() - began)
         say(f"start {turn + 1}: {taken[-1]:.2f} s")
@@ -98,7 +139,7 @@ def memory(requests: int, say: Say) -> tuple[float, float, int]:
 def _drive(url: str, requests: int) -> int:
     sent = 0
     while sent < requests:
-        sent += wrk.run(url, 32, 2, vary=True).requests
+        sent += closed_loop.run(Target(url), 32, 2, vary=True).requests
     return sent
 
 
@@ -118,7 +159,10 @@ def cache(rounds: int, seconds: float, say: Say) -> list[str]:
     ):
         for _ in range(rounds):
             for vary in (True, False):
-                pair = [wrk.run(url, 32, seconds, vary=vary) for url in (with_cache, without)]
+                pair = [
+                    closed_loop.run(Target(url), 32, seconds, vary=vary)
+                    for url in (with_cache, without)
+                ]
                 ratios[vary].append(pair[0].requests_per_s / pair[1].requests_per_s)
                 say(f"cache, inputs {'vary' if vary else 'repeat'}: {ratios[vary][-1]:.3f}")
     return [
@@ -134,25 +178,6 @@ def spread(values: Sequence[float]) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
-def machine() -> str:
-    """Name the processor, the cores and the software that the figures depend on."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=processes.ROOT
-    ).stdout.strip()
-    return (
-        f"{psutil.cpu_count()} cores of {model}, Python {platform.python_version()}, "
-        f"commit {commit or 'unknown'}; the load generator ran on the same cores."
-    )
-
-
 @click.command()
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=5.0, show_default=True, type=click.FloatRange(1))
@@ -164,15 +189,16 @@ def main(rounds: int, seconds: float, requests: int, output: Path | None) -> Non
     def say(line: str) -> None:
         click.echo(line, err=True)
 
-    table = compare(rounds, seconds, say)
+    compared = table(pairs(rounds, seconds, say))
     starts = start(rounds, say)
     held, grown, sent = memory(requests, say)
     cached = cache(rounds, seconds, say)
     lines = [
         f"Command: `python -m perf.fast_path --rounds {rounds} --seconds {seconds:g}`. "
-        f"Medians, ranges in brackets. {machine()}",
+        f"Medians, ranges in brackets. {machine.facts()}; "
+        "the load generator ran on the same cores.",
         "",
-        *table,
+        *compared,
         "",
         "| what | measured | to reach |",
         "|---|---|---|",

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import uvloop
 
 from gateway.http1 import Pool
 from gateway.policy import Observation
 from gateway.rows import Rows
 from gateway.triton import Triton
-from perf import processes, wrk
+from perf import closed_loop, in_process, processes
+from perf.target import Target
 from perf.triton_clients import GrpcClient, HttpClient, SharedMemoryClient
-from triton_backend.preprocessing import FILE_NAME, Preprocessing
-from triton_backend.runtimes import onnx
 
 VERSION = "v0.2.0"
 ENSEMBLE, FUSED = f"carla_policy-{VERSION}", f"carla_policy_fused-{VERSION}"
@@ -54,20 +52,6 @@ async def calls_per_s(call: Callable[[], Awaitable[Any]], callers: int, seconds:
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     return count / seconds
-
-
-def in_process(calls: int) -> float:
-    """Give the median milliseconds of the arithmetic alone: preprocessing and ONNX Runtime."""
-    folder = processes.ROOT / "model_repository" / FUSED / "1"
-    preprocessing, infer = Preprocessing.load(folder / FILE_NAME), onnx(folder / "model.onnx")
-    observation = np.array([[25.5, 0.1, 0.8, 0.2, 0.5, 0.9, 0.1]], np.float32)
-    noise = np.zeros((1, preprocessing.noise), np.float32)
-    taken = []
-    for _ in range(calls):
-        began = time.perf_counter()
-        infer(preprocessing.features(observation), noise)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e3
 
 
 async def clients(http: int, grpc: int, calls: int, seconds: float) -> list[str]:
@@ -145,11 +129,12 @@ def draw(parts: dict[str, list[tuple[str, float]]], path: Path) -> None:
 @click.option("--output", type=click.Path(path_type=Path), help="Markdown, else standard output.")
 def main(calls: int, picture: Path, output: Path | None) -> None:
     """Measure, draw and write the table."""
-    floor = in_process(calls)
+    floor = in_process.run(processes.ROOT / "model_repository", VERSION, "onnx", 1).latency_ms.p50
     with processes.stack() as ports:
         measured = uvloop.run(layers(ports[1], calls))
         table = uvloop.run(clients(ports[1], ports[2], calls, 3.0))
-        whole = wrk.run(f"http://127.0.0.1:{ports[0]}", 1, 5).p50_ms
+        gateway = Target(f"http://127.0.0.1:{ports[0]}")
+        whole = closed_loop.run(gateway, 1, 5).latency_ms.p50
     front, fused, ensemble = measured["front"], measured["fused"], measured["ensemble"]
     own = [
         ("arithmetic", floor),

@@ -6,8 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -16,22 +17,32 @@ import httpx
 ROOT = Path(__file__).parents[1]
 
 
+class StartError(Exception):
+    """A server did not start; the text has its log."""
+
+
 @contextmanager
 def server(command: list[str], path: str, port: int, **variables: str) -> Iterator[tuple[str, int]]:
     """Run a server until the block ends; gives its URL and process id once `path` answers 200."""
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=os.environ | variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C ends a benchmark, which then ends its servers
+        ) as process,
+    ):
         url = f"http://127.0.0.1:{port}"
         try:
             deadline = time.monotonic() + 60
             while not _answers(url + path):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"{' '.join(command)} did not start")
+                    log.seek(0)
+                    raise StartError(f"{' '.join(command)} did not start:\n{log.read().strip()}")
                 time.sleep(0.02)
             yield url, process.pid
         finally:
@@ -47,17 +58,22 @@ def gateway(path: str = "/readyz", **variables: str) -> Server:
 
 
 @contextmanager
-def stack() -> Iterator[list[int]]:
-    """Run `carlarl serve`; gives the ports of gateway, Triton's HTTP, gRPC and metrics."""
+def stack(formats: Sequence[str] = ("onnx",), **variables: str) -> Iterator[list[int]]:
+    """Run `carlarl serve`; gives the ports of gateway, Triton's HTTP, gRPC and metrics.
+
+    Raises StartError.
+    """
     ports = free_ports(4)
-    with _serve(ports, "/readyz"):
+    with _serve(ports, "/readyz", formats, **variables):
         yield ports
 
 
-def _serve(ports: list[int], path: str, **variables: str) -> Server:
+def _serve(
+    ports: list[int], path: str, formats: Sequence[str] = ("onnx",), **variables: str
+) -> Server:
     names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     settings = dict(zip(names, map(str, ports), strict=True))
-    command = [sys.executable, "-m", "carlarl", "serve"]
+    command = [sys.executable, "-m", "carlarl", "serve", "--formats", ",".join(formats)]
     return server(command, path, ports[0], **settings, **variables)
 
 

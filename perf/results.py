@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from hdrh.histogram import HdrHistogram
@@ -58,10 +58,15 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """Observations in a request."""
     asked_per_s: float | None = None
     """Requests due a second, of an open loop."""
+    sent_per_s: float | None = None
+    """Requests that an open loop did send a second. Where it is less than `asked_per_s`, what was
+    asked for was more than could be taken, and latencies grow with the length of the run."""
+    queued: int = 0
+    """Requests of an open loop that found all connections waiting for answers."""
     seconds: float
     requests: int
     errors: dict[str, int] = {}
-    """Failed requests by status or kind; they are in no latency."""
+    """Failed requests by status or kind; they are in no latency, but for `wrk`'s by status."""
     requests_per_s: float
     latency_ms: Latency
     histogram: list[tuple[int, int]]
@@ -100,6 +105,8 @@ class Results(msgspec.Struct, kw_only=True):
     measurements: list[Measurement] = []
     interrupted: bool = False
     """Whether it was ended before its last measurement."""
+    left_out: list[str] = []
+    """What was not measured, and why, a sentence each."""
 
     def save(self, path: Path) -> None:
         """Write the JSON."""
@@ -156,6 +163,21 @@ def latency(histogram: HdrHistogram) -> Latency:
         p99=at(99),
         p99_9=at(99.9),
         max=histogram.get_max_value() / 1e3,
+    )
+
+
+def measured(
+    counts: Iterable[tuple[int, int]], requests: int, seconds: float, **facts: Any
+) -> Measurement:
+    """Make a measurement of (microseconds, count) pairs; `facts` are its other fields."""
+    held = histogram(counts)
+    return Measurement(
+        seconds=round(seconds, 3),
+        requests=requests,
+        requests_per_s=round(requests / seconds, 2),
+        latency_ms=latency(held),
+        histogram=pairs(held),
+        **facts,
     )
 
 

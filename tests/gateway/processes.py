@@ -40,12 +40,14 @@ def status(url: str) -> int:
 
 
 @contextmanager
-def gateway_process(wait_for: str = "/readyz", **environment: str) -> Iterator[str]:
-    """Run `python -m gateway` until the block ends, and give its URL."""
+def gateway_process(
+    wait_for: str = "/readyz", cwd: Path = ROOT, **environment: str
+) -> Iterator[str]:
+    """Run `python -m gateway`, the one in `cwd`, until the block ends, and give its URL."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway"],
-        cwd=ROOT,
+        cwd=cwd,
         env={**os.environ, "PORT": str(port), **environment},
     )
     url = f"http://127.0.0.1:{port}"

@@ -1,0 +1,192 @@
+"""`carlarl bench` against the running stack."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from perf import perf_analyzer, results
+from tests.gateway.processes import free_port, gateway_process
+from tests.stack import ROOT, Stack, clean_environment
+
+Carlarl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _places(stack: Stack) -> dict[str, str]:
+    """Where the stack listens, as its user would have told `carlarl serve`."""
+    addresses = {
+        "PORT": stack.gateway_url,
+        "TRITON_HTTP_PORT": stack.triton_http,
+        "TRITON_GRPC_PORT": stack.triton_grpc,
+    }
+    return {name: address.rpartition(":")[2] for name, address in addresses.items()}
+
+
+def test_the_usual_line(stack: Stack, carlarl: Carlarl) -> None:
+    line = "bench --batch-sizes 1 --concurrency 8 --duration 1 --json"
+    done = carlarl(*line.split(), **_places(stack))
+    assert done.returncode == 0, done.stderr
+    found = msgspec.json.decode(done.stdout, type=results.Results)
+    assert not found.interrupted
+    assert found.machine.cores > 0
+    assert found.settings["URL"] == stack.gateway_url
+    layers = {one.layer for one in found.measurements}
+    missing = perf_analyzer.missing()
+    if missing is None:
+        assert layers == {"in-process", "triton-http", "triton-grpc", "gateway"}
+    else:
+        assert layers == {"in-process", "gateway"}
+        assert f"triton-http, triton-grpc: {missing}" in found.left_out
+    for one in found.measurements:
+        assert one.requests > 0
+        assert not one.errors
+        assert one.histogram
+        assert (one.version, one.format, one.batch_size) == ("v0.2.0", "onnx", 1)
+        assert one.concurrency == (1 if one.layer == "in-process" else 8)
+
+
+def test_formats_versions_and_rate(stack: Stack, carlarl: Carlarl) -> None:
+    line = "bench --layers in-process,gateway --formats onnx,torchscript --versions v0.1.0"
+    flags = "--concurrency 2 --batch-sizes 4 --duration 1 --rate 50 --url"
+    done = carlarl(*line.split(), *flags.split(), stack.gateway_url)
+    assert done.returncode == 0, done.stderr
+    assert "v0.1.0 torchscript: p50 / p99 ms, requests/s" in done.stdout
+    assert "50/s due" in done.stdout
+    assert "left out: gateway, v0.1.0 torchscript: it serves onnx" in done.stderr
+
+
+def test_without_wrk_and_perf_analyzer(stack: Stack, carlarl: Carlarl) -> None:
+    line = "bench --layers triton-grpc,gateway --concurrency 2 --duration 1 --json"
+    bare = {"PATH": "/nowhere", "PERF_ANALYZER": "/nowhere/perf_analyzer"}
+    done = carlarl(*line.split(), **_places(stack), **bare)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [one["tool"] for one in found["measurements"]] == ["perf.generator"]
+    assert found["left_out"] == [
+        "triton-http, triton-grpc: PERF_ANALYZER=/nowhere/perf_analyzer is no program: "
+        "make perf-analyzer",
+        "wrk: missing (apt-get install wrk); perf.generator takes its place",
+    ]
+
+
+def test_ctrl_c_keeps_what_was_measured(stack: Stack, tmp_path: Path) -> None:
+    kept = tmp_path / "results.json"
+    line = "bench --layers in-process,gateway --concurrency 1 --duration 60 --save-results"
+    with subprocess.Popen(
+        [sys.executable, "-m", "carlarl", *line.split(), str(kept), "--url", stack.gateway_url],
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not _loads_the_gateway(process.pid):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    found = results.load(kept)
+    assert found.interrupted
+    assert [one.layer for one in found.measurements] == ["in-process"]
+
+
+def _loads_the_gateway(pid: int) -> bool:
+    """Whether a load generator runs below `pid`: so what came before the gateway is measured."""
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command = child.cmdline()
+            if "perf.generator" in command or any("/predict" in part for part in command):
+                return True
+    return False
+
+
+@pytest.fixture(scope="module")
+def slow_gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A gateway with 2 ms of sleep before each call of Triton, beside the stack's own."""
+    folder = tmp_path_factory.mktemp("slow")
+    shutil.copytree(ROOT / "gateway", folder / "gateway")
+    module = folder / "gateway" / "triton.py"
+    call = "        tensors = tensors_of(model, rows)\n"
+    source = module.read_text()
+    assert source.count(call) == 1
+    module.write_text(source.replace(call, f"        await asyncio.sleep(0.002)\n{call}"))
+    triton = f"http://{stack.triton_http}"
+    with gateway_process(cwd=folder, TRITON_URL=triton, PYTHONPATH=str(folder)) as url:
+        yield url
+
+
+def test_a_deliberate_slow_down_is_caught(
+    stack: Stack, slow_gateway: str, carlarl: Carlarl, tmp_path: Path
+) -> None:
+    baseline = str(tmp_path / "baseline.json")
+    line = "bench --layers gateway --concurrency 1 --duration 1"
+
+    def measured_and_compared() -> subprocess.CompletedProcess[str]:
+        keep = ("--collect-baseline", "--save-results", baseline, "--url", stack.gateway_url)
+        kept = carlarl(*line.split(), *keep)
+        assert kept.returncode == 0, kept.stderr
+        compare = ("--compare-baseline", baseline, "--threshold", "10", "--url", slow_gateway)
+        return carlarl(*line.split(), *compare)
+
+    case = "  gateway: /predict v0.2.0 onnx, batch 1, 1 callers"
+    for _ in range(5):  # a machine whose load changes can hide 2 ms: then its repeats differ
+        done = measured_and_compared()
+        named = [line for line in done.stderr.splitlines() if line.startswith(case)]
+        if any("p50 ms" in line for line in named):
+            break
+    assert done.returncode == 1
+    assert "worse than the baseline by more than 10 %:" in done.stderr
+    assert any("p50 ms" in line for line in named), done.stderr
+    assert len(results.load(Path(baseline)).measurements) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--batch-sizes", "1,x"], "x"),
+        (["--batch-sizes", "0"], "0 is not in the range"),
+        (["--layers", "cache"], "cache"),
+        (["--versions", "latest"], "latest"),
+        (["--url", "localhost"], "must begin with http"),
+    ],
+)
+def test_bad_use(arguments: list[str], said: str, carlarl: Carlarl) -> None:
+    done = carlarl("bench", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_failures_say_what_to_do(stack: Stack, carlarl: Carlarl, tmp_path: Path) -> None:
+    nobody = carlarl("bench", "--url", "http://127.0.0.1:1")
+    assert (nobody.returncode, "no answer" in nobody.stderr) == (1, True)
+    missing = carlarl("bench", "--compare-baseline", str(tmp_path / "none.json"))
+    assert missing.returncode == 1
+    assert "carlarl bench --collect-baseline" in missing.stderr
+    unknown = carlarl("bench", "--versions", "v9.9.9", "--url", stack.gateway_url)
+    assert unknown.returncode == 1
+    assert "no version v9.9.9; it serves v0.1.0, v0.2.0" in unknown.stderr
+
+
+def test_its_own_stack(carlarl: Carlarl) -> None:
+    line = "bench --layers gateway --concurrency 2 --duration 1 --json"
+    done = carlarl(*line.split(), PORT=str(free_port()))
+    assert done.returncode == 0, done.stderr
+    assert "starting a stack on free ports" in done.stderr
+    (one,) = msgspec.json.decode(done.stdout, type=results.Results).measurements
+    assert one.requests > 0

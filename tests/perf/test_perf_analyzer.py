@@ -1,0 +1,69 @@
+"""The real perf_analyzer; `make load-tools`, which `make test` runs, sets it up."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.triton import FUSED
+from perf import perf_analyzer
+from tests.stack import ROOT, Stack
+
+needs_it = pytest.mark.skipif(
+    perf_analyzer.missing() is not None, reason=perf_analyzer.missing() or "it is there"
+)
+
+
+@needs_it
+@pytest.mark.parametrize(
+    ("protocol", "model", "batch"),
+    [("grpc", "carla_policy-v0.2.0", 4), ("http", f"{FUSED}v0.2.0", 1)],
+)
+def test_measures_triton(
+    protocol: perf_analyzer.Protocol, model: str, batch: int, stack: Stack
+) -> None:
+    address = stack.triton_http if protocol == "http" else stack.triton_grpc
+    measured = perf_analyzer.run(model, protocol, address, 2, 1.0, batch)
+    assert (measured.layer, measured.target, measured.batch_size) == (
+        f"triton-{protocol}",
+        model,
+        batch,
+    )
+    assert measured.requests == sum(count for _, count in measured.histogram) > 0
+    assert 0.5 < measured.seconds < 30
+    latency = measured.latency_ms
+    assert 0 < latency.p50 <= latency.p99 <= latency.max
+    # Two callers that each wait for their answers have no more than two under way, but for the
+    # window's edge; so the units are right.
+    assert measured.requests_per_s * latency.mean / 1000 < 4
+
+
+@needs_it
+def test_an_unknown_model_is_said(stack: Stack) -> None:
+    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="ended with status"):
+        perf_analyzer.run("nothing", "http", stack.triton_http, 1, 1.0)
+
+
+def test_says_what_to_do_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERF_ANALYZER", "/nowhere/perf_analyzer")
+    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="make perf-analyzer"):
+        perf_analyzer.find()
+
+
+def test_says_which_library_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PERF_ANALYZER", "/bin/true")
+    monkeypatch.setitem(perf_analyzer.LIBRARIES, "libnone.so.7", "apt-get install libnone7")
+    monkeypatch.setattr(perf_analyzer, "FOLDER", tmp_path)
+    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="lacks lib.*apt-get install"):
+        perf_analyzer.find()
+
+
+def test_input_files_are_what_is_measured_with(tmp_path: Path) -> None:
+    perf_analyzer.write_input_files(tmp_path)
+    for name in ("ensemble.json", "fused.json"):
+        kept = ROOT / "perf" / "data" / name
+        assert json.loads(kept.read_text()) == json.loads((tmp_path / name).read_text())
+    assert len(os.listdir(ROOT / "perf" / "data")) == 2
