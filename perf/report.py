@@ -15,7 +15,7 @@ import click
 from matplotlib.figure import Figure
 
 from perf import charts, drawing, memory
-from perf.results import Measurement, Results, ResultsError, load
+from perf.results import Measurement, Results, ResultsError, load, merged
 
 PAGE = "report.html"
 
@@ -276,19 +276,25 @@ def _details(results: Results) -> str:
 
 
 @click.command()
-@click.argument("results", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="RESULTS…",
+    type=click.Path(dir_okay=False, path_type=Path),
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the page and the PNGs. [default: report/ beside the results]",
 )
-def main(results: Path, output: Path | None) -> None:
-    """Write the page about a results file."""
+def main(files: tuple[Path, ...], output: Path | None) -> None:
+    """Write one page about results files: of the layers, of peers, of memory."""
     try:
-        found = load(results)
+        found = merged([load(file) for file in files])
     except ResultsError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(write(found, output or results.parent / "report"))
+    click.echo(write(found, output or files[0].parent / "report"))
 
 
 if __name__ == "__main__":

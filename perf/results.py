@@ -7,7 +7,7 @@ perf.results` prints the JSON schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +145,19 @@ def load(path: Path) -> Results:
     if results.schema != SCHEMA:
         raise ResultsError(f"{path}: schema {results.schema}; this reads {SCHEMA}")
     return results
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Put benchmarks of one machine together, each measured by its own command."""
+    return msgspec.structs.replace(
+        parts[0],
+        command="; ".join(part.command for part in parts),
+        settings={name: value for part in parts for name, value in part.settings.items()},
+        measurements=[one for part in parts for one in part.measurements],
+        interrupted=any(part.interrupted for part in parts),
+        left_out=[line for part in parts for line in part.left_out],
+        memory=next((part.memory for part in parts if part.memory), []),
+    )
 
 
 def new_histogram() -> HdrHistogram:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from perf import closed_loop, in_process, machine, open_loop, report
-from perf.results import MemorySample, Results
+from perf.results import MemorySample, Results, merged
 from perf.target import Target
 from tests.perf.browser import Browser, browser, program
 from tests.stack import ROOT, Stack
@@ -137,4 +137,13 @@ def test_results_without_measurements_make_a_page(results: Results, tmp_path: Pa
     nothing = msgspec.structs.replace(results, measurements=[], memory=[], interrupted=True)
     text = report.write(nothing, tmp_path).read_text()
     assert "Nothing was measured" in text
+    assert "ended early" in text
+
+
+def test_results_of_several_commands_make_one_page(results: Results, tmp_path: Path) -> None:
+    layers = msgspec.structs.replace(results, memory=[], command="one")
+    memory = msgspec.structs.replace(results, measurements=[], command="two", interrupted=True)
+    text = report.write(merged([layers, memory]), tmp_path).read_text()
+    assert re.findall(r'<svg id="(\w+)"', text) == FIGURES
+    assert "<span>one;</span> <span>two</span>" in text
     assert "ended early" in text
