@@ -338,5 +338,5 @@ def memory(samples: Sequence[MemorySample]) -> Figure:
             axes.set_title(title)
             axes.grid(axis="y")
         rows[-1].set_xlabel("thousands of requests")
-        drawing.note(figure, "Proportional set size; closed loop, 32 callers")
+        drawing.note(figure, "Without mapped files; closed loop, 32 callers")
     return figure

@@ -1,8 +1,9 @@
 """Memory over a long run under load: `python -m perf.memory`.
 
-What gateway and Triton hold is read between short loads, of which no two requests are
-alike. Growth is the Theil–Sen slope, the median of the slopes between all pairs of samples, with
-Sen's interval of 95 % (Kendall's variance): a few outliers do not move them.
+What gateway and Triton hold is read between short loads, of which no two requests are alike: their
+proportional set size, but for mapped files, whose share changes when any other process on the
+machine maps them. Growth is the Theil–Sen slope, the median of the slopes between all pairs of
+samples, with Sen's interval of 95 % (Kendall's variance): a few outliers do not move them.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def sample(pid: int, began: float, requests: int) -> MemorySample:
     for process in tree:
         with suppress(psutil.NoSuchProcess):
             part = "triton" if process.pid in triton else "gateway"
-            held[part] += process.memory_full_info().pss
+            held[part] += _held(process.pid)
     return MemorySample(
         seconds=round(time.monotonic() - began, 1),
         requests=requests,
@@ -140,6 +141,15 @@ def sample(pid: int, began: float, requests: int) -> MemorySample:
         triton=round(held["triton"] / 1e6, 3),
         shm=round(_shared(process.pid for process in tree) / 1e6, 3),
     )
+
+
+def _held(pid: int) -> int:
+    """Give the bytes of a process's proportional set size, but for the files that it maps."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines if line.startswith("Pss"))
+        return 1024 * sum(int(sizes[kind].split()[0]) for kind in ("Pss_Anon", "Pss_Shmem"))
+    return 0
 
 
 def _shared(pids: Iterable[int]) -> int:

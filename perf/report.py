@@ -105,8 +105,8 @@ def write(results: Results, folder: Path) -> Path:
         "memory": (
             "Memory",
             charts.memory(results.memory) if len(results.memory) > 1 else None,
-            "Proportional set size of the process trees under load, closed loop. What is in "
-            "/dev/shm is part of the other two.",
+            "Proportional set size of the process trees under load, without mapped files. Closed "
+            "loop. What is in /dev/shm is part of the other two.",
             _verdicts(results),
         ),
     }

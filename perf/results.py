@@ -103,7 +103,7 @@ class MemorySample(msgspec.Struct, frozen=True):
     seconds: float
     requests: int
     gateway: float
-    """What the gateway's processes hold: their proportional set sizes."""
+    """What the gateway's processes hold: their proportional set sizes, but for mapped files."""
     triton: float
     """What Triton and its Python processes hold, likewise."""
     shm: float

@@ -160,12 +160,15 @@ def table(results: Results) -> list[str]:
         return ["Nothing was measured."]
     failed = dict(line.replace("|", "/").split(": ", 1) for line in results.left_out)
     low, high = min(found[OURS]), max(found[OURS])
+    busy = f"{high} connection{'s' if high > 1 else ''}"
     columns: list[tuple[str, int, Callable[[Measurement], float]]] = [
-        (f"requests/s, {high} connections", high, lambda one: one.requests_per_s),
-        (f"p50 ms, {high} connections", high, lambda one: one.latency_ms.p50),
-        (f"p99 ms, {high} connections", high, lambda one: one.latency_ms.p99),
-        (f"p50 ms, {low} connections" if low > 1 else "p50 ms, 1 connection", low, _p50),
+        (f"requests/s, {busy}", high, lambda one: one.requests_per_s),
+        (f"p50 ms, {busy}", high, _p50),
+        (f"p99 ms, {busy}", high, lambda one: one.latency_ms.p99),
     ]
+    if low < high:
+        few = f"{low} connection{'s' if low > 1 else ''}"
+        columns.append((f"p50 ms, {few}", low, _p50))
     lines = [
         "| system | " + " | ".join(f"{title} | ratio" for title, _, _ in columns) + " |",
         "|---" * (1 + 2 * len(columns)) + "|",
