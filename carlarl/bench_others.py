@@ -31,6 +31,7 @@ def run(
         from perf import report as page
         from perf.closed_loop import LoadError
         from perf.peers import comparison
+        from perf.peers.environments import PeerError
         from perf.peers.systems import PEERS
         from perf.processes import StartError
         from perf.results import merged
@@ -51,12 +52,13 @@ def run(
             said += [verdict.text for verdict in verdicts]
             grows = [verdict.part for verdict in verdicts if verdict.kind == "grows"]
             failure = f"memory grows: {', '.join(grows)}" if grows else ""
-    except (LoadError, StartError, ValueError) as error:
+    except (LoadError, PeerError, StartError, ValueError) as error:
         raise Failure(str(error)) from None
     together = merged(parts)
+    click.echo(msgspec.json.encode(together) if as_json else "\n".join(said))
     if save is not None:
         together.save(save)
-    click.echo(msgspec.json.encode(together) if as_json else "\n".join(said))
+        say(f"kept in {save}")
     if report is not None:
         say(f"report: {page.write(together, report)}")
     if together.interrupted:

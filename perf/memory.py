@@ -207,9 +207,9 @@ def measure(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=f"python -m perf.memory --requests {requests} --warm {warm}",
         machine=machine.facts(),
-        settings=variables,
+        settings=processes.settings() | variables,
     )
-    with processes.gateway(**variables) as (url, pid):
+    with processes.gateway(**processes.ALONE, **variables) as (url, pid):
         try:
             for one in watch(url, pid, requests, warm, say=say):
                 found.memory.append(one)
@@ -238,10 +238,10 @@ def keep(results: Results, folder: Path) -> list[Verdict]:
 )
 def main(requests: int, warm: int, output: Path) -> None:
     """Measure memory over a long run; ends with status 1 where something grows."""
-    results = measure(requests, warm, say=lambda line: click.echo(line, err=True))
     try:
+        results = measure(requests, warm, say=lambda line: click.echo(line, err=True))
         verdicts = keep(results, output)
-    except ValueError as error:
+    except (ValueError, closed_loop.LoadError, processes.StartError) as error:
         raise click.ClickException(str(error)) from None
     for verdict in verdicts:
         click.echo(verdict.text)

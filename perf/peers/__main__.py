@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from perf.closed_loop import LoadError
 from perf.peers import comparison
-from perf.peers.environments import CACHE
+from perf.peers.environments import CACHE, PeerError
 from perf.peers.systems import PEERS
+from perf.processes import StartError
 
 
 @click.command()
@@ -49,14 +51,17 @@ def main(
         callers = [int(part) for part in concurrency.split(",")]
     except ValueError:
         raise click.UsageError(f"--concurrency: {concurrency!r} are no numbers") from None
-    results = comparison.run(
-        names or list(PEERS),
-        rounds,
-        seconds,
-        callers,
-        environments,
-        lambda line: click.echo(line, err=True),
-    )
+    try:
+        results = comparison.run(
+            names or list(PEERS),
+            rounds,
+            seconds,
+            callers,
+            environments,
+            lambda line: click.echo(line, err=True),
+        )
+    except (LoadError, PeerError, StartError) as error:
+        raise click.ClickException(str(error)) from None
     click.echo(comparison.keep(results, output))
 
 

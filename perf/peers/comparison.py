@@ -65,7 +65,7 @@ def measure(
 ) -> Results:
     """Measure this gateway and the peers; one that fails is left out from then on, and said.
 
-    Ctrl-C ends it early and keeps what was measured. Raises processes.StartError and
+    Ctrl-C ends it early and keeps what was measured. Raises processes.StartError, PeerError or
     closed_loop.LoadError where this gateway itself fails.
     """
     options = [f"--peer={peer.name}" for peer in environments]
@@ -75,7 +75,7 @@ def measure(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=shlex.join(["python", "-m", "perf.peers", *options]),
         machine=machine.facts(),
-        settings={},
+        settings=processes.settings(),
     )
     golden: Actions = []
     systems: list[Peer | None] = [None, *environments]
@@ -114,7 +114,7 @@ def measure(
 @contextmanager
 def _running(peer: Peer | None, environments: Mapping[Peer, Path]) -> Iterator[Target]:
     if peer is None:
-        with processes.gateway() as (url, _):
+        with processes.gateway(**processes.ALONE) as (url, _):
             yield Target(url, OURS, VERSION)
     else:
         form = "torchscript" if "torchscript" in peer.model else "onnx"

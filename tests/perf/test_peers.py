@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,3 +64,11 @@ def test_every_peer_is_described_where_it_runs() -> None:
     for name, peer in PEERS.items():
         assert "Tuned" in (folder / f"{name}.py").read_text()
         assert all("==" in requirement for requirement in peer.requirements)
+
+
+def test_a_baseline_of_peers_is_refused(
+    carlarl: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = carlarl("bench", "--peers", "--collect-baseline")
+    assert done.returncode == 2
+    assert "neither --peers nor --memory" in done.stderr
