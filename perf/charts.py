@@ -213,12 +213,12 @@ def parts(results: Results) -> dict[str, list[tuple[str, float]]]:
     bars = {LAYERS["in-process"]: [("policy", floor)]}
     for name, value in medians.items():
         if name.startswith("Triton"):
-            bars[name] = [("policy", floor), ("Triton and its hand-over", max(0.0, value - floor))]
+            bars[name] = [("policy", floor), ("Triton", max(0.0, value - floor))]
     through = min(direct, whole)
     bars[LAYERS["gateway"]] = [
         ("policy", floor),
-        ("Triton and its hand-over", max(0.0, through - floor)),
-        ("gateway and JSON", whole - through),
+        ("Triton", max(0.0, through - floor)),
+        ("gateway", whole - through),
     ]
     return bars
 
@@ -250,7 +250,7 @@ def layers(results: Results) -> Figure | None:
         axes.set_xlim(0, longest * 1.16)
         axes.spines[["left", "bottom"]].set_visible(False)
         axes.set_xticks([])
-        axes.set_title("Where a lone request's time goes, median ms", pad=26, x=0)
+        axes.set_title("A lone request's time, median ms", pad=26, x=0)
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         axes.legend(

@@ -28,7 +28,7 @@ PALETTE = {
 """Name → colour on a light page and on a dark one."""
 
 INK, MUTED, GRID, PAPER, *SERIES, REST = (light for light, _ in PALETTE.values())
-WIDTH = 5.6
+WIDTH = 4.9
 """Inches: narrow, so that the text can be read on a telephone."""
 
 _STYLE: Any = {

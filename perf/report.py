@@ -42,7 +42,7 @@ code span { display: inline-block; max-width: 100%%; overflow-wrap: anywhere }
   font-variant-numeric: tabular-nums }
 .facts dd small { font-size: .9rem; font-weight: 400; color: var(--muted) }
 figure { margin: 1.1rem 0 0 }
-figure svg { display: block; width: 100%%; height: auto }
+figure svg { display: block; width: 100%%; max-width: 38rem; height: auto }
 figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif !important }
 figcaption { font-size: .88rem; margin-top: .5rem }
 .table { overflow-x: auto; margin: 1rem 0 0 }
@@ -237,7 +237,9 @@ def _peers_table(results: Results) -> str:
     callers = sorted(set.intersection(*(set(held) for held in found.values()))) if found else []
     head = ["system"]
     for count in callers:
-        head += [f"p50 ms, {_callers(count)}", f"p99 ms, {_callers(count)}", "requests/s"]
+        few = _callers(count).replace(" ", "\N{NO-BREAK SPACE}")
+        head += [f"{name}\N{NO-BREAK SPACE}ms, {few}" for name in ("p50", "p99")]
+        head.append(f"requests/s, {few}")
     rows = []
     for name, held in found.items():
         cells = [name]

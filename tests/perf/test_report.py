@@ -81,7 +81,7 @@ def test_each_figure_is_a_picture_too(page: Path) -> None:
         data = (page.parent / f"{name}.png").read_bytes()
         width, height = struct.unpack(">II", data[16:24])
         assert data.startswith(b"\x89PNG")
-        assert width > 1000
+        assert width > 900
         assert height > 500
 
 
