@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance benchmark perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance benchmark benchmark-peers benchmark-memory perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -35,6 +35,12 @@ test-performance: .venv/.installed-test load-tools  ## is the gateway still fast
 
 benchmark: .venv/.installed-bench load-tools  ## measure all layers, write runs/report/
 	$(BIN)/carlarl bench --repeats 3 --save-results --generate-report
+
+benchmark-peers: .venv/.installed-bench load-tools  ## other ways to serve the same policy, in turns: runs/peers/
+	$(BIN)/carlarl bench --peers
+
+benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a million requests: runs/memory/
+	$(BIN)/carlarl bench --memory
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 

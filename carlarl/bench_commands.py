@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +105,23 @@ LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gatewa
     default=10.0,
     help="Percent by which a case may be worse. [default: 10]",
 )
+@click.option(
+    "--peers",
+    is_flag=True,
+    help="Instead: measure other ways to serve the same policy, each installed into an environment "
+    "of its own, in turns with this one. One table, one chart.",
+)
+@click.option(
+    "--memory",
+    is_flag=True,
+    help="Instead: watch the memory of a stack of its own over --requests; fails where it grows.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(1),
+    default=500_000,
+    help="For --memory. [default: 500000]",
+)
 @click.option("--generate-report", is_flag=True, help="Write an HTML page with charts.")
 @click.option(
     "--output",
@@ -129,6 +145,9 @@ def bench(
     save_results: Path | None,
     compare_baseline: Path | None,
     threshold: float,
+    peers: bool,
+    memory: bool,
+    requests: int,
     generate_report: bool,
     output: Path | None,
     as_json: bool,
@@ -144,7 +163,25 @@ def bench(
     Example: carlarl bench --batch-sizes 1 --concurrency 8 --duration 3 --json
     Example: carlarl bench --collect-baseline
     Example: carlarl bench --compare-baseline --threshold 10
+    Example: carlarl bench --peers --memory --generate-report
     """
+    if peers or memory:
+        if collect_baseline or compare_baseline is not None:
+            raise click.UsageError("a baseline is of neither --peers nor --memory")
+        from carlarl import bench_others
+
+        bench_others.run(
+            peers,
+            memory,
+            rounds=repeats or 5,
+            seconds=duration,
+            concurrency=concurrency,
+            requests=requests,
+            save=save_results,
+            report=(output or REPORT) if generate_report else None,
+            as_json=as_json,
+        )
+        return
     from carlarl import benchmark
     from perf import results as files
     from perf import suite
@@ -178,7 +215,7 @@ def bench(
         click.echo(f"kept in {save_results}", err=True)
     if generate_report and found.measurements:
         with extra("bench"):
-            write = importlib.import_module("perf.report").write
+            from perf.report import write
         page = write(found, output or REPORT)
         click.echo(f"report: {page}", err=True)
     if found.interrupted:

@@ -14,7 +14,11 @@ from pathlib import Path
 
 import httpx
 
+from gateway.settings import Settings
+
 ROOT = Path(__file__).parents[1]
+ALONE = {"HOST": "127.0.0.1", "TRITON_URL": "", "API_KEYS_FILE": ""}
+"""Settings of a stack that nobody else asks, whatever the environment says."""
 
 
 class StartError(Exception):
@@ -75,6 +79,12 @@ def _serve(
     settings = dict(zip(names, map(str, ports), strict=True))
     command = [sys.executable, "-m", "carlarl", "serve", "--formats", ",".join(formats)]
     return server(command, path, ports[0], **settings, **variables)
+
+
+def settings() -> dict[str, str]:
+    """Give the settings of the service that are in the environment, which a stack here gets."""
+    names = (name.upper() for name in Settings.model_fields)
+    return {name: value for name in names if (value := os.environ.get(name))}
 
 
 def plain_alternative() -> Server:

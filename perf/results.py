@@ -7,7 +7,7 @@ perf.results` prints the JSON schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +73,11 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """Latency in microseconds, and how many requests took it; empty where the tool tells none."""
 
     @property
+    def failed(self) -> int:
+        """Failed requests, without those that `wrk` calls timeouts: answers after 2 s."""
+        return sum(count for kind, count in self.errors.items() if kind != "timeout")
+
+    @property
     def observations_per_s(self) -> float:
         """Observations answered a second."""
         return self.requests_per_s * self.batch_size
@@ -92,6 +97,19 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         return f"{what}, batch {self.batch_size}, {load} ({self.tool})"
 
 
+class MemorySample(msgspec.Struct, frozen=True):
+    """Memory after so many requests, in MB (10^6 bytes)."""
+
+    seconds: float
+    requests: int
+    gateway: float
+    """What the gateway's processes hold: their proportional set sizes, but for mapped files."""
+    triton: float
+    """What Triton and its Python processes hold, likewise."""
+    shm: float
+    """What their segments in /dev/shm hold; it is in the two above, too."""
+
+
 class Results(msgspec.Struct, kw_only=True):
     """One benchmark, with all that its figures depend on."""
 
@@ -107,6 +125,8 @@ class Results(msgspec.Struct, kw_only=True):
     """Whether it was ended before its last measurement."""
     left_out: list[str] = []
     """What was not measured, and why, a sentence each."""
+    memory: list[MemorySample] = []
+    """A long run's memory."""
 
     def save(self, path: Path) -> None:
         """Write the JSON."""
@@ -125,6 +145,19 @@ def load(path: Path) -> Results:
     if results.schema != SCHEMA:
         raise ResultsError(f"{path}: schema {results.schema}; this reads {SCHEMA}")
     return results
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Put benchmarks of one machine together, each measured by its own command."""
+    return msgspec.structs.replace(
+        parts[0],
+        command="; ".join(part.command for part in parts),
+        settings={name: value for part in parts for name, value in part.settings.items()},
+        measurements=[one for part in parts for one in part.measurements],
+        interrupted=any(part.interrupted for part in parts),
+        left_out=[line for part in parts for line in part.left_out],
+        memory=next((part.memory for part in parts if part.memory), []),
+    )
 
 
 def new_histogram() -> HdrHistogram:

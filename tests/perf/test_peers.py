@@ -1,0 +1,74 @@
+"""The comparison with peers, on the plain one, which needs no environment of its own here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from perf.peers import comparison
+from perf.peers.environments import PeerError, install
+from perf.peers.systems import PEERS
+from perf.results import load
+
+HERE = Path(sys.prefix)
+PLAIN = PEERS["fastapi_onnxruntime"]
+
+
+def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> None:
+    wrong = replace(
+        PLAIN, name="wrong", model=PLAIN.model.replace("{version}", "1000"), requirements=("x",)
+    )
+    broken = replace(
+        PLAIN, name="broken", command=lambda place: ["python", "-c", "raise SystemExit('no | way')"]
+    )
+    said: list[str] = []
+    found = comparison.measure(
+        {PLAIN: HERE, wrong: HERE, broken: HERE}, 1, 1, (1, 4), say=said.append
+    )
+
+    measured = [(one.system, one.concurrency) for one in found.measurements]
+    assert measured == [("carlarl", 1), ("carlarl", 4), (PLAIN.name, 1), (PLAIN.name, 4)]
+    assert all(one.requests_per_s > 0 and not one.failed for one in found.measurements)
+    reasons = dict(line.split(": ", 1) for line in found.left_out)
+    assert reasons.keys() == {"wrong", "broken"}
+    assert "and this gateway" in reasons["wrong"]
+    assert "no | way" in reasons["broken"]
+
+    table = comparison.table(found)
+    assert len({line.count("|") for line in table}) == 1
+    assert [line.split(" |")[0] for line in table[2:]] == [
+        "| **carlarl**",
+        "| fastapi_onnxruntime (fastapi==0.165.0)",
+        "| wrong",
+        "| broken",
+    ]
+    assert "not measured: ended with status 1: no / way" in table[-1]
+    assert "--peer=fastapi_onnxruntime" in comparison.keep(found, tmp_path)
+    assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
+    assert load(tmp_path / "peers.json") == found
+
+
+def test_what_cannot_be_installed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(PeerError, match="can't be installed: .*file"):
+        install(PLAIN, tmp_path / "file")
+
+
+def test_every_peer_is_described_where_it_runs() -> None:
+    folder = Path(comparison.__file__).parent
+    for name, peer in PEERS.items():
+        assert "Tuned" in (folder / f"{name}.py").read_text()
+        assert all("==" in requirement for requirement in peer.requirements)
+
+
+def test_a_baseline_of_peers_is_refused(
+    carlarl: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    done = carlarl("bench", "--peers", "--collect-baseline")
+    assert done.returncode == 2
+    assert "neither --peers nor --memory" in done.stderr
