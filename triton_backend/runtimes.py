@@ -8,32 +8,26 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from triton_backend import engine
-from triton_backend.cuda import NoGpuError, TorchScriptGraphs
+from triton_backend import cuda, engine
 
 Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Features (n, features) and noise (n, actions) → action (n, 3), all float32."""
 
 
 def onnx(path: Path, gpu: bool = False) -> Runtime:
-    """Open `path` in ONNX Runtime; one thread, since more would only wait for each other here.
+    """Open `path` in ONNX Runtime: on the CPU, or as CUDA graphs on the first GPU.
 
-    Raises NoGpuError where a GPU is asked for and ONNX Runtime can't use one.
+    One thread, since more would only wait for each other here. Raises NoGpuError where a GPU is
+    asked for and ONNX Runtime can't use one.
     """
+    if gpu:
+        return cuda.onnx(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if gpu:
-        if _CUDA not in onnxruntime.get_available_providers():
-            raise NoGpuError(f"the ONNX Runtime here has no {_CUDA}: {_INSTALL}")
-        onnxruntime.preload_dlls()  # CUDA's libraries, out of the packages that PyTorch needs too
-        providers.insert(0, (_CUDA, {"use_tf32": "0"}))
-    session = onnxruntime.InferenceSession(str(path), options, providers)
-    if gpu and session.get_providers()[0] != _CUDA:  # it only warns, and takes the CPU
-        raise NoGpuError(f"ONNX Runtime's {_CUDA} does not start, for a reason that it has logged")
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
     def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
         action: NDArray[Any] = session.run(["action"], {"features": features, "noise": noise})[0]
@@ -42,17 +36,13 @@ def onnx(path: Path, gpu: bool = False) -> Runtime:
     return infer
 
 
-_CUDA = "CUDAExecutionProvider"
-_INSTALL = "pip uninstall onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu"
-
-
 def torchscript(path: Path, gpu: bool = False) -> Runtime:
-    """Open `path` in PyTorch: with one thread on the CPU, as CUDA graphs on the first GPU.
+    """Open `path` in PyTorch: with one thread on the CPU, or as CUDA graphs on the first GPU.
 
     Raises NoGpuError where a GPU is asked for and PyTorch can't use one.
     """
     if gpu:
-        return TorchScriptGraphs(path)
+        return cuda.torchscript(path)
     import torch
 
     torch.set_num_threads(1)

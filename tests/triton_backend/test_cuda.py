@@ -36,9 +36,39 @@ def inputs(version: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return features, noise.astype(np.float32)
 
 
-def test_a_batch_is_padded_to_the_next_graph() -> None:
-    assert [cuda.padded(rows) for rows in cuda.SIZES] == list(cuda.SIZES)
-    assert [cuda.padded(rows) for rows in (3, 5, 33, 129, 255)] == [4, 8, 64, 256, 256]
+class CpuGraph:
+    """What a captured run is, without a GPU: it computes all its rows, and counts its runs."""
+
+    def __init__(self, infer: runtimes.Runtime, runs: list[int], *shape: int) -> None:
+        rows, features, noise = shape
+        self.features = np.zeros((rows, features), np.float32)
+        self.noise = np.zeros((rows, noise), np.float32)
+        self._infer, self._runs = infer, runs
+
+    def run(self) -> np.ndarray:
+        self._runs.append(len(self.features))
+        return self._infer(self.features, self.noise)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [
+        (1, [1]),
+        (3, [4]),
+        (32, [32]),
+        (33, [64]),
+        (255, [256]),
+        (257, [256, 1]),
+        (600, [256, 256, 128]),
+    ],
+)
+def test_a_batch_takes_the_next_larger_graphs(rows: int, sizes: list[int]) -> None:
+    infer, runs = runtimes.onnx(policy("v0.2.0", "onnx")), list[int]()
+    graphs = cuda.Graphs(lambda *shape: CpuGraph(infer, runs, *shape))
+    graphs(*inputs("v0.2.0", 256))  # what it leaves must not show
+    features, noise = inputs("v0.2.0", rows)
+    assert graphs(features, noise).tobytes() == infer(features, noise).tobytes()
+    assert runs[1:] == sizes
 
 
 @pytest.mark.parametrize(
@@ -71,8 +101,9 @@ def test_answers_as_the_cpu(version: str, form: str) -> None:
 
 
 @pytest.mark.gpu
-def test_an_answer_stays_when_the_next_is_computed() -> None:
-    infer = runtimes.torchscript(policy("v0.2.0", "torchscript"), True)
+@pytest.mark.parametrize("form", FILES)
+def test_an_answer_stays_when_the_next_is_computed(form: str) -> None:
+    infer = OPEN[form](policy("v0.2.0", form), True)
     first = infer(*inputs("v0.2.0", 4))
     kept = first.copy()
     infer(*(-values for values in inputs("v0.2.0", 4)))
