@@ -45,7 +45,7 @@ benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a milli
 test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-benchmark-gpu: .venv/.installed-test .venv/.installed-gpu  ## each format on the CPU and on the GPU
+benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each format on the CPU and on the GPU
 	$(BIN)/python -m perf.gpu
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench

@@ -7,6 +7,7 @@ apart from the alias: that stays the repository's own, so that a promotion reach
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,17 +23,11 @@ def place(source: Path, target: Path, form: str, device: Device) -> None:
     model that does both steps in one process where there is one. Everything else is linked as it
     is. Raises RepositoryError where `source` can't be read.
     """
-    source = source.resolve()
-    target.mkdir()
     policy = re.compile(rf"policy_{form}(_s\d+a\d+)?")
-    names = {one.version: configs.ensemble_name(one.version) for one in repository.versions(source)}
     written: dict[str, Any] = {}
-    for path in source.iterdir():
-        if policy.fullmatch(path.name):
-            config = written[path.name] = repository.read_config(source, path.name)
-            _set_device(config, device)
-            _link(path, target / path.name)
-    for version, name in names.items():
+    fused: dict[str, Path] = {}
+    for version in [one.version for one in repository.versions(source)]:
+        name = configs.ensemble_name(version)
         config = repository.read_config(source, name)
         last = config.ensemble_scheduling.step[-1]
         last.model_name = re.sub("^policy_[a-z]+", f"policy_{form}", last.model_name)
@@ -41,17 +36,36 @@ def place(source: Path, target: Path, form: str, device: Device) -> None:
             continue
         config.parameters["format"].string_value = form
         written[name] = config
-        _link(source / name, target / name)
-        fused = configs.ensemble_name(version, configs.FUSED)
-        if (source / fused).is_dir():
-            config = written[fused] = repository.read_config(source, fused)
-            _set_device(config, device)
-            _link_fused(source / fused / "1", files, target / fused / "1")
-    for name, config in written.items():
-        repository.write(target / name / "config.pbtxt", configs.text(config).encode())
+        name = configs.ensemble_name(version, configs.FUSED)
+        if (source / name).is_dir():
+            written[name] = repository.read_config(source, name)
+            fused[name] = files
     for path in source.iterdir():
-        if path.is_dir() and path.name not in written:
-            (target / path.name).symlink_to(path)
+        if policy.fullmatch(path.name):
+            written[path.name] = repository.read_config(source, path.name)
+    for config in written.values():
+        if config.platform != "ensemble":
+            _set_device(config, device)
+    link(source, target, written)
+    for name, files in fused.items():
+        (target / name / "1").unlink()
+        _link_fused((source / name / "1").resolve(), files.resolve(), target / name / "1")
+
+
+def link(source: Path, target: Path, written: Mapping[str, Any]) -> None:
+    """Write into the new folder `target` the configs `written`, by model, and link all else."""
+    source = source.resolve()
+    target.mkdir()
+    for model in source.iterdir():
+        if model.name in written:
+            (target / model.name).mkdir()
+            text = configs.text(written[model.name])
+            (target / model.name / "config.pbtxt").write_text(text, encoding="utf-8")
+            for path in model.iterdir():
+                if path.is_dir():
+                    (target / model.name / path.name).symlink_to(path)
+        elif model.is_dir():
+            (target / model.name).symlink_to(model)
 
 
 def _set_device(config: Any, device: Device) -> None:
@@ -62,17 +76,9 @@ def _set_device(config: Any, device: Device) -> None:
             group.gpus.append(0)
 
 
-def _link(model: Path, target: Path) -> None:
-    """Link a model's versions; its config is written anew."""
-    target.mkdir()
-    for path in model.iterdir():
-        if path.is_dir():
-            (target / path.name).symlink_to(path)
-
-
 def _link_fused(fused: Path, policy: Path, target: Path) -> None:
     """Link the preprocessing's files of the one and the policy's of the other."""
-    target.mkdir(parents=True)
+    target.mkdir()
     for name in ("model.py", "preprocessing.json"):
         (target / name).symlink_to(fused / name)
     for path in policy.iterdir():

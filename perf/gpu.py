@@ -27,8 +27,9 @@ from converters import placement
 from gateway.policy import Observation
 from gateway.rows import Rows
 from gateway.triton import Triton
-from perf import layers, machine, processes, wrk
+from perf import closed_loop, layers, machine, processes
 from perf.fast_path import spread
+from perf.target import Target
 from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
 
@@ -97,10 +98,10 @@ def measure(setup: Setup, seconds: float, calls: int, pool: ProcessPoolExecutor)
     setup.note("ensemble p50", uvloop.run(_lone(http, calls)))
     each = [pool.submit(_rate, http, 32 // CLIENTS, seconds) for _ in range(CLIENTS)]
     setup.note("ensemble rate", sum(one.result() for one in each))
-    url = f"http://127.0.0.1:{gateway}"
-    setup.note("json p50", wrk.run(url, 1, seconds).p50_ms)
-    setup.note("json rate", wrk.run(url, 32, seconds).requests_per_s)
-    setup.note("json rows", wrk.run(url, 8, seconds, 32).requests_per_s * 32)
+    target = Target(f"http://127.0.0.1:{gateway}")
+    setup.note("json p50", closed_loop.run(target, 1, seconds).latency_ms.p50)
+    setup.note("json rate", closed_loop.run(target, 32, seconds).requests_per_s)
+    setup.note("json rows", closed_loop.run(target, 8, seconds, 32).observations_per_s)
 
 
 async def _lone(http: int, calls: int) -> float:

@@ -26,7 +26,7 @@ class TritonPythonModel:
         self._preprocessing = Preprocessing.load(directory / FILE_NAME)
         self._noise = NoiseSource()
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
-        self._infer = here.open(directory / here.file, args["model_instance_kind"] == "GPU")
+        self._infer = here.load(directory, args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""

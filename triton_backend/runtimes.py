@@ -14,18 +14,18 @@ Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Features (n, features) and noise (n, actions) → action (n, 3), all float32."""
 
 
-def onnx(path: Path, gpu: bool = False) -> Runtime:
+def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
     """Open `path` in ONNX Runtime: on the CPU, or as CUDA graphs on the first GPU.
 
-    One thread, since more would only wait for each other here. Raises NoGpuError where a GPU is
-    asked for and ONNX Runtime can't use one.
+    For a small policy more threads than one would only wait for each other. Raises NoGpuError
+    where a GPU is asked for and ONNX Runtime can't use one.
     """
     if gpu:
         return cuda.onnx(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
@@ -36,8 +36,8 @@ def onnx(path: Path, gpu: bool = False) -> Runtime:
     return infer
 
 
-def torchscript(path: Path, gpu: bool = False) -> Runtime:
-    """Open `path` in PyTorch: with one thread on the CPU, or as CUDA graphs on the first GPU.
+def torchscript(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
+    """Open `path` in PyTorch: on the CPU, or as CUDA graphs on the first GPU.
 
     Raises NoGpuError where a GPU is asked for and PyTorch can't use one.
     """
@@ -45,7 +45,7 @@ def torchscript(path: Path, gpu: bool = False) -> Runtime:
         return cuda.torchscript(path)
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     program = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
     def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
@@ -57,8 +57,8 @@ def torchscript(path: Path, gpu: bool = False) -> Runtime:
     return infer
 
 
-def tensorrt(path: Path, gpu: bool = True) -> Runtime:
-    """Open `path` in the TensorRT that built it, on the first GPU whatever `gpu` says.
+def tensorrt(path: Path, gpu: bool = True, threads: int = 1) -> Runtime:
+    """Open `path` in the TensorRT that built it, on the first GPU whatever the others say.
 
     Raises engine.UnusableEngineError, saying why, where this machine can't run it.
     """
