@@ -122,6 +122,7 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
         for point, share in zip(curve, tuning.efficiency(curve), strict=True):
             rate = point.per_s
             shown = f"{rate.median:,.0f} ({rate.low:,.0f}–{rate.high:,.0f})"
+            shown = shown if rate.median else "failed"
             mark = "knee" if point.value == tuning.knee(curve) else ""
             table.add_row(str(point.value), shown, f"{share:.0%}", mark)
         console.print(table)

@@ -7,6 +7,7 @@ minute.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -175,7 +176,8 @@ def climb(found: Found, cores: int, measure: Callable[[str, Setting], list[float
     """Vary one thing after the other, each on top of the best so far; writes into `found`.
 
     `measure` is told what is varied, and gives the ratios of a setting's throughput to the
-    default's. A setting is better where the median of its ratios is by more than the noise.
+    default's, zeros where it failed. A setting is better where their median is so by more than the
+    noise.
     """
     at_best = [1.0]
     for name in VARIED:
@@ -208,8 +210,11 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
 
         def measure(what: str, setting: Setting, rounds: int = load.rounds) -> list[float]:
             told(what)
-            with _stack(root, setting) as other:
-                return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
+            try:
+                with _stack(root, setting) as other:
+                    return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
+            except (closed_loop.LoadError, processes.StartError, target.TargetError):
+                return [0.0] * rounds  # under which requests fail, or nothing starts
 
         climb(found, cores, measure)
         if found.best != found.default:
@@ -223,18 +228,21 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
             "rows": [replace(load, rows=value) for value in ROWS],
         }
         for name, each in loads.items():
-            curve = found.curves[name] = []
-            for one_load in each:
-                rates = [_rate(stack, one_load) for _ in range(load.rounds)]
-                value = one_load.connections if name == "concurrency" else one_load.rows
-                curve.append(Point(value, Spread.of(rates, value if name == "rows" else 1)))
+            # A curve ends where requests begin to fail.
+            with contextlib.suppress(closed_loop.LoadError):
+                for one in each:
+                    rates = [_rate(stack, one) for _ in range(load.rounds)]
+                    value = one.connections if name == "concurrency" else one.rows
+                    scale = value if name == "rows" else 1
+                    curve = found.curves.setdefault(name, [])
+                    curve.append(Point(value, Spread.of(rates, scale)))
     progress("done", total, total)
 
 
 def efficiency(curve: Sequence[Point]) -> list[float]:
     """Give each point's throughput over that of the first, for each unit of its value."""
     single = curve[0].per_s.median / curve[0].value
-    return [point.per_s.median / (point.value * single) for point in curve]
+    return [point.per_s.median / (point.value * single) if single else 0.0 for point in curve]
 
 
 def knee(curve: Sequence[Point]) -> int:

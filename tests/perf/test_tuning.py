@@ -61,6 +61,15 @@ def test_a_gain_below_the_noise_is_none() -> None:
     assert not result.changes_repository
 
 
+def test_a_setting_that_fails_is_never_the_best() -> None:
+    result = found(noise=0.05)
+    tuning.climb(result, 2, lambda _, one: [0.0] if one.calls == 1 else ratios(one))
+    assert result.best == Setting(instances=2, threads=1, calls=2, workers=2)
+    assert result.curves["calls"][0] == Point(1, Spread(0.0, 0.0, 0.0))
+    assert tuning.efficiency(result.curves["calls"]) == [0.0, 0.0, 0.0, 0.0]
+    assert tuning.knee(result.curves["calls"]) == 2
+
+
 def test_an_interruption_keeps_the_best_so_far() -> None:
     result = found(noise=0.05)
 
