@@ -219,7 +219,7 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
         climb(found, cores, measure)
         if found.best != found.default:
             found.gain = Spread.of(measure("the best again", found.best, 2 * load.rounds))
-            if found.gain.median <= 1 + found.noise:
+            if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:
                 found.best, found.gain = found.default, None
     told("connections and observations")
     with _stack(root, found.best) as stack:
