@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance benchmark benchmark-peers benchmark-memory perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,12 @@ benchmark-peers: .venv/.installed-bench load-tools  ## other ways to serve the s
 
 benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a million requests: runs/memory/
 	$(BIN)/carlarl bench --memory
+
+test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an NVIDIA GPU
+	$(BIN)/python -m pytest -m gpu
+
+benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each format on the CPU and on the GPU
+	$(BIN)/python -m perf.gpu
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 

@@ -12,6 +12,7 @@ from carlarl import (
     gateway_commands,
     import_commands,
     trust_commands,
+    tune_command,
     version_commands,
 )
 from carlarl.options import Failure, Formats, read, repository_option
@@ -83,6 +84,7 @@ for module in (
     gateway_commands,
     import_commands,
     trust_commands,
+    tune_command,
     version_commands,
 ):
     for command in module.COMMANDS:

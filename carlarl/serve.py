@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from carlarl import ports
+from carlarl import gpu, ports
 from carlarl.triton_server import TritonServer, die_with_parent
 from converters import configs, repository
 from gateway.settings import TRITON_PORTS, Settings
@@ -69,14 +69,11 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     """Start the embedded Triton with the repository's ensembles.
 
     All versions in their default format, and those in `formats` besides. Raises RepositoryError
-    where the repository is missing, damaged, or has no active version, ServeError where a GPU
-    is asked for.
+    where the repository is missing, damaged, or has no active version, TritonError where a GPU is
+    asked for and can't be used.
     """
     if settings.use_gpu:
-        raise ServeError(
-            "USE_GPU=1: the embedded Triton serves on the CPU so far; unset it, or set TRITON_URL "
-            "to a Triton with GPU models"
-        )
+        gpu.check_gpu()
     root = Path(settings.model_repository)
     names = repository.ensembles(root)
     active_version = repository.active_version(root)
@@ -99,6 +96,7 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
     active = configs.ensemble_name(pinned or active_version, configs.FUSED)
     loaded += [active] if (root / active).is_dir() else []
+    gpu_format = gpu.chosen_format(root, pinned or active_version) if settings.use_gpu else None
     for name in TRITON_PORTS:
         ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(
@@ -107,6 +105,7 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
         http=settings.triton_http_port,
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
+        gpu_format=gpu_format,
     )
 
 

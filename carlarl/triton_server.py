@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from carlarl import leftovers
+from converters import placement
 
 LOG_LINES = 40
 """Last telling lines of Triton's log that are kept for an error message."""
@@ -40,11 +41,19 @@ class TritonServer:
     """One running `tritonserver` on loopback."""
 
     def __init__(
-        self, repository: Path, models: Sequence[str], *, http: int, grpc: int, metrics: int
+        self,
+        repository: Path,
+        models: Sequence[str],
+        *,
+        http: int,
+        grpc: int,
+        metrics: int,
+        gpu_format: str | None = None,
     ) -> None:
         """Start the server with `models` of `repository` on three ports; returns at once.
 
-        Raises TritonError where the wheel or Python's shared library is missing.
+        With a `gpu_format`, versions that were exported in it run so on the first GPU. Raises
+        TritonError where the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
         leftovers.sweep()
@@ -52,6 +61,9 @@ class TritonServer:
         self._shared_memory = leftovers.segment_prefix(http)
         backends = Path(self._directory.name)
         _assemble_python_backend(wheel, backends / "python")
+        if gpu_format is not None:
+            placement.place(repository, backends / "placed", gpu_format, "GPU")
+            repository = backends / "placed"
         command = [
             str(wheel / "bin" / "tritonserver"),
             f"--model-repository={repository}",

@@ -178,6 +178,23 @@ def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
             )
 
 
+THREADS = "threads"
+"""The parameter of a model that says how many threads one call of its runtime takes."""
+
+
+def tune(config: Any, instances: int, threads: int) -> None:
+    """Say how many processes of a model there are, and how many threads each takes."""
+    config.instance_group[0].count = instances
+    config.parameters[THREADS].string_value = str(threads)
+    if threads == 1:
+        del config.parameters[THREADS]
+
+
+def threads(config: Any) -> int:
+    """Give the threads that `tune` set, 1 where it did not."""
+    return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
+
+
 def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
     """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)

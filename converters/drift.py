@@ -20,8 +20,8 @@ def differences(fresh: Path, target: Path, version: str | None = None) -> list[s
     """Name the files in which `target` differs from the fresh export `fresh`, each with how.
 
     With a `version`, only what belongs to it is compared, and the alias where it is active. What
-    depends on the processor is not: what the certificate measured, and the last digits of golden
-    actions.
+    depends on the machine is not: what the certificate measured, the last digits of golden actions,
+    and what `carlarl tune` wrote.
     """
     expected, found = _files(fresh), _files(target)
     if version is not None:
@@ -89,8 +89,10 @@ def _same_build(first: Path, second: Path) -> bool:
 
 
 def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Give a config without what depends on the processor, and its golden actions."""
+    """Give a config without what depends on the machine, and its golden actions."""
     config = configs.parse(path.read_text())
+    if config.instance_group:
+        configs.tune(config, instances=1, threads=1)
     actions = np.empty(0)
     for key in ("golden", "certificate"):
         if key in config.parameters:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
-from triton_backend import joining, runtimes
-from triton_backend.policy import OnnxPolicy
+from triton_backend import joining
+from triton_backend.policy import OnnxPolicy, TorchScriptPolicy
 from triton_backend.preprocessing import FILE_NAME, NoiseSource, Preprocessing
 
 
@@ -25,7 +25,8 @@ class TritonPythonModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self._preprocessing = Preprocessing.load(directory / FILE_NAME)
         self._noise = NoiseSource()
-        self._infer = runtimes.onnx(directory / OnnxPolicy.file)
+        here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
+        self._infer = here.load(directory, args)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,17 @@ class _PolicyModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the version's policy on the device of this model instance."""
         directory = Path(args["model_repository"]) / args["model_version"]
-        self._infer = self.open(directory / self.file, args["model_instance_kind"] == "GPU")
+        self._infer = self.load(directory, args)
+
+    @classmethod
+    def load(cls, directory: Path, args: dict[str, str]) -> runtimes.Runtime:
+        """Open the policy's file in `directory`, on the device and with the threads of `args`."""
+        parameters = json.loads(args["model_config"]).get("parameters", {})
+        threads = int(parameters.get("threads", {"string_value": "1"})["string_value"])
+        runtime: runtimes.Runtime = cls.open(
+            directory / cls.file, args["model_instance_kind"] == "GPU", threads
+        )
+        return runtime
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one call of the runtime."""

@@ -8,21 +8,26 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from triton_backend import engine
+from triton_backend import cuda, engine
 
 Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 """Features (n, features) and noise (n, actions) → action (n, 3), all float32."""
 
 
-def onnx(path: Path, gpu: bool = False) -> Runtime:
-    """Open `path` in ONNX Runtime; one thread, since more would only wait for each other here."""
+def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
+    """Open `path` in ONNX Runtime: on the CPU, or as CUDA graphs on the first GPU.
+
+    For a small policy more threads than one would only wait for each other. Raises NoGpuError
+    where a GPU is asked for and ONNX Runtime can't use one.
+    """
+    if gpu:
+        return cuda.onnx(path)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    provider = "CUDAExecutionProvider" if gpu else "CPUExecutionProvider"
-    session = onnxruntime.InferenceSession(str(path), options, [provider])
+    session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
     def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
         action: NDArray[Any] = session.run(["action"], {"features": features, "noise": noise})[0]
@@ -31,25 +36,29 @@ def onnx(path: Path, gpu: bool = False) -> Runtime:
     return infer
 
 
-def torchscript(path: Path, gpu: bool = False) -> Runtime:
-    """Open `path` in PyTorch; on the CPU with one thread."""
+def torchscript(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
+    """Open `path` in PyTorch: on the CPU, or as CUDA graphs on the first GPU.
+
+    Raises NoGpuError where a GPU is asked for and PyTorch can't use one.
+    """
+    if gpu:
+        return cuda.torchscript(path)
     import torch
 
-    torch.set_num_threads(1)
-    device = torch.device("cuda" if gpu else "cpu")
-    program = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(threads)
+    program = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
     def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
-            inputs = (torch.from_numpy(array).to(device) for array in (features, noise))
-            action: NDArray[Any] = program(*inputs).cpu().numpy()
+            inputs = (torch.from_numpy(array) for array in (features, noise))
+            action: NDArray[Any] = program(*inputs).numpy()
         return action
 
     return infer
 
 
-def tensorrt(path: Path, gpu: bool = True) -> Runtime:
-    """Open `path` in the TensorRT that built it, on the first GPU whatever `gpu` says.
+def tensorrt(path: Path, gpu: bool = True, threads: int = 1) -> Runtime:
+    """Open `path` in the TensorRT that built it, on the first GPU whatever the others say.
 
     Raises engine.UnusableEngineError, saying why, where this machine can't run it.
     """

@@ -187,11 +187,11 @@ def test_a_triton_url_where_nobody_answers() -> None:
         assert f"nobody answers at TRITON_URL={url}" in result.stderr
 
 
-def test_a_gpu_is_refused() -> None:
-    with failing(USE_GPU="1") as result:
+def test_a_gpu_where_there_is_none() -> None:
+    with failing(USE_GPU="1", CUDA_VISIBLE_DEVICES="") as result:
         assert result.stderr == (
-            "carlarl: USE_GPU=1: the embedded Triton serves on the CPU so far; unset it, or set "
-            "TRITON_URL to a Triton with GPU models\n"
+            "carlarl: USE_GPU=1: no NVIDIA GPU can be used here: install its driver (`nvidia-smi` "
+            "must list the GPU), or serve on the CPU with USE_GPU=0\n"
         )
 
 

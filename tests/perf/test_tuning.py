@@ -1,0 +1,147 @@
+"""`carlarl tune`: what it tries, chooses, writes, and leaves when it is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from converters import drift, repository
+from perf import tuning
+from perf.tuning import Found, Point, Setting, Spread
+from tests.stack import ROOT, clean_environment, running_stack
+
+NOW = Setting(instances=1, threads=1, calls=2, workers=1)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A copy of the default repository that a test may change."""
+    shutil.copytree(ROOT / "model_repository", tmp_path / "model_repository")
+    return tmp_path / "model_repository"
+
+
+def found(noise: float) -> Found:
+    return Found(NOW, NOW, noise=noise, per_s=1000.0)
+
+
+def throughput(setting: Setting) -> float:
+    """A machine where two workers and two instances help, and threads do harm."""
+    busy = min(setting.instances, setting.calls)
+    return 1.6 ** (setting.workers > 1) * 1.2 ** (busy > 1) * 0.9 ** (setting.threads - 1)
+
+
+def ratios(setting: Setting) -> list[float]:
+    return [throughput(setting) / throughput(NOW) * wobble for wobble in (0.99, 1.0, 1.01)]
+
+
+def test_the_fastest_is_found() -> None:
+    result = found(noise=0.05)
+    tuning.climb(result, 4, lambda _, setting: ratios(setting))
+    assert result.best == Setting(instances=2, threads=1, calls=2, workers=2)
+    assert result.gain == Spread.of(ratios(result.best))
+    assert list(result.curves) == ["workers", "calls", "instances", "threads"]
+    assert [point.value for point in result.curves["threads"]] == [1, 2, 4]
+    assert tuning.knee(result.curves["workers"]) == 2
+
+
+def test_a_gain_below_the_noise_is_none() -> None:
+    result = found(noise=0.7)
+    tuning.climb(result, 4, lambda _, setting: ratios(setting))
+    assert result.best == NOW
+    assert result.gain is None
+    assert not result.changes_repository
+
+
+def test_a_setting_that_fails_is_never_the_best() -> None:
+    result = found(noise=0.05)
+    tuning.climb(result, 2, lambda _, one: [0.0] if one.calls == 1 else ratios(one))
+    assert result.best == Setting(instances=2, threads=1, calls=2, workers=2)
+    assert result.curves["calls"][0] == Point(1, Spread(0.0, 0.0, 0.0))
+    assert tuning.efficiency(result.curves["calls"]) == [0.0, 0.0, 0.0, 0.0]
+    assert tuning.knee(result.curves["calls"]) == 2
+
+
+def test_an_interruption_keeps_the_best_so_far() -> None:
+    result = found(noise=0.05)
+
+    def measure(what: str, setting: Setting) -> list[float]:
+        if what.startswith("calls"):
+            raise KeyboardInterrupt
+        return ratios(setting)
+
+    with pytest.raises(KeyboardInterrupt):
+        tuning.climb(result, 4, measure)
+    assert result.best == Setting(instances=1, threads=1, calls=2, workers=2)
+
+
+def test_instances_get_calls_to_be_busy() -> None:
+    tried = tuning.candidates(NOW, "instances", 8)
+    assert [(one.instances, one.calls) for one in tried] == [(2, 2), (4, 4), (8, 8)]
+    assert tuning.candidates(NOW, "workers", 1) == []
+
+
+def test_knee_and_efficiency() -> None:
+    curve = [Point(n, Spread(rate, rate, rate)) for n, rate in ((1, 100), (2, 180), (4, 184))]
+    assert tuning.efficiency(curve) == [1.0, 0.9, 0.46]
+    assert tuning.knee(curve) == 2
+
+
+@pytest.mark.live
+def test_what_is_written_validates_and_is_served(source: Path) -> None:
+    setting = Setting(instances=2, threads=2, calls=4, workers=1)
+    assert tuning.current(source, 2, 1) == NOW
+    assert tuning.write(source, setting) == ["carla_policy_fused-v0.2.0"]
+    assert tuning.current(source, 4, 1) == setting
+    assert drift.differences(ROOT / "model_repository", source) == []
+    with running_stack(MODEL_REPOSITORY=str(source), **setting.variables) as stack:
+        url = f"http://{stack.triton_http}/v2/models/carla_policy_fused-v0.2.0/config"
+        config = httpx.get(url).json()
+        assert config["instance_group"][0]["count"] == 2
+        assert config["parameters"]["threads"]["string_value"] == "2"
+        assert httpx.get(f"{stack.gateway_url}/readyz").status_code == 200  # its golden answers
+    tuning.write(source, NOW)
+    for model in repository.ensembles(source):
+        path = Path(model) / "config.pbtxt"
+        assert (source / path).read_text() == (ROOT / "model_repository" / path).read_text()
+    fused = Path("carla_policy_fused-v0.2.0") / "config.pbtxt"
+    assert (source / fused).read_text() == (ROOT / "model_repository" / fused).read_text()
+
+
+def stacks(process: subprocess.Popen[str]) -> int:
+    """How many `carlarl serve` it has started."""
+    count = 0
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.Error):
+            count += child.cmdline()[1:4] == ["-m", "carlarl", "serve"]
+    return count
+
+
+@pytest.mark.live
+def test_ctrl_c_while_the_second_stack_starts(source: Path) -> None:
+    command = [sys.executable, "-m", "carlarl", "tune", "--json", "--repository", str(source)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while stacks(process) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    told = json.loads(output)
+    assert (process.returncode, told["interrupted"], told["written"]) == (0, True, [])
+    assert told["best"] == told["default"]
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+    assert drift.differences(ROOT / "model_repository", source) == []

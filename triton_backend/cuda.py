@@ -1,0 +1,161 @@
+"""Policies on the first GPU, replayed as CUDA graphs.
+
+A launch costs more than the arithmetic of a small policy, so that all launches of a run are
+captured once for each of `SIZES` and then replayed with one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Rows of the graphs that are captured; a batch is padded to the next of them."""
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+class NoGpuError(Exception):
+    """What a policy needs to run on a GPU is not here; the text says what."""
+
+
+class Graph(Protocol):
+    """A captured run: `run` takes what lies in `features` and `noise`, and gives all rows."""
+
+    features: NDArray[Any]
+    noise: NDArray[Any]
+
+    def run(self) -> NDArray[Any]:
+        """Give the action, in memory that the next run may use again."""
+
+
+class Graphs:
+    """Features (n, features) and noise (n, actions) → action (n, 3), by the graphs of a policy.
+
+    They are captured at the first call, which tells the widths and which Triton's warm-up makes.
+    Not for several threads at once.
+    """
+
+    def __init__(self, capture: Callable[[int, int, int], Graph]) -> None:
+        """Take what captures a run of some rows, width of features and width of noise."""
+        self._capture = capture
+        self._graphs: dict[int, Graph] = {}
+
+    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+        """Run it; more rows than the largest graph has take several replays."""
+        if not self._graphs:
+            widths = features.shape[1], noise.shape[1]
+            self._graphs = {rows: self._capture(rows, *widths) for rows in SIZES}
+        action = np.empty((len(features), 3), np.float32)
+        for start in range(0, len(features), SIZES[-1]):
+            part = slice(start, start + SIZES[-1])
+            rows = len(features[part])
+            graph = self._graphs[padded(rows)]
+            graph.features[:rows] = features[part]  # rows beyond keep what was there before
+            graph.noise[:rows] = noise[part]
+            action[part] = graph.run()[:rows]
+        return action
+
+
+def padded(rows: int) -> int:
+    """Give the rows of the graph that takes `rows`, 1 to the largest of `SIZES`."""
+    return next(size for size in SIZES if size >= rows)
+
+
+def torchscript(path: Path) -> Graphs:
+    """Open a TorchScript program; raises NoGpuError where PyTorch can use no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise NoGpuError(
+            f"PyTorch {torch.__version__} can use no GPU here: install a build with CUDA and the "
+            "NVIDIA driver that it needs, or serve on the CPU with USE_GPU=0"
+        )
+    torch.set_float32_matmul_precision("highest")  # no TF32, whatever the environment says
+    program = torch.jit.load(str(path), map_location="cuda").eval()  # type: ignore[no-untyped-call]
+    return Graphs(lambda *shape: _TorchGraph(program, *shape))
+
+
+class _TorchGraph:
+    """From pinned memory to pinned memory, both copies included."""
+
+    def __init__(self, program: Any, rows: int, features: int, noise: int) -> None:
+        import torch
+
+        split = rows * features
+        sent = torch.zeros(rows * (features + noise), pin_memory=True)
+        answer = torch.zeros((rows, 3), pin_memory=True)
+        self._inputs = sent.cuda()
+        given = self._inputs[:split].view(rows, -1), self._inputs[split:].view(rows, -1)
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream = torch.cuda.current_stream()
+        # Unoptimised: the optimiser would compile other kernels for each size, and at every start.
+        plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
+        with torch.inference_mode(), plain:
+            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(beside):
+                program(*given)  # libraries make their handles now; none may be made in a capture
+            beside.synchronize()
+            with torch.cuda.graph(self._graph, stream=beside):
+                self._inputs.copy_(sent, non_blocking=True)
+                answer.copy_(program(*given), non_blocking=True)
+        self.features: NDArray[Any] = sent[:split].view(rows, -1).numpy()
+        self.noise: NDArray[Any] = sent[split:].view(rows, -1).numpy()
+        self._action: NDArray[Any] = answer.numpy()
+
+    def run(self) -> NDArray[Any]:
+        self._graph.replay()
+        self._stream.synchronize()
+        return self._action
+
+
+def onnx(path: Path) -> Graphs:
+    """Open an ONNX model; raises NoGpuError where ONNX Runtime can use no GPU."""
+    import onnxruntime
+
+    if PROVIDER not in onnxruntime.get_available_providers():
+        raise NoGpuError(
+            f"ONNX Runtime {onnxruntime.__version__} has no {PROVIDER} here: pip uninstall "
+            "onnxruntime, then pip install --force-reinstall --no-deps onnxruntime-gpu"
+        )
+    onnxruntime.preload_dlls()  # CUDA's libraries, from the packages that PyTorch needs too
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the host has nothing to compute
+    flags = {"use_tf32": "0", "enable_cuda_graph": "1"}
+    session = onnxruntime.InferenceSession(str(path), options, [(PROVIDER, flags)])
+    if PROVIDER not in session.get_providers():  # it only warns, and takes the CPU
+        raise NoGpuError(f"ONNX Runtime's {PROVIDER} can use no GPU here, as its log says")
+    return Graphs(lambda *shape: _OnnxGraph(session, *shape))
+
+
+class _OnnxGraph:
+    """From memory of the GPU to memory of the GPU; the copies are calls of their own."""
+
+    def __init__(self, session: Any, rows: int, features: int, noise: int) -> None:
+        from onnxruntime import OrtValue, RunOptions
+
+        self.features: NDArray[Any] = np.zeros((rows, features), np.float32)
+        self.noise: NDArray[Any] = np.zeros((rows, noise), np.float32)
+        self._features = OrtValue.ortvalue_from_numpy(self.features, "cuda", 0)
+        self._noise = OrtValue.ortvalue_from_numpy(self.noise, "cuda", 0)
+        shape = (rows, 3)
+        self._action = OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input("features", self._features)
+        self._binding.bind_ortvalue_input("noise", self._noise)
+        self._binding.bind_ortvalue_output("action", self._action)
+        self._options = RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(rows))
+        self._session = session
+        self.run()  # which captures
+
+    def run(self) -> NDArray[Any]:
+        self._features.update_inplace(self.features)
+        self._noise.update_inplace(self.noise)
+        self._session.run_with_iobinding(self._binding, self._options)
+        action: NDArray[Any] = self._action.numpy()
+        return action
