@@ -143,6 +143,6 @@ def test_latency_is_charged_in_simulated_steps(world: World, driver: SafeDriver)
         latency=latency,
     ) as agent:
         asked = [agent.tick() is not None for _ in range(9)]
-    assert asked == [True, False, False] * 3
-    assert driver.steps == 3
-    assert latency.charged_steps == 6
+    assert asked == [True, False] * 4 + [True]
+    assert driver.steps == 5
+    assert latency.charged_steps == 9

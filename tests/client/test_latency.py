@@ -28,14 +28,14 @@ def test_without_latency_each_step_has_its_own_action() -> None:
 
 def test_the_action_before_goes_on_for_as_many_steps_as_the_answer_took() -> None:
     loop = LatencyInTheLoop(0.05, 100.0)
-    assert drive(loop, 8) == ([0.0, 0.0, 1.0, 1.0, 1.0, 4.0, 4.0, 4.0], 3)
-    assert loop.charged_steps == 6
+    assert drive(loop, 8) == ([0.0, 0.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0], 4)
+    assert loop.charged_steps == 8
 
 
 def test_what_was_measured_is_charged_where_nothing_is_injected() -> None:
-    assert drive(LatencyInTheLoop(0.05), 4, took_ms=50.0) == ([0.0, 1.0, 1.0, 3.0], 2)
+    assert drive(LatencyInTheLoop(0.05), 4, took_ms=50.0) == ([0.0, 1.0, 2.0, 3.0], 4)
     assert drive(LatencyInTheLoop(0.05), 3, took_ms=24.0) == ([1.0, 2.0, 3.0], 3)
-    assert drive(LatencyInTheLoop(0.05), 3, took_ms=26.0) == ([0.0, 1.0, 1.0], 2)
+    assert drive(LatencyInTheLoop(0.05), 3, took_ms=26.0) == ([0.0, 1.0, 2.0], 3)
 
 
 @pytest.mark.parametrize("arguments", [(0.0,), (0.05, -1.0), (0.05, float("nan"))])

@@ -14,8 +14,9 @@ class LatencyInTheLoop:
     """Charges answers their time in a simulation that stands still while it waits for them.
 
     An answer that took n simulation steps is applied n steps after its observation; until then the
-    action before it goes on, and nothing new is asked. n is rounded to the nearest, so a simulation
-    step should be no longer than the latencies that are to be told apart.
+    action before it goes on, and nothing new is asked. The step that has the answer asks again.
+    n is rounded to the nearest, so a simulation step should be no longer than the latencies that
+    are to be told apart.
 
     Attributes:
         charged_steps: steps so far whose action was an earlier observation's.
@@ -34,7 +35,7 @@ class LatencyInTheLoop:
         self._latency_ms = latency_ms
         self._current = Action(0.0, 0.0, 0.0)
         self._coming = self._current
-        self._left = -1
+        self._left = 0
         self.charged_steps = 0
 
     def step(self, ask: Ask) -> Action:
@@ -43,13 +44,14 @@ class LatencyInTheLoop:
         `ask` gives the action for what is seen now and the milliseconds that it took; it is called
         only at steps at which no answer is under way.
         """
-        if self._left < 0:
+        if self._left == 0:  # what was under way is there
+            self._current = self._coming
             self._coming, took_ms = ask()
             charged = took_ms if self._latency_ms is None else self._latency_ms
             self._left = math.floor(charged / self._step_ms + 0.5)
-        if self._left == 0:
-            self._current = self._coming
-        else:
+            if self._left == 0:
+                self._current = self._coming
+        if self._left > 0:
+            self._left -= 1
             self.charged_steps += 1
-        self._left -= 1
         return self._current
