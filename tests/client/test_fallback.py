@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,7 +15,17 @@ from contextlib import ExitStack, suppress
 import numpy as np
 import pytest
 
-from carlarl_client import Action, Fallback, PolicyClient, SafeDriver, ValidationFailed
+from carlarl_client import (
+    Action,
+    AsyncPolicyClient,
+    AsyncSafeDriver,
+    Fallback,
+    ModelNotFound,
+    PolicyClient,
+    SafeDriver,
+    ValidationFailed,
+)
+from carlarl_client.fallback import Step
 from examples.track import TrackEnv
 from tests.client.scripted import Answer, error, nobody, scripted, silent
 from tests.stack import running_stack
@@ -155,6 +166,23 @@ def test_an_outage_is_counted_and_ends_by_itself(failure: Answer) -> None:
         assert steps[1].action == steps[0].action  # held
         assert (driver.steps, driver.fallback_steps, driver.outages) == (4, 2, 1)
         assert driver.recovery_steps == [2]
+
+
+def test_the_twin_has_the_same_rule_and_counts() -> None:
+    async def drive(url: str) -> tuple[list[Step], AsyncSafeDriver]:
+        async with AsyncPolicyClient(url, retries=0) as client:
+            driver = AsyncSafeDriver(client, deadline=20.0)
+            return [await driver.step(SEEN) for _ in range(3)], driver
+
+    with scripted() as server:
+        server.answers = [Answer(), error(503, "SERVICE_UNAVAILABLE"), Answer()]
+        steps, driver = asyncio.run(drive(server.url))
+        assert [step.error is None for step in steps] == [True, False, True]
+        assert steps[1].action == steps[0].action
+        assert (driver.steps, driver.fallback_steps, driver.recovery_steps) == (3, 1, [1])
+        server.answers = [error(404, "MODEL_NOT_FOUND")]
+        with pytest.raises(ModelNotFound):
+            asyncio.run(drive(server.url))
 
 
 def test_a_service_that_says_nothing_costs_a_step_s_deadline() -> None:

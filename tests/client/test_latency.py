@@ -32,6 +32,16 @@ def test_the_action_before_goes_on_for_as_many_steps_as_the_answer_took() -> Non
     assert loop.charged_steps == 8
 
 
+def test_the_parts_are_the_whole() -> None:
+    parts = LatencyInTheLoop(0.05, 100.0)
+    applied = []
+    for step in range(8):
+        if parts.asks:
+            parts.answered(Action(step + 1.0, 0.0, 0.0), 0.0)
+        applied.append(parts.advance().throttle)
+    assert applied == drive(LatencyInTheLoop(0.05, 100.0), 8)[0]
+
+
 def test_what_was_measured_is_charged_where_nothing_is_injected() -> None:
     assert drive(LatencyInTheLoop(0.05), 4, took_ms=50.0) == ([0.0, 1.0, 2.0, 3.0], 4)
     assert drive(LatencyInTheLoop(0.05), 3, took_ms=24.0) == ([1.0, 2.0, 3.0], 3)

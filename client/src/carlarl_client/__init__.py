@@ -13,13 +13,14 @@ from carlarl_client.errors import (
     Unauthorized,
     ValidationFailed,
 )
-from carlarl_client.fallback import Fallback, SafeDriver
+from carlarl_client.fallback import AsyncSafeDriver, Fallback, SafeDriver
 from carlarl_client.latency import LatencyInTheLoop
 from carlarl_client.types import Action, Observation, ObservationDict, Prediction
 
 __all__ = [
     "Action",
     "AsyncPolicyClient",
+    "AsyncSafeDriver",
     "BadAnswer",
     "ConnectionFailed",
     "DeadlineExceeded",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
-from carlarl_client.client import PolicyClient
+from carlarl_client.client import AsyncPolicyClient, PolicyClient
 from carlarl_client.errors import PolicyError
-from carlarl_client.types import Action, AnyObservation
+from carlarl_client.types import Action, AnyObservation, Prediction
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,37 @@ class Step:
     version: str | None
 
 
-class SafeDriver:
+class _Driving:
+    """What both drivers know of their drive."""
+
+    def __init__(self, fallback: Fallback | None) -> None:
+        self._fallback = fallback or Fallback()
+        self._last: Action | None = None
+        self.steps = 0
+        self.fallback_steps = 0
+        self.outages = 0
+        self.recovery_steps: list[int] = []
+        self.missed = 0
+
+    def _answered(self, answer: Prediction) -> Step:
+        if self.missed:
+            self.recovery_steps.append(self.missed)
+            self.missed = 0
+        self._last = answer.action
+        return Step(answer.action, None, answer.latency_ms, answer.version)
+
+    def _failed(self, error: PolicyError, started: float) -> Step:
+        """Give the fallback's step; raise what the caller did wrong."""
+        if not error.outage:
+            raise error
+        latency_ms = (time.perf_counter() - started) * 1000
+        self.outages += self.missed == 0
+        self.missed += 1
+        self.fallback_steps += 1
+        return Step(self._fallback.action(self._last, self.missed), error, latency_ms, None)
+
+
+class SafeDriver(_Driving):
     """Asks for an action at every step, and has one at every step.
 
     An outage (no connection, no answer within the step's deadline, 429 or 5xx) gives the fallback's
@@ -87,39 +118,44 @@ class SafeDriver:
             deterministic: ask for the policy's mean action; else for a sampled one.
             version: of the policy; the active one where absent.
         """
-        self._client = client
-        self._deadline = deadline
-        self._fallback = fallback or Fallback()
-        self._deterministic = deterministic
-        self._version = version
-        self._last: Action | None = None
-        self.steps = 0
-        self.fallback_steps = 0
-        self.outages = 0
-        self.recovery_steps: list[int] = []
-        self.missed = 0
+        super().__init__(fallback)
+        self._predict = partial(
+            client.predict, timeout=deadline, deterministic=deterministic, version=version
+        )
 
     def step(self, observation: AnyObservation) -> Step:
         """Give the action for what is seen now."""
         self.steps += 1
         started = time.perf_counter()
         try:
-            answer = self._client.predict(
-                observation,
-                deterministic=self._deterministic,
-                version=self._version,
-                timeout=self._deadline,
-            )
+            return self._answered(self._predict(observation))
         except PolicyError as error:
-            if not error.outage:
-                raise
-            latency_ms = (time.perf_counter() - started) * 1000
-            self.outages += self.missed == 0
-            self.missed += 1
-            self.fallback_steps += 1
-            return Step(self._fallback.action(self._last, self.missed), error, latency_ms, None)
-        if self.missed:
-            self.recovery_steps.append(self.missed)
-            self.missed = 0
-        self._last = answer.action
-        return Step(answer.action, None, answer.latency_ms, answer.version)
+            return self._failed(error, started)
+
+
+class AsyncSafeDriver(_Driving):
+    """The twin of `SafeDriver` for asyncio: the same rule and the same counts."""
+
+    def __init__(
+        self,
+        client: AsyncPolicyClient,
+        *,
+        deadline: float = 0.05,
+        fallback: Fallback | None = None,
+        deterministic: bool = True,
+        version: str | None = None,
+    ) -> None:
+        """Take who answers and the rule; see `SafeDriver` for the arguments."""
+        super().__init__(fallback)
+        self._predict = partial(
+            client.predict, timeout=deadline, deterministic=deterministic, version=version
+        )
+
+    async def step(self, observation: AnyObservation) -> Step:
+        """Give the action for what is seen now."""
+        self.steps += 1
+        started = time.perf_counter()
+        try:
+            return self._answered(await self._predict(observation))
+        except PolicyError as error:
+            return self._failed(error, started)

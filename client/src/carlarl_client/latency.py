@@ -38,20 +38,32 @@ class LatencyInTheLoop:
         self._left = 0
         self.charged_steps = 0
 
-    def step(self, ask: Ask) -> Action:
-        """Give the action of this simulation step.
+    @property
+    def asks(self) -> bool:
+        """Whether no answer is under way, so that this step has to ask."""
+        return self._left == 0
 
-        `ask` gives the action for what is seen now and the milliseconds that it took; it is called
-        only at steps at which no answer is under way.
-        """
-        if self._left == 0:  # what was under way is there
-            self._current = self._coming
-            self._coming, took_ms = ask()
-            charged = took_ms if self._latency_ms is None else self._latency_ms
-            self._left = math.floor(charged / self._step_ms + 0.5)
-            if self._left == 0:
-                self._current = self._coming
+    def answered(self, action: Action, took_ms: float) -> None:
+        """Take the answer to what this step asked, and the milliseconds that it took."""
+        self._current = self._coming
+        self._coming = action
+        charged = took_ms if self._latency_ms is None else self._latency_ms
+        self._left = math.floor(charged / self._step_ms + 0.5)
+        if self._left == 0:
+            self._current = action
+
+    def advance(self) -> Action:
+        """Give the action of this simulation step, and go on to the next."""
         if self._left > 0:
             self._left -= 1
             self.charged_steps += 1
         return self._current
+
+    def step(self, ask: Ask) -> Action:
+        """Do all three: `ask` gives the action for what is seen now and the milliseconds it took.
+
+        With the asyncio client: `if loop.asks: loop.answered(*await ask())`, then `loop.advance()`.
+        """
+        if self.asks:
+            self.answered(*ask())
+        return self.advance()
