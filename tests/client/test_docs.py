@@ -83,7 +83,7 @@ def test_the_plain_example_asks(gateway_url: str, capsys: pytest.CaptureFixture[
     plain = example("plain")
     assert plain.main(gateway_url, timeout=20.0) == 0
     assert "throttle=" in capsys.readouterr().out
-    assert plain.main("http://127.0.0.1:9") == 1
+    assert plain.main("http://127.0.0.1:9", timeout=20.0) == 1
     assert "CONNECTION_FAILED" in capsys.readouterr().err
 
 
