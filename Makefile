@@ -93,6 +93,6 @@ load-tools:
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-.venv/.installed-%: .venv/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[$*]'
+.venv/.installed-%: .venv/.python pyproject.toml client/pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[$*]' -e client
 	@touch .venv/.installed $@

@@ -9,6 +9,7 @@ import click
 
 from carlarl import (
     bench_commands,
+    drive_commands,
     gateway_commands,
     import_commands,
     trust_commands,
@@ -81,6 +82,7 @@ def serve(
 
 for module in (
     bench_commands,
+    drive_commands,
     gateway_commands,
     import_commands,
     trust_commands,

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import click
 
-from carlarl.options import Failure, Version, api_key_option, extra, json_option, read, url_option
-
-
-def _gateway_url(url: str | None) -> str:
-    if url is None:
-        base: str = read().gateway_url
-        return base
-    if not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
-    return url.rstrip("/")
+from carlarl.options import Failure, Version, api_key_option, gateway_url, json_option, url_option
 
 
 @click.command()
@@ -103,79 +93,12 @@ def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
     )
 
 
-@click.command()
-@click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
-@click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a stochastic drive.")
-@click.option("--version", type=Version(), help="[default: the active one]")
-@url_option
-@api_key_option
-@json_option
-def drive(
-    laps: int,
-    output: Path | None,
-    stochastic: bool,
-    seed: int | None,
-    version: str | None,
-    url: str | None,
-    api_key: str | None,
-    as_json: bool,
-) -> None:
-    """Drive the example track through the gateway, and draw how it went.
-
-    Example: carlarl drive --laps 3 --output drive.png
-    """
-    with extra("drive"):
-        from examples import drive as driver
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    if output is not None and not output.absolute().parent.is_dir():
-        raise click.UsageError(f"--output: {output.parent} is no folder")
-    columns = (
-        TextColumn("{task.completed:.2f} of {task.total} laps"),
-        BarColumn(),
-        TimeElapsedColumn(),
-    )
-    try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("drive", total=laps)
-            result = driver.drive(
-                _gateway_url(url),
-                laps,
-                deterministic=not stochastic,
-                seed=seed,
-                version=version,
-                api_key=api_key,
-                on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
-            )
-    except driver.DriveError as error:
-        raise Failure(str(error)) from None
-    if output is not None:
-        driver.plot(result, output)
-    if as_json:
-        click.echo(json.dumps(result.summary()))
-        return
-    best = f", best {min(result.lap_times_s):.2f} s" if result.lap_times_s else ""
-    latency = "  ".join(f"{name} {value:.2f}" for name, value in result.latency_ms.items())
-    click.echo(
-        f"{result.version}: {result.laps} laps{best}, {result.off_track} times off track, "
-        f"mean {result.mean_speed_kmh:.1f} km/h\n"
-        f"latency of {result.steps} requests, ms: {latency}"
-    )
-    if output is not None:
-        click.echo(f"drawn in {output}")
-    if result.laps < laps:
-        raise Failure(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
-
-
 def _call(
     url: str | None, method: str, path: str, api_key: str | None, body: Any = None
 ) -> dict[str, Any]:
     import httpx
 
-    base = _gateway_url(url)
+    base = gateway_url(url)
     headers = {} if api_key is None else {"X-API-Key": api_key}
     try:
         with httpx.Client(headers=headers, timeout=30, trust_env=url is not None) as client:
@@ -195,4 +118,4 @@ def _call(
     return content
 
 
-COMMANDS = (predict, warmup, drive)
+COMMANDS = (predict, warmup)

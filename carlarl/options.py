@@ -129,3 +129,13 @@ def public_key(given: str | Path | None) -> Any:
         return signature.public_key(given)
     except signature.KeyFileError as error:
         raise Failure(f"the key that artifacts must be signed by: {error}") from None
+
+
+def gateway_url(url: str | None) -> str:
+    """Give the gateway's URL: `--url`, or where the settings have it."""
+    if url is None:
+        base: str = read().gateway_url
+        return base
+    if not url.startswith(("http://", "https://")):
+        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
+    return url.rstrip("/")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import numpy as np
@@ -91,22 +91,12 @@ def drive(
     env = TrackEnv(put_back=True, max_steps=max_steps)
     observation, info = env.reset(options={"start": 0.0})
     latencies, trajectory, served, steps, truncated = [], [], "", 0, False
-    headers = {} if api_key is None else {"X-API-Key": api_key}
-    with httpx.Client(
-        base_url=url, headers=headers, timeout=30.0, trust_env=not _on_this_machine(url)
-    ) as client:
+    with Service(
+        url, deterministic=deterministic, seed=seed, version=version, api_key=api_key
+    ) as service:
         while len(info["lap_times"]) < laps and not truncated:
-            request: dict[str, Any] = {
-                "observations": [to_json(observation)],
-                "deterministic": deterministic,
-            }
-            if seed is not None and not deterministic:
-                request["seed"] = (seed + steps) % 2**63
-            if version is not None:
-                request["version"] = version
-            started = time.perf_counter()
-            action, served = _predict(client, request)
-            latencies.append((time.perf_counter() - started) * 1000.0)
+            action, served, took_ms = service.predict(observation, steps)
+            latencies.append(took_ms)
             observation, _, _, truncated, info = env.step(action)
             trajectory.append((info["x"], info["y"], info["speed"]))
             steps += 1
@@ -126,6 +116,55 @@ def drive(
         y=y,
         speed_kmh=speed,
     )
+
+
+class Service:
+    """The service that is asked for actions, on a connection that is kept."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        deterministic: bool = True,
+        seed: int | None = None,
+        version: str | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        """Connect at the first request; see `drive` for the arguments."""
+        self._deterministic = deterministic
+        self._seed = None if deterministic else seed
+        self._version = version
+        headers = {} if api_key is None else {"X-API-Key": api_key}
+        self._client = httpx.Client(
+            base_url=url, headers=headers, timeout=30.0, trust_env=not _on_this_machine(url)
+        )
+
+    def __enter__(self) -> Self:
+        """Give itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def predict(
+        self, observation: NDArray[np.float32], step: int
+    ) -> tuple[NDArray[np.float32], str, float]:
+        """Return the action, shape (3,), the version that computed it, and milliseconds taken.
+
+        Sampled actions are asked for with the seed plus `step`. Raises DriveError.
+        """
+        request: dict[str, Any] = {
+            "observations": [to_json(observation)],
+            "deterministic": self._deterministic,
+        }
+        if self._seed is not None:
+            request["seed"] = (self._seed + step) % 2**63
+        if self._version is not None:
+            request["version"] = self._version
+        started = time.perf_counter()
+        action, served = _predict(self._client, request)
+        return action, served, (time.perf_counter() - started) * 1000.0
 
 
 def _on_this_machine(url: str) -> bool:

@@ -137,13 +137,17 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         put_back: instead of ending the episode, put a car that left the track back on the centre
             line at standstill and go on.
         max_steps: truncate the episode after so many steps; None never does.
+        dt: seconds of a step, of which the 20 a second above are the default.
     """
 
     metadata = {"render_modes": [], "render_fps": round(1 / DT)}
 
-    def __init__(self, *, put_back: bool = False, max_steps: int | None = 1000) -> None:
+    def __init__(
+        self, *, put_back: bool = False, max_steps: int | None = 1000, dt: float = DT
+    ) -> None:
         """Build the track; see the class for the arguments."""
         self.track = Track()
+        self.dt = dt
         self.put_back = put_back
         self.max_steps = max_steps
         self._low = np.array([0.0, -1.0, *[0.0] * 5], dtype=np.float32)
@@ -196,7 +200,7 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._progress += gained
         missing = len(self._lap_ends) * length - self._progress
         if missing <= 0.0:  # the lap ended within this step
-            self._lap_ends.append((self._steps + missing / gained) * DT)
+            self._lap_ends.append((self._steps + missing / gained) * self.dt)
 
         reward = gained - STEERING_PENALTY * haste**2 - PEDALS_PENALTY * throttle * brake
         left_track = abs(offset) > (self.track.width - CAR_WIDTH) / 2.0
@@ -222,17 +226,17 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             - ROLLING_RESISTANCE
             - DRAG * self.speed**2
         )
-        self.speed = min(max(self.speed + acceleration * DT, 0.0), MAX_SPEED)
-        self.steering += min(max(haste, -STEERING_RATE * DT), STEERING_RATE * DT)
+        self.speed = min(max(self.speed + acceleration * self.dt, 0.0), MAX_SPEED)
+        self.steering += min(max(haste, -STEERING_RATE * self.dt), STEERING_RATE * self.dt)
         wheel_angle = -self.steering * MAX_WHEEL_ANGLE  # counter-clockwise, so left, is positive
         slip = math.atan(REAR_AXLE / WHEELBASE * math.tan(wheel_angle))
         curvature = math.sin(slip) / REAR_AXLE
         if abs(curvature) * self.speed**2 > GRIP:  # the front tyres slide and the car runs wide
             curvature = math.copysign(GRIP / self.speed**2, curvature)
             slip = math.asin(curvature * REAR_AXLE)
-        self.x += self.speed * math.cos(self.heading + slip) * DT
-        self.y += self.speed * math.sin(self.heading + slip) * DT
-        self.heading += self.speed * curvature * DT
+        self.x += self.speed * math.cos(self.heading + slip) * self.dt
+        self.y += self.speed * math.sin(self.heading + slip) * self.dt
+        self.heading += self.speed * curvature * self.dt
 
     def _observation(self) -> NDArray[np.float32]:
         ranges = self.track.ranges(self.x, self.y, self.heading + self._angles)

@@ -118,6 +118,19 @@ def test_export(command: Run, tmp_path: Path) -> None:
         assert message in result.stderr
 
 
+def test_drive_with_latency(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
+    url = ("--url", stack.gateway_url)
+    picture = tmp_path / "latency.png"
+    result = carlarl(
+        "drive", "--laps", "1", "--latency", "20", *url, "--json", "--output", str(picture)
+    )
+    assert result.returncode == 0, result.stderr
+    (told,) = json.loads(result.stdout)
+    assert (told["name"], told["version"], told["laps"]) == ("20 ms", "v0.2.0", 1)
+    assert told["offTrack"] == 0
+    assert picture.stat().st_size > 10_000
+
+
 def test_drive_three_laps(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
     """The closed loop through the whole stack: JSON, gateway, Triton, and back."""
     picture = tmp_path / "drive.png"
@@ -148,6 +161,8 @@ def test_a_file_that_is_no_request(command: Run, tmp_path: Path, content: str) -
         ["drive", "--output", "no/such/folder/drive.png"],
         ["drive", "--url", "localhost:8080"],
         ["drive", "--stochastic", "--seed", "-5"],
+        ["drive", "--latency", "0,soon"],
+        ["drive", "--latency", "-1"],
     ],
 )
 def test_more_bad_use(command: Run, arguments: list[str]) -> None:

@@ -1,0 +1,41 @@
+"""Ask a CarlaRL service for driving actions."""
+
+from carlarl_client.client import AsyncPolicyClient, PolicyClient
+from carlarl_client.errors import (
+    BadAnswer,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelNotFound,
+    PolicyError,
+    ResourceExhausted,
+    ServiceUnavailable,
+    Unauthorized,
+    ValidationFailed,
+)
+from carlarl_client.fallback import AsyncSafeDriver, Fallback, SafeDriver
+from carlarl_client.latency import LatencyInTheLoop
+from carlarl_client.types import Action, Observation, ObservationDict, Prediction
+
+__all__ = [
+    "Action",
+    "AsyncPolicyClient",
+    "AsyncSafeDriver",
+    "BadAnswer",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "Fallback",
+    "InferenceFailed",
+    "LatencyInTheLoop",
+    "ModelNotFound",
+    "Observation",
+    "ObservationDict",
+    "PolicyClient",
+    "PolicyError",
+    "Prediction",
+    "ResourceExhausted",
+    "SafeDriver",
+    "ServiceUnavailable",
+    "Unauthorized",
+    "ValidationFailed",
+]

@@ -1,0 +1,161 @@
+"""What a car in motion does while no answer comes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from carlarl_client.client import AsyncPolicyClient, PolicyClient
+from carlarl_client.errors import PolicyError
+from carlarl_client.types import Action, AnyObservation, Prediction
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """The rule: hold the last action for some steps, then coast or brake, the wheel where it is.
+
+    Attributes:
+        hold_steps: steps for which the last action is repeated, 0 or more. Before the first answer
+            there is none to hold.
+        brake: pedal after that, 0 (coast) to 1.
+    """
+
+    hold_steps: int = 4
+    brake: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        if self.hold_steps < 0 or not 0.0 <= self.brake <= 1.0:
+            raise ValueError(f"{self}: hold_steps is 0 or more, brake 0 to 1")
+
+    def action(self, last: Action | None, missed: int) -> Action:
+        """Give the action of the `missed`th step in a row without an answer, counted from 1."""
+        if last is None:
+            return Action(0.0, self.brake, 0.0)
+        if missed <= self.hold_steps:
+            return last
+        return Action(0.0, self.brake, last.steer)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a drive.
+
+    Attributes:
+        action: to apply.
+        error: why it is the fallback's; None where the policy answered.
+        latency_ms: that the answer, or the wait for it, took.
+        version: of the policy that answered; None where it did not.
+    """
+
+    action: Action
+    error: PolicyError | None
+    latency_ms: float
+    version: str | None
+
+
+class _Driving:
+    """What both drivers know of their drive."""
+
+    def __init__(self, fallback: Fallback | None) -> None:
+        self._fallback = fallback or Fallback()
+        self._last: Action | None = None
+        self.steps = 0
+        self.fallback_steps = 0
+        self.outages = 0
+        self.recovery_steps: list[int] = []
+        self.missed = 0
+
+    def _answered(self, answer: Prediction) -> Step:
+        if self.missed:
+            self.recovery_steps.append(self.missed)
+            self.missed = 0
+        self._last = answer.action
+        return Step(answer.action, None, answer.latency_ms, answer.version)
+
+    def _failed(self, error: PolicyError, started: float) -> Step:
+        """Give the fallback's step; raise what the caller did wrong."""
+        if not error.outage:
+            raise error
+        latency_ms = (time.perf_counter() - started) * 1000
+        self.outages += self.missed == 0
+        self.missed += 1
+        self.fallback_steps += 1
+        return Step(self._fallback.action(self._last, self.missed), error, latency_ms, None)
+
+
+class SafeDriver(_Driving):
+    """Asks for an action at every step, and has one at every step.
+
+    An outage (no connection, no answer within the step's deadline, 429 or 5xx) gives the fallback's
+    action; the service is asked again at the next step, so the policy drives again with the first
+    step that it answers. What the caller did wrong (another 4xx) is raised.
+
+    Attributes:
+        steps: asked for so far.
+        fallback_steps: of these without an answer.
+        outages: how often answers stopped coming.
+        recovery_steps: how many steps each ended outage lasted.
+        missed: steps without an answer in a row, up to now.
+    """
+
+    def __init__(
+        self,
+        client: PolicyClient,
+        *,
+        deadline: float = 0.05,
+        fallback: Fallback | None = None,
+        deterministic: bool = True,
+        version: str | None = None,
+    ) -> None:
+        """Take who answers and the rule for when it does not.
+
+        Args:
+            client: to ask.
+            deadline: seconds that a step may wait for its answer.
+            fallback: the rule; `Fallback()` where absent.
+            deterministic: ask for the policy's mean action; else for a sampled one.
+            version: of the policy; the active one where absent.
+        """
+        super().__init__(fallback)
+        self._predict = partial(
+            client.predict, timeout=deadline, deterministic=deterministic, version=version
+        )
+
+    def step(self, observation: AnyObservation) -> Step:
+        """Give the action for what is seen now."""
+        self.steps += 1
+        started = time.perf_counter()
+        try:
+            return self._answered(self._predict(observation))
+        except PolicyError as error:
+            return self._failed(error, started)
+
+
+class AsyncSafeDriver(_Driving):
+    """The twin of `SafeDriver` for asyncio: the same rule and the same counts."""
+
+    def __init__(
+        self,
+        client: AsyncPolicyClient,
+        *,
+        deadline: float = 0.05,
+        fallback: Fallback | None = None,
+        deterministic: bool = True,
+        version: str | None = None,
+    ) -> None:
+        """Take who answers and the rule; see `SafeDriver` for the arguments."""
+        super().__init__(fallback)
+        self._predict = partial(
+            client.predict, timeout=deadline, deterministic=deterministic, version=version
+        )
+
+    async def step(self, observation: AnyObservation) -> Step:
+        """Give the action for what is seen now."""
+        self.steps += 1
+        started = time.perf_counter()
+        try:
+            return self._answered(await self._predict(observation))
+        except PolicyError as error:
+            return self._failed(error, started)
