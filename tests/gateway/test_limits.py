@@ -72,7 +72,7 @@ def test_a_greedy_client_does_not_starve_the_others(
     stand_in: StandIn, run_gateway: Callable[..., str]
 ) -> None:
     """One address floods; another asks now and then, and all of its requests are answered."""
-    url = run_gateway(TRITON_URL=stand_in.url, RATE_LIMIT_PER_S="100", RATE_LIMIT_BURST="20")
+    url = run_gateway(TRITON_URL=stand_in.url, RATE_LIMIT_PER_S="20", RATE_LIMIT_BURST="10")
     greedy = httpx.HTTPTransport(local_address="127.0.0.2")
     polite = httpx.HTTPTransport(local_address="127.0.0.3")
     body = {"observations": [OBSERVATION] * 2, "deterministic": True}
@@ -90,12 +90,13 @@ def test_a_greedy_client_does_not_starve_the_others(
     flooding.start()
     try:
         with httpx.Client(transport=polite, base_url=url, timeout=30) as client:
-            for _ in range(25):
+            while len(took) < 10 or sum(one.status_code == 429 for one in answers) < 10:
                 start = time.monotonic()
+                assert start - began < 60, "the flood was no flood"
                 response = client.post("/predict", json=body)
                 took.append(time.monotonic() - start)
                 assert response.status_code == 200, response.text
-                time.sleep(0.05)  # 40 observations a second, of 100
+                time.sleep(0.15)  # at most 14 observations a second, of 20
     finally:
         stop.set()
         flooding.join(30)
@@ -103,8 +104,7 @@ def test_a_greedy_client_does_not_starve_the_others(
     passed = sum(one.status_code == 200 for one in answers)
     refused = [one for one in answers if one.status_code != 200]
     # Two observations each: the burst, the rate for as long as it took, and one on credit.
-    assert passed * 2 <= 20 + 100 * elapsed + 2
-    assert len(refused) > 10
+    assert passed * 2 <= 10 + 20 * elapsed + 2
     details = check_envelope(refused[0], 429, "RESOURCE_EXHAUSTED")
     assert details["request_id"]
     assert all(one.headers["retry-after"] == "1" for one in refused)

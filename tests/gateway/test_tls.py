@@ -5,7 +5,7 @@ import shlex
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -62,6 +62,19 @@ def test_what_serve_says(served: Stack) -> None:
     line = next(line for line in served.output().splitlines() if "curl" in line)
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
     assert '"actions"' in done.stdout
+
+
+def test_a_command_that_trusts_the_authority(
+    carlarl: Callable[..., "subprocess.CompletedProcess[str]"],
+    served: Stack,
+    certificates: Certificates,
+) -> None:
+    url = served.gateway_url.replace("http:", "https:")
+    trusting = carlarl("warmup", "--url", url, SSL_CERT_FILE=str(certificates.authority))
+    assert trusting.returncode == 0, trusting.stderr
+    other = carlarl("warmup", "--url", url)
+    assert other.returncode == 1
+    assert "certificate verify failed" in other.stderr
 
 
 def test_a_client_that_does_not_trust_it_and_one_without_tls(served: Stack) -> None:
