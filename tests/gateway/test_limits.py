@@ -72,7 +72,12 @@ def test_a_greedy_client_does_not_starve_the_others(
     stand_in: StandIn, run_gateway: Callable[..., str]
 ) -> None:
     """One address floods; another asks now and then, and all of its requests are answered."""
-    url = run_gateway(TRITON_URL=stand_in.url, RATE_LIMIT_PER_S="20", RATE_LIMIT_BURST="10")
+    url = run_gateway(
+        TRITON_URL=stand_in.url,
+        REQUEST_TIMEOUT_MS="20000",
+        RATE_LIMIT_PER_S="20",
+        RATE_LIMIT_BURST="10",
+    )
     greedy = httpx.HTTPTransport(local_address="127.0.0.2")
     polite = httpx.HTTPTransport(local_address="127.0.0.3")
     body = {"observations": [OBSERVATION] * 2, "deterministic": True}
@@ -108,7 +113,7 @@ def test_a_greedy_client_does_not_starve_the_others(
     details = check_envelope(refused[0], 429, "RESOURCE_EXHAUSTED")
     assert details["request_id"]
     assert all(one.headers["retry-after"] == "1" for one in refused)
-    assert median(took) < 0.5
+    assert median(took) < 1
     text = httpx.get(url + "/metrics").text
     assert f'carla_rl_errors_total{{code="RESOURCE_EXHAUSTED"}} {float(len(refused))}' in text
 
@@ -116,7 +121,12 @@ def test_a_greedy_client_does_not_starve_the_others(
 def test_both_ways_count_together_and_probes_do_not(
     stand_in: StandIn, run_gateway: Callable[..., str]
 ) -> None:
-    url = run_gateway(TRITON_URL=stand_in.url, RATE_LIMIT_PER_S="0.01", RATE_LIMIT_BURST="10")
+    url = run_gateway(
+        TRITON_URL=stand_in.url,
+        REQUEST_TIMEOUT_MS="20000",
+        RATE_LIMIT_PER_S="0.01",
+        RATE_LIMIT_BURST="10",
+    )
     unusual = {"X-Unusual": "1"}  # goes to the framework
     body = {"observations": [OBSERVATION] * 4, "deterministic": True}
     assert httpx.post(url + "/predict", json=body).status_code == 200

@@ -16,6 +16,7 @@ from tests.gateway.certificates import Certificates, make
 from tests.gateway.processes import OBSERVATION, ROOT, check_envelope, free_port
 from tests.stack import Stack, running_stack
 
+LIMITS = {"MAX_BODY_BYTES": "9000", "REQUEST_TIMEOUT_MS": "20000"}
 BODY = {"observations": [OBSERVATION], "deterministic": True}
 
 
@@ -29,7 +30,7 @@ def served(certificates: Certificates, stack: Stack) -> Iterator[Stack]:
     """`carlarl serve` with a certificate, on the session's Triton."""
     flags = ["--ssl-certfile", certificates.certificate, "--ssl-keyfile", certificates.key]
     triton = f"http://{stack.triton_http}"
-    with running_stack(*map(str, flags), TRITON_URL=triton, MAX_BODY_BYTES="9000") as one:
+    with running_stack(*map(str, flags), TRITON_URL=triton, **LIMITS) as one:
         yield one
 
 
