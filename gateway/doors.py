@@ -74,5 +74,5 @@ def address(client: tuple[str, int] | None) -> str:
 def too_fast(wait_s: float) -> RateExceeded:
     """Make the refusal of a caller whose next request would pass after `wait_s` seconds."""
     error = RateExceeded("this caller sends more observations a second than it may")
-    error.headers = {"Retry-After": str(max(1, ceil(wait_s)))}
+    error.headers = {"Retry-After": str(max(1, ceil(min(wait_s, 86_400))))}
     return error
