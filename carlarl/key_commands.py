@@ -14,7 +14,10 @@ from carlarl.options import Failure, read
 
 @click.group()
 def keys() -> None:
-    """API keys of the gateway."""
+    """API keys of the gateway.
+
+    Example: carlarl keys new --name agents --file keys
+    """
 
 
 @keys.command()

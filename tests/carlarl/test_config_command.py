@@ -27,10 +27,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_in_force_and_where_it_comes_from(carlarl: Command, file: Path) -> None:
+def test_what_is_in_force_and_where_it_comes_from(command: Command, file: Path) -> None:
     flags = ("--config", str(file), "--profile", "staging")
     secret = "not-for-anyones-eyes"
-    done = carlarl("config", *flags, "--json", LOG_LEVEL="debug", TRITON_SECRET=secret)
+    done = command("config", *flags, "--json", LOG_LEVEL="debug", TRITON_SECRET=secret)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert list(told) == list(Settings.model_fields)
@@ -40,14 +40,14 @@ def test_what_is_in_force_and_where_it_comes_from(carlarl: Command, file: Path) 
     assert told["profile"]["source"] == "flag"
     assert told["cors_origins"]["value"] == ["*"]
     assert told["triton_secret"]["value"] == "**********"
-    table = carlarl("config", *flags, TRITON_SECRET=secret).stdout
+    table = command("config", *flags, TRITON_SECRET=secret).stdout
     assert "file:staging" in table
     assert secret not in done.stdout + table
 
 
-def test_a_bad_file(carlarl: Command, file: Path) -> None:
+def test_a_bad_file(command: Command, file: Path) -> None:
     file.write_text("profiles: {development: {max_waiting: -1}}")
-    done = carlarl("config", CONFIG_FILE=str(file))
+    done = command("config", CONFIG_FILE=str(file))
     assert done.returncode == 1
     assert done.stderr == (
         f"carlarl: CONFIG_FILE={file}: development: max_waiting=-1: must be a whole number from "
@@ -56,19 +56,19 @@ def test_a_bad_file(carlarl: Command, file: Path) -> None:
     assert done.stdout == ""
 
 
-def test_a_new_key(carlarl: Command, tmp_path: Path) -> None:
+def test_a_new_key(command: Command, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    first = carlarl("keys", "new", "--name", "the lab's", "--file", str(keys))
+    first = command("keys", "new", "--name", "the lab's", "--file", str(keys))
     assert first.returncode == 0, first.stderr
     assert stat.S_IMODE(keys.stat().st_mode) == 0o600
     keys.write_text(keys.read_text().rstrip("\n"))  # as an editor may leave it
-    second = carlarl("keys", "new", API_KEYS_FILE=str(keys))
+    second = command("keys", "new", API_KEYS_FILE=str(keys))
     made = [done.stdout.strip() for done in (first, second)]
     digests = [hashlib.sha256(key.encode()).hexdigest() for key in made]
     assert keys.read_text() == f"{digests[0]}  # the lab's\n{digests[1]}\n"
     assert all(len(key) == 43 and key not in keys.read_text() for key in made)
-    assert carlarl("keys", "new").returncode == 2
-    done = carlarl("keys", "new", "--file", str(tmp_path / "none" / "keys"))
+    assert command("keys", "new").returncode == 2
+    done = command("keys", "new", "--file", str(tmp_path / "none" / "keys"))
     assert done.returncode == 1
     assert "the key can't be added" in done.stderr
     assert done.stdout == ""
