@@ -24,6 +24,12 @@ from gateway.triton import SECRET_HEADER, tensors_of
 _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
 
 
+def control_headers(url: str) -> dict[str, str]:
+    """Give what Triton's control APIs ask for at `url`: `carlarl serve` closes them to others."""
+    secret = leftovers.secret_at(url)
+    return {} if secret is None else {SECRET_HEADER: secret}
+
+
 class HttpClient:
     """`tritonclient.http.aio`: the reference."""
 
@@ -69,9 +75,7 @@ class SharedMemoryClient(HttpClient):
         super().__init__(address)
         self._names = [f"carlarl_bench_{os.getpid()}_{way}" for way in ("in", "out")]
         self._segments: list[Any] = []
-        # `carlarl serve` closes this API to whoever has not its Triton's secret.
-        secret = leftovers.secret_at(f"http://{address}")
-        self._headers = None if secret is None else {SECRET_HEADER: secret}
+        self._headers = control_headers(f"http://{address}")
 
     async def _register(self) -> None:
         for name in self._names:
