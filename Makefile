@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -50,10 +50,26 @@ benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each fo
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 
-quality: .venv/.installed-dev  ## lint, format, types
+quality: .venv/.installed-dev  ## lint, format, types, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/audit
+
+audit: .venv/.installed-dev  ## known vulnerabilities of the locked packages; AUDIT=strict fails without a network
+	$(BIN)/python .ci/audit
+
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	--no-annotate --custom-compile-command 'make lock' pyproject.toml
+
+lock: .venv/.installed-dev  ## renew the lock files: what the images install, with hashes
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --extra bench --extra convert --extra drive --output-file requirements-tools.lock
+
+sbom: .venv/.installed-dev  ## what the images are made of, as CycloneDX: build/sbom.json, build/sbom-tools.json
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements.lock
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom-tools.json requirements-tools.lock
 
 create-artifacts: .venv/.installed-test  ## train both example policies again, into runs/
 	$(BIN)/python -m examples.train --preset v0.1.0 --output runs/v0.1.0

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from carlarl import (
     bench_commands,
+    config_command,
     drive_commands,
     gateway_commands,
     import_commands,
+    key_commands,
     trust_commands,
     tune_command,
     version_commands,
 )
-from carlarl.options import Failure, Formats, read, repository_option
+from carlarl.options import (
+    Failure,
+    Formats,
+    config_option,
+    profile_option,
+    read,
+    repository_option,
+)
 
 
 def main() -> None:
@@ -45,30 +56,42 @@ def cli() -> None:
 @click.option("--host", help="Address that the gateway listens on. [default: $HOST]")
 @click.option("--port", type=int, help="Port of the gateway. [default: $PORT]")
 @click.option("--workers", type=int, help="Gateway processes. [default: $WORKERS]")
+@config_option
+@profile_option
+@click.option(
+    "--ssl-certfile",
+    type=click.Path(path_type=Path),
+    help="The gateway's certificate chain (PEM); then it serves HTTPS. [env: SSL_CERTFILE]",
+)
+@click.option(
+    "--ssl-keyfile",
+    type=click.Path(path_type=Path),
+    help="The certificate's private key (PEM). [env: SSL_KEYFILE]",
+)
 @click.option(
     "--formats",
     type=Formats(),
     default=("onnx",),
     help="Formats whose ensembles are loaded, beside the one that is active.",
 )
-def serve(
-    repository: Path | None,
-    host: str | None,
-    port: int | None,
-    workers: int | None,
-    formats: tuple[str, ...],
-) -> None:
+def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> None:
     """Start Triton and the gateway, until Ctrl-C.
 
-    With TRITON_URL set, no Triton is started and that one is used.
+    With TRITON_URL set, no Triton is started and that one is used. With --config the gateway
+    follows the file: what can change while it serves does, within a second or on SIGHUP.
 
+    \b
     Example: carlarl serve --port 8080
+    Example: carlarl serve --config carlarl.yaml --profile production
     """
     from carlarl import ports, triton_server
     from carlarl import serve as serving
     from converters.repository import RepositoryError
 
-    settings = read(model_repository=repository, host=host, port=port, workers=workers)
+    given = {"model_repository": repository, **flags}
+    settings = read(**given)
+    # The gateway's process reads file and environment by itself, where a flag has to win too.
+    os.environ.update({k.upper(): str(v) for k, v in given.items() if v is not None})
     try:
         serving.serve(settings, formats, click.echo)
     except (
@@ -80,14 +103,17 @@ def serve(
         raise Failure(str(error)) from None
 
 
-for module in (
+MODULES = (
     bench_commands,
+    config_command,
     drive_commands,
     gateway_commands,
     import_commands,
+    key_commands,
     trust_commands,
     tune_command,
     version_commands,
-):
+)
+for module in MODULES:
     for command in module.COMMANDS:
         cli.add_command(command)

@@ -1,4 +1,4 @@
-"""What an embedded Triton leaves where this command was killed with no time to end it."""
+"""What an embedded Triton keeps in the file system, also where its command was killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -22,6 +23,29 @@ def folder_prefix() -> str:
 def segment_prefix(port: int) -> str:
     """Give how the names of the shared memory of this process's Triton on `port` start."""
     return f"carlarl_{os.getpid()}_{port}_"
+
+
+def keep_secret(folder: Path, port: int, secret: str) -> None:
+    """Write the secret of the Triton on `port` into its folder, for this user's eyes only."""
+    file = os.open(folder / f"secret-{port}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "w") as target:
+        target.write(secret)
+
+
+def secret_at(url: str) -> str | None:
+    """Find the secret of the Triton at `url` where a command of this user runs it; else None.
+
+    root finds every user's.
+    """
+    address = urlsplit(url)
+    if address.hostname not in ("127.0.0.1", "localhost"):
+        return None
+    for path in Path(tempfile.gettempdir()).glob(f"carlarl-triton-*/secret-{address.port}"):
+        with contextlib.suppress(OSError):
+            ours = path.lstat().st_uid == os.getuid() or os.getuid() == 0
+            if ours and not path.is_symlink() and not _owner_is_gone(path.parent):
+                return path.read_text()
+    return None
 
 
 def sweep() -> None:
@@ -40,11 +64,18 @@ def sweep() -> None:
 
 def _owner_is_dead(path: Path) -> bool:
     """Whether the process that a name tells of is gone; False where we may not remove it."""
+    try:
+        return path.lstat().st_uid == os.getuid() and _owner_is_gone(path)
+    except OSError:
+        return False
+
+
+def _owner_is_gone(path: Path) -> bool:
     named = re.match(r"carlarl(?:-triton-|_)(\d+)[-_]", path.name)
+    if named is None:
+        return False
     try:
         found = path.lstat()
-        if named is None or found.st_uid != os.getuid():
-            return False
         # A process that is younger than the file has the number, and not the file.
         return psutil.Process(int(named[1])).create_time() > found.st_mtime + 1
     except psutil.NoSuchProcess:

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from gateway.profiles import PROFILES
 from gateway.settings import Settings, SettingsError, read_settings
 
 F = Callable[..., Any]
@@ -91,6 +92,17 @@ artifacts_option = folder_option("--artifacts", "ARTIFACT_DIR", "Folder of versi
 repository_option = folder_option("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
 url_option = click.option(
     "--url", help="The gateway. [default: http://127.0.0.1:8080, or as HOST and PORT say]"
+)
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="YAML file with settings for each profile. [env: CONFIG_FILE]",
+)
+profile_option = click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    help="Which of its profiles is in force. [env: PROFILE; default: development]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 api_key_option = click.option(

@@ -86,7 +86,7 @@ def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
     if settings is None:
         yield None
         return
-    with TritonControl(settings.triton_endpoint) as control:
+    with TritonControl(settings.triton_endpoint, settings.triton_token) as control:
         there = control.answers()
         if settings.triton_url and not there:
             raise PromotionError(

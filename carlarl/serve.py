@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from pydantic import SecretStr
 
-from carlarl import gpu, ports
+from carlarl import gpu, leftovers, ports
 from carlarl.triton_server import TritonServer, die_with_parent
 from converters import configs, repository
 from gateway.settings import TRITON_PORTS, Settings
@@ -34,6 +36,8 @@ class ServeError(Exception):
 def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; then end everything that was started.
 
+    With a configuration file SIGHUP ends nothing: the gateway rereads that file.
+
     `formats` are further formats whose ensembles are loaded beside the default one's. `say` gets
     what the user should read. Raises ServeError, TritonError, PortTakenError or RepositoryError
     where serving can't start or a child ended, after ending the rest.
@@ -42,12 +46,19 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, lambda *_: stopping.set())
+    rereading = threading.Event()
+    if settings.config_file is not None:
+        signal.signal(signal.SIGHUP, lambda *_: rereading.set())
     ports.check_free(settings.host, settings.port, "PORT")
     triton: TritonServer | None = None
     gateway: subprocess.Popen[bytes] | None = None
     began = time.monotonic()
     try:
         url = settings.triton_url
+        if settings.triton_secret is None:
+            drawn = secrets.token_hex(32) if url is None else leftovers.secret_at(url)
+            secret = None if drawn is None else SecretStr(drawn)
+            settings = settings.model_copy(update={"triton_secret": secret})
         if url is None:
             triton = start_triton(settings, formats)
             url = f"http://127.0.0.1:{settings.triton_http_port}"
@@ -57,6 +68,9 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
             say(_summary(settings, url, embedded=triton is not None, seconds=taken))
             while not stopping.wait(0.2):
                 _check_alive(triton, gateway)
+                if rereading.is_set():
+                    rereading.clear()
+                    gateway.send_signal(signal.SIGHUP)
         say("stopping")
     finally:
         if gateway is not None:
@@ -106,28 +120,22 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
         gpu_format=gpu_format,
+        secret=settings.triton_token,
     )
 
 
 def _start_gateway(settings: Settings, triton_url: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | _environment(settings) | {"TRITON_URL": triton_url}
+    """Start the gateway, which reads environment and configuration file by itself."""
+    own = {"TRITON_URL": triton_url}
+    if settings.triton_token is not None:
+        own["TRITON_SECRET"] = settings.triton_token
     return subprocess.Popen(
         [sys.executable, "-m", "gateway"],
-        env=environment,
+        env=os.environ | own,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         preexec_fn=die_with_parent,
     )
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Give the settings as the variables that they are read from."""
-    texts = {}
-    for name, value in settings:
-        if isinstance(value, bool):
-            value = int(value)
-        texts[name.upper()] = ",".join(value) if isinstance(value, tuple) else str(value or "")
-    return texts
 
 
 def _stop_gateway(gateway: subprocess.Popen[bytes]) -> None:
@@ -159,7 +167,8 @@ def _wait_ready(
         if patience < START_TIMEOUT_S and _answers(settings.triton_url):
             patience = START_TIMEOUT_S
         try:
-            answer = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False)
+            # The certificate is for the name that others know; here it is our own child.
+            answer = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False, verify=False)
         except httpx.TransportError:
             ready = 0
         else:
@@ -195,7 +204,7 @@ def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: fl
     # Where a key is asked for, this command has none and the gateway will not say.
     metadata: dict[str, Any] = {}
     if settings.api_keys_file is None:
-        metadata = httpx.get(f"{url}/metadata", trust_env=False).json()
+        metadata = httpx.get(f"{url}/metadata", trust_env=False, verify=False).json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
     sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
     if metadata.get("sensors", 5) != 5:
@@ -203,9 +212,13 @@ def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: fl
     observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
     body = json.dumps({"observations": [observation], "deterministic": True})
     key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
+    insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
+    docs = [] if settings.docs_access == "closed" else [f"API docs at {url}/docs"]
+    metrics = [] if settings.metrics_access == "closed" else [f"metrics at {url}/metrics"]
+    pages = ", ".join(docs + metrics)
     lines = [
         f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
-        f"  gateway       {url}  (API docs at {url}/docs, metrics at {url}/metrics)",
+        f"  gateway       {url}{pages and f'  ({pages})'}",
         f"  Triton HTTP   {triton_url}",
     ]
     if embedded:
@@ -215,7 +228,7 @@ def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: fl
         ]
     lines += [
         "try:",
-        f"  curl -s {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
+        f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
         "Ctrl-C ends it.",
     ]
     return "\n".join(lines)

@@ -12,7 +12,9 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from carlarl import leftovers
 from converters import configs
+from gateway.triton import SECRET_HEADER
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
@@ -25,11 +27,17 @@ class ControlError(Exception):
 class TritonControl:
     """One Triton server in explicit model control mode. Every method raises ControlError."""
 
-    def __init__(self, url: str) -> None:
-        """Take `http://host:port`; the first call connects."""
+    def __init__(self, url: str, secret: str | None = None) -> None:
+        """Take `http://host:port` and what its closed APIs ask for; the first call connects.
+
+        Without `secret` it is that of the embedded Triton on that port, where one runs here.
+        """
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        secret = secret or leftovers.secret_at(self.url)
+        if secret is not None:
+            self._client.headers[SECRET_HEADER] = secret
 
     def __enter__(self) -> TritonControl:
         """Give the server itself."""
@@ -112,6 +120,11 @@ class TritonControl:
             content = answer.json() if answer.content else None
         except json.JSONDecodeError:
             raise ControlError(f"{self.url}{path}: status {answer.status_code}, no JSON") from None
+        if answer.status_code == httpx.codes.FORBIDDEN:
+            raise ControlError(
+                "this Triton is closed to whoever has not its secret: run the command as the user "
+                "who runs `carlarl serve`, on the same machine, or set TRITON_SECRET"
+            )
         if answer.is_error:
             reason = content.get("error") if isinstance(content, dict) else None
             raise ControlError(" ".join(str(reason or f"status {answer.status_code}").split()))

@@ -20,7 +20,10 @@ from pathlib import Path
 
 from carlarl import leftovers
 from converters import placement
+from gateway.triton import SECRET_HEADER
 
+CLOSED = "model-repository,shared-memory,trace,logging"
+"""Triton's APIs that change what it is; inference, health, metadata and statistics stay open."""
 LOG_LINES = 40
 """Last telling lines of Triton's log that are kept for an error message."""
 
@@ -49,11 +52,14 @@ class TritonServer:
         grpc: int,
         metrics: int,
         gpu_format: str | None = None,
+        secret: str | None = None,
     ) -> None:
         """Start the server with `models` of `repository` on three ports; returns at once.
 
-        With a `gpu_format`, versions that were exported in it run so on the first GPU. Raises
-        TritonError where the wheel or Python's shared library is missing.
+        With a `gpu_format`, versions that were exported in it run so on the first GPU. With
+        `secret` its control APIs are closed to whoever does not send it, over HTTP as the
+        header `carlarl-secret`; other commands of this user find it by `leftovers.secret_at`.
+        Raises TritonError where the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
         leftovers.sweep()
@@ -84,6 +90,12 @@ class TritonServer:
             "--metrics-address=127.0.0.1",
             f"--metrics-port={metrics}",
         ]
+        if secret is not None:
+            leftovers.keep_secret(backends, http, secret)
+            command += [
+                f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
+                f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",
+            ]
         self._process = subprocess.Popen(
             command,
             env=_environment(libraries),

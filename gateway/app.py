@@ -1,6 +1,7 @@
 """Putting the gateway together."""
 
 import asyncio
+import logging
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,8 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import openapi, schema
-from gateway.cache import Cache
+from gateway.configuration import Configuration, read_keys
+from gateway.doors import Doors
 from gateway.endpoints import Endpoints
 from gateway.errors import on_error
 from gateway.fast import FastPredict
@@ -34,54 +36,61 @@ VERSION = "0.1.0"
 def create_app(settings: Settings, triton: Triton | None = None) -> "Application":
     """Build the application; it talks to `triton`, or to the one that the settings name.
 
-    A request passes `Arrival`, then FastAPI; a usual prediction is answered before both.
+    A request passes `Arrival`, `Cors`, then FastAPI; a usual prediction is answered before all.
+    Where the configuration file or the file of API keys changes, it goes on with what they say.
 
     Raises SettingsError where the file of API keys cannot be used.
     """
-    triton = triton or Triton(settings.triton_endpoint)
-    keys = Keys.read(settings.api_keys_file) if settings.api_keys_file else None
+    triton = triton or Triton(settings.triton_endpoint, settings.triton_token)
+    keys = read_keys(settings)
+    doors = Doors(settings, keys)
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
     joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
-    cache = Cache(settings.cache_bytes, metrics) if settings.cache_bytes else None
-    predictor = Predictor(joiner, versions, metrics, cache)
+    predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
-    endpoints = Endpoints(settings, triton, versions, predictor, metrics, git)
+    endpoints = Endpoints(settings, triton, versions, predictor, metrics, git, doors)
+    fast = FastPredict(settings, doors, versions, predictor, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(versions.follow())
+        configuration.start()
+        following = [asyncio.create_task(one.follow()) for one in (versions, configuration)]
         yield
-        following.cancel()
-        with suppress(asyncio.CancelledError):
-            await following
+        for task in following:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await joiner.close()
         await triton.close()
         metrics.close()
 
     app = _Gateway(
-        api_keys=keys is not None,
         **openapi.INFO,
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
+        swagger_ui_oauth2_redirect_url=None,
         exception_handlers={HTTPException: on_error, RequestValidationError: on_error},
-        middleware=[
-            Middleware(
-                Cors,
-                allow_origins=settings.cors_origins,
-                allow_methods=("GET", "HEAD", "POST"),
-                allow_headers=("*",),
-                expose_headers=("X-Request-ID", "X-Process-Time", "Retry-After"),
-            ),
-            Middleware(Errors, keys=keys),
-        ],
+        middleware=[Middleware(Errors, doors=doors)],
     )
+    app.describe(keys)
     _add_routes(app, endpoints)
+    cors = Cors(app, settings)
+
+    def apply(settings: Settings, keys: Keys | None) -> None:
+        doors.configure(settings, keys)
+        fast.configure(settings)
+        endpoints.configure(settings)
+        joiner.limit(settings.calls_in_flight, settings.max_waiting)
+        predictor.remember(settings.cache_bytes)
+        cors.configure(settings)
+        app.describe(keys)
+        logging.getLogger().setLevel(settings.log_level.upper())
+
+    configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(
-        Arrival(app, metrics, paths), FastPredict(settings, keys, versions, predictor, metrics)
-    )
+    return Application(Arrival(cors, metrics, paths), fast)
 
 
 class Application:
@@ -100,15 +109,17 @@ class Application:
 class _Gateway(FastAPI):
     """FastAPI whose document knows the bodies that the routes read by themselves."""
 
-    def __init__(self, *, api_keys: bool, **options: Any) -> None:
-        super().__init__(**options)
-        self._api_keys = api_keys
-        self._document: dict[str, Any] | None = None
+    _api_keys = False
+
+    def describe(self, keys: Keys | None) -> None:
+        """Say in the document whether keys are asked for."""
+        self._api_keys = keys is not None
+        self.openapi_schema = None
 
     def openapi(self) -> dict[str, Any]:
-        if self._document is None:
-            self._document = openapi.complete(super().openapi(), self._api_keys)
-        return self._document
+        if self.openapi_schema is None:
+            self.openapi_schema = openapi.complete(super().openapi(), self._api_keys)
+        return self.openapi_schema
 
 
 def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:

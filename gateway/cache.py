@@ -46,6 +46,14 @@ class Cache:
             return
         self._entries[key] = action
         self.bytes += len(key) + len(action) + ENTRY_BYTES
+        self._shrink()
+
+    def resize(self, max_bytes: int) -> None:
+        """Hold at most `max_bytes` from now on."""
+        self._max_bytes = max_bytes
+        self._shrink()
+
+    def _shrink(self) -> None:
         while self.bytes > self._max_bytes:
             old_key, old_action = self._entries.popitem(last=False)
             self.bytes -= len(old_key) + len(old_action) + ENTRY_BYTES

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.body import gone, read_body
+from gateway.doors import Doors
 from gateway.errors import ServiceUnavailable
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.policy import PolicyVersion
@@ -33,21 +34,28 @@ class Endpoints:
         predictor: Predictor,
         metrics: Metrics,
         git: str,
+        doors: Doors,
     ) -> None:
         """Take what the routes call, and the service's commit for `/healthz`."""
-        self._max_body = settings.max_body_bytes
-        self._timeout_s = settings.request_timeout_ms / 1000
+        self.configure(settings)
+        self._doors = doors
         self._triton = triton
         self._versions = versions
         self._predictor = predictor
         self._metrics = metrics
         self._git = git
 
+    def configure(self, settings: Settings) -> None:
+        """Take other limits."""
+        self._max_body = settings.max_body_bytes
+        self._timeout_s = settings.request_timeout_ms / 1000
+
     async def predict(self, request: Request) -> Response:
         """Give one action for each observation."""
         arrived: float = request.scope["arrived"]
         deadline = arrived + self._timeout_s
         asked = decode_predict(await read_body(request, self._max_body, deadline))
+        self._doors.charge(request.scope["caller"], len(asked.observations))
         policy = await self._versions.resolve(asked.version)
         check_sensors(asked, policy.sensors)
         seed = seed_of(asked)

@@ -92,11 +92,15 @@ class ModelNotFound(GatewayError):
 
 
 class ResourceExhausted(GatewayError):
-    """Triton's queue is full."""
+    """Too much waits already, or this caller sends too much."""
 
     code = "RESOURCE_EXHAUSTED"
     status = 429
     headers = {"Retry-After": str(RETRY_AFTER_S)}
+
+
+class RateExceeded(ResourceExhausted):
+    """One caller sends more than it may."""
 
 
 class InferenceFailed(GatewayError):

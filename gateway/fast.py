@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from gateway.doors import Doors, address, too_fast
 from gateway.errors import error_response, on_error
 from gateway.keys import Keys
 from gateway.metrics import Metrics
@@ -73,10 +74,11 @@ _USUAL_HEADERS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Head:
-    """What the head of a usual request says: its body's length and its caller's id."""
+    """What the head of a usual request says: its body's length, its id and its key's digest."""
 
     length: int
     request_id: str | None
+    holder: str | None
 
 
 class _HeadReader:
@@ -119,13 +121,15 @@ class _HeadReader:
         length = found.pop(b"content-length", b"")
         content_type = found.pop(b"content-type", None)
         request_id = found.pop(b"x-request-id", None)
+        holder = None
         if keys is not None:
             raw: list[Any] = [
                 (name, found.pop(name))
                 for name in (b"x-api-key", b"authorization")
                 if name in found
             ]
-            if not keys.allow("/predict", Headers(raw=raw)):
+            holder = keys.holder(Headers(raw=raw))
+            if holder is None:
                 return None
         if (
             (found and found != {b"connection": b"keep-alive"})
@@ -135,7 +139,7 @@ class _HeadReader:
             or (request_id is not None and not SANE_ID.fullmatch(request_id))
         ):
             return None
-        return _Head(int(length), None if request_id is None else request_id.decode())
+        return _Head(int(length), None if request_id is None else request_id.decode(), holder)
 
 
 class FastPredict:
@@ -144,17 +148,22 @@ class FastPredict:
     def __init__(
         self,
         settings: Settings,
-        keys: Keys | None,
+        doors: Doors,
         versions: Versions,
         predictor: Predictor,
         metrics: Metrics,
     ) -> None:
         """Take what the route behind works with."""
-        self._max_body = settings.max_body_bytes
-        self._keys = keys
         self._versions = versions
         self.predictor = predictor
         self.metrics = metrics
+        self.doors = doors
+        self._defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take other limits, and judge heads anew: the doors' keys may be others too."""
+        self._max_body = settings.max_body_bytes
         self.timeout_s = settings.request_timeout_ms / 1000
         self._heads: dict[bytes, _Head | None] = {}
 
@@ -174,12 +183,18 @@ class FastPredict:
             return None
         return head, asked, policy
 
+    def lines_of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Write the headers that every answer has, which change once a second."""
+        if headers is not self._defaults[0]:
+            self._defaults = (headers, b"".join([b"%s: %s\r\n" % pair for pair in headers]))
+        return self._defaults[1]
+
     def _head(self, data: bytes) -> _Head | None:
         """Read a head; one that came before, byte for byte, is known already."""
         try:
             return self._heads[data]
         except KeyError:
-            head = _HeadReader(data).usual(self._max_body, self._keys)
+            head = _HeadReader(data).usual(self._max_body, self.doors.keys)
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
             self._heads[data] = head
@@ -213,6 +228,17 @@ class Protocol(HttpToolsProtocol):
         if read is None:
             super().data_received(data)
             return
+        limits = self._fast.doors.limits
+        if limits is not None:
+            head, asked, _ = read
+            wait_s = limits.take(head.holder or address(self.client), len(asked.observations))
+            if wait_s and not self.flow.write_paused:
+                self._unset_keepalive_if_required()
+                self._refuse(head, wait_s)
+                return
+            if wait_s:  # the framework, which refuses it too, waits until this caller reads
+                super().data_received(data)
+                return
         self._unset_keepalive_if_required()
         self._answering = True
         task = self.loop.create_task(self._answer(*read, time.perf_counter()))
@@ -239,19 +265,8 @@ class Protocol(HttpToolsProtocol):
         request_id = os.urandom(16).hex()
         response = error_response(400, "HTTP_ERROR", "the request is not valid HTTP", request_id)
         self._fast.metrics.answered("unmatched", "other", 400, 0.0, "HTTP_ERROR")
-        stamp = b"x-request-id: %s\r\nx-process-time: 0.000000\r\n" % request_id.encode()
-        self.transport.write(
-            b"".join(
-                (
-                    STATUS_LINE[400],
-                    *(b"%s: %s\r\n" % pair for pair in self.server_state.default_headers),
-                    _lines(response),
-                    stamp,
-                    b"connection: close\r\n\r\n",
-                    response.body,
-                )
-            )
-        )
+        self._last = True
+        self._write(400, _lines(response), bytes(response.body), request_id, 0.0)
         self.transport.close()
 
     def shutdown(self) -> None:
@@ -291,17 +306,33 @@ class Protocol(HttpToolsProtocol):
         else:
             status = response.status_code
             body, lines = bytes(response.body), _lines(response)
-        defaults = b"".join([b"%s: %s\r\n" % pair for pair in self.server_state.default_headers])
-        close = b"connection: close\r\n" if self._last else b""
-        stamp = b"x-request-id: %s\r\nx-process-time: %.6f\r\n" % (request_id.encode(), seconds)
         fast.metrics.answered("/predict", "POST", status, seconds, code)
         if self.flow.write_paused:
             await self.flow.drain()
         if not self._lost:
-            self.transport.write(
-                b"".join((STATUS_LINE[status], defaults, lines, stamp, close, b"\r\n", body))
-            )
+            self._write(status, lines, body, request_id, seconds)
         self._answered()
+
+    def _refuse(self, head: _Head, wait_s: float) -> None:
+        """Answer a caller that sends too much; it must cost little, as there may be many."""
+        error = too_fast(wait_s)
+        request_id = head.request_id or os.urandom(16).hex()
+        response = error_response(
+            error.status, error.code, error.message, request_id, headers=error.headers
+        )
+        self._fast.metrics.answered("/predict", "POST", error.status, 0.0, error.code)
+        self._write(error.status, _lines(response), bytes(response.body), request_id, 0.0)
+        self._answered()
+
+    def _write(
+        self, status: int, lines: bytes, body: bytes, request_id: str, seconds: float
+    ) -> None:
+        close = b"connection: close\r\n" if self._last else b""
+        stamp = b"x-request-id: %s\r\nx-process-time: %.6f\r\n" % (request_id.encode(), seconds)
+        defaults = self._fast.lines_of(self.server_state.default_headers)
+        self.transport.write(
+            b"".join((STATUS_LINE[status], defaults, lines, stamp, close, b"\r\n", body))
+        )
 
     def _answered(self) -> None:
         """Go on with what came meanwhile, or wait for the next request."""

@@ -89,6 +89,14 @@ class Joiner:
             for waiter in waiters:
                 waiter.actions.cancel()
 
+    def limit(self, calls: int, max_waiting: int) -> None:
+        """Allow other numbers from now on; calls that are under way end as they are."""
+        self._calls = calls
+        self._max_waiting = max_waiting
+        for line in self._lines.values():
+            while line.waiting and line.calls < calls:
+                self._send(line, self._next(line))
+
     async def close(self) -> None:
         """Wait for the calls that are under way."""
         await asyncio.gather(*self._tasks)
@@ -100,7 +108,7 @@ class Joiner:
             await self._answer(line.model, [waiter])
         finally:
             line.calls -= 1
-            if line.waiting:
+            if line.waiting and line.calls < self._calls:
                 self._send(line, self._next(line))
         return waiter.actions.result()
 
@@ -115,7 +123,7 @@ class Joiner:
         try:
             while waiters:
                 await self._answer(line.model, waiters)
-                waiters = self._next(line)
+                waiters = self._next(line) if line.calls <= self._calls else []
         finally:
             line.calls -= 1
             for waiter in waiters:  # of a call that broke off

@@ -1,4 +1,4 @@
-"""API keys: which requests need one, and whether theirs is right."""
+"""API keys: which are known, and whose a request's is."""
 
 import hashlib
 import hmac
@@ -9,9 +9,6 @@ from starlette.datastructures import Headers
 
 from gateway.settings import SettingsError
 
-OPEN_PATHS = frozenset(
-    {"/healthz", "/livez", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json"}
-)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -20,7 +17,7 @@ class Keys:
 
     def __init__(self, digests: tuple[str, ...]) -> None:
         """Take hex SHA-256 digests, in lower case."""
-        self._digests = digests
+        self.digests = digests
 
     @classmethod
     def read(cls, path: Path) -> "Keys":
@@ -47,14 +44,13 @@ class Keys:
             raise SettingsError(f"API_KEYS_FILE={path}: must hold at least one key's SHA-256")
         return cls(tuple(digests))
 
-    def allow(self, path: str, headers: Headers) -> bool:
-        """Whether a request to `path` may pass, by its `X-API-Key` or bearer token."""
-        if path in OPEN_PATHS:
-            return True
+    def holder(self, headers: Headers) -> str | None:
+        """Give the digest of the known key in `X-API-Key` or the bearer token; None without one."""
         key = headers.get("x-api-key")
         if key is None:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             key = token.strip() if scheme.lower() == "bearer" else ""
         presented = hashlib.sha256(key.encode("latin-1")).hexdigest()
         # Every digest is compared, so that the time taken says nothing about which one fits.
-        return any([hmac.compare_digest(presented, digest) for digest in self._digests])
+        found = [one for one in self.digests if hmac.compare_digest(presented, one)]
+        return found[0] if found else None

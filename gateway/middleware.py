@@ -11,10 +11,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import Unauthorized, error_response, on_error
-from gateway.keys import Keys
+from gateway.doors import DOCS, Doors
+from gateway.errors import error_response, on_error
 from gateway.metrics import Metrics
+from gateway.settings import Settings
 
+_NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
@@ -57,6 +59,8 @@ class Arrival:
                     (b"x-process-time", b"%.6f" % seconds),
                 ]
                 path = scope["path"]
+                if path in DOCS:
+                    message["headers"].append(_NOT_FRAMED)
                 route = path if path in self._paths else "unmatched"
                 self._metrics.answered(
                     route, method, message["status"], seconds, inner["error_code"]
@@ -66,11 +70,34 @@ class Arrival:
         await self._app(inner, receive, send_stamped)
 
 
-class Cors(CORSMiddleware):
+class Cors:
+    """Cross-origin requests, allowed to the origins that the settings name."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        """Let pages of those origins use `app`."""
+        self._app = app
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take other origins."""
+        self._cors = _Cors(
+            self._app,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+            expose_headers=("X-Request-ID", "X-Process-Time", "Retry-After"),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await self._cors(scope, receive, send)
+
+
+class _Cors(CORSMiddleware):
     """Starlette's CORS, with its refusals written as our errors."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer a browser's question whether a page may call."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
@@ -87,12 +114,12 @@ class Cors(CORSMiddleware):
 
 
 class Errors:
-    """Turns whatever is raised further in into an answer; asks for the API key first."""
+    """Turns whatever is raised further in into an answer; asks at the doors first."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None) -> None:
-        """Ask for one of `keys`, for none where that is None."""
+    def __init__(self, app: ASGIApp, doors: Doors) -> None:
+        """Let in whom `doors` let in."""
         self._app = app
-        self._keys = keys
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -107,8 +134,7 @@ class Errors:
             await send(message)
 
         try:
-            if self._keys and not self._keys.allow(scope["path"], Headers(scope=scope)):
-                raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
+            self._doors.enter(scope)
             await self._app(scope, receive, send_noting)
         except ClientDisconnect:
             return

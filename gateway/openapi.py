@@ -49,7 +49,7 @@ _DESCRIPTION = """
 Actions of a trained reinforcement-learning driving policy for CARLA. Send observations to
 `POST /predict`. Every error has the same envelope: a code, a message and details.
 """
-INFO = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
+INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
 def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, dict[str, Any]]:

@@ -44,13 +44,23 @@ class Predictor:
     """Answers requests through Triton, joined with each other."""
 
     def __init__(
-        self, joiner: Joiner, versions: Versions, metrics: Metrics, cache: Cache | None
+        self, joiner: Joiner, versions: Versions, metrics: Metrics, cache_bytes: int
     ) -> None:
-        """Take the way to Triton, what it serves, where actions are counted and remembered."""
+        """Take the way to Triton, what it serves, where actions are counted, memory for them."""
         self._joiner = joiner
         self._versions = versions
         self._metrics = metrics
-        self._cache = cache
+        self._cache: Cache | None = None
+        self.remember(cache_bytes)
+
+    def remember(self, cache_bytes: int) -> None:
+        """Use so many bytes for actions that were given before; 0: none."""
+        if not cache_bytes:
+            self._cache = None
+        elif self._cache is None:
+            self._cache = Cache(cache_bytes, self._metrics)
+        else:
+            self._cache.resize(cache_bytes)
 
     async def predict(
         self, policy: PolicyVersion, rows: Rows, seed: int | None, deadline: float, gone: Gone
@@ -63,7 +73,7 @@ class Predictor:
             if self._cache is None or seed is not None:
                 data = await self._infer(policy, rows, deadline, gone)
             else:
-                data = await self._remember(self._cache, policy, rows, deadline, gone)
+                data = await self._by_cache(self._cache, policy, rows, deadline, gone)
         except (ModelNotFound, ServiceUnavailable):
             self._versions.forget(policy)
             raise
@@ -77,7 +87,7 @@ class Predictor:
     async def _infer(self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone) -> bytes:
         return await self._joiner.infer(policy.model, policy.max_batch_size, rows, deadline, gone)
 
-    async def _remember(
+    async def _by_cache(
         self, cache: Cache, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone
     ) -> bytes:
         """Take from the cache what it has, and call for the rest."""

@@ -2,18 +2,21 @@
 
 import logging
 import os
+import signal
 import socket
+import ssl
 import tempfile
 from contextlib import suppress
 from functools import partial
+from ipaddress import ip_address
 from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
+from gateway.configuration import read_keys
 from gateway.fast import Protocol
-from gateway.keys import Keys
 from gateway.metrics import MULTIPROCESS_DIR
 from gateway.settings import Settings, SettingsError
 
@@ -27,9 +30,14 @@ def serve(settings: Settings) -> None:
 
     Raises SettingsError where the address cannot be listened on or a file cannot be used.
     """
-    if settings.api_keys_file:
-        Keys.read(settings.api_keys_file)
+    keys = read_keys(settings)
+    headers = [("x-content-type-options", "nosniff")]
+    if settings.ssl_certfile is not None:
+        _check_certificate(settings)
+        headers.append(("strict-transport-security", "max-age=31536000"))
     listener = _listen(settings.host, settings.port)
+    if settings.config_file is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
     config = uvicorn.Config(
         partial(create_app, settings),
         factory=True,
@@ -44,14 +52,24 @@ def serve(settings: Settings) -> None:
         log_config=_logging(settings.log_level),
         access_log=False,
         server_header=False,
+        headers=headers,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
         timeout_graceful_shutdown=GRACE_S,
     )
     log.info(
-        "listening on http://%s:%d, Triton at %s",
+        "listening on %s://%s:%d, Triton at %s",
+        "http" if settings.ssl_certfile is None else "https",
         settings.host,
         settings.port,
         settings.triton_endpoint,
     )
+    if keys is None and not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+        log.warning(
+            "HOST=%s lets other machines in and no API key is asked for: set API_KEYS_FILE "
+            "(`carlarl keys new` makes a key), or listen on 127.0.0.1",
+            settings.host,
+        )
     if settings.workers == 1:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
@@ -59,7 +77,18 @@ def serve(settings: Settings) -> None:
     with tempfile.TemporaryDirectory(prefix="carlarl-metrics-") as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
         os.environ.setdefault(MULTIPROCESS_DIR, folder)
-        Multiprocess(config, sockets=[listener]).run()
+        supervisor = Multiprocess if settings.config_file is None else _Workers
+        supervisor(config, sockets=[listener]).run()
+
+
+class _Workers(Multiprocess):
+    """uvicorn's supervisor of workers, which hands SIGHUP on instead of replacing them."""
+
+    def handle_hup(self) -> None:
+        """Have every worker reread its configuration."""
+        for process in self.processes:
+            if process.pid is not None and process.process.is_alive():
+                os.kill(process.pid, signal.SIGHUP)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -74,6 +103,18 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(
             f"PORT={port}: {host}:{port} cannot be listened on ({reason}); choose a free port"
         ) from error
+
+
+def _check_certificate(settings: Settings) -> None:
+    certificate, key = settings.ssl_certfile, settings.ssl_keyfile
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(str(certificate), str(key), password="")  # else it would ask
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key}: must be a certificate chain and its "
+            f"key, unencrypted, in PEM ({error.strerror if isinstance(error, OSError) else error})"
+        ) from None
 
 
 def _logging(level: str) -> dict[str, Any]:

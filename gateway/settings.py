@@ -1,16 +1,21 @@
-"""All environment variables of the service, read once into one frozen object."""
+"""All settings of the service, from flags, environment and file, in one frozen object."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gateway.profiles import PROFILES, ProfileError, read_profile
+
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+ACCESS = ("open", "key", "closed")
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
+_SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
 
 
@@ -33,8 +38,23 @@ def _origins(value: object) -> object:
     return origins
 
 
-def _field(default: object, meaning: str, allowed: str, **bounds: Any) -> Any:
-    return Field(default, description=meaning, json_schema_extra={"allowed": allowed}, **bounds)
+def _secret(value: object) -> object:
+    if isinstance(value, str) and not _SECRET.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _field(
+    default: object, meaning: str, allowed: str, *, live: bool = False, **bounds: Any
+) -> Any:
+    """Describe a setting; `live` ones change while the gateway serves."""
+    extra: Any = {"allowed": allowed, "live": live}
+    return Field(default, description=meaning, json_schema_extra=extra, **bounds)
+
+
+def _one_of(names: tuple[str, ...], default: str, meaning: str, *, live: bool = False) -> Any:
+    pattern = f"^({'|'.join(names)})$"
+    return _field(default, meaning, f"one of {', '.join(names)}", live=live, pattern=pattern)
 
 
 def _port(default: int, meaning: str) -> Any:
@@ -50,6 +70,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="forbid")
 
+    config_file: Path | None = _field(
+        None, "YAML file with settings for each profile; unset: none.", "a file"
+    )
+    profile: str = _one_of(
+        PROFILES, "development", "Which of the configuration file's profiles is in force."
+    )
     artifact_dir: Path = _field(Path("artifacts"), "Folder of the versioned policies.", "a folder")
     model_repository: Path = _field(
         Path("model_repository"), "Folder that Triton serves.", "a folder"
@@ -76,16 +102,19 @@ class Settings(BaseSettings):
     )
     port: int = _port(8080, "Port that the gateway listens on.")
     workers: int = _field(1, "Gateway processes.", "a whole number from 1 to 256", ge=1, le=256)
-    log_level: str = _field(
-        "info",
-        "Least level that is logged.",
-        f"one of {', '.join(LOG_LEVELS)}",
-        pattern=f"^({'|'.join(LOG_LEVELS)})$",
+    log_level: str = _one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
+    ssl_certfile: Path | None = _field(
+        None, "The gateway's certificate chain in PEM; unset: HTTP without TLS.", "a file"
     )
+    ssl_keyfile: Path | None = _field(None, "The certificate's private key in PEM.", "a file")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = _field(
         ("*",),
         "Origins whose pages may call the gateway.",
         "* or origins such as https://example.org, separated by commas",
+        live=True,
+    )
+    cors_credentials: Annotated[bool, BeforeValidator(_switch)] = _field(
+        False, "Whether those pages may send cookies and the like; not with *.", "0 or 1", live=True
     )
     triton_url: str | None = _field(
         None,
@@ -96,15 +125,44 @@ class Settings(BaseSettings):
     triton_http_port: int = _port(8000, "HTTP port of the embedded Triton.")
     triton_grpc_port: int = _port(8001, "gRPC port of the embedded Triton.")
     triton_metrics_port: int = _port(8002, "Metrics port of the embedded Triton.")
+    triton_secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = _field(
+        None,
+        "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
+        "the embedded Triton, none is sent to another.",
+        "8 to 256 letters, digits, - and _",
+    )
     api_keys_file: Path | None = _field(
         None,
         "File with the SHA-256 (hex) of each API key, one a line; unset: no key is asked for.",
         "a file",
+        live=True,
+    )
+    docs_access: str = _one_of(
+        ACCESS, "open", "Who may read /docs, /redoc and /openapi.json.", live=True
+    )
+    metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
+    rate_limit_per_s: float = _field(
+        0.0,
+        "Observations a second that one caller may send for long; 0: any number.",
+        "a number from 0 to 1000000",
+        live=True,
+        ge=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+    )
+    rate_limit_burst: int = _field(
+        1000,
+        "Observations that one caller may send at once.",
+        "a whole number from 1 to 1000000",
+        live=True,
+        ge=1,
+        le=1_000_000,
     )
     max_body_bytes: int = _field(
         1_048_576,
         "Largest request body, bytes.",
         "a whole number from 1 to 1073741824",
+        live=True,
         ge=1,
         le=1 << 30,
     )
@@ -112,6 +170,7 @@ class Settings(BaseSettings):
         1000,
         "Deadline of one request, milliseconds.",
         "a whole number from 1 to 600000",
+        live=True,
         ge=1,
         le=600_000,
     )
@@ -119,6 +178,7 @@ class Settings(BaseSettings):
         0,
         "Memory for the actions of deterministic observations seen before; 0: no cache.",
         "a whole number from 0 to 68719476736",
+        live=True,
         ge=0,
         le=1 << 36,
     )
@@ -126,6 +186,7 @@ class Settings(BaseSettings):
         2,
         "Triton calls of one model under way at a time; what comes meanwhile is joined.",
         "a whole number from 1 to 64",
+        live=True,
         ge=1,
         le=64,
     )
@@ -133,6 +194,7 @@ class Settings(BaseSettings):
         10_000,
         "Observations that may wait for a call; more are refused with 429.",
         "a whole number from 0 to 1000000",
+        live=True,
         ge=0,
         le=1_000_000,
     )
@@ -158,11 +220,42 @@ class Settings(BaseSettings):
             taken[port] = name.upper()
         return self
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        """Refuse settings that contradict each other."""
+        keyless = [n for n in ("docs_access", "metrics_access") if getattr(self, n) == "key"]
+        broken = {
+            "CORS_CREDENTIALS=1: CORS_ORIGINS must name the origins, * lets every page in": (
+                self.cors_credentials and "*" in self.cors_origins
+            ),
+            "SSL_CERTFILE and SSL_KEYFILE: set both, or neither": (
+                (self.ssl_certfile is None) != (self.ssl_keyfile is None)
+            ),
+            f"PROFILE={self.profile}: set CONFIG_FILE to the file that has it": (
+                "profile" in self.model_fields_set and self.config_file is None
+            ),
+            f"{', '.join(keyless).upper()}=key: set API_KEYS_FILE to the file of keys": (
+                bool(keyless) and self.api_keys_file is None
+            ),
+        }
+        for sentence, holds in broken.items():
+            if holds:
+                raise PydanticCustomError("contradiction", "{said}", {"said": sentence})
+        return self
+
     @property
     def gateway_url(self) -> str:
         """Where a caller on this machine reaches the gateway."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        scheme = "http" if self.ssl_certfile is None else "https"
+        return (
+            f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        )
+
+    @property
+    def triton_token(self) -> str | None:
+        """What `triton_secret` hides."""
+        return None if self.triton_secret is None else self.triton_secret.get_secret_value()
 
     @property
     def triton_endpoint(self) -> str:
@@ -171,18 +264,52 @@ class Settings(BaseSettings):
 
 
 def read_settings(**overrides: object) -> Settings:
-    """Read the environment; an override that is not None wins over its variable.
+    """Read file and environment; an override that is not None wins over its variable.
 
     Raises SettingsError with one sentence for each bad value.
     """
-    given = {name: value for name, value in overrides.items() if value is not None}
+    return sourced_settings(**overrides)[0]
+
+
+def sourced_settings(**overrides: object) -> tuple[Settings, dict[str, str]]:
+    """Give what `read_settings` does, and where each value comes from.
+
+    That is `flag`, `environment`, `file:` with the profile or `defaults`, or `default`.
+    """
+    flags = {name: value for name, value in overrides.items() if value is not None}
+    fields = Settings.model_fields
+    variables = {name.lower(): text for name, text in os.environ.items() if text}
+    sources = dict.fromkeys(fields, "default")
+    given: dict[str, object] = {}
+    chosen = {"profile": "development"} | variables | flags
+    path, profile = chosen.get("config_file"), chosen["profile"]
+    if path and profile in PROFILES:
+        try:
+            found = read_profile(Path(str(path)), str(profile), fields)
+        except ProfileError as error:
+            raise SettingsError(f"CONFIG_FILE={path}: {error}") from None
+        for name, (value, section) in found.items():
+            if name not in variables:
+                # pydantic takes true for 1 where a number is asked for.
+                number = isinstance(value, bool) and fields[name].annotation is not bool
+                given[name] = str(value).lower() if number else value
+                sources[name] = f"file:{section}"
+    sources |= {name: "environment" for name in fields if name in variables}
+    sources |= {name: "flag" for name in flags if name in fields}
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**{**given, **flags}), sources  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from None
+        sentences = [_sentence(problem, sources, path) for problem in error.errors()]
+        raise SettingsError("\n".join(sentences)) from None
 
 
-def _sentence(problem: Any) -> str:
+def is_live(name: str) -> bool:
+    """Whether the setting changes while the gateway serves."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return isinstance(extra, dict) and bool(extra["live"])
+
+
+def _sentence(problem: Any, sources: dict[str, str], path: object) -> str:
     if not problem["loc"]:  # of several fields together
         return str(problem["msg"])
     name = str(problem["loc"][0])
@@ -191,4 +318,7 @@ def _sentence(problem: Any) -> str:
         return f"{name}: there is no such setting"
     extra = field.json_schema_extra
     allowed = extra["allowed"] if isinstance(extra, dict) else ""
-    return f"{name.upper()}={problem['input']}: must be {allowed}"
+    section = sources[name].partition("file:")[2]
+    where = f"CONFIG_FILE={path}: {section}: " if section else ""
+    shown = "" if name == "triton_secret" else problem["input"]
+    return f"{where}{name if section else name.upper()}={shown}: must be {allowed}"

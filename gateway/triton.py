@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 FUSED = "carla_policy_fused-"
 """What the names of the models begin with that do both steps in one process."""
 
+SECRET_HEADER = "carlarl-secret"
+"""Header that an embedded Triton's closed APIs ask for."""
+
 MAX_HEADS = 4096
 
 _Tensor = tuple[str, str, bytes]
@@ -41,9 +44,10 @@ class Triton:
     time, ResourceExhausted where its queue is full, InferenceFailed for any other failure.
     """
 
-    def __init__(self, url: str) -> None:
-        """Take `http://host:port`; the first call connects."""
+    def __init__(self, url: str, secret: str | None = None) -> None:
+        """Take `http://host:port`, and what its closed APIs ask for; the first call connects."""
         self.url = url
+        self._control = "" if secret is None else f"{SECRET_HEADER}: {secret}\r\n"
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
@@ -85,22 +89,22 @@ class Triton:
 
     async def index(self, timeout_s: float) -> list[str]:
         """List the names of the models that are ready."""
-        entries = await self._ask("POST", "/v2/repository/index", timeout_s)
+        entries = await self._ask("POST", "/v2/repository/index", timeout_s, self._control)
         return [entry["name"] for entry in entries if entry.get("state") == "READY"]
 
     async def close(self) -> None:
         """Close the connections."""
         self._pool.close()
 
-    async def _ask(self, method: str, path: str, timeout_s: float) -> Any:
-        answer = await self._request(method, path, timeout_s)
+    async def _ask(self, method: str, path: str, timeout_s: float, headers: str = "") -> Any:
+        answer = await self._request(method, path, timeout_s, headers)
         with _errors_mapped(path):
             if answer.status != 200:
                 raise _answered(path, answer)
             return json.loads(answer.body)
 
-    async def _request(self, method: str, path: str, timeout_s: float) -> Answer:
-        head = f"{method} {path} HTTP/1.1\r\n{self._host}Content-Length: 0\r\n\r\n"
+    async def _request(self, method: str, path: str, timeout_s: float, headers: str = "") -> Answer:
+        head = f"{method} {path} HTTP/1.1\r\n{self._host}{headers}Content-Length: 0\r\n\r\n"
         with _errors_mapped(path):
             async with asyncio.timeout(timeout_s):
                 return await self._pool.request(head.encode())
@@ -186,5 +190,7 @@ def _answered(what: str, answer: Answer) -> GatewayError:
         return ModelNotFound(f"Triton does not know {what}")
     if answer.status == 503 or "unknown model" in message or "is not ready" in message:
         return ServiceUnavailable(f"{what} is not ready")
+    if answer.status == 403:
+        return InferenceFailed("Triton is closed to this gateway: TRITON_SECRET is not its secret")
     log.error("Triton answered %d for %s: %s", answer.status, what, message)
     return InferenceFailed(f"Triton answered with an error (status {answer.status})")

@@ -15,6 +15,7 @@ from perf import closed_loop, in_process, open_loop, perf_analyzer
 from perf.perf_analyzer import Protocol
 from perf.results import Layer, Measurement
 from perf.target import Target, TargetError, gateway
+from perf.triton_clients import control_headers
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 LAYERS: tuple[Layer, ...] = get_args(Layer)
@@ -135,8 +136,11 @@ def _models(stack: Stack, left_out: list[str]) -> set[str]:
         left_out.append(f"triton-http, triton-grpc: {missing}")
         return set()
     try:
-        url = f"http://{stack.triton_http}/v2/repository/index"
-        answer = httpx.post(url, timeout=5, trust_env=False)
+        url = f"http://{stack.triton_http}"
+        headers = control_headers(url)
+        answer = httpx.post(
+            f"{url}/v2/repository/index", headers=headers, timeout=5, trust_env=False
+        )
         return {one["name"] for one in answer.json() if one.get("state") == "READY"}
     except (httpx.TransportError, ValueError, TypeError, KeyError):
         left_out.append(

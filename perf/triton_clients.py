@@ -17,10 +17,17 @@ import tritonclient.http
 import tritonclient.http.aio
 from tritonclient.utils import shared_memory
 
+from carlarl import leftovers
 from gateway.rows import ACTION_BYTES, Rows
-from gateway.triton import tensors_of
+from gateway.triton import SECRET_HEADER, tensors_of
 
 _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
+
+
+def control_headers(url: str) -> dict[str, str]:
+    """Give what Triton's control APIs ask for at `url`: `carlarl serve` closes them to others."""
+    secret = leftovers.secret_at(url)
+    return {} if secret is None else {SECRET_HEADER: secret}
 
 
 class HttpClient:
@@ -68,12 +75,15 @@ class SharedMemoryClient(HttpClient):
         super().__init__(address)
         self._names = [f"carlarl_bench_{os.getpid()}_{way}" for way in ("in", "out")]
         self._segments: list[Any] = []
+        self._headers = control_headers(f"http://{address}")
 
     async def _register(self) -> None:
         for name in self._names:
             segment = shared_memory.create_shared_memory_region(name, f"/{name}", self._SIZE)
             self._segments.append(segment)
-            await self._client.register_system_shared_memory(name, f"/{name}", self._SIZE)
+            await self._client.register_system_shared_memory(
+                name, f"/{name}", self._SIZE, headers=self._headers
+            )
 
     async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
         """Run `model` once and give its output `action`, `ACTION_BYTES` for each row."""
@@ -98,7 +108,7 @@ class SharedMemoryClient(HttpClient):
     async def close(self) -> None:
         """Take the segments back and close the connections."""
         for name in self._names if self._segments else []:
-            await self._client.unregister_system_shared_memory(name)
+            await self._client.unregister_system_shared_memory(name, headers=self._headers)
         for segment in self._segments:
             shared_memory.destroy_shared_memory_region(segment)
         await super().close()

@@ -12,7 +12,7 @@ import yaml
 
 from carlarl.cli import cli
 from converters import certificate
-from gateway.settings import Settings
+from gateway.settings import Settings, is_live
 from tests.stack import ROOT, Stack
 
 README = (ROOT / "README.md").read_text()
@@ -74,6 +74,14 @@ def test_settings_are_the_real_ones() -> None:
             real = Settings.model_fields[name.lower()].default
             real = int(real) if isinstance(real, bool) else real
             assert default == (",".join(real) if isinstance(real, tuple) else str(real)), name
+
+
+def test_settings_that_change_live_are_marked() -> None:
+    table = README.split("## Settings")[1].split("\n## ")[0]
+    for line in table.splitlines():
+        if line.startswith("| `"):
+            names = re.findall(r"`([A-Z_]+)`", line.split("|")[1])
+            assert {is_live(name.lower()) for name in names} == {"; live" in line}, line
 
 
 def test_files_that_are_linked_exist() -> None:

@@ -51,6 +51,11 @@ def test_bounded_and_the_oldest_goes_first() -> None:
     cache.store(keys[3], ACTION)
     assert cache.look_up(keys) == [ACTION, None, ACTION, ACTION]
     assert cache.bytes <= 3 * entry
+    cache.resize(2 * entry)
+    assert cache.look_up(keys) == [None, None, ACTION, ACTION]
+    cache.resize(9 * entry)
+    cache.store(keys[0], ACTION)
+    assert cache.look_up(keys) == [ACTION, None, ACTION, ACTION]
 
 
 def test_it_takes_no_more_memory_than_it_says() -> None:

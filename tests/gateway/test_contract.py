@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from carlarl import leftovers
 from tests.gateway.processes import OBSERVATION, check_envelope, status
 
 NAMES = ("throttle", "brake", "steer")
@@ -427,10 +428,26 @@ def test_every_answer_has_its_id_and_its_time(api: httpx.Client) -> None:
 
 
 def test_a_pinned_version(run_gateway: Callable[..., str], triton_http: str) -> None:
-    url = run_gateway(TRITON_URL=f"http://{triton_http}", MODEL_VERSION="v0.1.0")
+    triton = f"http://{triton_http}"
+    secret = leftovers.secret_at(triton)
+    assert secret
+    url = run_gateway(TRITON_URL=triton, MODEL_VERSION="v0.1.0", TRITON_SECRET=secret)
     check_answer(httpx.post(url + "/predict", json=request()), 1, "v0.1.0")
     assert httpx.get(url + "/metadata").json()["version"] == "v0.1.0"
     assert httpx.get(url + "/versions").json()["active"] == "v0.1.0"
+
+
+@pytest.mark.parametrize("secret", ["", "another-secret"])
+def test_a_triton_that_is_closed_to_this_gateway(
+    run_gateway: Callable[..., str], triton_http: str, secret: str
+) -> None:
+    """It answers predictions; what it must not list it says so of."""
+    url = run_gateway(TRITON_URL=f"http://{triton_http}", TRITON_SECRET=secret)
+    assert httpx.post(url + "/predict", json=request()).status_code == 200
+    response = httpx.get(url + "/versions")
+    check_envelope(response, 502, "INFERENCE_ERROR")
+    assert "TRITON_SECRET is not its secret" in response.text
+    assert "carlarl-secret" not in response.text
 
 
 def test_a_pinned_version_that_is_not_there(

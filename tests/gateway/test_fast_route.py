@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import socket
 import time
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.body import gone
+from gateway.doors import Doors
 from gateway.fast import FastPredict
 from gateway.keys import Keys
 from gateway.metrics import Metrics
@@ -34,18 +36,25 @@ def request(content: bytes, *headers: str, start: str = "POST /predict HTTP/1.1"
 
 
 @pytest.fixture(scope="module")
-def read(triton_http: str) -> Callable[[bytes], Any]:
-    """Whether the fast way takes a request; versions as the real Triton serves them."""
-    triton, metrics = Triton(f"http://{triton_http}"), Metrics()
-    versions = Versions(triton, None, metrics)
+def served(triton_http: str) -> Versions:
+    """Versions as the real Triton serves them."""
+    triton = Triton(f"http://{triton_http}")
+    versions = Versions(triton, None, Metrics())
 
     async def look() -> None:
         await versions.refresh()
         await triton.close()
 
     asyncio.run(look())
+    return versions
+
+
+@pytest.fixture(scope="module")
+def read(served: Versions) -> Callable[[bytes], Any]:
+    """Whether the fast way takes a request."""
     predictor: Any = None
-    return FastPredict(Settings(), None, versions, predictor, metrics).read
+    doors = Doors(Settings(), None)
+    return FastPredict(Settings(), doors, served, predictor, Metrics()).read
 
 
 @pytest.mark.parametrize(
@@ -93,15 +102,32 @@ def test_unusual(read: Any, data: bytes) -> None:
     assert read(data) is None
 
 
-def test_keys(triton_http: str) -> None:
-    """A head is remembered with its verdict: the right key's, not another's."""
-    key = "a-good-key"
-    keys = Keys(("f09a64e90b4d9ec5d7e2fa4ac6e8d9e5d9e6b0e0c4f8a5d1c3b2a1908f7e6d5c",))
+def test_keys(served: Versions) -> None:
+    """A head is remembered with its verdict, until there are other keys."""
+    settings = Settings()
     predictor: Any = None
-    versions: Any = None
-    fast = FastPredict(Settings(), keys, versions, predictor, Metrics())
-    assert fast.read(request(body(), f"X-API-Key: {key}")) is None
-    assert fast.read(request(body())) is None
+    good, other = (hashlib.sha256(key).hexdigest() for key in (b"a-good-key", b"another"))
+    doors = Doors(settings, Keys((good,)))
+    fast = FastPredict(settings, doors, served, predictor, Metrics())
+    with_key = request(body(), "X-API-Key: a-good-key")
+    for _ in range(2):
+        head, _, _ = fast.read(with_key) or pytest.fail("a good key is unusual")
+        assert head.holder == good
+        assert fast.read(request(body(), "X-API-Key: another")) is None
+        assert fast.read(request(body())) is None
+    doors.configure(settings, Keys((other,)))
+    fast.configure(settings)
+    assert fast.read(with_key) is None
+    assert fast.read(request(body(), "Authorization: Bearer another")) is not None
+
+
+def test_a_smaller_body_limit_counts_for_heads_that_came_before(served: Versions) -> None:
+    predictor: Any = None
+    fast = FastPredict(Settings(), Doors(Settings(), None), served, predictor, Metrics())
+    data = request(body())
+    assert fast.read(data) is not None
+    fast.configure(Settings(max_body_bytes=len(body()) - 1))
+    assert fast.read(data) is None
 
 
 def exchange(url: str, *pieces: bytes, answers: int = 1, pause: float = 0.0) -> bytes:

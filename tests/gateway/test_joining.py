@@ -67,6 +67,12 @@ class Bench:
             self.joiner.infer(model, self.max_rows, rows(*speeds), deadline, gone)
         )
 
+    async def sent_are(self, calls: int) -> None:
+        """Wait until so many calls were sent; never more."""
+        while len(self.sent) < calls:
+            await asyncio.sleep(0.001)
+        assert len(self.sent) == calls
+
     @property
     def sent(self) -> list[list[float]]:
         return [speeds for _, speeds in self.triton.calls]
@@ -126,6 +132,33 @@ def test_models_never_share_a_call() -> None:
         for model, speeds in bench.triton.calls:
             assert {int(speed) % 2 for speed in speeds} == {int(model[1])}
         assert len(bench.triton.calls) == 4
+
+    run(test())
+
+
+def test_other_numbers_of_calls_count_at_once_also_while_others_wait() -> None:
+    async def test() -> None:
+        bench = Bench(calls=1, max_rows=1)
+        asked = [bench.ask(i) for i in range(12)]
+        await bench.sent_are(1)
+        bench.joiner.limit(3, 1000)
+        await bench.sent_are(3)
+        bench.joiner.limit(1, 1000)
+        for done in range(1, 10):  # an answer lets the next one go, but for the two too many
+            bench.triton.hold.set()
+            bench.triton.hold = asyncio.Event()
+            await bench.sent_are(3 + done)
+        bench.triton.hold.set()
+        answers = await asyncio.gather(*asked)
+        assert [speeds_of(answer) for answer in answers] == [[i] for i in range(12)]
+        bench.joiner.limit(1, 0)
+        bench.triton.hold = asyncio.Event()
+        first = bench.ask(1)
+        await bench.sent_are(13)
+        with pytest.raises(ResourceExhausted):
+            await bench.ask(2)
+        bench.triton.hold.set()
+        await first
 
     run(test())
 

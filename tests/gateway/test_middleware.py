@@ -359,3 +359,30 @@ def test_a_body_that_does_not_arrive(run_gateway: Callable[..., str], path: str)
     check_envelope(response, 504, "DEADLINE_EXCEEDED")
     assert "the body did not arrive" in response.text
     assert response.headers["connection"] == "close"
+
+
+def test_headers_that_protect(lone_gateway: str) -> None:
+    """None of them twice, also on errors and on what is no HTTP."""
+    nonsense = exchange(lone_gateway, b"nonsense\r\n\r\n")
+    for response in (
+        nonsense,
+        httpx.get(lone_gateway + "/livez"),
+        httpx.get(lone_gateway + "/nope"),
+        httpx.get(lone_gateway + "/docs"),
+        httpx.post(lone_gateway + "/predict", content=GOOD),
+    ):
+        assert response.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert "strict-transport-security" not in response.headers  # this is no TLS
+        assert "server" not in response.headers
+    for path in ("/docs", "/redoc"):
+        policy = httpx.get(lone_gateway + path).headers["content-security-policy"]
+        assert policy == "frame-ancestors 'none'"
+    assert httpx.get(lone_gateway + "/docs/oauth2-redirect").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/predict", "/metadata", "/versions", "/readyz", "/nope"])
+def test_errors_name_no_path_and_no_trace(lone_gateway: str, path: str) -> None:
+    for method in ("GET", "POST"):
+        text = httpx.request(method, lone_gateway + path, content=GOOD).text
+        for part in ("Traceback", ".py", str(Path.home()), "/tmp", "/usr", "site-packages"):
+            assert part not in text

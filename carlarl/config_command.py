@@ -1,0 +1,57 @@
+"""The command that shows which settings are in force, and where each comes from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from carlarl.options import Failure, config_option, json_option, profile_option
+from gateway.settings import SettingsError, is_live, sourced_settings
+
+
+@click.command()
+@config_option
+@profile_option
+@json_option
+def config(as_json: bool, **flags: Any) -> None:
+    """Show the settings in force: name, value, where it comes from, whether it changes live.
+
+    A flag wins over its variable, a variable over the configuration file. Exit status 1 where
+    the file, or a value anywhere, can't be used.
+
+    \b
+    Example: carlarl config
+    Example: carlarl config --config carlarl.yaml --profile production --json
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    try:
+        settings, sources = sourced_settings(**flags)
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+    # A secret's text is stars.
+    shown = {name: _plain(value) for name, value in settings}
+    if as_json:
+        entries = {
+            name: {"value": value, "source": sources[name], "live": is_live(name)}
+            for name, value in shown.items()
+        }
+        click.echo(json.dumps(entries))
+        return
+    table = Table("setting", "value", "from", "changes live")
+    for name, value in shown.items():
+        text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
+        table.add_row(name, text, sources[name], "yes" if is_live(name) else "")
+    Console(soft_wrap=True).print(table)
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return list(value) if isinstance(value, tuple) else str(value)
+
+
+COMMANDS = (config,)

@@ -1,0 +1,115 @@
+"""The settings in force, which follow the configuration file and the file of API keys."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from gateway.keys import Keys
+from gateway.settings import Settings, SettingsError, is_live, read_settings
+
+POLL_S = 0.5
+"""How long between looks; a change counts once it has been the same for two of them."""
+
+log = logging.getLogger(__name__)
+
+_Seen = list[tuple[int, int, int, int] | None]
+
+
+def read_keys(settings: Settings) -> Keys | None:
+    """Read the file of API keys, where there is one. Raises SettingsError."""
+    return Keys.read(settings.api_keys_file) if settings.api_keys_file else None
+
+
+class Configuration:
+    """Rereads the files where they change or SIGHUP comes, and applies what may change.
+
+    Where they can't be used, all stays as it is and the log says why. What can't change while it
+    serves is named in the log.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys | None,
+        apply: Callable[[Settings, Keys | None], None],
+    ) -> None:
+        """Start with what was read already; call `apply` with what is in force from then on."""
+        self._settings = settings
+        self._keys = keys
+        self._apply = apply
+        self._taken = self._seen = self._look()
+        self._asked = False
+
+    def start(self) -> None:
+        """Listen to SIGHUP, and read the file again: a later worker has its parent's settings."""
+        if self._settings.config_file is not None:
+            with suppress(ValueError):  # not in the main thread, which tests may do
+                signal.signal(signal.SIGHUP, self._ask)
+            self._taken = self._look()
+            self._reread()
+
+    async def follow(self) -> None:
+        """Look for changes, for ever."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            self.check()
+
+    def check(self) -> None:
+        """Look once."""
+        seen = self._look()
+        settled, self._seen = seen == self._seen, seen
+        if self._asked or (settled and seen != self._taken):
+            self._asked = False
+            self._taken = seen
+            self._reread()
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def _look(self) -> _Seen:
+        """Give what tells whether a file is another, following links: those of Kubernetes move."""
+        return [_identity(p) for p in (self._settings.config_file, self._settings.api_keys_file)]
+
+    def _reread(self) -> None:
+        old = self._settings
+        try:
+            new = old
+            if old.config_file is not None:
+                new = read_settings(config_file=old.config_file, profile=old.profile)
+            keys = read_keys(new)
+        except SettingsError as error:
+            log.error("%s; all stays as it was", "; ".join(str(error).splitlines()))
+            return
+        changed = [name for name, value in new if value != getattr(old, name)]
+        live = {name: getattr(new, name) for name in changed if is_live(name)}
+        if fixed := [name for name in changed if name not in live]:
+            log.warning(
+                "%s: what can't change while it serves stays until a restart: %s",
+                new.config_file,
+                ", ".join(fixed),
+            )
+        if not live and _digests(keys) == _digests(self._keys):
+            return
+        what = [f"{name}={_shown(value)}" for name, value in live.items()]
+        log.warning("now in force: %s", ", ".join([*what, f"{len(_digests(keys))} API keys"]))
+        self._settings, self._keys = old.model_copy(update=live), keys
+        self._apply(self._settings, keys)
+
+
+def _identity(path: Path | None) -> tuple[int, int, int, int] | None:
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def _digests(keys: Keys | None) -> tuple[str, ...]:
+    return keys.digests if keys else ()
+
+
+def _shown(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,78 @@
+"""Who may come in: paths that are open, closed or for those with a key, and how often."""
+
+from math import ceil
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from gateway.errors import RateExceeded, Unauthorized
+from gateway.keys import Keys
+from gateway.limits import Limits
+from gateway.settings import Settings
+
+PROBES = frozenset({"/healthz", "/livez", "/readyz"})
+DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
+METRICS = frozenset({"/metrics"})
+
+
+class Doors:
+    """What is asked of a request before anything else is done with it.
+
+    Probes are always open; neither they nor `/metrics` count for the rate of a caller.
+    """
+
+    def __init__(self, settings: Settings, keys: Keys | None) -> None:
+        """Ask for one of `keys`, for none where that is None."""
+        self.keys = keys
+        self.limits: Limits | None = None
+        """How much one caller may send; None: any number."""
+        self._rate = (0.0, 0)
+        self.configure(settings, keys)
+
+    def configure(self, settings: Settings, keys: Keys | None) -> None:
+        """Take other settings and keys; what callers have used of their rate is kept."""
+        self.keys = keys
+        access = ((DOCS, settings.docs_access), (METRICS, settings.metrics_access))
+        self._open = PROBES.union(*(paths for paths, who in access if who == "open"))
+        self._closed = frozenset[str]().union(*(paths for paths, who in access if who == "closed"))
+        rate = (settings.rate_limit_per_s, settings.rate_limit_burst)
+        if rate != self._rate:
+            self._rate = rate
+            self.limits = Limits(*rate) if rate[0] else None
+
+    def enter(self, scope: Scope) -> None:
+        """Let a request in, and note in the scope as whose it counts: `caller`.
+
+        Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
+        Unauthorized without a key that is known.
+        """
+        path = scope["path"]
+        if path in self._closed:
+            raise HTTPException(404)
+        asked = self.keys is not None and path not in self._open
+        holder = self.keys.holder(Headers(scope=scope)) if asked and self.keys else None
+        scope["caller"] = holder or address(scope["client"])
+        if self.limits is not None and path not in PROBES and path not in METRICS:
+            wait_s = self.limits.take(scope["caller"])
+            if wait_s:
+                raise too_fast(wait_s)
+        if asked and holder is None:
+            raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
+
+    def charge(self, caller: str, observations: int) -> None:
+        """Count the observations of a request that came in, beyond the first."""
+        if self.limits is not None and observations > 1:
+            self.limits.charge(caller, observations - 1)
+
+
+def address(client: tuple[str, int] | None) -> str:
+    """Give the name of a caller without a key."""
+    return client[0] if client else ""
+
+
+def too_fast(wait_s: float) -> RateExceeded:
+    """Make the refusal of a caller whose next request would pass after `wait_s` seconds."""
+    error = RateExceeded("this caller sends more observations a second than it may")
+    error.headers = {"Retry-After": str(max(1, ceil(min(wait_s, 86_400))))}
+    return error
