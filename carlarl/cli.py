@@ -62,7 +62,7 @@ def serve(
 
     Example: carlarl serve --port 8080
     """
-    from carlarl import ports, triton_server
+    from carlarl import ports, supervision, triton_server
     from carlarl import serve as serving
     from converters.repository import RepositoryError
 
@@ -70,7 +70,7 @@ def serve(
     try:
         serving.serve(settings, formats, click.echo)
     except (
-        serving.ServeError,
+        supervision.ServeError,
         triton_server.TritonError,
         ports.PortTakenError,
         RepositoryError,

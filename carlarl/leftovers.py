@@ -1,4 +1,4 @@
-"""What an embedded Triton leaves where this command was killed with no time to end it."""
+"""What Triton and the gateway leave where they were killed with no time to end in order."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def sweep() -> None:
     dead = [path for path in folders.glob("carlarl-triton-*") if _owner_is_dead(path)]
     if dead:
         _end_processes(dead)
+    dead += [path for path in folders.glob("carlarl-metrics-*") if _owner_is_dead(path)]
     for path in dead:
         shutil.rmtree(path, ignore_errors=True)
     for path in SHARED_MEMORY.glob("carlarl_*"):
@@ -40,7 +41,7 @@ def sweep() -> None:
 
 def _owner_is_dead(path: Path) -> bool:
     """Whether the process that a name tells of is gone; False where we may not remove it."""
-    named = re.match(r"carlarl(?:-triton-|_)(\d+)[-_]", path.name)
+    named = re.match(r"carlarl(?:-triton-|-metrics-|_)(\d+)[-_]", path.name)
     try:
         found = path.lstat()
         if named is None or found.st_uid != os.getuid():

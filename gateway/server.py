@@ -56,7 +56,7 @@ def serve(settings: Settings) -> None:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
         return
-    with tempfile.TemporaryDirectory(prefix="carlarl-metrics-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"carlarl-metrics-{os.getpid()}-") as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
         os.environ.setdefault(MULTIPROCESS_DIR, folder)
         Multiprocess(config, sockets=[listener]).run()
