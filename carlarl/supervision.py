@@ -98,8 +98,11 @@ class Keeper:
         try:
             self._part = self._start()
         except (OSError, PortTakenError, RepositoryError, ServeError, TritonError) as error:
-            if not self._worked_before:
+            if self._worked_before:
+                self.fell(str(error))
+            elif isinstance(error, OSError):
+                raise ServeError(f"it can't be started: {error}") from None
+            else:
                 raise
-            self.fell(str(error))
         else:
             self.since = time.monotonic()

@@ -25,6 +25,7 @@ from gateway.metrics import Metrics
 from gateway.middleware import Arrival, Cors, Errors
 from gateway.predict import Predictor
 from gateway.settings import Settings
+from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
 
@@ -46,10 +47,12 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     cache = Cache(settings.cache_bytes, metrics) if settings.cache_bytes else None
     predictor = Predictor(joiner, versions, metrics, cache)
     git = settings.git_commit or _git_commit()
-    endpoints = Endpoints(settings, triton, versions, predictor, metrics, git)
+    stopping = Stopping(settings.shutdown_notice_s)
+    endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stopping.listen()
         following = asyncio.create_task(versions.follow())
         yield
         following.cancel()
@@ -80,12 +83,13 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     _add_routes(app, endpoints)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     return Application(
-        Arrival(app, metrics, paths), FastPredict(settings, keys, versions, predictor, metrics)
+        Arrival(app, metrics, paths, stopping),
+        FastPredict(settings, keys, versions, predictor, metrics, stopping),
     )
 
 
 class Application:
-    """The ASGI application, and the fast way that `fast.Protocol` takes around it."""
+    """The ASGI application, and the fast way that `protocol.Protocol` takes around it."""
 
     def __init__(self, app: ASGIApp, fast: FastPredict) -> None:
         """Take both ways."""

@@ -42,13 +42,26 @@ class Line:
     max_rows: int
     waiting: deque[_Waiter] = field(default_factory=deque)
     calls: int = 0
+    rows: int = 0
+    call_s: float = 0.0
 
     def congested(self, now: float, budget_s: float) -> bool:
         """Whether what is to be answered within `budget_s` from `now` would likely be late.
 
-        It is where the first in the line has waited for half of that already.
+        It is where the first in the line has waited for half of that already, or where the calls
+        that the line needs take as long, as calls took lately.
         """
-        return bool(self.waiting) and now - self.waiting[0].since > budget_s * PATIENCE
+        if not self.waiting:
+            return False
+        wait_s = max(
+            now - self.waiting[0].since,
+            self.rows / self.max_rows * self.call_s / max(1, self.calls),
+        )
+        return wait_s > budget_s * PATIENCE
+
+    def called(self, seconds: float) -> None:
+        """Note how long a call took."""
+        self.call_s += (seconds - self.call_s) * 0.2
 
 
 class Joiner:
@@ -103,6 +116,7 @@ class Joiner:
         for waiter in waiters[free:]:
             line.waiting.append(waiter)
             self._waiting += waiter.rows.count
+            line.rows += waiter.rows.count
         expiry = loop.call_later(left_s, _expire, waiters)
         try:
             if len(waiters) == 1:
@@ -113,6 +127,11 @@ class Joiner:
             for waiter in waiters:
                 waiter.actions.cancel()
 
+    def congested(self, model: str, now: float, budget_s: float) -> bool:
+        """Whether `infer` would refuse what comes for `model` at `now`, with so many seconds."""
+        line = self._lines.get(model)
+        return line is not None and line.congested(now, budget_s)
+
     async def close(self) -> None:
         """Wait for the calls that are under way."""
         await asyncio.gather(*self._tasks)
@@ -121,7 +140,7 @@ class Joiner:
         """Make the call of a request that need not wait, without a task of its own."""
         line.calls += 1
         try:
-            await self._answer(line.model, [waiter])
+            await self._answer(line, [waiter])
         finally:
             line.calls -= 1
             if line.waiting:
@@ -138,7 +157,7 @@ class Joiner:
         """Make calls until nothing waits."""
         try:
             while waiters:
-                await self._answer(line.model, waiters)
+                await self._answer(line, waiters)
                 waiters = self._next(line)
         finally:
             line.calls -= 1
@@ -153,9 +172,12 @@ class Joiner:
         while line.waiting and line.waiting[0].rows.count <= room:
             waiter = line.waiting.popleft()
             self._waiting -= waiter.rows.count
-            if waiter.actions.done() or waiter.deadline <= now:
+            line.rows -= waiter.rows.count
+            if waiter.deadline <= now:
                 self._metrics.expired()
                 _settle(waiter, DeadlineExceeded(LATE))
+                continue
+            if waiter.actions.done():
                 continue
             if waiter.gone():
                 _settle(waiter, ClientDisconnect())
@@ -164,22 +186,24 @@ class Joiner:
             room -= waiter.rows.count
         return taken
 
-    async def _answer(self, model: str, waiters: list[_Waiter]) -> None:
+    async def _answer(self, line: Line, waiters: list[_Waiter]) -> None:
         """Make one call and hand each waiter its share; a bad request fails alone."""
         rows = Rows.join([waiter.rows for waiter in waiters])
         start = time.perf_counter()
         timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
         try:
-            actions = await self._triton.infer(model, rows, timeout)
+            actions = await self._triton.infer(line.model, rows, timeout)
         except GatewayError as error:
             if isinstance(error, InferenceFailed) and len(waiters) > 1:
                 for waiter in waiters:
-                    await self._answer(model, [waiter])
+                    await self._answer(line, [waiter])
             else:
                 for waiter in waiters:
                     _settle(waiter, error)
             return
-        self._metrics.called(rows.count, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        line.called(seconds)
+        self._metrics.called(rows.count, seconds)
         start_byte = 0
         for waiter in waiters:
             stop_byte = start_byte + waiter.rows.count * ACTION_BYTES

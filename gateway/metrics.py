@@ -68,7 +68,7 @@ class Metrics:
         )
         self._expired = Counter(
             "carla_rl_expired",
-            "Requests whose deadline passed before they were sent to Triton.",
+            "Requests, or parts of large ones, whose deadline passed before they went to Triton.",
             registry=registry,
         )
         self._joined = Histogram(

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import Unauthorized, error_response, on_error
 from gateway.keys import Keys
 from gateway.metrics import Metrics
+from gateway.stopping import Stopping
 
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -25,8 +26,11 @@ class Arrival:
     served as GET; the server leaves the body out.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], stopping: Stopping
+    ) -> None:
         """Count a request under its path where `paths` has it, else under "unmatched"."""
+        self._stopping = stopping
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -56,6 +60,8 @@ class Arrival:
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % seconds),
                 ]
+                if self._stopping.begun:
+                    message["headers"].append((b"connection", b"close"))
                 path = scope["path"]
                 route = path if path in self._paths else "unmatched"
                 self._metrics.answered(

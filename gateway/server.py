@@ -2,7 +2,10 @@
 
 import logging
 import os
+import resource
+import signal
 import socket
+import sys
 import tempfile
 from contextlib import suppress
 from functools import partial
@@ -12,12 +15,13 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
-from gateway.fast import Protocol
 from gateway.keys import Keys
 from gateway.metrics import MULTIPROCESS_DIR
+from gateway.protocol import Protocol
 from gateway.settings import Settings, SettingsError
 
-GRACE_S = 10
+OTHER_FILES = 200
+"""Files that a gateway has open beside its callers' connections, at most."""
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def serve(settings: Settings) -> None:
         log_config=_logging(settings.log_level),
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     log.info(
         "listening on http://%s:%d, Triton at %s",
@@ -52,7 +56,10 @@ def serve(settings: Settings) -> None:
         settings.port,
         settings.triton_endpoint,
     )
+    _allow_files(settings.max_connections)
     if settings.workers == 1:
+        # uvicorn raises again the signal that ended it, when all is done.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
         return
@@ -74,6 +81,19 @@ def _listen(host: str, port: int) -> socket.socket:
         raise SettingsError(
             f"PORT={port}: {host}:{port} cannot be listened on ({reason}); choose a free port"
         ) from error
+
+
+def _allow_files(connections: int) -> None:
+    """Let this process open as many files as it may, and say where that is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < connections + OTHER_FILES:
+        log.warning(
+            "MAX_CONNECTIONS=%d: this process may open %d files only; raise `ulimit -n`",
+            connections,
+            hard,
+        )
 
 
 def _logging(level: str) -> dict[str, Any]:

@@ -158,13 +158,12 @@ class Settings(BaseSettings):
         le=600,
         allow_inf_nan=False,
     )
-    shutdown_timeout_s: float = _field(
-        10.0,
+    shutdown_timeout_s: int = _field(
+        10,
         "Seconds after that until what is not answered is cut off.",
-        "a number from 0 to 600",
+        "a whole number from 0 to 600",
         ge=0,
         le=600,
-        allow_inf_nan=False,
     )
     git_commit: str | None = _field(
         None,

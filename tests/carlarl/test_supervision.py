@@ -181,7 +181,7 @@ def test_what_a_restart_can_not_cure_is_told_at_once() -> None:
 
     with pytest.raises(ServeError, match="^it ended with status 1$"):
         watch(Keeper(lambda: Child(FAIL), 3, said.append))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ServeError, match="can't be started: nothing there"):
         Keeper(missing, 3, said.append).look()
     assert said == []
 

@@ -17,6 +17,7 @@ from gateway.fast import FastPredict
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
 from tests.gateway.stand_in import StandIn
@@ -45,7 +46,7 @@ def read(triton_http: str) -> Callable[[bytes], Any]:
 
     asyncio.run(look())
     predictor: Any = None
-    return FastPredict(Settings(), None, versions, predictor, metrics).read
+    return FastPredict(Settings(), None, versions, predictor, metrics, Stopping(0)).read
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,7 @@ def read(triton_http: str) -> Callable[[bytes], Any]:
         request(body(deterministic=True), "Content-Type: application/json"),
         request(body(seed=3), "X-Request-ID: a-1", "Connection: keep-alive"),
         request(body(version="v0.2.0"), "User-Agent: x", "Accept: */*"),
+        request(body(), "X-Deadline-Ms: 50"),
     ],
 )
 def test_usual(read: Any, data: bytes) -> None:
@@ -80,6 +82,9 @@ def test_usual(read: Any, data: bytes) -> None:
         request(body(), "X-Request-ID: not sane"),
         request(body(), "X-Request-ID: a", "X-Request-ID: b"),
         request(body(), "Bad Header: 1"),
+        request(body(), "X-Deadline-Ms: 0"),
+        request(body(), "X-Deadline-Ms: 5.5"),
+        request(body(), "X-Deadline-Ms: 5", "X-Deadline-Ms: 5"),
         request(body(), start="POST /predict?x=1 HTTP/1.1"),
         request(body(), start="POST /predict/ HTTP/1.1"),
         request(body(), start="PUT /predict HTTP/1.1"),
@@ -99,7 +104,7 @@ def test_keys(triton_http: str) -> None:
     keys = Keys(("f09a64e90b4d9ec5d7e2fa4ac6e8d9e5d9e6b0e0c4f8a5d1c3b2a1908f7e6d5c",))
     predictor: Any = None
     versions: Any = None
-    fast = FastPredict(Settings(), keys, versions, predictor, Metrics())
+    fast = FastPredict(Settings(), keys, versions, predictor, Metrics(), Stopping(0))
     assert fast.read(request(body(), f"X-API-Key: {key}")) is None
     assert fast.read(request(body())) is None
 
