@@ -1,6 +1,7 @@
 """Putting the gateway together."""
 
 import asyncio
+import gc
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -52,6 +53,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _collect_seldom()
         stopping.listen()
         following = asyncio.create_task(versions.follow())
         yield
@@ -176,6 +178,16 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+
+def _collect_seldom() -> None:
+    """Look for cycles seldom: requests leave none, and each look takes in all that is under way.
+
+    With 2,000 connections that never rest this is a fifth of the answers.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def _git_commit() -> str:

@@ -83,6 +83,10 @@ def test_a_killed_triton_comes_back(own_stack: tuple[Stack, Path]) -> None:
     until(lambda: status(url + "/readyz") == 503, 10)
     check_envelope(httpx.get(url + "/readyz"), 503, "SERVICE_UNAVAILABLE")
     until(lambda: works(stack), 60)
+    metrics = httpx.get(url + "/metrics").text
+    for name in ("carla_rl_golden_failures_total", "carla_rl_golden_seconds_count"):
+        (line,) = [line for line in metrics.splitlines() if line.startswith(name)]
+        assert float(line.split()[1]) > 0
     assert falls(stack) == before + 1
     assert "Triton ended with status -9" in stack.output()
     assert not old.is_running()
