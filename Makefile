@@ -27,7 +27,8 @@ test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
 test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
 	$(BIN)/python -m pytest -m 'live and not reliability'
 
-test-reliability: .venv/.installed-test  ## the long tests: versions that change under load
+test-reliability: .venv/.installed-test  ## break the service under load, and the other long tests; writes docs/RELIABILITY.md
+	@for tool in haproxy wrk; do command -v $$tool >/dev/null || { echo "make: apt-get install $$tool" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -m reliability
 
 test-performance: .venv/.installed-test load-tools  ## is the gateway still faster than the plain alternative?

@@ -84,7 +84,7 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     Example: carlarl serve --port 8080
     Example: carlarl serve --config carlarl.yaml --profile production
     """
-    from carlarl import ports, triton_server
+    from carlarl import ports, supervision, triton_server
     from carlarl import serve as serving
     from converters.repository import RepositoryError
 
@@ -95,7 +95,7 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     try:
         serving.serve(settings, formats, click.echo)
     except (
-        serving.ServeError,
+        supervision.ServeError,
         triton_server.TritonError,
         ports.PortTakenError,
         RepositoryError,

@@ -1,4 +1,4 @@
-"""What an embedded Triton keeps in the file system, also where its command was killed."""
+"""What Triton and the gateway keep in the file system, also where they were killed."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def sweep() -> None:
     dead = [path for path in folders.glob("carlarl-triton-*") if _owner_is_dead(path)]
     if dead:
         _end_processes(dead)
+    dead += [path for path in folders.glob("carlarl-metrics-*") if _owner_is_dead(path)]
     for path in dead:
         shutil.rmtree(path, ignore_errors=True)
     for path in SHARED_MEMORY.glob("carlarl_*"):
@@ -71,7 +72,7 @@ def _owner_is_dead(path: Path) -> bool:
 
 
 def _owner_is_gone(path: Path) -> bool:
-    named = re.match(r"carlarl(?:-triton-|_)(\d+)[-_]", path.name)
+    named = re.match(r"carlarl(?:-triton-|-metrics-|_)(\d+)[-_]", path.name)
     if named is None:
         return False
     try:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import secrets
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,18 +15,20 @@ import httpx
 from pydantic import SecretStr
 
 from carlarl import gpu, leftovers, ports
-from carlarl.triton_server import TritonServer, die_with_parent
+from carlarl.gateway_process import GatewayProcess
+from carlarl.supervision import Keeper, ServeError
+from carlarl.triton_server import TritonServer
 from converters import configs, repository
 from gateway.settings import TRITON_PORTS, Settings
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 15.0
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that is not ours may take until it first answers."""
-
-
-class ServeError(Exception):
-    """Serving can't start or can't go on; the text is what the user is told."""
+LOOK_S = 0.2
+ASK_S = 1.0
+"""How long between looks at the processes, and between questions to the gateway."""
+HUNG_S = 15.0
+"""How long what has worked may not work, with its process alive, until it is started again."""
 
 
 def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]) -> None:
@@ -38,9 +36,10 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
 
     With a configuration file SIGHUP ends nothing: the gateway rereads that file.
 
-    `formats` are further formats whose ensembles are loaded beside the default one's. `say` gets
-    what the user should read. Raises ServeError, TritonError, PortTakenError or RepositoryError
-    where serving can't start or a child ended, after ending the rest.
+    What falls meanwhile is started again. `formats` are further formats whose ensembles are
+    loaded beside the default one's. `say` gets what the user should read. Raises ServeError,
+    TritonError, PortTakenError or RepositoryError where serving can't start or a part fell too
+    often, after ending the rest.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -50,33 +49,28 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
     if settings.config_file is not None:
         signal.signal(signal.SIGHUP, lambda *_: rereading.set())
     ports.check_free(settings.host, settings.port, "PORT")
-    triton: TritonServer | None = None
-    gateway: subprocess.Popen[bytes] | None = None
+    url = settings.triton_endpoint
+    if settings.triton_secret is None:  # one for all starts of this Triton
+        drawn = secrets.token_hex(32) if settings.triton_url is None else leftovers.secret_at(url)
+        secret = None if drawn is None else SecretStr(drawn)
+        settings = settings.model_copy(update={"triton_secret": secret})
+    tries = settings.restart_tries
+    triton = None
+    if settings.triton_url is None:
+        triton = Keeper(lambda: start_triton(settings, formats), tries, say)
+    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, say)
     began = time.monotonic()
-    try:
-        url = settings.triton_url
-        if settings.triton_secret is None:
-            drawn = secrets.token_hex(32) if url is None else leftovers.secret_at(url)
-            secret = None if drawn is None else SecretStr(drawn)
-            settings = settings.model_copy(update={"triton_secret": secret})
-        if url is None:
-            triton = start_triton(settings, formats)
-            url = f"http://127.0.0.1:{settings.triton_http_port}"
-        gateway = _start_gateway(settings, url)
-        if _wait_ready(settings, triton, gateway, stopping):
-            taken = time.monotonic() - began
-            say(_summary(settings, url, embedded=triton is not None, seconds=taken))
-            while not stopping.wait(0.2):
-                _check_alive(triton, gateway)
-                if rereading.is_set():
-                    rereading.clear()
-                    gateway.send_signal(signal.SIGHUP)
-        say("stopping")
-    finally:
-        if gateway is not None:
-            _stop_gateway(gateway)
-        if triton is not None:
-            triton.stop()
+    with _gateway_client(settings) as client:
+        try:
+            if _wait_ready(settings, client, triton, gateway, stopping):
+                taken = time.monotonic() - began
+                say(_summary(settings, client, url, embedded=triton is not None, seconds=taken))
+                _watch(client, triton, gateway, stopping, rereading)
+            say("stopping")
+        finally:
+            gateway.stop()
+            if triton is not None:
+                triton.stop()
 
 
 def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
@@ -124,56 +118,41 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     )
 
 
-def _start_gateway(settings: Settings, triton_url: str) -> subprocess.Popen[bytes]:
-    """Start the gateway, which reads environment and configuration file by itself."""
-    own = {"TRITON_URL": triton_url}
-    if settings.triton_token is not None:
-        own["TRITON_SECRET"] = settings.triton_token
-    return subprocess.Popen(
-        [sys.executable, "-m", "gateway"],
-        env=os.environ | own,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=die_with_parent,
+def _gateway_client(settings: Settings) -> httpx.Client:
+    """Ask on a connection of its own each time: which worker answers is chance."""
+    return httpx.Client(
+        base_url=settings.gateway_url,
+        timeout=2.0,
+        trust_env=False,
+        verify=False,  # the certificate is for the name that others know; here it is our own child
+        limits=httpx.Limits(max_keepalive_connections=0),
     )
-
-
-def _stop_gateway(gateway: subprocess.Popen[bytes]) -> None:
-    gateway.terminate()
-    try:
-        gateway.wait(timeout=STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        gateway.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(gateway.pid, signal.SIGKILL)  # workers of a killed master
-    gateway.wait()
 
 
 def _wait_ready(
     settings: Settings,
-    triton: TritonServer | None,
-    gateway: subprocess.Popen[bytes],
+    client: httpx.Client,
+    triton: Keeper | None,
+    gateway: Keeper,
     stopping: threading.Event,
 ) -> bool:
     """Wait until the gateway is ready, every worker of it; False where a signal came first."""
     began = time.monotonic()
-    url = settings.gateway_url
-    patience = START_TIMEOUT_S if settings.triton_url is None else ANSWER_TIMEOUT_S
-    # Which worker answers is chance: ask on connections of their own, until that many said yes.
-    wanted = 1 if settings.workers == 1 else 4 * settings.workers
+    patience = START_TIMEOUT_S if triton is not None else ANSWER_TIMEOUT_S
+    wanted = 1 if settings.workers == 1 else 4 * settings.workers  # answers, each by any worker
     ready, reason = 0, "it did not listen"
     while time.monotonic() < began + patience:
-        _check_alive(triton, gateway)
+        _look(triton, gateway)
         if patience < START_TIMEOUT_S and _answers(settings.triton_url):
             patience = START_TIMEOUT_S
         try:
-            # The certificate is for the name that others know; here it is our own child.
-            answer = httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False, verify=False)
+            answer = client.get("/readyz")
         except httpx.TransportError:
             ready = 0
         else:
             ready = ready + 1 if answer.status_code == httpx.codes.OK else 0
             if ready == wanted:
+                _note_work(triton, gateway)
                 return True
             reason = answer.json().get("message", reason)
         if stopping.wait(0.0 if ready else 0.05):
@@ -181,13 +160,64 @@ def _wait_ready(
     raise ServeError(f"the gateway was not ready within {patience:.0f} s: {reason}")
 
 
-def _check_alive(triton: TritonServer | None, gateway: subprocess.Popen[bytes]) -> None:
-    if triton is not None and (status := triton.exit_code()) is not None:
-        raise ServeError(
-            f"Triton ended with status {status}; the end of its log:\n{triton.log_tail()}"
-        )
-    if gateway.poll() is not None:
-        raise ServeError(f"the gateway ended with status {gateway.returncode}; see its log above")
+def _watch(
+    client: httpx.Client,
+    triton: Keeper | None,
+    gateway: Keeper,
+    stopping: threading.Event,
+    rereading: threading.Event,
+) -> None:
+    """Start again what falls, until a signal comes; hand `rereading` on to the gateway.
+
+    Beside a process that ended, that is a gateway that does not answer, and an embedded Triton
+    whose active version gives no golden action: HUNG_S where it did since its start.
+    """
+    answered = ready = asked = time.monotonic()
+    while not stopping.wait(LOOK_S):
+        _look(triton, gateway)
+        if rereading.is_set() and isinstance(gateway.part, GatewayProcess):
+            rereading.clear()
+            gateway.part.reread()
+        now = time.monotonic()
+        if now < asked + ASK_S:
+            continue
+        asked = now
+        try:
+            answer = client.get("/readyz")
+        except httpx.TransportError:
+            if gateway.since is None:
+                answered = now
+            elif _overdue(gateway, answered, now):
+                gateway.fell(f"the gateway has not answered for {now - answered:.0f} s")
+            continue
+        answered = now
+        if answer.status_code == httpx.codes.OK:
+            ready = now
+            _note_work(triton, gateway)
+        elif triton is not None and _overdue(triton, ready, now):
+            reason = answer.json().get("message", "")
+            triton.fell(f"Triton gave no golden action for {now - ready:.0f} s: {reason}")
+
+
+def _look(triton: Keeper | None, gateway: Keeper) -> None:
+    if triton is not None:
+        triton.look()
+    gateway.look()
+
+
+def _note_work(triton: Keeper | None, gateway: Keeper) -> None:
+    gateway.works()
+    if triton is not None:
+        triton.works()
+
+
+def _overdue(part: Keeper, last: float, now: float) -> bool:
+    """Whether a part that runs, and was seen at work at `last`, should have been again by now."""
+    if part.since is None:
+        return False
+    if part.works_since is None:
+        return now > part.since + START_TIMEOUT_S
+    return now > last + HUNG_S
 
 
 def _answers(triton_url: str | None) -> bool:
@@ -199,12 +229,14 @@ def _answers(triton_url: str | None) -> bool:
     return True
 
 
-def _summary(settings: Settings, triton_url: str, *, embedded: bool, seconds: float) -> str:
+def _summary(
+    settings: Settings, client: httpx.Client, triton_url: str, *, embedded: bool, seconds: float
+) -> str:
     url = settings.gateway_url
     # Where a key is asked for, this command has none and the gateway will not say.
     metadata: dict[str, Any] = {}
     if settings.api_keys_file is None:
-        metadata = httpx.get(f"{url}/metadata", trust_env=False, verify=False).json()
+        metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
     sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
     if metadata.get("sensors", 5) != 5:

@@ -15,8 +15,11 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import psutil
 
 from carlarl import leftovers
 from converters import placement
@@ -26,6 +29,11 @@ CLOSED = "model-repository,shared-memory,trace,logging"
 """Triton's APIs that change what it is; inference, health, metadata and statistics stay open."""
 LOG_LINES = 40
 """Last telling lines of Triton's log that are kept for an error message."""
+
+STUB = "triton_python_backend_stub"
+"""The program that runs a Python model."""
+LOOK_S = 1.0
+"""How long between looks at the processes of Python models."""
 
 _PR_SET_PDEATHSIG = 1
 _HARMLESS = re.compile(  # what Triton says of a machine without a GPU
@@ -110,6 +118,9 @@ class TritonServer:
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
+        self._looked = 0.0
+        self._models: dict[int, str] = {}
+        self._zombies: set[int] = set()
 
     @property
     def pid(self) -> int:
@@ -120,17 +131,44 @@ class TritonServer:
         """Give the exit status, None while it runs."""
         return self._process.poll()
 
+    def fallen(self) -> str | None:
+        """Say that it has ended, or that the process of a Python model has; None while all run.
+
+        Triton calls a model ready whose process is dead. It waits for every process that it ends
+        itself, so that one which stays a zombie for two looks ended otherwise.
+        """
+        if (status := self.exit_code()) is not None:
+            return f"Triton ended with status {status}; the end of its log:\n{self.log_tail()}"
+        if time.monotonic() < self._looked + LOOK_S:
+            return None
+        self._looked = time.monotonic()
+        zombies = set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.pid).children():
+                if child.status() == psutil.STATUS_ZOMBIE:
+                    zombies.add(child.pid)
+                elif child.pid not in self._models and child.name() == STUB:
+                    self._models[child.pid] = _model_of(child.cmdline())
+        dead, self._zombies = zombies & self._zombies, zombies
+        if not dead:
+            return None
+        names = ", ".join(sorted(self._models.get(pid, "?") for pid in dead))
+        return f"a process of Triton has died, that of the model {names}"
+
     def log_tail(self) -> str:
         """Give what the log says of the end: the reason in a line of its own, then its lines."""
         self._reader.join(timeout=5)
         return explained(list(self._tail))
 
-    def stop(self) -> None:
-        """End the server and everything it left: processes, shared memory, files."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the server and everything it left: processes, shared memory, files.
+
+        In order, which a server with a dead model takes seconds for, or `at_once`.
+        """
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(timeout=15)
+                self._process.wait(timeout=0 if at_once else 15)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         with contextlib.suppress(ProcessLookupError):
@@ -169,6 +207,12 @@ def explained(lines: Sequence[str]) -> str:
     return "\n".join([reason, *(line for line in direct if " depends on '" not in line)])
 
 
+def _model_of(command: Sequence[str]) -> str:
+    """Name the model, and its Triton version, that a process of the Python backend runs."""
+    path = Path(command[1])
+    return f"{path.parent.parent.name} version {path.parent.name}"
+
+
 def _wheel() -> tuple[Path, Path]:
     """Find the wheel's server folder and its libraries."""
     spec = importlib.util.find_spec("pytriton")
@@ -184,7 +228,7 @@ def _wheel() -> tuple[Path, Path]:
 def _assemble_python_backend(wheel: Path, target: Path) -> None:
     """Link the Python backend and the stub of this interpreter's version into one folder."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = wheel / "python_backend_stubs" / python / "triton_python_backend_stub"
+    stub = wheel / "python_backend_stubs" / python / STUB
     if not stub.exists():
         raise TritonError(f"nvidia-pytriton has no Python backend for Python {python}")
     target.mkdir()

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.body import gone, read_body
+from gateway.deadline import allowed_s
 from gateway.doors import Doors
 from gateway.errors import ServiceUnavailable
 from gateway.metrics import CONTENT_TYPE, Metrics
@@ -16,6 +17,7 @@ from gateway.predict import Predictor, seed_of
 from gateway.rows import Rows
 from gateway.schema import check_sensors, decode_predict, decode_warmup
 from gateway.settings import Settings
+from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
 
@@ -33,11 +35,13 @@ class Endpoints:
         versions: Versions,
         predictor: Predictor,
         metrics: Metrics,
+        stopping: Stopping,
         git: str,
         doors: Doors,
     ) -> None:
-        """Take what the routes call, and the service's commit for `/healthz`."""
+        """Take what the routes call and tell of, and the service's commit for `/healthz`."""
         self.configure(settings)
+        self._stopping = stopping
         self._doors = doors
         self._triton = triton
         self._versions = versions
@@ -53,7 +57,7 @@ class Endpoints:
     async def predict(self, request: Request) -> Response:
         """Give one action for each observation."""
         arrived: float = request.scope["arrived"]
-        deadline = arrived + self._timeout_s
+        deadline = arrived + allowed_s(request, self._timeout_s)
         asked = decode_predict(await read_body(request, self._max_body, deadline))
         self._doors.charge(request.scope["caller"], len(asked.observations))
         policy = await self._versions.resolve(asked.version)
@@ -84,7 +88,7 @@ class Endpoints:
         active = self._versions.active
         return _json(
             {
-                "status": "ok" if self._versions.ready else "degraded",
+                "status": "ok" if self._versions.ready and not self._stopping.begun else "degraded",
                 "version": active and active.version,
                 "git": self._git,
                 "device": active and active.device,
@@ -98,6 +102,8 @@ class Endpoints:
 
     async def readyz(self, _: Request) -> Response:
         """Say that the active version has answered its golden inference; else 503."""
+        if self._stopping.begun:
+            raise ServiceUnavailable("the gateway is stopping")
         active = self._versions.active
         if active is None or not self._versions.ready:
             trouble = self._versions.trouble
@@ -134,7 +140,8 @@ class Endpoints:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        deadline: float = request.scope["arrived"] + self._timeout_s
+        arrived: float = request.scope["arrived"]
+        deadline = arrived + allowed_s(request, self._timeout_s)
         decode_warmup(await read_body(request, self._max_body, deadline))
         policy = await self._versions.resolve(None)
         await policy.warm_up(self._triton, deadline)
@@ -142,7 +149,7 @@ class Endpoints:
             {
                 "status": "warmed",
                 "version": policy.version,
-                "timingMs": _milliseconds_since(request.scope["arrived"]),
+                "timingMs": _milliseconds_since(arrived),
                 "device": policy.device,
             }
         )

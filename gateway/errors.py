@@ -149,6 +149,11 @@ def error_response(
 
 
 async def on_error(request: Request, error: Exception) -> Response:
+    """Answer any exception, as the framework asks for it."""
+    return answer_to(request, error)
+
+
+def answer_to(request: Request, error: Exception) -> Response:
     """Answer any exception; one that nobody foresaw goes to the log with its trace."""
     request_id = request.scope["request_id"]
     if isinstance(error, RequestValidationError):

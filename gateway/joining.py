@@ -13,7 +13,14 @@ from gateway.metrics import Metrics
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.triton import Triton
 
+LATE = "no answer from Triton within the deadline"
+CONGESTED = "too many requests are waiting"
 Gone = Callable[[], bool]
+
+PATIENCE = 0.5
+"""Share of its time that a request may find the line ahead of it to have waited."""
+LEAST_CALL_S = 0.25
+"""How long a call keeps its place at least: Triton goes on with it, whoever stops waiting."""
 
 
 @dataclass(eq=False, slots=True)
@@ -21,19 +28,40 @@ class _Waiter:
     """Rows of one request that fit into one call, and whoever waits for their actions."""
 
     rows: Rows
+    since: float
     deadline: float
     gone: Gone
     actions: asyncio.Future[bytes]
 
 
 @dataclass(eq=False, slots=True)
-class _Line:
+class Line:
     """What waits for one model, and how many calls of it are under way."""
 
     model: str
     max_rows: int
     waiting: deque[_Waiter] = field(default_factory=deque)
     calls: int = 0
+    rows: int = 0
+    call_s: float = 0.0
+
+    def congested(self, now: float, budget_s: float) -> bool:
+        """Whether what is to be answered within `budget_s` from `now` would likely be late.
+
+        It is where the first in the line has waited for half of that already, or where the calls
+        that the line needs take as long, as calls took lately.
+        """
+        if not self.waiting:
+            return False
+        wait_s = max(
+            now - self.waiting[0].since,
+            self.rows / self.max_rows * self.call_s / max(1, self.calls),
+        )
+        return wait_s > budget_s * PATIENCE
+
+    def called(self, seconds: float) -> None:
+        """Note how long a call took."""
+        self.call_s += (seconds - self.call_s) * 0.2
 
 
 class Joiner:
@@ -50,7 +78,7 @@ class Joiner:
         self._calls = calls
         self._max_waiting = max_waiting
         self._waiting = 0
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def infer(
@@ -59,27 +87,37 @@ class Joiner:
         """Give the actions of `rows`, `ACTION_BYTES` each, before `deadline` (perf_counter).
 
         `gone` says whether nobody waits for them any more; such rows are not sent. Raises
-        ResourceExhausted where too many observations wait already, ClientDisconnect where
-        the caller has gone, and what `Triton.infer` raises.
+        ResourceExhausted where too many observations wait already, or for too long,
+        DeadlineExceeded and ClientDisconnect where it is too late or the caller has gone, and
+        what `Triton.infer` raises.
         """
         line = self._lines.get(model)
         if line is None:
-            line = self._lines[model] = _Line(model, max_rows)
+            line = self._lines[model] = Line(model, max_rows)
+        now = time.perf_counter()
+        left_s = deadline - now
+        if left_s <= 0:
+            self._metrics.expired()
+            raise DeadlineExceeded(LATE)
+        if line.congested(now, left_s):
+            raise ResourceExhausted(CONGESTED)
         loop = asyncio.get_running_loop()
         waiters = [
-            _Waiter(piece, deadline, gone, loop.create_future()) for piece in rows.split(max_rows)
+            _Waiter(piece, now, deadline, gone, loop.create_future())
+            for piece in rows.split(max_rows)
         ]
         free = max(0, self._calls - line.calls) if not line.waiting else 0
         if self._waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
             raise ResourceExhausted("too many observations are waiting")
-        if free and len(waiters) == 1:
+        if free and len(waiters) == 1 and left_s >= LEAST_CALL_S:
             return await self._lone(line, waiters[0])
         for waiter in waiters[:free]:
             self._send(line, [waiter])
         for waiter in waiters[free:]:
             line.waiting.append(waiter)
             self._waiting += waiter.rows.count
-        expiry = loop.call_later(deadline - time.perf_counter(), _expire, waiters)
+            line.rows += waiter.rows.count
+        expiry = loop.call_later(left_s, _expire, waiters)
         try:
             if len(waiters) == 1:
                 return await waiters[0].actions
@@ -97,45 +135,56 @@ class Joiner:
             while line.waiting and line.calls < calls:
                 self._send(line, self._next(line))
 
+    def congested(self, model: str, now: float, budget_s: float) -> bool:
+        """Whether `infer` would refuse what comes for `model` at `now`, with so many seconds."""
+        line = self._lines.get(model)
+        return line is not None and line.congested(now, budget_s)
+
     async def close(self) -> None:
         """Wait for the calls that are under way."""
         await asyncio.gather(*self._tasks)
 
-    async def _lone(self, line: _Line, waiter: _Waiter) -> bytes:
+    async def _lone(self, line: Line, waiter: _Waiter) -> bytes:
         """Make the call of a request that need not wait, without a task of its own."""
         line.calls += 1
         try:
-            await self._answer(line.model, [waiter])
+            await self._answer(line, [waiter])
         finally:
             line.calls -= 1
             if line.waiting and line.calls < self._calls:
                 self._send(line, self._next(line))
         return waiter.actions.result()
 
-    def _send(self, line: _Line, waiters: list[_Waiter]) -> None:
+    def _send(self, line: Line, waiters: list[_Waiter]) -> None:
         line.calls += 1
         task = asyncio.create_task(self._call(line, waiters))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, line: _Line, waiters: list[_Waiter]) -> None:
+    async def _call(self, line: Line, waiters: list[_Waiter]) -> None:
         """Make calls until nothing waits."""
         try:
             while waiters:
-                await self._answer(line.model, waiters)
+                await self._answer(line, waiters)
                 waiters = self._next(line) if line.calls <= self._calls else []
         finally:
             line.calls -= 1
             for waiter in waiters:  # of a call that broke off
                 _settle(waiter, InferenceFailed("the call was broken off"))
 
-    def _next(self, line: _Line) -> list[_Waiter]:
+    def _next(self, line: Line) -> list[_Waiter]:
         """Take what fits into one call from the front of the line, in order."""
         taken: list[_Waiter] = []
         room = line.max_rows
+        now = time.perf_counter()
         while line.waiting and line.waiting[0].rows.count <= room:
             waiter = line.waiting.popleft()
             self._waiting -= waiter.rows.count
+            line.rows -= waiter.rows.count
+            if waiter.deadline <= now:
+                self._metrics.expired()
+                _settle(waiter, DeadlineExceeded(LATE))
+                continue
             if waiter.actions.done():
                 continue
             if waiter.gone():
@@ -145,22 +194,24 @@ class Joiner:
             room -= waiter.rows.count
         return taken
 
-    async def _answer(self, model: str, waiters: list[_Waiter]) -> None:
+    async def _answer(self, line: Line, waiters: list[_Waiter]) -> None:
         """Make one call and hand each waiter its share; a bad request fails alone."""
         rows = Rows.join([waiter.rows for waiter in waiters])
         start = time.perf_counter()
-        timeout = max(waiter.deadline for waiter in waiters) - start
+        timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
         try:
-            actions = await self._triton.infer(model, rows, timeout)
+            actions = await self._triton.infer(line.model, rows, timeout)
         except GatewayError as error:
             if isinstance(error, InferenceFailed) and len(waiters) > 1:
                 for waiter in waiters:
-                    await self._answer(model, [waiter])
+                    await self._answer(line, [waiter])
             else:
                 for waiter in waiters:
                     _settle(waiter, error)
             return
-        self._metrics.called(rows.count, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        line.called(seconds)
+        self._metrics.called(rows.count, seconds)
         start_byte = 0
         for waiter in waiters:
             stop_byte = start_byte + waiter.rows.count * ACTION_BYTES
@@ -179,4 +230,4 @@ def _settle(waiter: _Waiter, outcome: bytes | Exception) -> None:
 
 def _expire(waiters: list[_Waiter]) -> None:
     for waiter in waiters:
-        _settle(waiter, DeadlineExceeded("no answer from Triton within the deadline"))
+        _settle(waiter, DeadlineExceeded(LATE))

@@ -1,6 +1,9 @@
 """The gateway's Prometheus metrics, summed over its workers where there are several."""
 
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -10,6 +13,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+
+from gateway.errors import ResourceExhausted
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,6 +50,25 @@ class Metrics:
             "carla_rl_inference_seconds",
             "Time of one Triton call.",
             buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._golden = Histogram(
+            "carla_rl_golden_seconds",
+            "Time of one golden inference of the active version, about one a second.",
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._golden_failures = Counter(
+            "carla_rl_golden_failures",
+            "Golden inferences that failed or gave another action.",
+            registry=registry,
+        )
+        self._refused = Counter(
+            "carla_rl_refused_connections", "Connections beyond the limit.", registry=registry
+        )
+        self._expired = Counter(
+            "carla_rl_expired",
+            "Requests, or parts of large ones, whose deadline passed before they went to Triton.",
             registry=registry,
         )
         self._joined = Histogram(
@@ -98,6 +122,27 @@ class Metrics:
         """Count one Triton call that was answered."""
         self._joined.observe(observations)
         self._inference.observe(seconds)
+
+    @contextmanager
+    def golden(self) -> Iterator[None]:
+        """Time one golden inference; one that raises is counted, unless Triton was too busy."""
+        start = time.perf_counter()
+        try:
+            yield
+        except ResourceExhausted:
+            raise
+        except Exception:
+            self._golden_failures.inc()
+            raise
+        self._golden.observe(time.perf_counter() - start)
+
+    def expired(self) -> None:
+        """Count one request that was late before it was sent."""
+        self._expired.inc()
+
+    def refused(self) -> None:
+        """Count one connection beyond the limit."""
+        self._refused.inc()
 
     def acted(self, observations: int) -> None:
         """Count observations that got an action."""

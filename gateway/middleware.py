@@ -15,6 +15,7 @@ from gateway.doors import DOCS, Doors
 from gateway.errors import error_response, on_error
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from gateway.stopping import Stopping
 
 _NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -27,8 +28,11 @@ class Arrival:
     served as GET; the server leaves the body out.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], stopping: Stopping
+    ) -> None:
         """Count a request under its path where `paths` has it, else under "unmatched"."""
+        self._stopping = stopping
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -58,6 +62,8 @@ class Arrival:
                     (b"x-request-id", request_id.encode()),
                     (b"x-process-time", b"%.6f" % seconds),
                 ]
+                if self._stopping.begun:
+                    message["headers"].append((b"connection", b"close"))
                 path = scope["path"]
                 if path in DOCS:
                     message["headers"].append(_NOT_FRAMED)

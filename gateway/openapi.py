@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from gateway.deadline import HEADER
 from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -49,6 +50,14 @@ _DESCRIPTION = """
 Actions of a trained reinforcement-learning driving policy for CARLA. Send observations to
 `POST /predict`. Every error has the same envelope: a code, a message and details.
 """
+_DEADLINE = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Milliseconds from arrival after which the caller has no use for an answer; "
+    "the service's own limit holds where that is sooner.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
@@ -62,9 +71,9 @@ def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, d
 
 
 def request_body(model: type[BaseModel], required: bool) -> dict[str, Any]:
-    """Describe a body that the route reads by itself."""
+    """Describe what a route with a body reads by itself: the body, and the caller's deadline."""
     content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
-    return {"requestBody": {"required": required, "content": content}}
+    return {"requestBody": {"required": required, "content": content}, "parameters": [_DEADLINE]}
 
 
 def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:

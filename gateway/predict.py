@@ -84,6 +84,10 @@ class Predictor:
         self._metrics.acted(rows.count)
         return Prediction(actions, policy.version, seed)
 
+    def congested(self, policy: PolicyVersion, now: float, budget_s: float) -> bool:
+        """Whether a request with so many seconds would be refused for the length of the line."""
+        return self._cache is None and self._joiner.congested(policy.model, now, budget_s)
+
     async def _infer(self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone) -> bytes:
         return await self._joiner.infer(policy.model, policy.max_batch_size, rows, deadline, gone)
 

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 from contextlib import suppress
 from functools import partial
@@ -16,11 +18,12 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
 from gateway.configuration import read_keys
-from gateway.fast import Protocol
 from gateway.metrics import MULTIPROCESS_DIR
+from gateway.protocol import Protocol
 from gateway.settings import Settings, SettingsError
 
-GRACE_S = 10
+OTHER_FILES = 200
+"""Files that a gateway has open beside its callers' connections, at most."""
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def serve(settings: Settings) -> None:
         headers=headers,
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
-        timeout_graceful_shutdown=GRACE_S,
+        timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
     log.info(
         "listening on %s://%s:%d, Triton at %s",
@@ -70,11 +73,14 @@ def serve(settings: Settings) -> None:
             "(`carlarl keys new` makes a key), or listen on 127.0.0.1",
             settings.host,
         )
+    _allow_files(settings.max_connections)
     if settings.workers == 1:
+        # uvicorn raises again the signal that ended it, when all is done.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
         return
-    with tempfile.TemporaryDirectory(prefix="carlarl-metrics-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"carlarl-metrics-{os.getpid()}-") as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
         os.environ.setdefault(MULTIPROCESS_DIR, folder)
         supervisor = Multiprocess if settings.config_file is None else _Workers
@@ -115,6 +121,19 @@ def _check_certificate(settings: Settings) -> None:
             f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key}: must be a certificate chain and its "
             f"key, unencrypted, in PEM ({error.strerror if isinstance(error, OSError) else error})"
         ) from None
+
+
+def _allow_files(connections: int) -> None:
+    """Let this process open as many files as it may, and say where that is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < connections + OTHER_FILES:
+        log.warning(
+            "MAX_CONNECTIONS=%d: this process may open %d files only; raise `ulimit -n`",
+            connections,
+            hard,
+        )
 
 
 def _logging(level: str) -> dict[str, Any]:

@@ -198,6 +198,36 @@ class Settings(BaseSettings):
         ge=0,
         le=1_000_000,
     )
+    max_connections: int = _field(
+        4000,
+        "Connections that one gateway process serves at a time; more are refused with 503.",
+        "a whole number from 1 to 1000000",
+        live=True,
+        ge=1,
+        le=1_000_000,
+    )
+    restart_tries: int = _field(
+        5,
+        "How often in a row `carlarl serve` starts Triton or the gateway again; 0: never.",
+        "a whole number from 0 to 1000",
+        ge=0,
+        le=1000,
+    )
+    shutdown_notice_s: float = _field(
+        1.0,
+        "Seconds from SIGTERM, with /readyz already failing, for which everything is served.",
+        "a number from 0 to 600",
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+    )
+    shutdown_timeout_s: int = _field(
+        10,
+        "Seconds after that until what is not answered is cut off.",
+        "a whole number from 0 to 600",
+        ge=0,
+        le=600,
+    )
     git_commit: str | None = _field(
         None,
         "The service's commit, for /healthz; unset: asked of git where this is a checkout.",

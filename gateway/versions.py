@@ -107,7 +107,8 @@ class Versions:
     async def _check_again(self, active: PolicyVersion) -> None:
         """Ask `active` for one golden action, as Triton calls a model ready whose process died."""
         try:
-            await active.check_golden(self._triton, 1, CONTROL_TIMEOUT_S)
+            with self._metrics.golden():
+                await active.check_golden(self._triton, 1, CONTROL_TIMEOUT_S)
         except ResourceExhausted:  # it is at work
             return
         except GatewayError as error:
@@ -128,7 +129,8 @@ class Versions:
                 return
         policy = await self._load(version)
         try:
-            await policy.check_golden(self._triton)
+            with self._metrics.golden():
+                await policy.check_golden(self._triton)
         except GatewayError:
             self._distrusted[policy.model] = time.monotonic()
             raise

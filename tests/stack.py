@@ -51,8 +51,9 @@ def port_variables(ports: list[int]) -> dict[str, str]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without any setting of the service."""
-    return {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
+    """The environment without any setting of the service, but that it ends without notice."""
+    kept = {k: v for k, v in os.environ.items() if k.lower() not in Settings.model_fields}
+    return kept | {"SHUTDOWN_NOTICE_S": "0"}
 
 
 @contextmanager

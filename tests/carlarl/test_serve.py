@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -79,7 +80,10 @@ def failing(*arguments: str, **variables: str) -> Iterator[subprocess.CompletedP
     )
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
-    assert result.stdout in ("", "stopping\n")
+    # Triton 2.51 itself crashes in about one of ten starts with a model that fails to load, and is
+    # started again.
+    said = re.sub(r"Triton ended with status -11.*\nstarting it again in .*\n", "", result.stdout)
+    assert said in ("", "stopping\n")
     own = {int(ports[name]) for name in ports.keys() - variables.keys()}
     for connection in psutil.net_connections("inet"):
         assert connection.status != psutil.CONN_LISTEN or connection.laddr.port not in own
@@ -133,8 +137,8 @@ def test_uses_the_triton_that_is_there(stack: Stack) -> None:
     assert httpx.get(f"http://{stack.triton_http}/v2/health/ready").status_code == 200
 
 
-def test_triton_dies() -> None:
-    with running_stack() as stack:
+def test_triton_dies_once_too_often() -> None:
+    with running_stack(RESTART_TRIES="0") as stack:
         processes = family(stack)
         next(p for p in processes if p.name() == "tritonserver").kill()
         assert stack.process.wait(timeout=30) == 1
@@ -155,7 +159,7 @@ def test_killed_itself_it_leaves_no_triton() -> None:
 
 
 def test_no_worker_of_a_killed_gateway_is_left() -> None:
-    with running_stack(WORKERS="2") as stack:
+    with running_stack(WORKERS="2", RESTART_TRIES="0") as stack:
         processes = family(stack)
         master = next(p for p in processes if p.cmdline()[1:] == ["-m", "gateway"])
         assert len(master.children()) >= 2
@@ -210,26 +214,10 @@ def test_a_broken_config(repository: Path) -> None:
         assert f"{path}: no Triton model config" in result.stderr
 
 
-CRASHED = "Triton ended with status -11; the end of its log:"
-
-
-def told_of(repository: Path) -> str:
-    """What a `carlarl serve` of a repository that can't be loaded tells.
-
-    Triton 2.51 itself crashes in about one of ten such starts, with nothing in its log. What must
-    hold holds then too (`failing` checks it), and what it tells is asked again, at most twice.
-    """
-    for _ in range(3):
-        with failing(MODEL_REPOSITORY=str(repository)) as result:
-            told = result.stderr.partition("carlarl: ")[2]
-        if not told.startswith(CRASHED):
-            break
-    return told
-
-
 def test_a_broken_model(repository: Path) -> None:
     (repository / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"damaged")
-    told = told_of(repository).splitlines()
+    with failing(MODEL_REPOSITORY=str(repository)) as result:
+        told = result.stderr.partition("carlarl: ")[2].splitlines()
     assert told[0] == "Triton ended with status 1; the end of its log:"
     assert told[1].startswith("failed to load 'policy_onnx' version 2000: Internal: InvalidProto")
     assert len(told) < 6
@@ -243,7 +231,8 @@ def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
         "    def execute(self, requests):\n"
         "        raise RuntimeError('cannot run at all')\n"
     )
-    assert "cannot run at all" in told_of(repository)
+    with failing(MODEL_REPOSITORY=str(repository)) as result:
+        assert "cannot run at all" in result.stderr
 
 
 @pytest.mark.parametrize(

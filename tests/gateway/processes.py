@@ -48,7 +48,7 @@ def gateway_process(
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway"],
         cwd=cwd,
-        env={**os.environ, "PORT": str(port), **environment},
+        env={**os.environ, "PORT": str(port), "SHUTDOWN_NOTICE_S": "0", **environment},
     )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -1,5 +1,6 @@
 """A model whose process was killed: Triton calls it ready still, and answers no request."""
 
+import signal
 from collections.abc import Iterator
 
 import httpx
@@ -14,8 +15,13 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture
 def own_stack() -> Iterator[Stack]:
+    """A stack whose supervision is asleep, or it would start Triton again."""
     with running_stack() as stack:
-        yield stack
+        stack.process.send_signal(signal.SIGSTOP)
+        try:
+            yield stack
+        finally:
+            stack.process.send_signal(signal.SIGCONT)
 
 
 def kill_model(stack: Stack, part: str) -> None:

@@ -19,6 +19,7 @@ from gateway.fast import FastPredict
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.settings import Settings
+from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
 from tests.gateway.stand_in import StandIn
@@ -54,7 +55,7 @@ def read(served: Versions) -> Callable[[bytes], Any]:
     """Whether the fast way takes a request."""
     predictor: Any = None
     doors = Doors(Settings(), None)
-    return FastPredict(Settings(), doors, served, predictor, Metrics()).read
+    return FastPredict(Settings(), doors, served, predictor, Metrics(), Stopping(0)).read
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ def read(served: Versions) -> Callable[[bytes], Any]:
         request(body(deterministic=True), "Content-Type: application/json"),
         request(body(seed=3), "X-Request-ID: a-1", "Connection: keep-alive"),
         request(body(version="v0.2.0"), "User-Agent: x", "Accept: */*"),
+        request(body(), "X-Deadline-Ms: 50"),
     ],
 )
 def test_usual(read: Any, data: bytes) -> None:
@@ -89,6 +91,9 @@ def test_usual(read: Any, data: bytes) -> None:
         request(body(), "X-Request-ID: not sane"),
         request(body(), "X-Request-ID: a", "X-Request-ID: b"),
         request(body(), "Bad Header: 1"),
+        request(body(), "X-Deadline-Ms: 0"),
+        request(body(), "X-Deadline-Ms: 5.5"),
+        request(body(), "X-Deadline-Ms: 5", "X-Deadline-Ms: 5"),
         request(body(), start="POST /predict?x=1 HTTP/1.1"),
         request(body(), start="POST /predict/ HTTP/1.1"),
         request(body(), start="PUT /predict HTTP/1.1"),
@@ -108,7 +113,7 @@ def test_keys(served: Versions) -> None:
     predictor: Any = None
     good, other = (hashlib.sha256(key).hexdigest() for key in (b"a-good-key", b"another"))
     doors = Doors(settings, Keys((good,)))
-    fast = FastPredict(settings, doors, served, predictor, Metrics())
+    fast = FastPredict(settings, doors, served, predictor, Metrics(), Stopping(0))
     with_key = request(body(), "X-API-Key: a-good-key")
     for _ in range(2):
         head, _, _ = fast.read(with_key) or pytest.fail("a good key is unusual")
@@ -123,7 +128,9 @@ def test_keys(served: Versions) -> None:
 
 def test_a_smaller_body_limit_counts_for_heads_that_came_before(served: Versions) -> None:
     predictor: Any = None
-    fast = FastPredict(Settings(), Doors(Settings(), None), served, predictor, Metrics())
+    fast = FastPredict(
+        Settings(), Doors(Settings(), None), served, predictor, Metrics(), Stopping(0)
+    )
     data = request(body())
     assert fast.read(data) is not None
     fast.configure(Settings(max_body_bytes=len(body()) - 1))

@@ -234,6 +234,46 @@ def test_who_is_late_is_told_and_never_sent() -> None:
     run(test())
 
 
+def test_who_would_be_late_is_refused_at_once() -> None:
+    """The first in the line has waited for half of the newcomer's time already."""
+
+    async def test() -> None:
+        bench = Bench()
+        asked = [bench.ask(1), bench.ask(2, timeout=60)]
+        await asyncio.sleep(0.15)
+        with pytest.raises(ResourceExhausted):
+            await bench.ask(3, timeout=0.25)
+        patient = bench.ask(4, timeout=60)
+        await asyncio.sleep(0)
+        assert bench.joiner.congested("m", time.perf_counter(), 0.25)
+        assert not bench.joiner.congested("m", time.perf_counter(), 60)
+        assert not bench.joiner.congested("another", time.perf_counter(), 0.25)
+        bench.triton.hold.set()
+        assert [speeds_of(one) for one in await asyncio.gather(*asked, patient)] == [[1], [2], [4]]
+        assert bench.sent == [[1], [2, 4]]
+
+    run(test())
+
+
+def test_a_late_one_is_not_sent_though_no_timer_has_run() -> None:
+    """The loop was busy when its time passed."""
+
+    async def test() -> None:
+        bench = Bench()
+        first, late = bench.ask(1), bench.ask(2, timeout=0.05)
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        time.sleep(0.1)
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert speeds_of(await first) == [1]
+        with pytest.raises(DeadlineExceeded):
+            await bench.ask(3, timeout=-1)
+        assert bench.sent == [[1]]
+
+    run(test())
+
+
 def test_a_call_that_breaks_off_leaves_nobody_waiting() -> None:
     seen: list[BaseException] = []
 

@@ -1,0 +1,272 @@
+"""One connection: who may have it, how slow its caller may be, and usual predictions on it."""
+
+import asyncio
+import os
+import time
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from gateway.doors import address, too_fast
+from gateway.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, answer_to
+from gateway.fast import Asked, FastPredict, Head, written
+from gateway.joining import CONGESTED
+from gateway.policy import PolicyVersion
+from gateway.predict import seed_of
+from gateway.rows import Rows
+
+MAX_PIPELINED = 100
+"""Requests that a caller may send ahead on one connection; one that sends more is cut off."""
+SLOW_S = 5.0
+"""How long a caller may take to send a head, and to read on with an answer under way."""
+REFUSALS_PER_S = 2000
+LONGEST_PAUSE_S = 1.0
+"""A connection is not read for a moment, of that length at most, after a request on it was refused:
+so long that all connections together are refused so often."""
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which answers usual predictions itself.
+
+    The application that uvicorn runs has them as its attribute `fast`.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """Take what uvicorn gives."""
+        super().__init__(*arguments, **options)
+        self._fast: FastPredict = options["config"].loaded_app.fast
+        self._within = False
+        self._answering = False
+        self._held = b""
+        self._lost = False
+        self._last = False
+        self._beyond = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Note whether this connection is one too many; wait for its first request."""
+        super().connection_made(transport)
+        self._beyond = len(self.connections) > self._fast.max_connections
+        self._head_timer = self.loop.call_later(SLOW_S, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a usual prediction; hand anything else to the framework."""
+        if self._beyond:
+            self._fast.metrics.refused()
+            self._end_with(ServiceUnavailable("too many connections"))
+            return
+        if self._answering:  # pipelined: it has to wait for its turn
+            self._held += data
+            self.transport.pause_reading()
+            return
+        idle = not self._within and (self.cycle is None or self.cycle.response_complete)
+        read = self._fast.read(data) if idle else None
+        if read is None:
+            self._pass_on(data)
+            return
+        if self._head_timer is not None:
+            self._stop_head_timer()
+        self._unset_keepalive_if_required()
+        head, asked, policy = read
+        limits = self._fast.doors.limits
+        if limits is not None:
+            wait_s = limits.take(head.holder or address(self.client), len(asked.observations))
+            if wait_s:
+                self._refuse(head, too_fast(wait_s))
+                return
+        arrived = time.perf_counter()
+        timeout_s = min(head.deadline_s, self._fast.timeout_s)
+        if self._fast.predictor.congested(policy, arrived, timeout_s):
+            self._refuse(head, ResourceExhausted(CONGESTED))
+            return
+        self._answering = True
+        task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_message_begin(self) -> None:
+        """Note that the framework's parser is inside a request."""
+        self._within = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        """Note that it is outside again."""
+        self._within = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Read on only where no request that was sent ahead waits for its turn."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody waits for the answer any more."""
+        self._lost = True
+        self._stop_head_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Note that the caller does not read; one that does not for long is cut off."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(SLOW_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that the caller reads again."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End an idle connection, and one whose caller has left an answer unread at once."""
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        super().timeout_keep_alive_handler()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as any other error, and end the connection."""
+        self._end_with(HTTPException(400, "the request is not valid HTTP"))
+
+    def shutdown(self) -> None:
+        """End the connection, after the answer that is under way."""
+        if self._answering:
+            self._last = True
+        else:
+            super().shutdown()
+
+    def _pass_on(self, data: bytes) -> None:
+        """Hand what came to the framework; a head that does not end is not waited for long."""
+        super().data_received(data)
+        if len(self.pipeline) > MAX_PIPELINED:
+            self.transport.abort()
+        elif self.cycle is None or self.cycle.response_complete:
+            if self._head_timer is None and self.timeout_keep_alive_task is None:
+                self._head_timer = self.loop.call_later(SLOW_S, self.timeout_keep_alive_handler)
+        elif self._head_timer is not None:
+            self._stop_head_timer()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    async def _answer(
+        self,
+        head: Head,
+        asked: Asked,
+        policy: PolicyVersion,
+        arrived: float,
+        timeout_s: float,
+    ) -> None:
+        fast = self._fast
+        request_id = head.request_id or os.urandom(16).hex()
+        seed = seed_of(asked)
+        failed: Exception | None = None
+        try:
+            prediction = await fast.predictor.predict(
+                policy,
+                Rows.of(asked.observations, seed),
+                seed,
+                arrived + timeout_s,
+                lambda: self._lost,
+            )
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            failed = error
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if failed is None:
+            seconds = time.perf_counter() - arrived
+            body = written(prediction, asked.deterministic, seconds)
+            fast.metrics.answered("/predict", "POST", 200, seconds, None)
+            self._write(200, _OK % len(body), body, request_id, seconds)
+        else:
+            self._write_error(failed, "/predict", "POST", request_id, arrived)
+        if isinstance(failed, (DeadlineExceeded, ResourceExhausted)) and not self._lost:
+            self._pause()
+        else:
+            self._answered()
+
+    def _refuse(self, head: Head, error: ResourceExhausted) -> None:
+        """Refuse a request before it waits, and read no further for a moment.
+
+        Reading and refusing cost a good part of what an answer does, which callers who ask again
+        at once would take from those who are answered.
+        """
+        request_id = head.request_id or os.urandom(16).hex()
+        self._write_error(error, "/predict", "POST", request_id, time.perf_counter())
+        self._pause()
+
+    def _pause(self) -> None:
+        self._answering = True
+        self.transport.pause_reading()
+        pause_s = min(LONGEST_PAUSE_S, len(self.connections) / REFUSALS_PER_S)
+        self.loop.call_later(pause_s, self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._lost and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._answered()
+
+    def _end_with(self, error: Exception) -> None:
+        """Answer what never became a request with an error, and end the connection."""
+        self._last = True
+        request_id = os.urandom(16).hex()
+        self._write_error(error, "unmatched", "other", request_id, time.perf_counter())
+        self.transport.close()
+
+    def _write_error(
+        self, error: Exception, route: str, method: str, request_id: str, arrived: float
+    ) -> None:
+        scope: dict[str, Any] = {"type": "http", "headers": [], "request_id": request_id}
+        response = answer_to(Request(scope), error)
+        status, seconds = response.status_code, time.perf_counter() - arrived
+        self._fast.metrics.answered(route, method, status, seconds, scope["error_code"])
+        self._write(status, _lines(response), bytes(response.body), request_id, seconds)
+
+    def _write(
+        self, status: int, lines: bytes, body: bytes, request_id: str, seconds: float
+    ) -> None:
+        if self._lost:
+            return
+        if self._fast.stopping.begun:
+            self._last = True
+        defaults = self._fast.lines_of(self.server_state.default_headers)
+        close = b"connection: close\r\n" if self._last else b""
+        stamp = b"x-request-id: %s\r\nx-process-time: %.6f\r\n" % (request_id.encode(), seconds)
+        self.transport.write(
+            b"".join((STATUS_LINE[status], defaults, lines, stamp, close, b"\r\n", body))
+        )
+
+    def _answered(self) -> None:
+        """Go on with what came meanwhile, or wait for the next request."""
+        self._answering = False
+        self.server_state.total_requests += 1
+        if self._lost:
+            return
+        if self._last:
+            self.transport.close()
+            return
+        if self._held:
+            held, self._held = self._held, b""
+            self.transport.resume_reading()
+            self.data_received(held)
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+
+_OK = b"content-length: %d\r\ncontent-type: application/json\r\n"
+
+
+def _lines(response: Response) -> bytes:
+    return b"".join([b"%s: %s\r\n" % pair for pair in response.raw_headers])

@@ -1,0 +1,210 @@
+"""What is killed, stopped, restarted or flooded under load, and what the callers see of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.carlarl.test_supervision import gateway, model, triton, worker
+from tests.gateway.processes import predict, status, until
+from tests.reliability.load import BODY, LOST, REFUSED, Load
+from tests.stack import ROOT, Stack, free_ports, running_stack
+
+pytestmark = pytest.mark.reliability
+
+PAGE = ROOT / "docs" / "RELIABILITY.md"
+LEAD_S = 2.0
+CODES = (429, 503, 504, REFUSED, LOST)
+
+_rows: dict[str, list[str]] = {"faults": [], "overload": []}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def page() -> Iterator[None]:
+    """Write what was measured into the page, between its markers."""
+    yield
+    text = PAGE.read_text()
+    for name, rows in _rows.items():
+        if rows:
+            table = re.compile(rf"(<!-- {name} -->\n(?:.*\n){{2}})(?:.*\n)*?(<!-- /{name} -->)")
+            assert table.search(text), f"{PAGE} lacks the markers of {name}"
+            text = table.sub(lambda found, rows=rows: found[1] + "".join(rows) + found[2], text)
+    PAGE.write_text(text)
+
+
+def record(what: str, load: Load, struck: float) -> None:
+    counts = load.counts()
+    began, lasted = load.outage(struck)
+    cells = [what, f"{counts.total():,}", *(f"{counts[code]:,}" for code in CODES)]
+    cells += [f"{counts.total() - counts[200] - sum(counts[code] for code in CODES):,}"]
+    cells += [f"{began:.1f}", f"{lasted:.1f}"]
+    _rows["faults"].append("| " + " | ".join(cells) + " |\n")
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Stack]:
+    with running_stack(WORKERS="2", RESTART_TRIES="99") as stack:
+        yield stack
+
+
+def stop(process: psutil.Process, seconds: float) -> None:
+    process.suspend()
+    time.sleep(seconds)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.resume()
+
+
+FAULTS = {
+    "`SIGKILL` of a gateway worker, of two": lambda stack: worker(stack).kill(),
+    "`SIGKILL` of the gateway": lambda stack: gateway(stack).kill(),
+    "`SIGKILL` of Triton": lambda stack: triton(stack).kill(),
+    "`SIGKILL` of the active policy's process": lambda stack: model(
+        stack, "/carla_policy_fused-v0.2.0/"
+    ).kill(),
+    "`SIGKILL` of another version's process": lambda stack: model(
+        stack, "/policy_onnx/1000/"
+    ).kill(),
+    "`SIGSTOP` of Triton for 10 s": lambda stack: stop(triton(stack), 10),
+    "`SIGSTOP` of Triton for good": lambda stack: stop(triton(stack), 30),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_it_recovers(service: Stack, what: str) -> None:
+    url = service.gateway_url
+    with Load(url) as load:
+        time.sleep(LEAD_S)
+        struck = time.monotonic()
+        FAULTS[what](service)
+        time.sleep(4)  # what falls is seen by then
+        until(lambda: [status(url + "/readyz") for _ in range(8)] == [200] * 8, 90)
+        until(lambda: [predict(url).status_code for _ in range(8)] == [200] * 8, 90)
+        time.sleep(LEAD_S)
+    record(what, load, struck)
+    counts = load.counts()
+    assert set(counts) <= {200, *CODES}, counts
+    assert service.process.poll() is None
+    assert load.answers[-1][1] == 200
+
+
+HAPROXY = """
+global
+    stats socket {folder}/haproxy.sock mode 600 level admin
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 30s
+    timeout server 30s
+    retries 3
+    option redispatch
+    retry-on conn-failure empty-response
+frontend callers
+    bind 127.0.0.1:{port}
+    default_backend gateways
+backend gateways
+    balance roundrobin
+    option httpchk GET /readyz
+    default-server check inter 200ms fall 1 rise 1
+    server first {first}
+    server second {second}
+"""
+
+
+@contextlib.contextmanager
+def proxy(folder: Path, first: str, second: str) -> Iterator[str]:
+    haproxy = shutil.which("haproxy")
+    assert haproxy, "apt-get install haproxy"
+    port = free_ports(1)[0]
+    path = folder / "haproxy.cfg"
+    path.write_text(HAPROXY.format(folder=folder, port=port, first=first, second=second))
+    process = subprocess.Popen([haproxy, "-db", "-f", str(path)])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: status(url + "/readyz") == 200)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
+    """Two gateways before one Triton; each is ended by SIGTERM and started again."""
+    ports = free_ports(2)
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
+
+    def start(port: int, triton_http: str) -> subprocess.Popen[bytes]:
+        variables = {"PORT": str(port), "TRITON_URL": f"http://{triton_http}"}
+        command = [sys.executable, "-m", "gateway"]
+        return subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **variables, "SHUTDOWN_NOTICE_S": "2"}
+        )
+
+    with running_stack() as stack, contextlib.ExitStack() as ends:
+        running = [start(port, stack.triton_http) for port in ports]
+        ends.callback(lambda: [one.kill() or one.wait() for one in running])
+        until(lambda: [status(url + "/readyz") for url in urls] == [200, 200])
+        addresses = [url.removeprefix("http://") for url in urls]
+        with proxy(tmp_path, *addresses) as url, Load(url) as load:
+            time.sleep(LEAD_S)
+            struck = time.monotonic()
+            for index, port in enumerate(ports):
+                running[index].send_signal(signal.SIGTERM)
+                assert running[index].wait(30) == 0
+                running[index] = start(port, stack.triton_http)
+                until(lambda index=index: status(urls[index] + "/readyz") == 200)
+                time.sleep(LEAD_S)
+        record("rolling restart of two gateways behind haproxy", load, struck)
+    assert set(load.counts()) == {200}, load.counts()
+
+
+def wrk(url: str, script: Path, connections: int) -> tuple[float, float, float]:
+    """Good answers a second, the share of others, and the 99th percentile (ms) of all.
+
+    With so many connections that never rest.
+    """
+    command = ["wrk", "--latency", "-t2", f"-c{connections}", "-d8s", "-s", str(script)]
+    done = subprocess.run(
+        [*command, url + "/predict"], capture_output=True, text=True, check=True, timeout=60
+    )
+    total = re.search(r"(\d+) requests in ([\d.]+)s", done.stdout)
+    tail = re.search(r"99%\s+([\d.]+)(us|ms|s)", done.stdout)
+    assert total, done.stdout
+    assert tail, done.stdout
+    other = re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout)
+    asked, bad = int(total[1]), int(other[1]) if other else 0
+    p99_ms = float(tail[1]) * {"us": 0.001, "ms": 1, "s": 1000}[tail[2]]
+    return (asked - bad) / float(total[2]), bad / asked, p99_ms
+
+
+def test_overload(tmp_path: Path) -> None:
+    """Two thousand connections that never rest, with the usual deadline and with a short one."""
+    script = tmp_path / "ask.lua"
+    ask = f'wrk.method = "POST"\nwrk.body = [[{BODY.decode()}]]\n'
+    with running_stack() as stack:
+        url = stack.gateway_url
+        process = gateway(stack)
+        script.write_text(ask)
+        peak = max(wrk(url, script, 32)[0] for _ in range(2))
+        wrk(url, script, 2000)  # room for so many connections is taken once
+        for deadline_ms, least in ((1000, 0.5), (50, 0.1)):
+            before = process.memory_info().rss
+            script.write_text(f'{ask}wrk.headers["X-Deadline-Ms"] = "{deadline_ms}"\n')
+            good, refused, p99_ms = wrk(url, script, 2000)
+            grown = (process.memory_info().rss - before) / 2**20
+            cells = [f"{deadline_ms}", f"{peak:,.0f}", f"{good:,.0f}", f"{good / peak:.0%}"]
+            cells += [f"{refused:.0%}", f"{p99_ms:.0f}", f"{grown:+.1f}"]
+            _rows["overload"].append("| " + " | ".join(cells) + " |\n")
+            assert good > least * peak
+            assert grown < 50
+        assert predict(url).status_code == 200
