@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.carlarl.test_promotion import add_version
 from tests.deploy.containers import PACKAGES, Containers, missing
 from tests.gateway.processes import until
-from tests.stack import free_ports
+from tests.stack import ROOT, free_ports
 
 pytestmark = pytest.mark.deploy
 
@@ -195,6 +198,23 @@ def test_promote_and_roll_back(deployed: Deployed) -> None:
     deployed.compose("restart", "triton")  # the volume remembers
     until(lambda: deployed.acts("v0.1.0"), READY_S)
     assert "active is v0.2.0" in deployed.compose(*command, "rollback", profiles="tools")
+    until(lambda: deployed.acts("v0.2.0"), READY_S)
+
+
+def test_a_new_version_is_copied_in(deployed: Deployed, tmp_path: Path) -> None:
+    """By the command that docs/OPERATIONS.md has, and promoted."""
+    new = tmp_path / "model_repository"
+    shutil.copytree(ROOT / "model_repository", new)
+    add_version(new)
+    text = (ROOT / "docs" / "OPERATIONS.md").read_text()
+    script = re.search(r"--entrypoint sh tools \\\n  -c '([^']+)'", text)
+    assert script is not None
+    command = ("run", "--rm", "-T", "-v", f"{new}:/new:ro", "--entrypoint", "sh", "tools", "-c")
+    deployed.compose(*command, script[1], profiles="tools")
+    assert deployed.acts("v0.2.0")
+    deployed.compose("run", "--rm", "-T", "tools", "promote", "v0.3.0", profiles="tools")
+    until(lambda: deployed.acts("v0.3.0"), READY_S)
+    deployed.compose("run", "--rm", "-T", "tools", "rollback", profiles="tools")
     until(lambda: deployed.acts("v0.2.0"), READY_S)
 
 
