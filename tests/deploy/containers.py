@@ -27,7 +27,7 @@ PACKAGES = {
 
 STORAGE = """
 [storage]
-driver = "vfs"
+driver = ""
 graphroot = "{folder}/images"
 runroot = "{folder}/run"
 """

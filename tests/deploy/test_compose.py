@@ -12,6 +12,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +232,27 @@ def test_restart(deployed: Deployed, service: str) -> None:
 def _started(deployed: Deployed, service: str) -> str:
     form = "{{.State.StartedAt}}"
     return deployed.containers.run("podman", "inspect", "--format", form, deployed.name(service))
+
+
+def test_a_mount_of_the_same_file_system(tmp_path: Path) -> None:
+    """As a volume in a container may be, beside which nothing can be written."""
+    place, held = tmp_path / "the place", tmp_path / "held"
+    place.mkdir()
+    held.mkdir()
+    program = (
+        "import sys, pathlib, converters.repository as r; "
+        "print([r._is_mount(pathlib.Path(path)) for path in sys.argv[1:]])"
+    )
+    shell = 'mount --bind "$1" "$2" && exec "$3" -c "$4" "$2" "$1"'
+    arguments = (str(held), str(place), sys.executable, program)
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", shell, "sh", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[True, False]", done.stderr
 
 
 def test_all_in_one(containers: Containers, images: dict[str, str], tmp_path: Path) -> None:
