@@ -4,10 +4,10 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s clean
 
 help:  ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 run: .venv/.installed  ## set up and serve the default policy
 	exec $(BIN)/carlarl serve
@@ -51,6 +51,9 @@ benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each fo
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 
+test-deploy: .venv/.installed-test  ## build the images, run compose.yaml and a fleet behind HAProxy; as root
+	$(BIN)/python -m pytest -m deploy
+
 quality: .venv/.installed-dev  ## lint, format, types, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,6 +85,15 @@ export: .venv/.installed-test  ## artifacts/ → model_repository/
 validate-artifacts: .venv/.installed-test  ## artifacts/, model_repository/ and the certificates
 	$(BIN)/carlarl validate
 
+docker-build:  ## the images: gateway, Triton, all in one
+	GIT_COMMIT=$$(git rev-parse --short HEAD) docker compose --profile cpu --profile tools build
+
+docker-run: secrets/api_keys  ## Triton and the gateway in containers, on http://localhost:8080
+	docker compose --profile cpu up --wait
+
+deploy-k8s:  ## apply the overlay cpu to your cluster, or OVERLAY=gpu
+	kubectl apply -k docker/k8s/overlays/$(or $(OVERLAY),cpu)
+
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
@@ -97,6 +109,10 @@ load-tools:
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .perf-analyzer tritonclient==2.51.0 'nvidia-cuda-runtime-cu12~=12.4'
 	@ldconfig -p | grep -q 'libb64\.so\.0d' || { cd .perf-analyzer && { apt-get download -qq -o APT::Sandbox::User=root libb64-0d || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root libb64-0d; }; } && dpkg -x libb64-0d_*.deb .; } || { echo "make: perf_analyzer needs libb64.so.0d: on Debian or Ubuntu, apt-get install libb64-0d" >&2; exit 1; }
 	@touch $@
+
+secrets/api_keys:
+	@mkdir -p secrets && key=$$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))') && \
+	printf %s "$$key" | sha256sum | cut -d' ' -f1 > $@ && chmod 644 $@ && echo "your API key: $$key (only its SHA-256 is kept, in $@)"
 
 .venv/.python:
 	@test -n "$(PYTHON)" || { echo "make: no python3 found: install Python 3.11 or 3.12" >&2; exit 1; }

@@ -154,7 +154,7 @@ def transaction(
 def _check_place(repository: Path, only: str | None) -> None:
     if repository.exists() and not repository.is_dir():
         raise RepositoryError(f"{repository}: it is a file, and no folder of models")
-    if only is None and os.path.ismount(repository):
+    if only is None and _is_mount(repository):
         raise RepositoryError(
             f"{repository}: it is a mount point, which can't be replaced as a whole: mount the "
             "folder above it, or give a folder inside it with --repository"
@@ -170,8 +170,20 @@ def _check_place(repository: Path, only: str | None) -> None:
 
 def _staging_place(repository: Path, only: str | None) -> Path:
     """Give the folder to prepare a change in: beside the repository, unless that is a mount."""
-    mounted = repository.exists() and os.path.ismount(repository)
+    mounted = repository.exists() and _is_mount(repository)
     return repository if only is not None and mounted else repository.parent
+
+
+def _is_mount(path: Path) -> bool:
+    """Whether `path` is a mount, also one of the same file system, as in containers."""
+    if os.path.ismount(path):
+        return True
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return False
+    escaped = re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(path))
+    return any(line.split(b" ")[4] == escaped for line in mounts)
 
 
 def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator[Path]:

@@ -1,0 +1,23 @@
+#!/bin/sh
+# Start Triton as `carlarl serve` does, but with every version's model for gateways loaded: of several
+# replicas each must answer for each version while one of them is promoted.
+set -eu
+cd "${MODEL_REPOSITORY:-/models}"
+[ -f carla_policy/config.pbtxt ] || {
+    echo "$PWD: no active version; \`carlarl export\` makes one active" >&2
+    exit 1
+}
+for model in carla_policy carla_policy-v* carla_policy_fused-v*; do
+    [ ! -f "$model/config.pbtxt" ] || set -- "--load-model=$model" "$@"
+done
+if [ -n "${TRITON_SECRET:-}" ]; then # only who sends it may load, unload and trace
+    closed="model-repository,shared-memory,trace,logging:carlarl-secret=$TRITON_SECRET"
+    set -- "--http-restricted-api=$closed" "--grpc-restricted-protocol=$closed" "$@"
+fi
+exec tritonserver \
+    --model-repository="$PWD" \
+    --model-control-mode=explicit \
+    --disable-auto-complete-config \
+    --model-load-thread-count=16 \
+    --exit-timeout-secs=5 \
+    "$@"

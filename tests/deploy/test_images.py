@@ -1,0 +1,157 @@
+"""What the images are made of, and compose.yaml, without building anything."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import Any
+
+import compose_spec
+import pytest
+import yaml
+
+from tests.deploy.containers import missing
+from tests.stack import ROOT, clean_environment
+
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+COMPOSE = ROOT / "compose.yaml"
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
+    lines = (ROOT / "docker" / "gateway.txt").read_text().splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(listed) <= set(project["dependencies"]), "bounds as in pyproject.toml"
+    names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
+    modules: set[str] = set()
+    for path in (ROOT / "gateway").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.split(".")[0])
+    providers = packages_distributions()
+    imported = {
+        normal(providers[module][0])
+        for module in modules - set(sys.stdlib_module_names) - {"gateway"}
+    }
+    # These come with others that are listed.
+    assert imported - {"starlette", "pydantic-core"} <= names
+    assert names - imported <= {"uvloop"}  # named to uvicorn, not imported
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_dockerfiles(path: Path) -> None:
+    text = re.sub(r"\\\n", " ", path.read_text())
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
+    first = next(rest for word, rest in lines if word == "ARG")
+    base = re.fullmatch(r"BASE=(\S+):(\S+)", first)
+    assert base is not None, "the base can be given, and so pinned by its digest"
+    assert base[2] != "latest"
+    assert {rest.split()[0] for word, rest in lines if word == "FROM"} == {"${BASE}"}
+    users = [rest for word, rest in lines if word == "USER"]
+    assert users[-1] == "1000:1000", "a number, which Kubernetes' runAsNonRoot can check"
+    assert any(word == "HEALTHCHECK" for word, _ in lines)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for word, rest in lines:
+        if word == "COPY" and "--from=" not in rest:
+            *sources, _ = [part for part in rest.split() if not part.startswith("--")]
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert source == "." or f"!{source}" in ignored, f"{source} is in .dockerignore"
+
+
+def test_nothing_else_is_sent_to_the_builder() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert next(line for line in lines if not line.startswith("#")) == "*"
+
+
+def test_triton_s_flags_are_those_of_the_embedded_one() -> None:
+    """All of its flags but for those that name this machine's folders and addresses."""
+    flag = re.compile(r"""(?<=["\s])--[a-z][a-z-]+(?==|"|\s)""")
+    here = set(flag.findall((ROOT / "docker" / "triton.sh").read_text()))
+    embedded = set(flag.findall((ROOT / "carlarl" / "triton_server.py").read_text()))
+    own = {"--backend-directory", "--backend-config", "--cache-directory"}
+    own |= {
+        f"--{what}-{part}" for what in ("http", "grpc", "metrics") for part in ("address", "port")
+    }
+    assert here - {"--http-restricted-api", "--grpc-restricted-protocol"} == embedded - own
+
+
+@cache
+def services() -> dict[str, dict[str, Any]]:
+    """compose.yaml as podman-compose reads it, with all profiles; the specification takes it."""
+    program = str(Path(sys.executable).with_name("podman-compose"))
+    profiles = [f"--profile={name}" for name in ("cpu", "gpu", "monitoring", "tools")]
+    done = subprocess.run(
+        [program, *profiles, "config"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    compose_spec.PyCompose.from_yaml(done.stdout).validate()
+    with pytest.raises(ValueError, match="extension key `cap_drp`"):
+        compose_spec.PyCompose.from_yaml(done.stdout.replace("cap_drop:", "cap_drp:", 1))
+    read: dict[str, dict[str, Any]] = yaml.safe_load(done.stdout)["services"]
+    return read
+
+
+def test_what_compose_starts() -> None:
+    profiles = {name: set(service["profiles"]) for name, service in services().items()}
+    assert profiles == {
+        "triton": {"cpu"},
+        "triton-gpu": {"gpu"},
+        "gateway": {"cpu", "gpu"},
+        "tools": {"tools"},
+        "prometheus": {"monitoring"},
+        "grafana": {"monitoring"},
+    }
+    waits = services()["gateway"]["depends_on"]
+    assert {name: one["condition"] for name, one in waits.items()} == dict.fromkeys(
+        ("triton", "triton-gpu"), "service_healthy"
+    )
+    assert services()["triton-gpu"]["networks"]["inside"]["aliases"] == ["triton"]
+    assert services()["triton"]["shm_size"]
+
+
+def test_what_compose_opens() -> None:
+    published = {name: service.get("ports", []) for name, service in services().items()}
+    assert published.pop("gateway") == ["127.0.0.1:8080:8080"]
+    assert published.pop("grafana") == ["127.0.0.1:3000:3000"]
+    assert not any(published.values())
+    for service in services().values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        variables = service.get("environment", {})
+        secret = [name for name in variables if "PASSWORD" in name or "KEY" in name]
+        assert all(variables[name].startswith("/run/secrets/") for name in secret)
+        assert not service["image"].endswith(":latest")
+
+
+def test_what_prometheus_scrapes() -> None:
+    content = yaml.safe_load((ROOT / "docker" / "prometheus" / "prometheus.yml").read_text())
+    targets = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in content["scrape_configs"]
+    }
+    assert targets == {"gateway": ["gateway:8080"], "triton": ["triton:8002"]}
+    assert {target.split(":")[0] for one in targets.values() for target in one} <= set(services())
+
+
+def test_missing_packages_are_named() -> None:
+    assert missing({"sh": "dash", "/bin/sh": "dash"}) == ""
+    sentence = missing({"sh": "dash", "no-such-program": "one", "/no/such/file": "two"})
+    assert sentence == "needed: apt-get install --no-install-recommends one two"

@@ -1,0 +1,195 @@
+"""What Kubernetes is given: the overlays rendered by kubectl's kustomize, against real schemas."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+
+from gateway.metrics import Metrics
+from tests.deploy import kserve_models
+from tests.stack import ROOT
+
+K8S = ROOT / "docker" / "k8s"
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "kserve")
+KUBERNETES = "1.37"
+"""Version whose schemas are asked; sidecars are in it since 1.29."""
+
+Document = dict[str, Any]
+
+
+@cache
+def rendered(folder: str) -> list[Document]:
+    kubectl = Path(sys.executable).with_name("kubectl")
+    command = [str(kubectl), "kustomize", str(K8S / folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(folder: str, kind: str) -> list[Document]:
+    return [document for document in rendered(folder) if document["kind"] == kind]
+
+
+def problems(document: Document) -> str:
+    """What Kubernetes' own schema has against a document; unknown fields too."""
+    try:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return f"{document['kind']} {document['metadata']['name']}: {error}"
+    return ""
+
+
+def test_the_schemas_refuse_what_is_wrong() -> None:
+    document = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {}}
+    assert not problems(document)
+    assert "prots" in problems(document | {"spec": {"prots": []}})
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_kubernetes_takes_them(folder: str) -> None:
+    core = [one for one in rendered(folder) if "kserve.io" not in one["apiVersion"]]
+    assert {
+        "Deployment", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget",
+        "HorizontalPodAutoscaler", "Namespace",
+    } == {one["kind"] for one in core}  # fmt: skip
+    assert not [text for one in core if (text := problems(one))]
+    namespaced = [one for one in core if one["kind"] != "Namespace"]
+    assert {one["metadata"]["namespace"] for one in namespaced} == {"carlarl"}
+
+
+def containers(document: Document) -> list[Document]:
+    spec = document["spec"]["template"]["spec"]
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_restricted_pods(folder: str) -> None:
+    """What Kubernetes' Pod Security Standard `restricted` asks for, and a read-only file system."""
+    (deployment,) = of_kind(folder, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+    allowed = {"emptyDir", "configMap", "secret"}
+    assert all(set(volume) - {"name"} <= allowed for volume in pod["volumes"])
+    for one in containers(deployment):
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"startupProbe", "livenessProbe"} <= set(one)
+        assert one["resources"]["requests"]["cpu"]
+        assert one["resources"]["limits"]["memory"]
+        assert not any("hostPort" in port for port in one["ports"])
+        assert re.fullmatch(r"\S+(:(?!latest)[\w.]+|@sha256:\w{64})", one["image"]), one["image"]
+        mounted = {mount["name"] for mount in one["volumeMounts"]}
+        assert mounted <= {volume["name"] for volume in pod["volumes"]}
+    gateway = pod["containers"][0]
+    assert {p: gateway[p]["httpGet"]["path"] for p in ("livenessProbe", "readinessProbe")} == {
+        "livenessProbe": "/livez",
+        "readinessProbe": "/readyz",
+    }
+    assert gateway["lifecycle"]["preStop"]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_they_fit_each_other(folder: str) -> None:
+    (deployment,) = of_kind(folder, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    (budget,) = of_kind(folder, "PodDisruptionBudget")
+    selectors = [
+        deployment["spec"]["selector"]["matchLabels"],
+        budget["spec"]["selector"]["matchLabels"],
+    ]
+    services = of_kind(folder, "Service")
+    selectors += [service["spec"]["selector"] for service in services]
+    assert all(selector.items() <= labels for selector in selectors)
+    ports = {port["name"] for one in containers(deployment) for port in one["ports"]}
+    assert {port["targetPort"] for one in services for port in one["spec"]["ports"]} <= ports
+    (scaler,) = of_kind(folder, "HorizontalPodAutoscaler")
+    assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert "replicas" not in deployment["spec"]
+    (configuration,) = of_kind(folder, "ConfigMap")
+    volumes = deployment["spec"]["template"]["spec"]["volumes"]
+    named = [volume["configMap"]["name"] for volume in volumes if "configMap" in volume]
+    assert named == [configuration["metadata"]["name"]]
+    environment = {one["name"]: one["value"] for one in containers(deployment)[-1]["env"]}
+    assert Path(environment["CONFIG_FILE"]).name in configuration["data"]
+    told = yaml.safe_load(configuration["data"]["carlarl.yaml"])["profiles"][environment["PROFILE"]]
+    assert (ROOT / "model_repository" / f"carla_policy-{told['model_version']}").is_dir()
+
+
+def test_gpu_only_where_it_is_asked_for() -> None:
+    (gpu,), (cpu,) = (of_kind(f"overlays/{name}", "Deployment") for name in ("gpu", "cpu"))
+    assert "nvidia.com/gpu" not in json.dumps(cpu)
+    triton, gateway = containers(gpu)
+    assert triton["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert "nvidia.com/gpu" not in gateway["resources"]["limits"]
+
+
+def test_service_monitors() -> None:
+    """prometheus-operator's own models take all of them, and they find the services' ports."""
+    monitors = of_kind("monitoring", "ServiceMonitor")
+    services = {one["metadata"]["name"]: one for one in of_kind("overlays/cpu", "Service")}
+    assert {one["metadata"]["name"] for one in monitors} == set(services)
+    for monitor in monitors:
+        read = ServiceMonitor.model_validate(monitor)
+        spec = json.loads(read.model_dump_json(by_alias=True, exclude_none=True))["spec"]
+        assert spec == monitor["spec"]  # an unknown field would be gone
+        service = services[monitor["metadata"]["name"]]
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        assert wanted <= service["metadata"]["labels"].items()
+        ports = {port["name"] for port in service["spec"]["ports"]}
+        assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_the_metric_that_it_is_scaled_by() -> None:
+    adapter = yaml.safe_load((K8S / "monitoring" / "prometheus-adapter.yaml").read_text())
+    (rule,) = adapter["rules"]["custom"]
+    (scaler,) = of_kind("overlays/cpu", "HorizontalPodAutoscaler")
+    pods, resource = scaler["spec"]["metrics"]
+    assert pods["pods"]["metric"]["name"] == rule["name"]["as"]
+    assert resource["resource"]["name"] == "cpu"
+    metrics = Metrics()
+    metrics.answered("/predict", "POST", 200, 0.001, None)
+    name, selector = re.fullmatch(r"(\w+)(\{.*\})", rule["seriesQuery"]).groups()  # type: ignore[union-attr]
+    assert 'route="/predict"' in selector
+    assert f'{name}{{le="0.001",route="/predict"}} 1.0' in metrics.exposition().decode()
+
+
+def test_kserve() -> None:
+    """KServe's own models know every field; what is Kubernetes' own in it, Kubernetes' schema."""
+    fields = json.loads(kserve_models.FILE.read_text())
+    (runtime,) = of_kind("kserve", "ServingRuntime")
+    (service,) = of_kind("kserve", "InferenceService")
+    assert not kserve_models.unknown(runtime, "V1alpha1ServingRuntime", fields, "runtime")
+    assert not kserve_models.unknown(service, "V1beta1InferenceService", fields, "service")
+    wrong = service | {"spec": {"predictor": {"model": {"runtimes": "x"}}}}
+    assert kserve_models.unknown(wrong, "V1beta1InferenceService", fields, "service") == [
+        "service.spec.predictor.model.runtimes: V1beta1ModelSpec has no such field"
+    ]
+    spec = {key: runtime["spec"][key] for key in ("containers", "volumes")}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runtime"}, "spec": spec}
+    assert not problems(pod)
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    formats = {(one["name"], one["version"]) for one in runtime["spec"]["supportedModelFormats"]}
+    assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in formats
+    assert not [one for one in of_kind("kserve", "Service") if one["metadata"]["name"] == "triton"]
+
+
+@pytest.mark.deploy
+def test_kserve_s_fields_are_the_package_s() -> None:
+    assert json.loads(kserve_models.FILE.read_text()) == kserve_models.fields_of_package()
