@@ -56,8 +56,16 @@ def answer(
 
 
 def tensor(request: Any, name: str) -> NDArray[Any]:
-    """Give the input `name` of `request` as an array; raises ValueError where it is not finite."""
-    values: NDArray[Any] = pb.get_input_tensor_by_name(request, name).as_numpy()
+    """Give the input `name` of `request`, rows first; raises ValueError for what is no such thing.
+
+    Triton lets requests through that lack an input, where another may be left out, or have no rows.
+    """
+    given = pb.get_input_tensor_by_name(request, name)
+    if given is None:
+        raise ValueError(f"{name} is missing")
+    values: NDArray[Any] = given.as_numpy()
+    if values.ndim != 2 or not values.size:
+        raise ValueError(f"{name} must have rows")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite")
     return values

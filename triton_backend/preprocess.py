@@ -29,8 +29,8 @@ class TritonPythonModel:
         observation = np.concatenate(
             [joining.tensor(request, name) for name in ("speed", "steering", "sensors")], axis=1
         )
-        deterministic = pb.get_input_tensor_by_name(request, "deterministic").as_numpy()[:, 0]
-        seed = pb.get_input_tensor_by_name(request, "seed").as_numpy()[:, 0]
+        deterministic = joining.tensor(request, "deterministic")[:, 0]
+        seed = joining.tensor(request, "seed")[:, 0]
         given = pb.get_input_tensor_by_name(request, "row")
         row = np.arange(len(seed)) if given is None else given.as_numpy()[:, 0]
         if (seed < 0).any() or (row < 0).any():

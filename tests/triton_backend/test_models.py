@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,3 +203,23 @@ def test_repository_is_what_the_artifacts_export_to(tmp_path: Path) -> None:
     fresh = tmp_path / "model_repository"
     export(artifact.versions_in(ROOT / "artifacts"), fresh)
     assert drift.differences(fresh, ROOT / "model_repository") == []
+
+
+def test_a_missing_input_is_refused(client: Client) -> None:
+    """Triton lets it through: as many inputs came as must, since one may be left out."""
+    with pytest.raises(InferenceServerException, match="observation is missing") as raised:
+        client.infer("carla_policy_fused-v0.2.0", {"noise_key": np.zeros((1, 2), np.int64)})
+    assert ".py" not in str(raised.value)
+
+
+def test_no_rows_are_refused(triton_http: str) -> None:
+    """Triton lets no rows through that have the bytes of one."""
+    one = {"name": "observation", "shape": [0, 7], "datatype": "FP32"}
+    described = json.dumps({"inputs": [{**one, "parameters": {"binary_data_size": 28}}]}).encode()
+    answer = httpx.post(
+        f"http://{triton_http}/v2/models/carla_policy_fused-v0.2.0/infer",
+        content=described + bytes(28),
+        headers={"Inference-Header-Content-Length": str(len(described))},
+    )
+    assert answer.status_code == 400
+    assert answer.json() == {"error": "observation must have rows"}
