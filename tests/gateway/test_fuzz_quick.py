@@ -21,3 +21,9 @@ def test_bad_input_is_refused(stack: Stack) -> None:
     assert outcome.problems == []
     assert {200, 400, 404, 405, 413, 415, 422} <= set(outcome.codes)
     assert httpx.get(stack.gateway_url + "/readyz").status_code == 200
+
+
+def test_the_openapi_page_is_kept_to(stack: Stack) -> None:
+    outcome = fuzzing.check_by_openapi(stack.gateway_url, examples=25, derandomize=True)
+    assert outcome.sent.total() > 50
+    assert {200, 422} <= set(outcome.codes)

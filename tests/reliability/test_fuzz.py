@@ -209,3 +209,10 @@ def grpc_request(random: Random) -> service_pb2.ModelInferRequest:
     if random.random() < 0.1:
         message.parameters["timeout"].int64_param = -1
     return message
+
+
+def test_the_openapi_page(service: Stack) -> None:
+    watched = Watched(service, "schemathesis, by the OpenAPI page")
+    outcome = fuzzing.check_by_openapi(service.gateway_url, examples=1000, derandomize=False)
+    assert outcome.sent.total() > 1000
+    watched.check(outcome)
