@@ -18,29 +18,14 @@ import pytest
 
 from tests.carlarl.test_supervision import gateway, model, triton, worker
 from tests.gateway.processes import predict, status, until
+from tests.reliability import page
 from tests.reliability.load import BODY, LOST, REFUSED, Load
 from tests.stack import ROOT, Stack, free_ports, running_stack
 
 pytestmark = pytest.mark.reliability
 
-PAGE = ROOT / "docs" / "RELIABILITY.md"
 LEAD_S = 2.0
 CODES = (429, 503, 504, REFUSED, LOST)
-
-_rows: dict[str, list[str]] = {"faults": [], "overload": []}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def page() -> Iterator[None]:
-    """Write what was measured into the page, between its markers."""
-    yield
-    text = PAGE.read_text()
-    for name, rows in _rows.items():
-        if rows:
-            table = re.compile(rf"(<!-- {name} -->\n(?:.*\n){{2}})(?:.*\n)*?(<!-- /{name} -->)")
-            assert table.search(text), f"{PAGE} lacks the markers of {name}"
-            text = table.sub(lambda found, rows=rows: found[1] + "".join(rows) + found[2], text)
-    PAGE.write_text(text)
 
 
 def record(what: str, load: Load, struck: float) -> None:
@@ -49,7 +34,7 @@ def record(what: str, load: Load, struck: float) -> None:
     cells = [what, f"{counts.total():,}", *(f"{counts[code]:,}" for code in CODES)]
     cells += [f"{counts.total() - counts[200] - sum(counts[code] for code in CODES):,}"]
     cells += [f"{began:.1f}", f"{lasted:.1f}"]
-    _rows["faults"].append("| " + " | ".join(cells) + " |\n")
+    page.add("faults", *cells)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +189,7 @@ def test_overload(tmp_path: Path) -> None:
             grown = (process.memory_info().rss - before) / 2**20
             cells = [f"{deadline_ms}", f"{peak:,.0f}", f"{good:,.0f}", f"{good / peak:.0%}"]
             cells += [f"{refused:.0%}", f"{p99_ms:.0f}", f"{grown:+.1f}"]
-            _rows["overload"].append("| " + " | ".join(cells) + " |\n")
+            page.add("overload", *cells)
             assert good > least * peak
             assert grown < 50
         assert predict(url).status_code == 200

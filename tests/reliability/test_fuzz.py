@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,16 +23,14 @@ from tests import fuzzing
 from tests.carlarl.test_supervision import gateway, triton
 from tests.fuzzing import Input, Maker, Sender, anonymous
 from tests.gateway.processes import OBSERVATION, predict, status, until
-from tests.stack import ROOT, Stack, running_stack
+from tests.reliability import page
+from tests.stack import Stack, running_stack
 
 pytestmark = pytest.mark.reliability
 
-PAGE = ROOT / "docs" / "RELIABILITY.md"
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "40000"))
 GROWN_MB = 30.0
 """More is no noise: an input that is kept whole would be hundreds."""
-
-_rows: list[str] = []
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +44,6 @@ def seed() -> int:
 def service() -> Iterator[Stack]:
     with running_stack(RESTART_TRIES="0") as stack:  # what falls stays down, and is seen
         yield stack
-
-
-@pytest.fixture(scope="module", autouse=True)
-def page() -> Iterator[None]:
-    """Write what was sent into the page, between its markers."""
-    yield
-    text = PAGE.read_text()
-    table = re.compile(r"(<!-- inputs -->\n(?:.*\n){2})(?:.*\n)*?(<!-- /inputs -->)")
-    assert table.search(text), f"{PAGE} lacks the markers of inputs"
-    if _rows:
-        PAGE.write_text(table.sub(lambda found: found[1] + "".join(_rows) + found[2], text))
 
 
 def processes(stack: Stack) -> list[psutil.Process]:
@@ -91,8 +77,8 @@ class Watched:
         grown = anonymous(self._processes) - self._held
         codes = ", ".join(f"{count:,} × {code}" for code, count in sorted(outcome.codes.items()))
         sent = f"{outcome.sent.total():,}"
-        _rows.append(f"| {self._what} | {sent} | {codes} | {grown:+.1f} |\n")
-        print(_rows[-1], dict(outcome.sent))
+        row = page.add("inputs", self._what, sent, codes, f"{grown:+.1f}")
+        print(row, dict(outcome.sent))
         assert grown < GROWN_MB
 
 
