@@ -23,8 +23,17 @@ FOLDER = ROOT / "docker" / "prometheus"
 RULES = FOLDER / "rules.yml"
 DASHBOARD = ROOT / "docker" / "grafana" / "provisioning" / "dashboards" / "carlarl.json"
 
+UNPACKED = ROOT / ".prometheus" / "usr" / "bin"
+"""Where `make test` puts the programs where they are not installed."""
+
+
+def program(name: str) -> str:
+    """The path of a program of Debian's package; empty where it is missing."""
+    return shutil.which(name) or shutil.which(name, path=UNPACKED) or ""
+
+
 needs_prometheus = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")),
+    not (program("prometheus") and program("promtool")),
     reason="prometheus and promtool are missing: apt-get install prometheus",
 )
 
@@ -71,7 +80,7 @@ def running_prometheus(
     (folder / RULES.name).write_text(yaml.safe_dump(rules))
     address = f"127.0.0.1:{free_ports(1)[0]}"
     command = [
-        "prometheus",
+        program("prometheus"),
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'tsdb'}",
         f"--web.listen-address={address}",

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.observability.prometheus import FOLDER, RULES, needs_prometheus
+from tests.observability.prometheus import FOLDER, RULES, needs_prometheus, program
 from tests.stack import ROOT
 
 TESTS = [Path(__file__).with_name(f"{name}_test.yml") for name in ("rules", "slow_rules")]
@@ -17,7 +17,7 @@ OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=60)
 
 
 def alerts() -> dict[str, dict[str, Any]]:
