@@ -17,7 +17,9 @@ OPERATIONS = (ROOT / "docs" / "OPERATIONS.md").read_text()
 
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [program("promtool"), *arguments], capture_output=True, text=True, timeout=60
+    )
 
 
 def alerts() -> dict[str, dict[str, Any]]:
