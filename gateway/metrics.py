@@ -1,6 +1,7 @@
 """The gateway's Prometheus metrics, summed over its workers where there are several."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,8 @@ SAMPLED_ACTIONS = 2048
 """Actions that are looked at between two flushes: a millisecond's work, and enough to see drift."""
 FLUSH_S = 1.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+log = logging.getLogger(__name__)
 
 _ACTION = Struct("<3f")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -247,7 +250,10 @@ class Metrics:
     async def follow(self) -> None:
         """Flush once a second, for ever."""
         while True:
-            self.flush()
+            try:
+                self.flush()
+            except Exception:
+                log.exception("handing on what was counted failed")
             await asyncio.sleep(FLUSH_S)
 
     def flush(self) -> None:
