@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s clean
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,7 @@ dev: .venv/.installed  ## serve with a talkative log
 drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
-test: .venv/.installed-test load-tools  ## set up and run the tests
+test: .venv/.installed-test load-tools monitor-tools  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
@@ -97,7 +97,7 @@ deploy-k8s:  ## apply the overlay cpu to your cluster, or OVERLAY=gpu
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .perf-analyzer .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .perf-analyzer .prometheus .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 # Without them the benchmarks leave out what needs them, and say so.
 load-tools:
@@ -108,6 +108,14 @@ load-tools:
 .perf-analyzer/.installed: .venv/.python
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .perf-analyzer tritonclient==2.51.0 'nvidia-cuda-runtime-cu12~=12.4'
 	@ldconfig -p | grep -q 'libb64\.so\.0d' || { cd .perf-analyzer && { apt-get download -qq -o APT::Sandbox::User=root libb64-0d || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root libb64-0d; }; } && dpkg -x libb64-0d_*.deb .; } || { echo "make: perf_analyzer needs libb64.so.0d: on Debian or Ubuntu, apt-get install libb64-0d" >&2; exit 1; }
+	@touch $@
+
+# Debian's, unpacked and not installed: as a package it starts a service. Without it its tests are skipped.
+monitor-tools:
+	-@command -v prometheus >/dev/null && command -v promtool >/dev/null || $(MAKE) --no-print-directory .prometheus/.installed
+
+.prometheus/.installed:
+	@mkdir -p .prometheus && cd .prometheus && { { apt-get download -qq -o APT::Sandbox::User=root prometheus || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root prometheus; }; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb && usr/bin/promtool --version; } >/dev/null 2>&1 || { echo "make: prometheus is missing: apt-get install prometheus" >&2; exit 1; }
 	@touch $@
 
 secrets/api_keys:

@@ -27,6 +27,8 @@ from gateway.triton import SECRET_HEADER
 
 CLOSED = "model-repository,shared-memory,trace,logging"
 """Triton's APIs that change what it is; inference, health, metadata and statistics stay open."""
+SUMMARIES = ("summary_latencies=true", "summary_quantiles=0.5:0.05,0.95:0.01,0.99:0.001")
+"""Triton's own latencies as quantiles of the last minute, which it does not keep by default."""
 LOG_LINES = 40
 """Last telling lines of Triton's log that are kept for an error message."""
 
@@ -97,6 +99,7 @@ class TritonServer:
             f"--grpc-port={grpc}",
             "--metrics-address=127.0.0.1",
             f"--metrics-port={metrics}",
+            *(f"--metrics-config={setting}" for setting in SUMMARIES),
         ]
         if secret is not None:
             leftovers.keep_secret(backends, http, secret)

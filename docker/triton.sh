@@ -20,4 +20,6 @@ exec tritonserver \
     --disable-auto-complete-config \
     --model-load-thread-count=16 \
     --exit-timeout-secs=5 \
+    --metrics-config=summary_latencies=true \
+    --metrics-config=summary_quantiles=0.5:0.05,0.95:0.01,0.99:0.001 \
     "$@"

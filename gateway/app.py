@@ -49,6 +49,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
     joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
+    metrics.watch(lambda: joiner.waiting, lambda: triton.reconnects)
     predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
@@ -60,7 +61,9 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         _collect_seldom()
         stopping.listen()
         configuration.start()
-        following = [asyncio.create_task(one.follow()) for one in (versions, configuration)]
+        following = [
+            asyncio.create_task(one.follow()) for one in (versions, configuration, metrics)
+        ]
         yield
         for task in following:
             task.cancel()

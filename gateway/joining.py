@@ -75,11 +75,11 @@ class Joiner:
         """Allow so many calls of one model at a time, and observations waiting in all."""
         self._triton = triton
         self._metrics = metrics
-        self._calls = calls
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        self.waiting = 0
+        """Observations in all lines."""
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.limit(calls, max_waiting)
 
     async def infer(
         self, model: str, max_rows: int, rows: Rows, deadline: float, gone: Gone
@@ -107,7 +107,7 @@ class Joiner:
             for piece in rows.split(max_rows)
         ]
         free = max(0, self._calls - line.calls) if not line.waiting else 0
-        if self._waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
+        if self.waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
             raise ResourceExhausted("too many observations are waiting")
         if free and len(waiters) == 1 and left_s >= LEAST_CALL_S:
             return await self._lone(line, waiters[0])
@@ -115,7 +115,7 @@ class Joiner:
             self._send(line, [waiter])
         for waiter in waiters[free:]:
             line.waiting.append(waiter)
-            self._waiting += waiter.rows.count
+            self.waiting += waiter.rows.count
             line.rows += waiter.rows.count
         expiry = loop.call_later(left_s, _expire, waiters)
         try:
@@ -131,6 +131,7 @@ class Joiner:
         """Allow other numbers from now on; calls that are under way end as they are."""
         self._calls = calls
         self._max_waiting = max_waiting
+        self._metrics.queue_limit.set(max_waiting)
         for line in self._lines.values():
             while line.waiting and line.calls < calls:
                 self._send(line, self._next(line))
@@ -179,7 +180,7 @@ class Joiner:
         now = time.perf_counter()
         while line.waiting and line.waiting[0].rows.count <= room:
             waiter = line.waiting.popleft()
-            self._waiting -= waiter.rows.count
+            self.waiting -= waiter.rows.count
             line.rows -= waiter.rows.count
             if waiter.deadline <= now:
                 self._metrics.expired()
@@ -211,7 +212,7 @@ class Joiner:
             return
         seconds = time.perf_counter() - start
         line.called(seconds)
-        self._metrics.called(rows.count, seconds)
+        self._metrics.called(rows.count, seconds, [start - one.since for one in waiters])
         start_byte = 0
         for waiter in waiters:
             stop_byte = start_byte + waiter.rows.count * ACTION_BYTES

@@ -81,7 +81,7 @@ class Predictor:
         for action in actions:
             if not math.isfinite(action[0] + action[1] + action[2]):
                 raise InferenceFailed(f"{policy.model} gave an action that is not finite")
-        self._metrics.acted(rows.count)
+        self._metrics.acted(rows.count, data)
         return Prediction(actions, policy.version, seed)
 
     def congested(self, policy: PolicyVersion, now: float, budget_s: float) -> bool:

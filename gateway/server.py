@@ -18,9 +18,9 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
 from gateway.configuration import read_keys
-from gateway.metrics import MULTIPROCESS_DIR
 from gateway.protocol import Protocol
 from gateway.settings import Settings, SettingsError
+from gateway.workers import MULTIPROCESS_DIR
 
 OTHER_FILES = 200
 """Files that a gateway has open beside its callers' connections, at most."""

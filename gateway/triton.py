@@ -92,6 +92,11 @@ class Triton:
         entries = await self._ask("POST", "/v2/repository/index", timeout_s, self._control)
         return [entry["name"] for entry in entries if entry.get("state") == "READY"]
 
+    @property
+    def reconnects(self) -> int:
+        """Connections that were opened in the place of lost ones, so far."""
+        return self._pool.reconnects
+
     async def close(self) -> None:
         """Close the connections."""
         self._pool.close()

@@ -13,7 +13,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from gateway.metrics import Metrics
 from tests.deploy import kserve_models
@@ -153,6 +153,18 @@ def test_service_monitors() -> None:
         assert wanted <= service["metadata"]["labels"].items()
         ports = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_the_rules_as_the_docs_hand_them_over() -> None:
+    """The command in docs/OPERATIONS.md, up to what applies it."""
+    docs = (ROOT / "docs" / "OPERATIONS.md").read_text()
+    (command,) = re.findall(r"^(\(printf (?:.*\n)*?.*rules\.yml\)) \|\n", docs, re.MULTILINE)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    document = yaml.safe_load(done.stdout)
+    rules = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())
+    assert document["spec"] == rules
+    read = PrometheusRule.model_validate(document)
+    assert json.loads(read.model_dump_json(by_alias=True, exclude_none=True)) == document
 
 
 def test_the_metric_that_it_is_scaled_by() -> None:
