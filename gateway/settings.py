@@ -123,7 +123,9 @@ class Settings(BaseSettings):
         pattern=r"^http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?$",
     )
     triton_http_port: int = _port(8000, "HTTP port of the embedded Triton.")
-    triton_grpc_port: int = _port(8001, "gRPC port of the embedded Triton.")
+    triton_grpc_port: int = _port(
+        8001, "gRPC port of the embedded Triton, or of that at TRITON_URL: models are loaded by it."
+    )
     triton_metrics_port: int = _port(8002, "Metrics port of the embedded Triton.")
     triton_secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = _field(
         None,
