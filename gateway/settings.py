@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -39,6 +40,9 @@ def _origins(value: object) -> object:
 
 
 def _secret(value: object) -> object:
+    if isinstance(value, str) and "/" in value:
+        with suppress(OSError):
+            value = Path(value).read_text().strip()
     if isinstance(value, str) and not _SECRET.fullmatch(value):
         raise ValueError
     return value
@@ -131,7 +135,7 @@ class Settings(BaseSettings):
         None,
         "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
         "the embedded Triton, none is sent to another.",
-        "8 to 256 letters, digits, - and _",
+        "8 to 256 letters, digits, - and _, or the path of a file that holds them, with a / in it",
     )
     api_keys_file: Path | None = _field(
         None,

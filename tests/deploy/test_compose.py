@@ -24,12 +24,14 @@ import pytest
 
 from tests.carlarl.test_promotion import add_version
 from tests.deploy.containers import PACKAGES, Containers, missing
+from tests.gateway.certificates import make
 from tests.gateway.processes import until
 from tests.stack import ROOT, free_ports
 
 pytestmark = pytest.mark.deploy
 
 KEY = "a key that only this test has"
+SECRET = "what-only-this-test-knows"
 OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
 SERVICES = ("triton", "gateway", "prometheus")
 READY_S = 300.0
@@ -113,11 +115,13 @@ def deployed(
 ) -> Iterator[Deployed]:
     secrets = tmp_path_factory.mktemp("secrets")
     (secrets / "api_keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n")
+    (secrets / "triton_secret").write_text(SECRET + "\n")
     (secrets / "grafana_password").write_text("unused")
     (port,) = free_ports(1)
     variables = images | {
         "PORT": str(port),
         "API_KEYS_FILE": str(secrets / "api_keys"),
+        "TRITON_SECRET_FILE": str(secrets / "triton_secret"),
         "GRAFANA_PASSWORD_FILE": str(secrets / "grafana_password"),
     }
     made = Deployed(containers, variables, f"http://127.0.0.1:{port}")
@@ -192,6 +196,42 @@ def test_triton_is_out_of_reach_from_outside(deployed: Deployed) -> None:
     assert told["internal"] is True
 
 
+ASK = (
+    "import sys, urllib.request as r; q = r.Request('http://triton:8000' + sys.argv[1], b'', "
+    "{'carlarl-secret': sys.argv[2]}); print(r.urlopen(q).status)"
+)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/repository/index", "/v2/repository/models/carla_policy/unload", "/v2/logging"]
+)
+def test_triton_is_closed_over_http(deployed: Deployed, path: str) -> None:
+    """Also to what stands in its own network."""
+    for stranger in ("", "a-wrong-one"):
+        with pytest.raises(AssertionError, match="HTTP Error 403"):
+            deployed.inside("gateway", "python", "-c", ASK, path, stranger)
+    if path.endswith("index"):
+        assert deployed.inside("gateway", "python", "-c", ASK, path, SECRET) == "200\n"
+
+
+def test_triton_is_closed_over_grpc(deployed: Deployed) -> None:
+    load = (
+        "from carlarl.triton_control import TritonControl as T; "
+        "T('http://triton:8000', 'a-wrong-one').load('carla_policy')"
+    )
+    program = ("run", "--rm", "-T", "--entrypoint", "python", "tools", "-c")
+    with pytest.raises(AssertionError, match="ControlError: this Triton is closed"):
+        deployed.compose(*program, load, profiles="tools")
+    deployed.compose(*program, load.replace("a-wrong-one", SECRET), profiles="tools")
+
+
+def test_the_secret_is_in_no_environment_and_no_log(deployed: Deployed) -> None:
+    for service in SERVICES:
+        told = deployed.containers.run("podman", "inspect", deployed.name(service))
+        assert SECRET not in told
+        assert SECRET not in deployed.containers.run("podman", "logs", deployed.name(service))
+
+
 def test_promote_and_roll_back(deployed: Deployed) -> None:
     command = ("run", "--rm", "-T", "tools")
     said = deployed.compose(*command, "promote", "v0.1.0", profiles="tools")
@@ -218,6 +258,40 @@ def test_a_new_version_is_copied_in(deployed: Deployed, tmp_path: Path) -> None:
     until(lambda: deployed.acts("v0.3.0"), READY_S)
     deployed.compose("run", "--rm", "-T", "tools", "rollback", profiles="tools")
     until(lambda: deployed.acts("v0.2.0"), READY_S)
+
+
+def test_the_health_check_over_tls(
+    deployed: Deployed, images: dict[str, str], tmp_path: Path
+) -> None:
+    files = make(tmp_path)
+    tmp_path.chmod(0o755)
+    for path in (files.certificate, files.key):
+        path.chmod(0o644)
+    name = "carlarl-test-tls"
+    variables = {
+        "TRITON_URL": "http://triton:8000",
+        "SSL_CERTFILE": f"/tls/{files.certificate.name}",
+        "SSL_KEYFILE": f"/tls/{files.key.name}",
+    }
+    deployed.containers.run(
+        *("podman", "run", "--detach", "--name", name, "--network", "carlarl-test_inside"),
+        *("--volume", f"{tmp_path}:/tls:ro"),
+        *(part for pair in variables.items() for part in ("--env", "=".join(pair))),
+        images["GATEWAY_IMAGE"],
+    )
+
+    def healthy() -> bool:
+        try:
+            deployed.containers.run("podman", "healthcheck", "run", name)
+        except AssertionError:  # it is starting
+            return False
+        return True
+
+    try:
+        until(healthy, READY_S)
+        assert "listening on https://" in deployed.containers.run("podman", "logs", name)
+    finally:
+        deployed.containers.run("podman", "rm", "--force", name)
 
 
 @pytest.mark.parametrize("service", SERVICES)
