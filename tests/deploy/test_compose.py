@@ -110,13 +110,20 @@ def images(containers: Containers) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def deployed(
-    containers: Containers, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Deployed]:
-    secrets = tmp_path_factory.mktemp("secrets")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder `secrets` that compose.yaml takes its files from."""
+    secrets = tmp_path_factory.mktemp("deployed") / "secrets"
+    secrets.mkdir(0o700)
     (secrets / "api_keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n")
     (secrets / "triton_secret").write_text(SECRET + "\n")
     (secrets / "grafana_password").write_text("unused")
+    for path in secrets.iterdir():
+        path.chmod(0o644)
+    return secrets
+
+
+@pytest.fixture(scope="module")
+def deployed(containers: Containers, images: dict[str, str], secrets: Path) -> Iterator[Deployed]:
     (port,) = free_ports(1)
     variables = images | {
         "PORT": str(port),
@@ -229,7 +236,9 @@ def test_the_secret_is_in_no_environment_and_no_log(deployed: Deployed) -> None:
     for service in SERVICES:
         told = deployed.containers.run("podman", "inspect", deployed.name(service))
         assert SECRET not in told
-        assert SECRET not in deployed.containers.run("podman", "logs", deployed.name(service))
+        log = deployed.containers.logs(deployed.name(service))
+        assert log
+        assert SECRET not in log
 
 
 def test_promote_and_roll_back(deployed: Deployed) -> None:
@@ -241,6 +250,34 @@ def test_promote_and_roll_back(deployed: Deployed) -> None:
     until(lambda: deployed.acts("v0.1.0"), READY_S)
     assert "active is v0.2.0" in deployed.compose(*command, "rollback", profiles="tools")
     until(lambda: deployed.acts("v0.2.0"), READY_S)
+
+
+def test_keys_are_rotated(deployed: Deployed, secrets: Path) -> None:
+    """By the commands that docs/OPERATIONS.md has, while it serves."""
+    text = (ROOT / "docs" / "OPERATIONS.md").read_text()
+    add, remove = (
+        re.search(rf"^ *({start}=.*secrets/api_keys)$", text, re.MULTILINE)
+        for start in ("key", "rest")
+    )
+    assert add is not None
+    assert remove is not None
+
+    def run(command: str, **variables: str) -> str:
+        return subprocess.run(
+            ["sh", "-c", command],
+            cwd=secrets.parent,
+            env=os.environ | variables,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    new = run(f'{add[1]}; echo "$key"')
+    until(lambda: deployed.predict(new).status_code == 200, READY_S)
+    assert deployed.predict().status_code == 200
+    run(remove[1], old=new)
+    until(lambda: deployed.predict(new).status_code == 401, READY_S)
+    assert deployed.predict().status_code == 200
 
 
 def test_a_new_version_is_copied_in(deployed: Deployed, tmp_path: Path) -> None:
@@ -289,7 +326,7 @@ def test_the_health_check_over_tls(
 
     try:
         until(healthy, READY_S)
-        assert "listening on https://" in deployed.containers.run("podman", "logs", name)
+        assert "listening on https://" in deployed.containers.logs(name)
     finally:
         deployed.containers.run("podman", "rm", "--force", name)
 
