@@ -1,146 +1,26 @@
-"""`compose.yaml` brought up for real: images built, services restarted, all taken down.
-
-Images that can be had take the place of what is made here: DEPLOY_BASE that of debootstrap's base,
-DEPLOY_TRITON_BASE that of the stand-in for the official server, DEPLOY_PROMETHEUS that of Debian's.
-BUILD_FLAGS is what `buildah bud` needs on this machine.
-"""
+"""`compose.yaml` run for real, as conftest.py brings it up: rights, doors, promotions, restarts."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.carlarl.test_promotion import add_version
-from tests.deploy.containers import PACKAGES, Containers, missing
+from tests.deploy.containers import Containers
+from tests.deploy.deployed import READY_S, SECRET, SERVICES, Deployed
 from tests.gateway.certificates import make
 from tests.gateway.processes import until
 from tests.stack import ROOT, free_ports
 
 pytestmark = pytest.mark.deploy
-
-KEY = "a key that only this test has"
-SECRET = "what-only-this-test-knows"
-OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
-SERVICES = ("triton", "gateway", "prometheus")
-READY_S = 300.0
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """What compose.yaml started: how to run its commands, and where the gateway is published."""
-
-    containers: Containers
-    variables: dict[str, str]
-    url: str
-
-    def compose(self, *arguments: str, profiles: str = "cpu monitoring") -> str:
-        return self.containers.compose(*arguments, profiles=profiles, **self.variables)
-
-    def inside(self, service: str, *command: str) -> str:
-        return self.containers.run("podman", "exec", self.name(service), *command)
-
-    def name(self, service: str) -> str:
-        return f"carlarl-test_{service}_1"
-
-    def predict(self, key: str = KEY) -> httpx.Response:
-        body = {"observations": [OBSERVATION], "deterministic": True}
-        return httpx.post(f"{self.url}/predict", json=body, headers={"X-API-Key": key}, timeout=10)
-
-    def acts(self, version: str | None = None) -> bool:
-        try:
-            answer = self.predict()
-        except httpx.TransportError:
-            return False
-        return answer.status_code == 200 and version in (None, answer.json()["version"])
-
-    def scraped(self) -> dict[str, str]:
-        """Job → 1 where Prometheus' last scrape of it worked; empty where it does not answer."""
-        query = ("promtool", "query", "instant", "-o", "json", "http://127.0.0.1:9090", "up")
-        try:
-            rows = json.loads(self.inside("prometheus", *query))
-        except AssertionError:  # it is starting
-            return {}
-        return {row["metric"]["job"]: row["value"][1] for row in rows}
-
-
-@pytest.fixture(scope="module")
-def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    if sentence := missing(PACKAGES):
-        pytest.fail(sentence, pytrace=False)
-    if os.geteuid() != 0:
-        pytest.fail(
-            "run it as root: debootstrap and the containers' networks need it", pytrace=False
-        )
-    made = Containers.create(tmp_path_factory.mktemp("containers"))
-    yield made
-    made.run("podman", "system", "reset", "--force")
-
-
-@pytest.fixture(scope="module")
-def images(containers: Containers) -> dict[str, str]:
-    """The variables of compose.yaml that name images, for those that were built here."""
-    base = os.environ.get("DEPLOY_BASE") or containers.debian()
-    gateway = containers.build("docker/gateway.Dockerfile", "carlarl-gateway", base)
-    whole = containers.build("docker/all-in-one.Dockerfile", "carlarl", base)
-    official = os.environ.get("DEPLOY_TRITON_BASE") or containers.build(
-        "tests/deploy/stand_in.Dockerfile", "stand-in", whole, "tests/deploy"
-    )
-    triton = containers.build("docker/triton.Dockerfile", "carlarl-triton", official)
-    prometheus = os.environ.get("DEPLOY_PROMETHEUS") or containers.build(
-        "tests/deploy/prometheus.Dockerfile", "prometheus", base, "tests/deploy"
-    )
-    return {
-        "GATEWAY_IMAGE": gateway,
-        "CARLARL_IMAGE": whole,
-        "TRITON_IMAGE": triton,
-        "PROMETHEUS_IMAGE": prometheus,
-    }
-
-
-@pytest.fixture(scope="module")
-def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `secrets` that compose.yaml takes its files from."""
-    secrets = tmp_path_factory.mktemp("deployed") / "secrets"
-    secrets.mkdir(0o700)
-    (secrets / "api_keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n")
-    (secrets / "triton_secret").write_text(SECRET + "\n")
-    (secrets / "grafana_password").write_text("unused")
-    for path in secrets.iterdir():
-        path.chmod(0o644)
-    return secrets
-
-
-@pytest.fixture(scope="module")
-def deployed(containers: Containers, images: dict[str, str], secrets: Path) -> Iterator[Deployed]:
-    (port,) = free_ports(1)
-    variables = images | {
-        "PORT": str(port),
-        "API_KEYS_FILE": str(secrets / "api_keys"),
-        "TRITON_SECRET_FILE": str(secrets / "triton_secret"),
-        "GRAFANA_PASSWORD_FILE": str(secrets / "grafana_password"),
-    }
-    made = Deployed(containers, variables, f"http://127.0.0.1:{port}")
-    try:
-        made.compose("up", "-d", *SERVICES)  # Grafana's image can't be made here
-        until(made.acts, READY_S)
-        yield made
-    finally:
-        made.compose("down", "-v")
-    assert containers.run("podman", "ps", "--all", "--quiet") == ""
-    with pytest.raises(httpx.TransportError):
-        made.predict()
 
 
 def test_an_action_through_the_published_port(deployed: Deployed) -> None:
