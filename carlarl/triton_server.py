@@ -102,7 +102,7 @@ class TritonServer:
             *(f"--metrics-config={setting}" for setting in SUMMARIES),
         ]
         if secret is not None:
-            leftovers.keep_secret(backends, http, secret)
+            leftovers.keep_secret(backends, http, grpc, secret)
             command += [
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",

@@ -11,6 +11,8 @@ for model in carla_policy carla_policy-v* carla_policy_fused-v*; do
     [ ! -f "$model/config.pbtxt" ] || set -- "--load-model=$model" "$@"
 done
 if [ -n "${TRITON_SECRET:-}" ]; then # only who sends it may load, unload and trace
+    case $TRITON_SECRET in */*) TRITON_SECRET=$(cat "$TRITON_SECRET") ;; esac # a file with it
+    : "${TRITON_SECRET:?its file is empty}"
     closed="model-repository,shared-memory,trace,logging:carlarl-secret=$TRITON_SECRET"
     set -- "--http-restricted-api=$closed" "--grpc-restricted-protocol=$closed" "$@"
 fi

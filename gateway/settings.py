@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -39,6 +40,9 @@ def _origins(value: object) -> object:
 
 
 def _secret(value: object) -> object:
+    if isinstance(value, str) and "/" in value:
+        with suppress(OSError):
+            value = Path(value).read_text().strip()
     if isinstance(value, str) and not _SECRET.fullmatch(value):
         raise ValueError
     return value
@@ -123,13 +127,15 @@ class Settings(BaseSettings):
         pattern=r"^http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?$",
     )
     triton_http_port: int = _port(8000, "HTTP port of the embedded Triton.")
-    triton_grpc_port: int = _port(8001, "gRPC port of the embedded Triton.")
+    triton_grpc_port: int = _port(
+        8001, "gRPC port of the embedded Triton, or of that at TRITON_URL: models are loaded by it."
+    )
     triton_metrics_port: int = _port(8002, "Metrics port of the embedded Triton.")
     triton_secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = _field(
         None,
         "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
         "the embedded Triton, none is sent to another.",
-        "8 to 256 letters, digits, - and _",
+        "8 to 256 letters, digits, - and _, or the path of a file that holds them, with a / in it",
     )
     api_keys_file: Path | None = _field(
         None,

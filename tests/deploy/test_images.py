@@ -8,6 +8,7 @@ import sys
 import tomllib
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,23 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def asked(name: str) -> list[str]:
+    """What docker/NAME.txt asks for."""
+    lines = (ROOT / "docker" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["gateway", "triton", "triton-gpu"])
+def test_bounds_as_in_pyproject(name: str) -> None:
+    extras = chain.from_iterable(PROJECT["optional-dependencies"].values())
+    assert set(asked(name)) <= {*PROJECT["dependencies"], *extras}
+
+
 def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
-    lines = (ROOT / "docker" / "gateway.txt").read_text().splitlines()
-    listed = [line for line in lines if not line.startswith("#")]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(listed) <= set(project["dependencies"]), "bounds as in pyproject.toml"
+    listed = asked("gateway")
     names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
     modules: set[str] = set()
     for path in (ROOT / "gateway").glob("*.py"):
@@ -54,6 +67,9 @@ def test_dockerfiles(path: Path) -> None:
     text = re.sub(r"\\\n", " ", path.read_text())
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
     first = next(rest for word, rest in lines if word == "ARG")
+    installs = re.findall(r"\bpip install [^&\n]*", text)
+    assert installs, "what is installed is locked, or the product itself"
+    assert all("--require-hashes" in one or "--no-deps" in one for one in installs), installs
     base = re.fullmatch(r"BASE=(\S+):(\S+)", first)
     assert base is not None, "the base can be given, and so pinned by its digest"
     assert base[2] != "latest"
@@ -65,7 +81,7 @@ def test_dockerfiles(path: Path) -> None:
     for word, rest in lines:
         if word == "COPY" and "--from=" not in rest:
             *sources, _ = [part for part in rest.split() if not part.startswith("--")]
-            for source in sources:
+            for source in (source.replace("${LOCK}", "triton") for source in sources):
                 assert (ROOT / source).exists(), source
                 assert source == "." or f"!{source}" in ignored, f"{source} is in .dockerignore"
 
@@ -130,7 +146,7 @@ def test_what_compose_opens() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         variables = service.get("environment", {})
-        secret = [name for name in variables if "PASSWORD" in name or "KEY" in name]
+        secret = [name for name in variables if re.search("PASSWORD|KEY|SECRET", name)]
         assert all(variables[name].startswith("/run/secrets/") for name in secret)
         assert not service["image"].endswith(":latest")
 

@@ -16,6 +16,7 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from gateway.metrics import Metrics
+from gateway.settings import Settings, read_settings
 from tests.deploy import kserve_models
 from tests.stack import ROOT
 
@@ -105,7 +106,7 @@ def test_restricted_pods(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_they_fit_each_other(folder: str) -> None:
+def test_they_fit_each_other(folder: str, tmp_path: Path) -> None:
     (deployment,) = of_kind(folder, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"].items()
     (budget,) = of_kind(folder, "PodDisruptionBudget")
@@ -127,8 +128,34 @@ def test_they_fit_each_other(folder: str) -> None:
     assert named == [configuration["metadata"]["name"]]
     environment = {one["name"]: one["value"] for one in containers(deployment)[-1]["env"]}
     assert Path(environment["CONFIG_FILE"]).name in configuration["data"]
-    told = yaml.safe_load(configuration["data"]["carlarl.yaml"])["profiles"][environment["PROFILE"]]
-    assert (ROOT / "model_repository" / f"carla_policy-{told['model_version']}").is_dir()
+    assert set(environment) <= {name.upper() for name in Settings.model_fields}
+    file = tmp_path / "carlarl.yaml"
+    file.write_text(configuration["data"]["carlarl.yaml"])
+    secret = tmp_path / "secret"
+    secret.write_text("eight-or-more")
+    here = {"CONFIG_FILE": str(file), "TRITON_SECRET": str(secret)}
+    told = read_settings(**{name.lower(): v for name, v in (environment | here).items()})
+    assert told.triton_token == "eight-or-more"
+    assert (ROOT / "model_repository" / f"carla_policy-{told.model_version}").is_dir()
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_triton_and_its_gateway_have_one_secret(folder: str) -> None:
+    """A file, that both mount: what Triton's closed APIs ask for."""
+    (deployment,) = of_kind(folder, "Deployment")
+    gateway = containers(deployment)[-1]
+    pods = {gateway["name"]: (gateway, deployment["spec"]["template"]["spec"]["volumes"])}
+    if folder == "kserve":
+        (runtime,) = of_kind(folder, "ServingRuntime")
+        pods["triton"] = (runtime["spec"]["containers"][0], runtime["spec"]["volumes"])
+    else:
+        pods["triton"] = (containers(deployment)[0], pods["gateway"][1])
+    for container, volumes in pods.values():
+        (variable,) = (one for one in container["env"] if one["name"] == "TRITON_SECRET")
+        (mount,) = (one for one in container["volumeMounts"] if one["name"] == "triton-secret")
+        assert variable["value"] == f"{mount['mountPath']}/secret"
+        assert mount["readOnly"] is True
+        assert {"name": "triton-secret", "secret": {"secretName": "triton"}} in volumes
 
 
 def test_gpu_only_where_it_is_asked_for() -> None:
