@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import openapi, schema
+from gateway import logs, openapi, schema
+from gateway.access import AccessLog
 from gateway.configuration import Configuration, read_keys
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
@@ -53,7 +53,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
-    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping)
+    access = AccessLog(settings)
+    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -91,11 +92,12 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         predictor.remember(settings.cache_bytes)
         cors.configure(settings)
         app.describe(keys)
-        logging.getLogger().setLevel(settings.log_level.upper())
+        access.configure(settings)
+        logs.configure(settings)
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping), fast)
+    return Application(Arrival(cors, metrics, paths, stopping, access), fast)
 
 
 class Application:

@@ -12,6 +12,7 @@ import httptools
 import msgspec
 from starlette.datastructures import Headers
 
+from gateway.access import AccessLog
 from gateway.deadline import HEADER, seconds_of
 from gateway.doors import Doors
 from gateway.keys import Keys
@@ -157,9 +158,11 @@ class FastPredict:
         predictor: Predictor,
         metrics: Metrics,
         stopping: Stopping,
+        access: AccessLog,
     ) -> None:
         """Take what the route behind works with."""
         self.stopping = stopping
+        self.access = access
         self._versions = versions
         self.predictor = predictor
         self.metrics = metrics

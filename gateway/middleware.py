@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access import AccessLog
 from gateway.doors import DOCS, Doors
 from gateway.errors import error_response, on_error
 from gateway.metrics import Metrics
@@ -29,10 +30,16 @@ class Arrival:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], stopping: Stopping
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        paths: Collection[str],
+        stopping: Stopping,
+        access: AccessLog,
     ) -> None:
         """Count a request under its path where `paths` has it, else under "unmatched"."""
         self._stopping = stopping
+        self._access = access
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -52,6 +59,7 @@ class Arrival:
             "request_id": request_id,
             "arrived": arrived,
             "error_code": None,
+            "policy_version": None,
         }
 
         async def send_stamped(message: Message) -> None:
@@ -70,6 +78,10 @@ class Arrival:
                 route = path if path in self._paths else "unmatched"
                 self._metrics.answered(
                     route, method, message["status"], seconds, inner["error_code"]
+                )
+                self._access.answered(
+                    *(route, method, message["status"], seconds, request_id),
+                    *(inner["policy_version"], inner["error_code"]),
                 )
             await send(message)
 

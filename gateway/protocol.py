@@ -187,9 +187,13 @@ class Protocol(HttpToolsProtocol):
             seconds = time.perf_counter() - arrived
             body = written(prediction, asked.deterministic, seconds)
             fast.metrics.answered("/predict", "POST", 200, seconds, None)
+            if fast.access.all:
+                fast.access.answered(
+                    "/predict", "POST", 200, seconds, request_id, prediction.version
+                )
             self._write(200, _OK % len(body), body, request_id, seconds)
         else:
-            self._write_error(failed, "/predict", "POST", request_id, arrived)
+            self._write_error(failed, "/predict", "POST", request_id, arrived, policy.version)
         if isinstance(failed, (DeadlineExceeded, ResourceExhausted)) and not self._lost:
             self._pause()
         else:
@@ -224,12 +228,20 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _write_error(
-        self, error: Exception, route: str, method: str, request_id: str, arrived: float
+        self,
+        error: Exception,
+        route: str,
+        method: str,
+        request_id: str,
+        arrived: float,
+        version: str | None = None,
     ) -> None:
         scope: dict[str, Any] = {"type": "http", "headers": [], "request_id": request_id}
         response = answer_to(Request(scope), error)
         status, seconds = response.status_code, time.perf_counter() - arrived
-        self._fast.metrics.answered(route, method, status, seconds, scope["error_code"])
+        code = scope["error_code"]
+        self._fast.metrics.answered(route, method, status, seconds, code)
+        self._fast.access.answered(route, method, status, seconds, request_id, version, code)
         self._write(status, _lines(response), bytes(response.body), request_id, seconds)
 
     def _write(

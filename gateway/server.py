@@ -11,11 +11,11 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
-from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from gateway import logs
 from gateway.app import create_app
 from gateway.configuration import read_keys
 from gateway.metrics import MULTIPROCESS_DIR
@@ -52,7 +52,7 @@ def serve(settings: Settings) -> None:
         proxy_headers=False,
         ws="none",
         lifespan="on",
-        log_config=_logging(settings.log_level),
+        log_config=logs.configuration(settings),
         access_log=False,
         server_header=False,
         headers=headers,
@@ -134,13 +134,3 @@ def _allow_files(connections: int) -> None:
             connections,
             hard,
         )
-
-
-def _logging(level: str) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)-8s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": level.upper(), "handlers": ["stderr"]},
-    }
