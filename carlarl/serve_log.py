@@ -29,6 +29,7 @@ def voice(settings: Settings) -> Voice:
     if settings.log_format == "text":
         return Voice(click.echo, click.echo, lambda text: click.echo(f"carlarl: {text}", err=True))
     logging.config.dictConfig(logs.configuration(settings))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every probe
     return Voice(*map(_logged, (logging.INFO, logging.WARNING, logging.ERROR)))
 
 

@@ -6,7 +6,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE} AS build
 COPY . /src
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir /src \
+ && /opt/venv/bin/pip install --no-cache-dir "/src[traces]" \
  && /opt/venv/bin/pip uninstall --yes pip setuptools
 
 FROM ${BASE}

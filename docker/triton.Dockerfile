@@ -7,6 +7,7 @@ FROM ${BASE}
 USER root
 ARG RUNTIME=onnxruntime>=1.20,<2
 RUN python3 -m pip install --no-cache-dir --only-binary :all: --break-system-packages numpy "${RUNTIME}" \
+    "opentelemetry-exporter-otlp-proto-http>=1.37,<2" "opentelemetry-sdk>=1.37,<2" \
  # Python inside Triton does not read PYTHONPATH in every release, but always its .pth files.
  && python3 -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'carlarl.pth').write_text('/opt/carlarl\n')"
 COPY triton_backend /opt/carlarl/triton_backend

@@ -63,7 +63,7 @@ class AccessLog:
         given = {name: value for name, value in fields.items() if value is not None}
         log.log(
             level,
-            "%s %s %d %s in %.3f ms, request %s",
-            *(method, route, status, error or version or "", latency_ms, request_id),
+            "%s %s %d in %.3f ms, %s, request %s",
+            *(method, route, status, latency_ms, error or version or "no version", request_id),
             extra=given,
         )

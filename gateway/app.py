@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -26,11 +26,15 @@ from gateway.joining import Joiner
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.middleware import Arrival, Cors, Errors
+from gateway.otlp import traces_url
 from gateway.predict import Predictor
 from gateway.settings import Settings
 from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
+
+if TYPE_CHECKING:
+    from gateway.traces import Traces
 
 VERSION = "0.1.0"
 
@@ -48,13 +52,14 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     doors = Doors(settings, keys)
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
-    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
+    traces = _traces()
+    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
     predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
     access = AccessLog(settings)
-    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access)
+    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +74,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
                 await task
         await joiner.close()
         await triton.close()
+        if traces is not None:
+            await traces.close()
         metrics.close()
 
     app = _Gateway(
@@ -97,7 +104,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping, access), fast)
+    return Application(Arrival(cors, metrics, paths, stopping, access, traces), fast)
 
 
 class Application:
@@ -190,6 +197,15 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+
+def _traces() -> "Traces | None":
+    """Import what sends traces only where they are sent."""
+    if traces_url() is None:
+        return None
+    from gateway.traces import Traces
+
+    return Traces()
 
 
 def _collect_seldom() -> None:

@@ -4,6 +4,7 @@ import logging
 import logging.config
 from typing import Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from gateway.settings import Settings
@@ -17,6 +18,7 @@ _FORMATTERS: dict[str, dict[str, Any]] = {
         "rename_fields": {"levelname": "level", "name": "logger", "exc_info": "trace"},
         "rename_fields_keep_missing": False,
         "timestamp": "time",
+        "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's, for a terminal
     },
 }
 """What is given to the logger as `extra` are further fields in JSON; `time` is ISO 8601 in UTC."""

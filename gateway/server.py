@@ -15,7 +15,7 @@ from ipaddress import ip_address
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from gateway import logs
+from gateway import logs, otlp
 from gateway.app import create_app
 from gateway.configuration import read_keys
 from gateway.metrics import MULTIPROCESS_DIR
@@ -34,6 +34,7 @@ def serve(settings: Settings) -> None:
     Raises SettingsError where the address cannot be listened on or a file cannot be used.
     """
     keys = read_keys(settings)
+    otlp.check()
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
         _check_certificate(settings)

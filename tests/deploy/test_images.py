@@ -30,7 +30,10 @@ def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     lines = (ROOT / "docker" / "gateway.txt").read_text().splitlines()
     listed = [line for line in lines if not line.startswith("#")]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(listed) <= set(project["dependencies"]), "bounds as in pyproject.toml"
+    traces = project["optional-dependencies"]["traces"]
+    asked = {*project["dependencies"], *traces}
+    assert set(listed) <= asked, "bounds as in pyproject.toml"
+    assert set(traces) <= set(listed)
     names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
     modules: set[str] = set()
     for path in (ROOT / "gateway").glob("*.py"):
@@ -42,11 +45,13 @@ def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     providers = packages_distributions()
     imported = {
         normal(providers[module][0])
-        for module in modules - set(sys.stdlib_module_names) - {"gateway"}
+        for module in modules - set(sys.stdlib_module_names) - {"gateway", "opentelemetry"}
     }
     # These come with others that are listed.
     assert imported - {"starlette", "pydantic-core"} <= names
-    assert names - imported <= {"uvloop"}  # named to uvicorn, not imported
+    # Named to uvicorn, not imported; and packages that share one name.
+    shared = {normal(re.split(r"[^\w-]", line)[0]) for line in traces}
+    assert names - imported <= {"uvloop", *shared}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

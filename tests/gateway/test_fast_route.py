@@ -71,6 +71,8 @@ def read(served: Versions) -> Callable[[bytes], Any]:
         request(body(seed=3), "X-Request-ID: a-1", "Connection: keep-alive"),
         request(body(version="v0.2.0"), "User-Agent: x", "Accept: */*"),
         request(body(), "X-Deadline-Ms: 50"),
+        request(body(), "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        request(body(), "TraceState: a=1,b=2", "Traceparent:x"),
     ],
 )
 def test_usual(read: Any, data: bytes) -> None:
@@ -96,6 +98,8 @@ def test_usual(read: Any, data: bytes) -> None:
         request(body(), "X-Request-ID: not sane"),
         request(body(), "X-Request-ID: a", "X-Request-ID: b"),
         request(body(), "Bad Header: 1"),
+        request(body(), "traceparent: a\r\n folded"),
+        request(body(), "traceparent: \x01"),
         request(body(), "X-Deadline-Ms: 0"),
         request(body(), "X-Deadline-Ms: 5.5"),
         request(body(), "X-Deadline-Ms: 5", "X-Deadline-Ms: 5"),

@@ -82,7 +82,7 @@ def test_one_line_for_each_request(gateway: Running, unusual: dict[str, str]) ->
     assert written.utcoffset() == timedelta(0)
     assert abs(written.timestamp() - time.time()) < 60
     assert 0 < line.pop("latency_ms") < 20_000
-    assert re.fullmatch(rf"POST /predict 200 v0.2.0 in [\d.]+ ms, request {name}", line["message"])
+    assert re.fullmatch(rf"POST /predict 200 in [\d.]+ ms, v0.2.0, request {name}", line["message"])
     del line["message"]
     assert line == {
         "level": "INFO",
@@ -153,7 +153,7 @@ def test_probes_are_quiet(gateway: Running) -> None:
 def test_form_and_level_change_while_it_serves(gateway: Running) -> None:
     now(gateway, access_log="all")
     httpx.get(gateway.url + "/versions", headers={"X-Request-ID": "as-text"})
-    gateway.logs("INFO     gateway.access: GET /versions 200  in ")
+    gateway.logs("INFO     gateway.access: GET /versions 200 in ")
     now(gateway, **JSON, access_log="all", log_level="warning")
     httpx.get(gateway.url + "/versions", headers={"X-Request-ID": "below"})
     now(gateway, **JSON, access_log="all", log_level="info")
