@@ -1,10 +1,14 @@
 """A line in the log for an answered request, of which there are never too many."""
 
 import logging
+from typing import TYPE_CHECKING
 
 from gateway.doors import METRICS, PROBES
 from gateway.flood import Budget
 from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace
 
 _QUIET = PROBES | METRICS
 
@@ -38,7 +42,7 @@ class AccessLog:
         request_id: str,
         version: str | None = None,
         error: str | None = None,
-        trace_id: str | None = None,
+        trace: "Trace | None" = None,
     ) -> None:
         """Note one answer; `route` is a template, never the raw path."""
         failed = status >= 400
@@ -58,7 +62,7 @@ class AccessLog:
             "version": version,
             "latency_ms": latency_ms,
             "error": error,
-            "trace_id": trace_id,
+            "trace_id": None if trace is None else trace.id,
         }
         given = {name: value for name, value in fields.items() if value is not None}
         log.log(

@@ -218,8 +218,8 @@ class Joiner:
             asked = [(waiter.trace, waiter.since) for waiter in waiters]
             traced = self._traces.call(line.model, rows.count, asked)
         try:
-            headers = b"" if traced is None else traced.headers
-            actions = await self._triton.infer(line.model, rows, timeout, headers)
+            headers = () if traced is None else (traced.headers,)
+            actions = await self._triton.infer(line.model, rows, timeout, *headers)
         except GatewayError as error:
             if traced is not None:
                 traced.end(error)

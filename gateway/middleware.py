@@ -94,8 +94,7 @@ class Arrival:
                 )
                 self._access.answered(
                     *(route, method, message["status"], seconds, request_id),
-                    *(inner["policy_version"], inner["error_code"]),
-                    trace_id=None if trace is None else trace.id,
+                    *(inner["policy_version"], inner["error_code"], trace),
                 )
                 inner["status"] = message["status"]
             await send(message)

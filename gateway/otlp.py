@@ -5,7 +5,7 @@ import os
 from gateway.settings import SettingsError
 
 SERVICE_NAME = "carlarl-gateway"
-_BASE, _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+ENDPOINT, _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
@@ -14,7 +14,7 @@ def traces_url() -> str | None:
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none":
         return None
-    base = os.environ.get(_BASE)
+    base = os.environ.get(ENDPOINT)
     return os.environ.get(_TRACES) or (f"{base.removesuffix('/')}/v1/traces" if base else None)
 
 
@@ -24,7 +24,7 @@ def check() -> None:
     if url is None:
         return
     if not url.startswith(("http://", "https://")):
-        name = _TRACES if os.environ.get(_TRACES) else _BASE
+        name = _TRACES if os.environ.get(_TRACES) else ENDPOINT
         raise SettingsError(f"{name}={os.environ[name]}: must be an http or https URL")
     for name in _PROTOCOLS:
         if os.environ.get(name, "http/protobuf") not in ("http/protobuf", ""):
@@ -33,6 +33,6 @@ def check() -> None:
         import gateway.traces  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            f"{_BASE} asks for traces, and {error.name} is missing: pip install 'carlarl[traces]', "
+            f"{ENDPOINT} asks for traces, and {error.name} is missing: pip install 'carlarl[traces]', "
             "or unset it"
         ) from None

@@ -197,10 +197,8 @@ class Protocol(HttpToolsProtocol):
             body = written(prediction, asked.deterministic, seconds)
             fast.metrics.answered("/predict", "POST", 200, seconds, None)
             if fast.access.all:
-                fast.access.answered(
-                    *("/predict", "POST", 200, seconds, request_id, prediction.version),
-                    trace_id=None if trace is None else trace.id,
-                )
+                told = (request_id, prediction.version, None)
+                fast.access.answered("/predict", "POST", 200, seconds, *told, trace)
             if trace is not None:
                 trace.end(200, request_id, prediction.version, None)
             self._write(200, _OK % len(body), body, request_id, seconds)
@@ -220,7 +218,7 @@ class Protocol(HttpToolsProtocol):
         """
         request_id = head.request_id or os.urandom(16).hex()
         now = time.perf_counter()
-        self._write_error(error, "/predict", "POST", request_id, now, None, trace)
+        self._write_error(error, "/predict", "POST", request_id, now, trace=trace)
         self._pause()
 
     def _pause(self) -> None:
@@ -257,8 +255,7 @@ class Protocol(HttpToolsProtocol):
         code = scope["error_code"]
         self._fast.metrics.answered(route, method, status, seconds, code)
         told = (request_id, version, code)
-        trace_id = None if trace is None else trace.id
-        self._fast.access.answered(route, method, status, seconds, *told, trace_id)
+        self._fast.access.answered(route, method, status, seconds, *told, trace)
         if trace is not None:
             trace.end(status, *told)
         self._write(status, _lines(response), bytes(response.body), request_id, seconds)
