@@ -206,9 +206,9 @@ class FastPredict:
     def trace(self, data: bytes) -> "Trace | None":
         """Begin the trace of a request that was read, where it is sampled."""
         assert self.traces is not None
-        lines = _TRACE_LINE.finditer(data, 0, data.find(b"\r\n\r\n") + 4)
-        pairs = [(line[1].decode(), line[2].decode()) for line in lines]
-        return self.traces.begin("POST", "/predict", trace_headers(pairs))
+        lines = _TRACE_LINE.findall(data, 0, data.find(b"\r\n\r\n") + 4)
+        headers = trace_headers((name.decode(), value.decode()) for name, value in lines)
+        return self.traces.begin("POST", "/predict", headers)
 
     def lines_of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Write the headers that every answer has, which change once a second."""

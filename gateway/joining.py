@@ -214,7 +214,7 @@ class Joiner:
         start = time.perf_counter()
         timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
         traced = None
-        if self._traces is not None:
+        if self._traces is not None and any(waiter.trace for waiter in waiters):
             asked = [(waiter.trace, waiter.since) for waiter in waiters]
             traced = self._traces.call(line.model, rows.count, asked)
         try:

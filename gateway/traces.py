@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import os
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +14,8 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import (
     Link,
     Span,
@@ -27,6 +31,12 @@ from gateway.otlp import SERVICE_NAME
 
 FLUSH_S = 2.0
 """How long the end of the process waits for the last spans to be sent."""
+
+_BY_PARENT = "parentbased_"
+_DEFAULT_SAMPLER = "parentbased_always_on"
+_SAMPLERS = ("always_on", "always_off", "traceidratio")
+"""What these decide is the same however often they are asked; others may count or draw."""
+_NOT_SAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +100,13 @@ class Traces:
         """Read the variables; a thread begins to send."""
         named = Resource.create({"service.name": SERVICE_NAME})
         resource = named.merge(OTELResourceDetector().detect())
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._ids = _Ids()
+        self._provider = TracerProvider(
+            resource=resource, shutdown_on_exit=False, id_generator=self._ids
+        )
+        sampler = os.environ.get("OTEL_TRACES_SAMPLER", "").strip().lower() or _DEFAULT_SAMPLER
+        self._foreseen = sampler.removeprefix(_BY_PARENT) in _SAMPLERS
+        self._by_parent = sampler.startswith(_BY_PARENT)
         self._provider.add_span_processor(BatchSpanProcessor(_Sender()))
         self._tracer = self._provider.get_tracer("gateway")
         self._propagator = TraceContextTextMapPropagator()
@@ -98,6 +114,8 @@ class Traces:
 
     def begin(self, method: str, route: str, headers: Mapping[str, str]) -> Trace | None:
         """Begin the span of a request with such trace headers; None where it is not sampled."""
+        if self._foreseen and not self._sampled(headers):
+            return None
         span = self._tracer.start_span(
             f"{method} {route}",
             self._propagator.extract(headers, Context()) if headers else Context(),
@@ -105,6 +123,15 @@ class Traces:
             {"http.request.method": method, "http.route": route},
         )
         return Trace(span) if span.is_recording() else None
+
+    def _sampled(self, headers: Mapping[str, str]) -> bool:
+        """Tell before there is a span: by the trace's id, or by what the caller decided."""
+        if headers:
+            parent = headers.get("traceparent", "")
+            return not (self._by_parent and _NOT_SAMPLED.fullmatch(parent))
+        self._ids.drawn = drawn = self._ids.draw()
+        decision = self._provider.sampler.should_sample(None, drawn, "").decision
+        return decision is Decision.RECORD_AND_SAMPLE
 
     def enter(self, trace: Trace | None) -> None:
         """Say whose the calls of this task are from now on; each request has to."""
@@ -152,6 +179,18 @@ class Traces:
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         await asyncio.to_thread(sending.join, FLUSH_S)
+
+
+class _Ids(RandomIdGenerator):
+    """Gives a trace the id that was drawn to see whether it is sampled."""
+
+    def __init__(self) -> None:
+        self.drawn = 0
+        self.draw = super().generate_trace_id
+
+    def generate_trace_id(self) -> int:
+        drawn, self.drawn = self.drawn, 0
+        return drawn or self.draw()
 
 
 class _Sender(SpanExporter):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -98,8 +99,19 @@ def test_what_is_not_sampled_leaves_nothing(traced: Stack, receiver: Receiver) -
 
 def test_requests_that_share_a_call_are_linked(traced: Stack, receiver: Receiver) -> None:
     ids = [secrets.token_hex(16) for _ in range(32)]
-    with ThreadPoolExecutor(len(ids)) as callers:
-        list(callers.map(lambda one: ask(traced.gateway_url, one), ids))
+    url, body = httpx.URL(traced.gateway_url), json.dumps(BODY)
+    with ExitStack() as stack:
+        callers = [
+            stack.enter_context(socket.create_connection((url.host, url.port), timeout=30))
+            for _ in ids
+        ]
+        for one, caller in zip(ids, callers, strict=True):  # all before the first is answered
+            parent = f"traceparent: 00-{one}-{CALLER}-01"
+            length = f"Content-Length: {len(body)}"
+            head = ("POST /predict HTTP/1.1", "Host: x", parent, length)
+            caller.sendall("\r\n".join([*head, "", body]).encode())
+        for caller in callers:
+            assert caller.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
     until(lambda: all(GATEWAY[2] in receiver.of(one) for one in ids))
     infer = {one: receiver.of(one)[GATEWAY[2]] for one in ids}
     linked = [one for one in ids if infer[one].links]

@@ -14,6 +14,7 @@ import pytest
 
 from gateway import otlp
 from gateway.settings import SettingsError
+from gateway.traces import Traces
 from tests.gateway.processes import OBSERVATION, ROOT, free_port, until
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_configuration import running
@@ -92,6 +93,39 @@ def test_a_receiver_that_is_away_is_told_once(stand_in: StandIn, tmp_path: Path)
     said = one.log.read_text()
     assert "Transient" not in said
     assert "Failed to export" not in said
+
+
+@pytest.mark.parametrize(
+    ("sampler", "expected"),
+    [
+        (None, {"": 1.0, "00": 0.0, "01": 1.0}),
+        ("parentbased_always_off", {"": 0.0, "00": 0.0, "01": 1.0}),
+        ("parentbased_traceidratio", {"": 0.25, "00": 0.0, "01": 1.0}),
+        ("traceidratio", {"": 0.25, "00": 0.25, "01": 0.25}),
+        ("always_on", {"": 1.0, "00": 1.0, "01": 1.0}),
+    ],
+)
+def test_samplers(
+    sampler: str | None, expected: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sampled without a caller's trace, and of one that is not sampled, or is."""
+    monkeypatch.setenv(BASE, "http://127.0.0.1:1")
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.25")
+    if sampler is not None:
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    traces = Traces()
+    for flags, share in expected.items():
+        begun = []
+        for _ in range(1000):
+            trace_id = secrets.token_hex(16)
+            given = {"traceparent": f"00-{trace_id}-b7ad6b7169203331-{flags}"} if flags else {}
+            trace = traces.begin("POST", "/predict", given)
+            if trace is not None:
+                assert trace.id == trace_id or not flags
+                begun.append(trace.id)
+        assert abs(len(begun) / 1000 - share) <= (0.08 if share == 0.25 else 0.0)
+        assert len(set(begun)) == len(begun)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
