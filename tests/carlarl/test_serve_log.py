@@ -39,7 +39,7 @@ def test_a_fall_is_a_warning() -> None:
         ]
         os.kill(triton.pid, signal.SIGKILL)
         until(lambda: "starting it again in" in stack.output())
-    lines = [json.loads(line) for line in stack.output().splitlines()]
+        lines = [json.loads(line) for line in stack.output().splitlines()]
     (fell,) = [line for line in lines if "starting it again in" in line.get("details", "")]
     assert fell["level"] == "WARNING"
     assert fell["message"] == "Triton ended with status -9; the end of its log:"
