@@ -67,7 +67,7 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --
 	--no-annotate --custom-compile-command 'make lock'
 
 lock: .venv/.installed-dev  ## renew the lock files: what the images install, with hashes
-	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra traces --output-file requirements.lock pyproject.toml
 	$(LOCK) --extra bench --extra convert --extra drive --output-file requirements-tools.lock pyproject.toml
 	for name in gateway triton triton-gpu; do \
 		$(LOCK) --constraint requirements.lock --output-file docker/$$name.lock docker/$$name.txt || exit 1; \

@@ -2,12 +2,11 @@
 
 import asyncio
 import gc
-import logging
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import openapi, schema
+from gateway import logs, openapi, schema
+from gateway.access import AccessLog
 from gateway.configuration import Configuration, read_keys
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
@@ -26,11 +26,15 @@ from gateway.joining import Joiner
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.middleware import Arrival, Cors, Errors
+from gateway.otlp import traces_url
 from gateway.predict import Predictor
 from gateway.settings import Settings
 from gateway.stopping import Stopping
 from gateway.triton import Triton
 from gateway.versions import Versions
+
+if TYPE_CHECKING:
+    from gateway.traces import Traces
 
 VERSION = "0.1.0"
 
@@ -48,13 +52,15 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     doors = Doors(settings, keys)
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
-    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
+    traces = _traces()
+    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
     metrics.watch(lambda: joiner.waiting, lambda: triton.reconnects)
     predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
-    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping)
+    access = AccessLog(settings)
+    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +77,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
                 await task
         await joiner.close()
         await triton.close()
+        if traces is not None:
+            await traces.close()
         metrics.close()
 
     app = _Gateway(
@@ -94,11 +102,12 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         predictor.remember(settings.cache_bytes)
         cors.configure(settings)
         app.describe(keys)
-        logging.getLogger().setLevel(settings.log_level.upper())
+        access.configure(settings)
+        logs.configure(settings)
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping), fast)
+    return Application(Arrival(cors, metrics, paths, stopping, access, traces), fast)
 
 
 class Application:
@@ -191,6 +200,15 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+
+def _traces() -> "Traces | None":
+    """Import what sends traces only where they are sent."""
+    if traces_url() is None:
+        return None
+    from gateway.traces import Traces
+
+    return Traces()
 
 
 def _collect_seldom() -> None:

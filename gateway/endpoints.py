@@ -61,6 +61,7 @@ class Endpoints:
         asked = decode_predict(await read_body(request, self._max_body, deadline))
         self._doors.charge(request.scope["caller"], len(asked.observations))
         policy = await self._versions.resolve(asked.version)
+        request.scope["policy_version"] = policy.version
         check_sensors(asked, policy.sensors)
         seed = seed_of(asked)
         answer = await self._predictor.predict(

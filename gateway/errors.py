@@ -176,6 +176,7 @@ def answer_to(request: Request, error: Exception) -> Response:
         return error_response(
             error.status_code, "HTTP_ERROR", str(error.detail), request_id, headers=headers
         )
-    log.error("request %s failed", request_id, exc_info=error)
+    told = {"request_id": request_id}
+    log.error("request %s failed", request_id, exc_info=error, extra=told)
     request.scope["error_code"] = "INTERNAL_ERROR"
     return error_response(500, "INTERNAL_ERROR", "internal error", request_id)

@@ -5,24 +5,29 @@ the input are written in one place. What is answered this way is answered exactl
 """
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httptools
 import msgspec
 from starlette.datastructures import Headers
 
+from gateway.access import AccessLog
 from gateway.deadline import HEADER, seconds_of
 from gateway.doors import Doors
 from gateway.keys import Keys
 from gateway.metrics import Metrics
-from gateway.middleware import SANE_ID
+from gateway.middleware import SANE_ID, trace_headers
 from gateway.policy import PolicyVersion
 from gateway.predict import Prediction, Predictor
 from gateway.schema import MAX_OBSERVATIONS, MAX_SEED
 from gateway.settings import Settings
 from gateway.stopping import Stopping
 from gateway.versions import Versions
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace, Traces
 
 MAX_HEADS = 1024
 """Heads of requests that are remembered."""
@@ -68,6 +73,10 @@ _USUAL_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8
 _DEADLINE = HEADER.lower().encode()
 _USUAL_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"}
+)
+
+_TRACE_LINE = re.compile(
+    rb"\r\n(traceparent|tracestate):[ \t]*([\x20-\x7e]*)(?=\r\n[^ \t])", re.IGNORECASE
 )
 
 
@@ -157,9 +166,13 @@ class FastPredict:
         predictor: Predictor,
         metrics: Metrics,
         stopping: Stopping,
+        access: AccessLog,
+        traces: "Traces | None" = None,
     ) -> None:
         """Take what the route behind works with."""
         self.stopping = stopping
+        self.access = access
+        self.traces = traces
         self._versions = versions
         self.predictor = predictor
         self.metrics = metrics
@@ -190,6 +203,13 @@ class FastPredict:
             return None
         return head, asked, policy
 
+    def trace(self, data: bytes) -> "Trace | None":
+        """Begin the trace of a request that was read, where it is sampled."""
+        assert self.traces is not None
+        lines = _TRACE_LINE.findall(data, 0, data.find(b"\r\n\r\n") + 4)
+        headers = trace_headers((name.decode(), value.decode()) for name, value in lines)
+        return self.traces.begin("POST", "/predict", headers)
+
     def lines_of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Write the headers that every answer has, which change once a second."""
         if headers is not self._defaults[0]:
@@ -197,7 +217,13 @@ class FastPredict:
         return self._defaults[1]
 
     def _head(self, data: bytes) -> Head | None:
-        """Read a head; one that came before, byte for byte, is known already."""
+        """Read a head; one that came before, byte for byte, is known already.
+
+        Trace headers are of each request alone, so heads are remembered without them.
+        """
+        if data in self._heads:
+            return self._heads[data]
+        data = _TRACE_LINE.sub(b"", data)
         try:
             return self._heads[data]
         except KeyError:

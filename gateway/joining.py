@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
@@ -12,6 +13,9 @@ from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, Reso
 from gateway.metrics import Metrics
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.triton import Triton
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace, Traces
 
 LATE = "no answer from Triton within the deadline"
 CONGESTED = "too many requests are waiting"
@@ -32,6 +36,7 @@ class _Waiter:
     deadline: float
     gone: Gone
     actions: asyncio.Future[bytes]
+    trace: "Trace | None" = None
 
 
 @dataclass(eq=False, slots=True)
@@ -71,8 +76,16 @@ class Joiner:
     models never share a call. A request larger than a call is cut up and put together again.
     """
 
-    def __init__(self, triton: Triton, metrics: Metrics, calls: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        triton: Triton,
+        metrics: Metrics,
+        calls: int,
+        max_waiting: int,
+        traces: "Traces | None" = None,
+    ) -> None:
         """Allow so many calls of one model at a time, and observations waiting in all."""
+        self._traces = traces
         self._triton = triton
         self._metrics = metrics
         self.waiting = 0
@@ -102,8 +115,9 @@ class Joiner:
         if line.congested(now, left_s):
             raise ResourceExhausted(CONGESTED)
         loop = asyncio.get_running_loop()
+        trace = None if self._traces is None else self._traces.current()
         waiters = [
-            _Waiter(piece, now, deadline, gone, loop.create_future())
+            _Waiter(piece, now, deadline, gone, loop.create_future(), trace)
             for piece in rows.split(max_rows)
         ]
         free = max(0, self._calls - line.calls) if not line.waiting else 0
@@ -200,16 +214,26 @@ class Joiner:
         rows = Rows.join([waiter.rows for waiter in waiters])
         start = time.perf_counter()
         timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
+        traced = None
+        if self._traces is not None and any(waiter.trace for waiter in waiters):
+            asked = [(waiter.trace, waiter.since) for waiter in waiters]
+            traced = self._traces.call(line.model, rows.count, asked)
         try:
-            actions = await self._triton.infer(line.model, rows, timeout)
+            headers = () if traced is None else (traced.headers,)
+            actions = await self._triton.infer(line.model, rows, timeout, *headers)
         except GatewayError as error:
+            if traced is not None:
+                traced.end(error)
             if isinstance(error, InferenceFailed) and len(waiters) > 1:
                 for waiter in waiters:
+                    waiter.since = time.perf_counter()
                     await self._answer(line, [waiter])
             else:
                 for waiter in waiters:
                     _settle(waiter, error)
             return
+        if traced is not None:
+            traced.end(None)
         seconds = time.perf_counter() - start
         line.called(seconds)
         self._metrics.called(rows.count, seconds, [start - one.since for one in waiters])

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,6 +17,9 @@ from gateway.joining import CONGESTED
 from gateway.policy import PolicyVersion
 from gateway.predict import seed_of
 from gateway.rows import Rows
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace
 
 MAX_PIPELINED = 100
 """Requests that a caller may send ahead on one connection; one that sends more is cut off."""
@@ -72,19 +75,20 @@ class Protocol(HttpToolsProtocol):
             self._stop_head_timer()
         self._unset_keepalive_if_required()
         head, asked, policy = read
+        trace = None if self._fast.traces is None else self._fast.trace(data)
         limits = self._fast.doors.limits
         if limits is not None:
             wait_s = limits.take(head.holder or address(self.client), len(asked.observations))
             if wait_s:
-                self._refuse(head, too_fast(wait_s))
+                self._refuse(head, too_fast(wait_s), trace)
                 return
         arrived = time.perf_counter()
         timeout_s = min(head.deadline_s, self._fast.timeout_s)
         if self._fast.predictor.congested(policy, arrived, timeout_s):
-            self._refuse(head, ResourceExhausted(CONGESTED))
+            self._refuse(head, ResourceExhausted(CONGESTED), trace)
             return
         self._answering = True
-        task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s))
+        task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s, trace))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
@@ -164,8 +168,11 @@ class Protocol(HttpToolsProtocol):
         policy: PolicyVersion,
         arrived: float,
         timeout_s: float,
+        trace: "Trace | None",
     ) -> None:
         fast = self._fast
+        if fast.traces is not None:
+            fast.traces.enter(trace)
         request_id = head.request_id or os.urandom(16).hex()
         seed = seed_of(asked)
         failed: Exception | None = None
@@ -178,6 +185,8 @@ class Protocol(HttpToolsProtocol):
                 lambda: self._lost,
             )
         except ClientDisconnect:
+            if trace is not None:
+                trace.end(None, request_id, policy.version, None)
             return
         except Exception as error:
             failed = error
@@ -187,22 +196,29 @@ class Protocol(HttpToolsProtocol):
             seconds = time.perf_counter() - arrived
             body = written(prediction, asked.deterministic, seconds)
             fast.metrics.answered("/predict", "POST", 200, seconds, None)
+            if fast.access.all:
+                told = (request_id, prediction.version, None)
+                fast.access.answered("/predict", "POST", 200, seconds, *told, trace)
+            if trace is not None:
+                trace.end(200, request_id, prediction.version, None)
             self._write(200, _OK % len(body), body, request_id, seconds)
         else:
-            self._write_error(failed, "/predict", "POST", request_id, arrived)
+            known = (policy.version, trace)
+            self._write_error(failed, "/predict", "POST", request_id, arrived, *known)
         if isinstance(failed, (DeadlineExceeded, ResourceExhausted)) and not self._lost:
             self._pause()
         else:
             self._answered()
 
-    def _refuse(self, head: Head, error: ResourceExhausted) -> None:
+    def _refuse(self, head: Head, error: ResourceExhausted, trace: "Trace | None") -> None:
         """Refuse a request before it waits, and read no further for a moment.
 
         Reading and refusing cost a good part of what an answer does, which callers who ask again
         at once would take from those who are answered.
         """
         request_id = head.request_id or os.urandom(16).hex()
-        self._write_error(error, "/predict", "POST", request_id, time.perf_counter())
+        now = time.perf_counter()
+        self._write_error(error, "/predict", "POST", request_id, now, trace=trace)
         self._pause()
 
     def _pause(self) -> None:
@@ -224,12 +240,24 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _write_error(
-        self, error: Exception, route: str, method: str, request_id: str, arrived: float
+        self,
+        error: Exception,
+        route: str,
+        method: str,
+        request_id: str,
+        arrived: float,
+        version: str | None = None,
+        trace: "Trace | None" = None,
     ) -> None:
         scope: dict[str, Any] = {"type": "http", "headers": [], "request_id": request_id}
         response = answer_to(Request(scope), error)
         status, seconds = response.status_code, time.perf_counter() - arrived
-        self._fast.metrics.answered(route, method, status, seconds, scope["error_code"])
+        code = scope["error_code"]
+        self._fast.metrics.answered(route, method, status, seconds, code)
+        told = (request_id, version, code)
+        self._fast.access.answered(route, method, status, seconds, *told, trace)
+        if trace is not None:
+            trace.end(status, *told)
         self._write(status, _lines(response), bytes(response.body), request_id, seconds)
 
     def _write(

@@ -14,6 +14,8 @@ from gateway.profiles import PROFILES, ProfileError, read_profile
 
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS = ("text", "json")
+ACCESS_LOGS = ("none", "errors", "all")
 ACCESS = ("open", "key", "closed")
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
@@ -107,6 +109,12 @@ class Settings(BaseSettings):
     port: int = _port(8080, "Port that the gateway listens on.")
     workers: int = _field(1, "Gateway processes.", "a whole number from 1 to 256", ge=1, le=256)
     log_level: str = _one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
+    log_format: str = _one_of(
+        LOG_FORMATS, "text", "Lines for people, or one JSON object for each event.", live=True
+    )
+    access_log: str = _one_of(
+        ACCESS_LOGS, "errors", "Which answered requests have a line in the log.", live=True
+    )
     ssl_certfile: Path | None = _field(
         None, "The gateway's certificate chain in PEM; unset: HTTP without TLS.", "a file"
     )

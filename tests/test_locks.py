@@ -12,7 +12,13 @@ from tests.stack import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGES = ("gateway", "triton", "triton-gpu")
-EXTRAS = {"requirements.lock": (), "requirements-tools.lock": ("bench", "convert", "drive")}
+EXTRAS = {
+    "requirements.lock": ("traces",),
+    "requirements-tools.lock": ("bench", "convert", "drive"),
+}
+    "requirements.lock": ("traces",),
+    "requirements-tools.lock": ("bench", "convert", "drive"),
+}
 
 
 @pytest.mark.parametrize("name", EXTRAS)

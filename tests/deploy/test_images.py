@@ -44,6 +44,8 @@ def test_bounds_as_in_pyproject(name: str) -> None:
 
 def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     listed = asked("gateway")
+    traces = PROJECT["optional-dependencies"]["traces"]
+    assert set(traces) <= set(listed)
     names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
     modules: set[str] = set()
     for path in (ROOT / "gateway").glob("*.py"):
@@ -55,11 +57,13 @@ def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     providers = packages_distributions()
     imported = {
         normal(providers[module][0])
-        for module in modules - set(sys.stdlib_module_names) - {"gateway"}
+        for module in modules - set(sys.stdlib_module_names) - {"gateway", "opentelemetry"}
     }
     # These come with others that are listed.
     assert imported - {"starlette", "pydantic-core"} <= names
-    assert names - imported <= {"uvloop"}  # named to uvicorn, not imported
+    # Named to uvicorn, not imported; and packages that share one name.
+    shared = {normal(re.split(r"[^\w-]", line)[0]) for line in traces}
+    assert names - imported <= {"uvloop", *shared}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)

@@ -28,6 +28,7 @@ class StandIn:
         self.served = {"v0.1.0", "v0.2.0"}
         self.golden_action = ACTION
         self.calls: list[dict[str, np.ndarray]] = []
+        self.heads: list[dict[str, str]] = []
         self._server: ThreadingHTTPServer | None = None
         self.port = free_port()
 
@@ -114,6 +115,7 @@ class StandIn:
         tensors = _tensors(body, int(handler.headers["Inference-Header-Content-Length"]))
         if (tensors["speed"] != GOLDEN["speed"]).any():
             self.calls.append(tensors)
+            self.heads.append(dict(handler.headers))
         rows = len(tensors["row"])
         actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
         if self.mode == "hang":

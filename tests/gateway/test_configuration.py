@@ -88,7 +88,7 @@ def running(folder: Path, wait_for: str = "/readyz", **environment: str) -> Iter
     finally:
         process.terminate()
         process.wait(20)
-    assert "Traceback" not in log.read_text()
+    assert "\nTraceback" not in log.read_text()
 
 
 @pytest.fixture(scope="module")
