@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import openapi, schema
 from gateway.configuration import Configuration, read_keys
+from gateway.console import add_console
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
 from gateway.errors import on_error
@@ -81,6 +82,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     )
     app.describe(keys)
     _add_routes(app, endpoints)
+    add_console(app)
     cors = Cors(app, settings)
 
     def apply(settings: Settings, keys: Keys | None) -> None:

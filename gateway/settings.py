@@ -14,6 +14,7 @@ from gateway.profiles import PROFILES, ProfileError, read_profile
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 ACCESS = ("open", "key", "closed")
+PAGE_ACCESS = ("open", "closed")  # a browser sends no key when it loads a page
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
@@ -141,6 +142,9 @@ class Settings(BaseSettings):
         ACCESS, "open", "Who may read /docs, /redoc and /openapi.json.", live=True
     )
     metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
+    console_access: str = _one_of(
+        PAGE_ACCESS, "open", "Who may load /console; its calls need a key as others do.", live=True
+    )
     rate_limit_per_s: float = _field(
         0.0,
         "Observations a second that one caller may send for long; 0: any number.",
