@@ -56,12 +56,18 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def open(self, url: str, width: int, scheme: str = "light", height: int = 800) -> None:
-        """Load a page as on a screen of this size, in the colour scheme `light` or `dark`."""
+    def open(self, url: str, width: int, scheme: str = "light", motion: str = "") -> None:
+        """Load a page as on a screen of this width.
+
+        `scheme` is the user's, `light` or `dark`; with `reduce` as `motion` they want little of it.
+        """
         self.events.clear()
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        media = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.call("Emulation.setEmulatedMedia", features=media)
         self.call("Page.navigate", url=url)
         while not any(one.get("method") == "Page.loadEventFired" for one in self.events):

@@ -11,6 +11,7 @@ class Sheet {
     this.canvas = canvas;
     this.context = canvas.getContext("2d");
     new ResizeObserver(() => this.#resize(resized)).observe(canvas);
+    addEventListener("resize", () => this.#resize(resized)); // the pixel ratio may be another
     this.#resize(() => {});
   }
 
