@@ -30,6 +30,7 @@ from gateway.middleware import Arrival, Cors, Errors
 from gateway.predict import Predictor
 from gateway.settings import Settings
 from gateway.stopping import Stopping
+from gateway.stream import PATH, Streams
 from gateway.triton import Triton
 from gateway.versions import Versions
 
@@ -55,6 +56,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     stopping = Stopping(settings.shutdown_notice_s)
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
     fast = FastPredict(settings, doors, versions, predictor, metrics, stopping)
+    streams = Streams(settings, doors, versions, predictor, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -88,6 +90,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     def apply(settings: Settings, keys: Keys | None) -> None:
         doors.configure(settings, keys)
         fast.configure(settings)
+        streams.configure(settings)
         endpoints.configure(settings)
         joiner.limit(settings.calls_in_flight, settings.max_waiting)
         predictor.remember(settings.cache_bytes)
@@ -97,16 +100,17 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping), fast)
+    return Application(Arrival(cors, metrics, paths, stopping), fast, streams)
 
 
 class Application:
-    """The ASGI application, and the fast way that `protocol.Protocol` takes around it."""
+    """The ASGI application, and what `protocol.Protocol` does without it."""
 
-    def __init__(self, app: ASGIApp, fast: FastPredict) -> None:
-        """Take both ways."""
+    def __init__(self, app: ASGIApp, fast: FastPredict, streams: Streams) -> None:
+        """Take the framework's way, usual predictions and streams."""
         self._app = app
         self.fast = fast
+        self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request by the framework."""
@@ -190,6 +194,8 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+    app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
 
 
 def _collect_seldom() -> None:

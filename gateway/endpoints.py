@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -153,6 +154,10 @@ class Endpoints:
                 "device": policy.device,
             }
         )
+
+    async def stream(self, _: Request) -> Response:
+        """Say that this is no request's address; upgrades do not come here."""
+        raise HTTPException(426, "/stream speaks WebSocket", {"Upgrade": "websocket"})
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""

@@ -22,7 +22,8 @@ BUCKETS_S = (
     0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075,
     0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
 )  # fmt: skip
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+"""Methods that are counted by their names; WS: a step over WebSocket."""
 
 
 class Metrics:
@@ -87,6 +88,17 @@ class Metrics:
             registry=registry,
         )
         self._hits, self._misses = lookups.labels("hit"), lookups.labels("miss")
+        self.streams = Gauge(
+            "carla_rl_streams",
+            "Streams that are open.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._skipped = Counter(
+            "carla_rl_skipped",
+            "Steps that a later one overtook before they went to Triton.",
+            registry=registry,
+        )
         self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._errors = Counter("carla_rl_errors", "Errors answered.", ("code",), registry=registry)
         self._version = Gauge(
@@ -143,6 +155,10 @@ class Metrics:
     def refused(self) -> None:
         """Count one connection beyond the limit."""
         self._refused.inc()
+
+    def skipped(self) -> None:
+        """Count one step of a stream that a later one overtook."""
+        self._skipped.inc()
 
     def acted(self, observations: int) -> None:
         """Count observations that got an action."""

@@ -43,7 +43,7 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         method = scope["method"]
         inner = {
             **scope,
@@ -151,7 +151,8 @@ class Errors:
             await response(scope, receive, send)
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """Give the caller's own id where it sent a sane one, else one that is drawn."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if SANE_ID.fullmatch(value):
