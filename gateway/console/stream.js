@@ -3,7 +3,7 @@
 import { ServiceError } from "./service.js";
 
 const FIRST_WAIT_MS = 250;
-const LONGEST_WAIT_MS = 5000;
+const LONGEST_WAIT_MS = 2000;
 const MOST_OPEN_STEPS = 40; // two seconds of silence at twenty steps a second
 
 export class Stream {
@@ -30,16 +30,9 @@ export class Stream {
 
   connect() {
     this.close();
-    let socket;
-    try {
-      socket = this.#service.stream();
-    } catch {
-      this.#listener.failed(new ServiceError("UNAUTHORIZED", "This can't be an API key."));
-      return;
-    }
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => this.#read(JSON.parse(data));
-    socket.onclose = () => this.#lost();
+    this.#socket = this.#service.stream();
+    this.#socket.onmessage = ({ data }) => this.#read(JSON.parse(data));
+    this.#socket.onclose = () => this.#lost();
   }
 
   /** End the connection, and the wait for another. */

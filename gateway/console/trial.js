@@ -58,8 +58,9 @@ export class Trial {
   #request() {
     const [speed, steering, ...sensors] = this.#sliders.map((one) => one.value);
     const request = { observations: [{ speed, steering, sensors }] };
+    const seed = element("try-seed").valueAsNumber;
     if (element("try-deterministic").checked) request.deterministic = true;
-    else request.seed = element("try-seed").valueAsNumber;
+    else if (!Number.isNaN(seed)) request.seed = seed; // else the gateway draws one
     const version = this.#version();
     return version ? { ...request, version } : request;
   }

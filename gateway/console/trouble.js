@@ -52,9 +52,10 @@ export class Trouble {
     }
     const id = this.#error.requestId ? `request ${this.#error.requestId}, ` : "";
     const times = this.#count === 1 ? "once" : `${this.#count} times`;
-    element("trouble-more").textContent =
-      `${id}${times} in ${seconds} s. Cars without an answer repeat their last action for 4 steps, ` +
-      `then brake: ${steps} such steps so far.`;
+    const rule =
+      " Cars without an answer repeat their last action for 4 steps, then brake: " +
+      `${steps} such steps so far.`;
+    element("trouble-more").textContent = `${id}${times} in ${seconds} s.${steps ? rule : ""}`;
     return null;
   }
 
