@@ -261,7 +261,7 @@ function listen() {
   });
   document.addEventListener("visibilitychange", go);
   document.addEventListener("keydown", (event) => {
-    const taken = event.target.closest("input, select, button, summary, textarea, .scroll");
+    const taken = event.target.closest("input, select, button, .scroll");
     if (taken || event.ctrlKey || event.metaKey || event.altKey) return;
     const act = {
       " ": () => element("pause").click(),
@@ -291,13 +291,16 @@ function readAddress() {
   resize(Math.min(MOST_CARS, Math.max(1, cars)));
 }
 
-listen();
-readAddress();
-requestAnimationFrame(draw);
-setInterval(() => {
+function show() {
   showState();
   showCars();
   showFigures();
   showRates();
-}, UPDATE_MS);
+}
+
+listen();
+readAddress();
+show();
+setInterval(show, UPDATE_MS);
+requestAnimationFrame(draw);
 start();

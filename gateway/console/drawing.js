@@ -16,9 +16,10 @@ class Sheet {
   }
 
   #resize(resized) {
-    const ratio = window.devicePixelRatio || 1;
-    this.width = this.canvas.clientWidth;
-    this.height = this.canvas.clientHeight;
+    const ratio = window.devicePixelRatio;
+    const { clientWidth, clientHeight } = this.canvas;
+    if (ratio === this.ratio && clientWidth === this.width && clientHeight === this.height) return;
+    Object.assign(this, { ratio, width: clientWidth, height: clientHeight });
     this.canvas.width = Math.round(this.width * ratio);
     this.canvas.height = Math.round(this.height * ratio);
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -203,9 +204,10 @@ export class TrackView {
 export class Sparkline {
   #sheet;
   #colours = {};
+  #line = [];
 
   constructor(canvas) {
-    this.#sheet = new Sheet(canvas, () => {});
+    this.#sheet = new Sheet(canvas, () => this.draw(this.#line));
     this.restyle();
   }
 
@@ -215,6 +217,7 @@ export class Sparkline {
 
   /** Draw a line of {median, most} in milliseconds, null where there was nothing. */
   draw(line) {
+    this.#line = line;
     const { context, width, height } = this.#sheet;
     const top = ceiling(Math.max(1, ...line.map((slot) => slot?.most ?? 0)));
     const [above, below] = [14, 2];

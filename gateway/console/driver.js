@@ -27,6 +27,7 @@ export class Driver {
   #stream;
   #askedAt = 0;
   #asked = null;
+  #looks = 0; // at a step whose answer is overdue
   #last = null;
   #from = null;
   #steppedAt = 0;
@@ -85,7 +86,12 @@ export class Driver {
   /** Drive the step that is due, where its answer has come or has been waited for. */
   advance(now) {
     if (now < this.due) return;
-    if (!this.answer && now < this.#askedAt + PATIENCE_MS) return;
+    if (!this.answer) {
+      if (now < this.#askedAt + PATIENCE_MS) return;
+      // After a pause of the browser, clocks are told before answers that came meanwhile.
+      this.#looks++;
+      if (this.#looks === 1) return;
+    }
     if (this.answer) {
       this.#last = this.action = this.answer;
       this.missed = 0;
@@ -122,6 +128,7 @@ export class Driver {
 
   #ask(now) {
     this.answer = null;
+    this.#looks = 0;
     this.#askedAt = now;
     const { version, deterministic } = this.#fleet;
     const step = { observation: this.car.observation(), deterministic };

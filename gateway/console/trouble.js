@@ -50,12 +50,14 @@ export class Trouble {
       this.clear();
       return `Answered again after ${seconds} s: ${steps} steps on the fallback`;
     }
-    const id = this.#error.requestId ? `request ${this.#error.requestId}, ` : "";
-    const times = this.#count === 1 ? "once" : `${this.#count} times`;
-    const rule =
-      " Cars without an answer repeat their last action for 4 steps, then brake: " +
-      `${steps} such steps so far.`;
-    element("trouble-more").textContent = `${id}${times} in ${seconds} s.${steps ? rule : ""}`;
+    const parts = [
+      this.#count > 1 && `${this.#count} times in ${seconds} s`,
+      this.#error.requestId && `request ${this.#error.requestId}`,
+      steps > 0 &&
+        "cars without an answer repeat their last action for 4 steps, then brake: " +
+          `${steps} such steps so far`,
+    ];
+    element("trouble-more").textContent = parts.filter(Boolean).join(" · ");
     return null;
   }
 
