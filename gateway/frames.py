@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,10 @@ StepId = Annotated[
 ]
 
 
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
 class StepRequest(schema.StrictModel):
     """One observation to act on."""
 
@@ -36,7 +40,7 @@ class StepRequest(schema.StrictModel):
     version: schema.Version = None
 
 
-class StepAnswer(BaseModel):
+class StepAnswer(_Sent):
     """The action of one step."""
 
     stepId: StepId  # noqa: N815
@@ -49,11 +53,11 @@ class StepAnswer(BaseModel):
     )
 
 
-class StepSkipped(BaseModel):
+class StepSkipped(_Sent):
     """A later step of this vehicle came before this one was sent to Triton: the latest wins."""
 
     stepId: StepId  # noqa: N815
-    skipped: bool = Field(json_schema_extra={"const": True})
+    skipped: Literal[True]
 
 
 class StepErrorDetails(ErrorDetails):
@@ -62,7 +66,7 @@ class StepErrorDetails(ErrorDetails):
     retry_after_s: int | None = Field(default=None, ge=1)
 
 
-class StepError(ErrorEnvelope):
+class StepError(_Sent, ErrorEnvelope):
     """A step that got no action; the connection goes on."""
 
     stepId: StepId | None = Field(description="null where the frame could not be read.")  # noqa: N815
