@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from gateway import schema
 from gateway.errors import ValidationFailed
@@ -171,7 +172,7 @@ def _refusal(data: bytes, text: bool) -> ValidationFailed:
 
 
 def _loose(text: bool) -> Callable[[bytes], Any]:
-    return msgspec.json.decode if text else msgspec.msgpack.decode
+    return from_json if text else msgspec.msgpack.decode
 
 
 def _once(data: bytes) -> bool:
