@@ -195,6 +195,7 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         responses=openapi.error_responses(()),
     )
 
+    app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
     app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
 
 

@@ -13,7 +13,7 @@ from gateway.limits import Limits
 from gateway.settings import Settings
 
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
-DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
+DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/asyncapi.json"})
 METRICS = frozenset({"/metrics"})
 
 

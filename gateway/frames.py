@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from gateway import schema
 from gateway.errors import ValidationFailed
@@ -24,6 +25,10 @@ StepId = Annotated[
 ]
 
 
+class _Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
 class StepRequest(schema.StrictModel):
     """One observation to act on."""
 
@@ -36,7 +41,7 @@ class StepRequest(schema.StrictModel):
     version: schema.Version = None
 
 
-class StepAnswer(BaseModel):
+class StepAnswer(_Sent):
     """The action of one step."""
 
     stepId: StepId  # noqa: N815
@@ -49,11 +54,11 @@ class StepAnswer(BaseModel):
     )
 
 
-class StepSkipped(BaseModel):
+class StepSkipped(_Sent):
     """A later step of this vehicle came before this one was sent to Triton: the latest wins."""
 
     stepId: StepId  # noqa: N815
-    skipped: bool = Field(json_schema_extra={"const": True})
+    skipped: Literal[True]
 
 
 class StepErrorDetails(ErrorDetails):
@@ -62,7 +67,7 @@ class StepErrorDetails(ErrorDetails):
     retry_after_s: int | None = Field(default=None, ge=1)
 
 
-class StepError(ErrorEnvelope):
+class StepError(_Sent, ErrorEnvelope):
     """A step that got no action; the connection goes on."""
 
     stepId: StepId | None = Field(description="null where the frame could not be read.")  # noqa: N815
@@ -167,7 +172,7 @@ def _refusal(data: bytes, text: bool) -> ValidationFailed:
 
 
 def _loose(text: bool) -> Callable[[bytes], Any]:
-    return msgspec.json.decode if text else msgspec.msgpack.decode
+    return from_json if text else msgspec.msgpack.decode
 
 
 def _once(data: bytes) -> bool:

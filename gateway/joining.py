@@ -164,6 +164,8 @@ class Joiner:
         return waiter.actions.result()
 
     def _send(self, line: Line, waiters: list[_Waiter]) -> None:
+        if not waiters:  # all were gone: a call without rows would hide that one is free
+            return
         line.calls += 1
         task = asyncio.create_task(self._call(line, waiters))
         self._tasks.add(task)

@@ -104,7 +104,9 @@ class Protocol(HttpToolsProtocol):
         try:
             stream = WebSocket(scope, request_id, self._streams, self.server_state)
         except Exception as error:
-            self._end_with(error, request_id, PATH, "GET")
+            self._last = True
+            self._write_error(error, PATH, "GET", request_id, arrived)
+            self.transport.close()
             return
         seconds = time.perf_counter() - arrived
         self._fast.metrics.answered(PATH, "GET", 101, seconds, None)
@@ -248,17 +250,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.resume_reading()
         self._answered()
 
-    def _end_with(
-        self,
-        error: Exception,
-        request_id: str = "",
-        route: str = "unmatched",
-        method: str = "other",
-    ) -> None:
+    def _end_with(self, error: Exception) -> None:
         """Answer what never became a request with an error, and end the connection."""
         self._last = True
-        request_id = request_id or os.urandom(16).hex()
-        self._write_error(error, route, method, request_id, time.perf_counter())
+        request_id = os.urandom(16).hex()
+        self._write_error(error, "unmatched", "other", request_id, time.perf_counter())
         self.transport.close()
 
     def _write_error(

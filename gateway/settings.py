@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         live=True,
     )
     docs_access: str = _one_of(
-        ACCESS, "open", "Who may read /docs, /redoc and /openapi.json.", live=True
+        ACCESS, "open", "Who may read /docs, /redoc, /openapi.json and /asyncapi.json.", live=True
     )
     metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
     console_access: str = _one_of(
