@@ -5,6 +5,7 @@ import { Sparkline, TrackView } from "./drawing.js";
 import { percentiles } from "./figures.js";
 import { Fleet, MOST_CARS } from "./fleet.js";
 import { Service, ServiceError } from "./service.js";
+import { CarTable, told } from "./table.js";
 import { DT } from "./track.js";
 import { Trial } from "./trial.js";
 import { Trouble } from "./trouble.js";
@@ -18,7 +19,6 @@ const set = (id, text) => {
   if (element(id).textContent !== text) element(id).textContent = text;
 };
 const whole = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
-const seconds = (value) => (value === undefined ? "–" : `${value.toFixed(2)} s`);
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 const service = new Service();
@@ -29,6 +29,7 @@ const fleet = new Fleet(service, {
 });
 const view = new TrackView(element("track-canvas"), fleet.track);
 const sparkline = new Sparkline(element("latency-canvas"));
+const table = new CarTable((number) => choose(fleet.drivers[number - 1]));
 const bars = new ActionBars(element("car-action"));
 const trial = new Trial(service, () => fleet.version);
 
@@ -103,11 +104,7 @@ function go() {
 function choose(driver) {
   chosen = driver;
   set("car-title", `Car ${driver.number}`);
-  for (const row of rows()) {
-    const mine = Number(row.dataset.number) === driver.number;
-    row.querySelector("button").setAttribute("aria-pressed", mine);
-    row.classList.toggle("chosen", mine);
-  }
+  table.mark(driver.number);
 }
 
 function step(by) {
@@ -115,61 +112,20 @@ function step(by) {
   choose(drivers[(chosen.number - 1 + by + drivers.length) % drivers.length]);
 }
 
-const rows = () => [...element("fleet").tBodies[0].rows];
-
 function resize(count) {
   fleet.resize(count);
   element("cars").value = count;
   set("cars-output", String(count));
-  const body = element("fleet").tBodies[0];
-  while (body.rows.length > count) body.deleteRow(-1);
-  while (body.rows.length < count) {
-    const number = body.rows.length + 1;
-    const row = body.insertRow();
-    row.dataset.number = number;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = number;
-    button.setAttribute("aria-label", `Select car ${number}`);
-    button.addEventListener("click", () => choose(fleet.drivers[number - 1]));
-    row.insertCell().append(button);
-    for (let i = 0; i < 7; i++) row.insertCell();
-  }
+  table.resize(count);
   element("previous").disabled = element("next").disabled = count === 1;
   choose(fleet.drivers[Math.min(chosen?.number ?? 1, count) - 1]);
   element("track-note").hidden = count === 1;
   element("track-canvas").setAttribute("aria-label", `The example track with ${count} of its cars`);
 }
 
-function lapOf({ car }) {
-  const { lapTimes } = car;
-  const share = Math.max(0, car.progress / car.track.length - lapTimes.length);
-  return [
-    String(lapTimes.length),
-    `${Math.floor(share * 100)} %`,
-    seconds(lapTimes.at(-1)),
-    seconds(lapTimes.length ? Math.min(...lapTimes) : undefined),
-    String(car.offTrack),
-  ];
-}
-
 function showCars() {
-  rows().forEach((row, i) => {
-    const driver = fleet.drivers[i];
-    const texts = [...lapOf(driver), (driver.car.speed * 3.6).toFixed(0), driver.version || "–"];
-    texts.forEach((text, cell) => {
-      const place = row.cells[cell + 1];
-      if (place.textContent !== text) place.textContent = text;
-    });
-  });
-  const [laps, lap, last, best, off] = lapOf(chosen);
-  set("car-speed", (chosen.car.speed * 3.6).toFixed(0));
-  set("car-laps", laps);
-  set("car-lap", lap);
-  set("car-last", last);
-  set("car-best", best);
-  set("car-off", off);
-  set("car-version", chosen.version || "–");
+  table.show(fleet.drivers);
+  for (const [name, text] of Object.entries(told(chosen))) set(`car-${name}`, text);
 }
 
 function showFigures() {
@@ -213,6 +169,7 @@ function showState() {
     [trouble.error, "trouble", "Trouble"],
     [paused, "paused", "Paused"],
     [!fleet.driving || !chosen.version, "connecting", "Connecting"],
+    [fleet.drivers.some((one) => one.isBraking), "trouble", "No answers: cars brake"],
     [performance.now() < news.until, "driving", news.text],
     [true, "driving", "Driving"],
   ].find(([holds]) => holds);

@@ -27,6 +27,7 @@ export class Driver {
   #stream;
   #askedAt = 0;
   #asked = null;
+  #firstAsked = null; // since it drives without a break
   #looks = 0; // at a step whose answer is overdue
   #last = null;
   #from = null;
@@ -81,6 +82,7 @@ export class Driver {
   resume(now) {
     this.due = now;
     this.#ask(now);
+    this.#firstAsked = this.#asked;
   }
 
   /** Drive the step that is due, where its answer has come or has been waited for. */
@@ -136,6 +138,7 @@ export class Driver {
   }
 
   #answered(stepId, frame, roundTripMs) {
+    if (stepId < this.#firstAsked) return; // of before a pause or a restart
     this.version = frame.version;
     this.#fleet.figures.answered(roundTripMs, frame.timingMs);
     if (stepId !== this.#asked) {

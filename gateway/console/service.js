@@ -1,6 +1,6 @@
 /** The gateway's routes, and one kind of error for whatever keeps an answer away. */
 
-const TIMEOUT_MS = 5000;
+const TIMEOUT_MS = 3000;
 
 export class ServiceError extends Error {
   /** A code of the API or of this page, what it says, and the request's id where there is one. */

@@ -210,6 +210,8 @@ def test_a_key_is_asked_for_and_a_fallen_gateway_is_survived(page: Browser, tmp_
             for child in psutil.Process(stack.process.pid).children()
             if "gateway" in " ".join(child.cmdline())
         )
+        os.kill(gateway.pid, signal.SIGSTOP)
+        page.wait(says("state", "No answers: cars brake"))
         os.kill(gateway.pid, signal.SIGKILL)
         page.wait(says("trouble-code", "NO_CONNECTION"))
         page.wait(says("state", "fallback"))
