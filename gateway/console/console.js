@@ -27,7 +27,7 @@ const fleet = new Fleet(service, {
   failed: (error) => report(error),
   lost: () => diagnose(),
 });
-const view = new TrackView(element("track-canvas"), fleet.track);
+const view = new TrackView(element("ground-canvas"), element("track-canvas"), fleet.track);
 const sparkline = new Sparkline(element("latency-canvas"));
 const table = new CarTable((number) => choose(fleet.drivers[number - 1]));
 const bars = new ActionBars(element("car-action"));

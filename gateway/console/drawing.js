@@ -31,16 +31,18 @@ class Sheet {
   }
 }
 
+/** The cars, on a canvas of their own above the track, which stays as it is. */
 export class TrackView {
   #sheet;
+  #ground;
   #track;
   #colours = {};
 
-  constructor(canvas, track) {
+  constructor(ground, canvas, track) {
     this.#track = track;
-    this.#sheet = new Sheet(canvas, () => this.#fit());
+    this.#sheet = new Sheet(canvas, () => {});
+    this.#ground = new Sheet(ground, () => this.#drawTrack());
     this.restyle();
-    this.#fit();
   }
 
   /** Read the colours again: the scheme has changed. */
@@ -48,13 +50,13 @@ export class TrackView {
     for (const name of ["surface", "edge", "dash", "ink", "car", "accent", "brake", "panel"]) {
       this.#colours[name] = this.#sheet.colour(name);
     }
+    this.#drawTrack();
   }
 
   /** Draw the cars of the fleet, `chosen` among them with its sensors and its way. */
   draw(fleet, chosen, now) {
     const { context, width, height } = this.#sheet;
     context.clearRect(0, 0, width, height);
-    this.#drawTrack();
     const { car, marks, trail } = chosen;
     const at = chosen.poseAt(now);
     this.#drawTrail([...trail, [at.x, at.y]]);
@@ -82,7 +84,7 @@ export class TrackView {
     const [xs, ys] = [0, 1].map((axis) => points.map((point) => point[axis]));
     const [left, right] = [Math.min(...xs) - MARGIN, Math.max(...xs) + MARGIN];
     const [bottom, top] = [Math.min(...ys) - MARGIN, Math.max(...ys) + MARGIN];
-    const { width, height } = this.#sheet;
+    const { width, height } = this.#ground;
     this.#scale = Math.min(width / (right - left), height / (top - bottom));
     this.#offset = [
       width / 2 - (this.#scale * (left + right)) / 2,
@@ -109,7 +111,9 @@ export class TrackView {
   }
 
   #drawTrack() {
-    const { context } = this.#sheet;
+    this.#fit();
+    const { context, width, height } = this.#ground;
+    context.clearRect(0, 0, width, height);
     context.fillStyle = this.#colours.surface;
     context.fill(this.#ribbon, "evenodd");
     context.strokeStyle = this.#colours.dash;
