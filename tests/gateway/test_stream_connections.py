@@ -42,7 +42,7 @@ UPGRADE = (
     b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-HASTY = "import gateway.websocket as w; w.PING_S, w.SLOW_S = 1.0, 2.0"
+HASTY = "import gateway.websocket as w; w.PING_S, w.SLOW_S = 1.5, 2.0"
 
 
 @pytest.fixture(scope="module")
@@ -328,7 +328,7 @@ def test_the_protocol_is_kept(gateway_url: str, data: bytes, code: int) -> None:
 
 def test_peers_that_do_not_answer_pings(hasty: str) -> None:
     with upgraded(hasty) as silent, upgraded(hasty) as alive:
-        for _ in range(3):
+        for _ in range(2):
             assert next(alive.frames()) == (PING, b"")
             alive.send(PONG, b"")
         assert list(silent.frames()) == [(PING, b"")]
