@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from typing import Any
 
@@ -95,6 +96,7 @@ class Protocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to a stream, or refuse one."""
         arrived = time.perf_counter()
+        end: int = sys.exception().args[0]  # type: ignore[union-attr] # the parser's, which calls for this
         under_way = self.cycle is not None and not self.cycle.response_complete
         if under_way or self.flow.write_paused:  # it was sent ahead of answers
             self.transport.abort()
@@ -114,7 +116,7 @@ class Protocol(HttpToolsProtocol):
         self._lost = True  # for this protocol
         self._stop_head_timer()
         self.connections.discard(self)
-        stream.start(self.transport)
+        stream.start(self.transport, self._passed[end:])
 
     def on_message_begin(self) -> None:
         """Note that the framework's parser is inside a request."""
@@ -171,6 +173,7 @@ class Protocol(HttpToolsProtocol):
 
     def _pass_on(self, data: bytes) -> None:
         """Hand what came to the framework; a head that does not end is not waited for long."""
+        self._passed = data
         super().data_received(data)
         if self._lost:
             return

@@ -66,15 +66,19 @@ class WebSocket(asyncio.Protocol):
         self._ended = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
-    def start(self, transport: Any) -> None:
-        """Take the connection over."""
+    def start(self, transport: Any, data: bytes) -> None:
+        """Take the connection over, and what came behind the upgrade."""
         self._transport = transport
         self._connections.add(self)
         transport.set_protocol(self)
         self._after("ping", PING_S, self._ping)
+        if data:
+            self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
         """Take what came, a piece at a time."""
+        if self._ended:
+            return
         self._heard = True
         self._held += data
         if not self._paused:
@@ -172,6 +176,7 @@ class WebSocket(asyncio.Protocol):
             self._transport.write(b"".join(data))
         if self._frames.eof_sent:
             self._ended = True
+            self._held = b""
             for name in list(self._timers):
                 self._stop(name)
             if self._frames.close_rcvd is not None:
@@ -184,10 +189,13 @@ class WebSocket(asyncio.Protocol):
             self._pace()
 
     def _pace(self) -> None:
-        """Read on, or stop reading."""
-        saying_goodbye = self._ended or self._frames.state is not OPEN
-        wait = not saying_goodbye and (self._full or self._stopping)
-        if self._held and not wait:
+        """Read on, or stop reading: nobody is called slow for what is not read."""
+        stopping = self._stopping and self._frames.state is OPEN
+        wait = not self._ended and (self._full or stopping)
+        if wait:
+            self._stop("message")
+            self._stop("turn")
+        elif self._held:
             self._after("turn", 0, self._turn)
         pause = wait or bool(self._held)
         if pause is not self._paused and not self._transport.is_closing():
@@ -196,15 +204,15 @@ class WebSocket(asyncio.Protocol):
 
     def _turn(self) -> None:
         self._stop("turn")
-        if self._held and not self._full:
+        if self._held:
             self._read_on()
 
     def _ping(self) -> None:
-        if not self._heard:
-            self._transport.abort()
-            return
-        self._heard = False
-        if not self._full:
+        if not self._paused:  # else nothing can be heard
+            if not self._heard:
+                self._transport.abort()
+                return
+            self._heard = False
             self._frames.send_ping(b"")
             self._flush()
         self._after("ping", PING_S, self._ping)
