@@ -252,7 +252,8 @@ def _summary(
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
     docs = [] if settings.docs_access == "closed" else [f"API docs at {url}/docs"]
     metrics = [] if settings.metrics_access == "closed" else [f"metrics at {url}/metrics"]
-    pages = ", ".join(docs + metrics)
+    console = [] if settings.console_access == "closed" else [f"console at {url}/console"]
+    pages = ", ".join(docs + metrics + console)
     lines = [
         f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
         f"  gateway       {url}{pages and f'  ({pages})'}",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import logs, openapi, schema
 from gateway.access import AccessLog
 from gateway.configuration import Configuration, read_keys
+from gateway.console import add_console
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
 from gateway.errors import on_error
@@ -30,6 +31,7 @@ from gateway.otlp import traces_url
 from gateway.predict import Predictor
 from gateway.settings import Settings
 from gateway.stopping import Stopping
+from gateway.stream import PATH, Streams
 from gateway.triton import Triton
 from gateway.versions import Versions
 
@@ -61,6 +63,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
     access = AccessLog(settings)
     fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
+    streams = Streams(settings, doors, versions, predictor, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -92,11 +95,13 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     )
     app.describe(keys)
     _add_routes(app, endpoints)
+    add_console(app)
     cors = Cors(app, settings)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
         doors.configure(settings, keys)
         fast.configure(settings)
+        streams.configure(settings)
         endpoints.configure(settings)
         joiner.limit(settings.calls_in_flight, settings.max_waiting)
         predictor.remember(settings.cache_bytes)
@@ -107,16 +112,18 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping, access, traces), fast)
+    arrival = Arrival(cors, metrics, paths, stopping, access, traces)
+    return Application(arrival, fast, streams)
 
 
 class Application:
-    """The ASGI application, and the fast way that `protocol.Protocol` takes around it."""
+    """The ASGI application, and what `protocol.Protocol` does without it."""
 
-    def __init__(self, app: ASGIApp, fast: FastPredict) -> None:
-        """Take both ways."""
+    def __init__(self, app: ASGIApp, fast: FastPredict, streams: Streams) -> None:
+        """Take the framework's way, usual predictions and streams."""
         self._app = app
         self.fast = fast
+        self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request by the framework."""
@@ -200,6 +207,9 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+    app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
+    app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
 
 
 def _traces() -> "Traces | None":

@@ -35,31 +35,40 @@ MAX_HEADS = 1024
 _Sensor = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 
 
-class _Observation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Observation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A decoded observation, within all bounds but the number of sensors."""
+
     speed: Annotated[float, msgspec.Meta(ge=0, le=200)]
     steering: Annotated[float, msgspec.Meta(ge=-1, le=1)]
     sensors: list[_Sensor]
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A decoded request, within all bounds but the number of sensors."""
+class Choices(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
+    """What a caller may choose besides the observations."""
 
-    observations: Annotated[
-        list[_Observation], msgspec.Meta(min_length=1, max_length=MAX_OBSERVATIONS)
-    ]
     deterministic: bool = False
     seed: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEED)] | None = None
     version: str | None = None
 
 
-class _Action(msgspec.Struct, gc=False):
+class Asked(Choices, forbid_unknown_fields=True, gc=False, kw_only=True):
+    """A decoded request, within all bounds but the number of sensors."""
+
+    observations: Annotated[
+        list[Observation], msgspec.Meta(min_length=1, max_length=MAX_OBSERVATIONS)
+    ]
+
+
+class Action(msgspec.Struct, gc=False):
+    """An action, to be written."""
+
     throttle: float
     brake: float
     steer: float
 
 
 class _Answer(msgspec.Struct, gc=False):
-    actions: list[_Action]
+    actions: list[Action]
     version: str
     timingMs: float  # noqa: N815
     deterministic: bool
@@ -68,7 +77,8 @@ class _Answer(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(Asked).decode
 _encode = msgspec.json.Encoder().encode
-_FIELDS = len(_Observation.__struct_fields__)
+FIELDS = len(Observation.__struct_fields__)
+"""Fields of an observation."""
 _USUAL_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _DEADLINE = HEADER.lower().encode()
 _USUAL_HEADERS = frozenset(
@@ -242,12 +252,14 @@ def _decoded(body: bytes) -> Asked | None:
         return None
     # Colons count keys (see schema.decode_predict). Where a name is spelt with an escape, or comes
     # twice, the counts differ.
+    return asked if spelt_plainly(body, 1 + FIELDS * len(asked.observations)) else None
+
+
+def spelt_plainly(body: bytes, keys: int) -> bool:
+    """Whether JSON with `keys` keys besides the choices names each once, and a seed as digits."""
     has_seed = b'"seed"' in body
-    keys = 1 + _FIELDS * len(asked.observations) + has_seed
-    keys += (b'"deterministic"' in body) + (b'"version"' in body)
-    if body.count(b":") != keys or (has_seed and not _whole(body)):
-        return None
-    return asked
+    keys += has_seed + (b'"deterministic"' in body) + (b'"version"' in body)
+    return body.count(b":") == keys and (not has_seed or _whole(body))
 
 
 def _whole(body: bytes) -> bool:
@@ -261,7 +273,7 @@ def written(prediction: Prediction, deterministic: bool, seconds: float) -> byte
     """Write the body of an answer that took so many seconds."""
     return _encode(
         _Answer(
-            [_Action(*action) for action in prediction.actions],
+            [Action(*action) for action in prediction.actions],
             prediction.version,
             round(seconds * 1000, 3),
             deterministic,

@@ -95,11 +95,19 @@ class Joiner:
         self.limit(calls, max_waiting)
 
     async def infer(
-        self, model: str, max_rows: int, rows: Rows, deadline: float, gone: Gone
+        self,
+        model: str,
+        max_rows: int,
+        rows: Rows,
+        deadline: float,
+        gone: Gone,
+        since: float | None = None,
     ) -> bytes:
         """Give the actions of `rows`, `ACTION_BYTES` each, before `deadline` (perf_counter).
 
-        `gone` says whether nobody waits for them any more; such rows are not sent. Raises
+        `gone` says whether nobody waits for them any more; such rows are not sent. `since` is for
+        one row that comes in the place of another, gone from the front of the line, which had
+        waited since then: it goes to the front, or it might never get there. Raises
         ResourceExhausted where too many observations wait already, or for too long,
         DeadlineExceeded and ClientDisconnect where it is too late or the caller has gone, and
         what `Triton.infer` raises.
@@ -112,12 +120,12 @@ class Joiner:
         if left_s <= 0:
             self._metrics.expired()
             raise DeadlineExceeded(LATE)
-        if line.congested(now, left_s):
+        if since is None and line.congested(now, left_s):
             raise ResourceExhausted(CONGESTED)
         loop = asyncio.get_running_loop()
         trace = None if self._traces is None else self._traces.current()
         waiters = [
-            _Waiter(piece, now, deadline, gone, loop.create_future(), trace)
+            _Waiter(piece, since or now, deadline, gone, loop.create_future(), trace)
             for piece in rows.split(max_rows)
         ]
         free = max(0, self._calls - line.calls) if not line.waiting else 0
@@ -128,7 +136,7 @@ class Joiner:
         for waiter in waiters[:free]:
             self._send(line, [waiter])
         for waiter in waiters[free:]:
-            line.waiting.append(waiter)
+            (line.waiting.append if since is None else line.waiting.appendleft)(waiter)
             self.waiting += waiter.rows.count
             line.rows += waiter.rows.count
         expiry = loop.call_later(left_s, _expire, waiters)
@@ -171,6 +179,8 @@ class Joiner:
         return waiter.actions.result()
 
     def _send(self, line: Line, waiters: list[_Waiter]) -> None:
+        if not waiters:  # all were gone: a call without rows would hide that one is free
+            return
         line.calls += 1
         task = asyncio.create_task(self._call(line, waiters))
         self._tasks.add(task)

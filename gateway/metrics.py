@@ -32,7 +32,8 @@ CONTROL_BUCKETS = tuple(eighth / 8 for eighth in range(-8, 9))
 SAMPLED_ACTIONS = 2048
 """Actions that are looked at between two flushes: a millisecond's work, and enough to see drift."""
 FLUSH_S = 1.0
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+"""Methods that are counted by their names; WS: a step over WebSocket."""
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,17 @@ class Metrics:
         ]  # fmt: skip
         self._routes: dict[str, Distribution] = {}
         self._children: dict[tuple[str, str, int], tuple[Count, Distribution]] = {}
+        self.streams = Gauge(
+            "carla_rl_streams",
+            "Streams that are open.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._skipped = Counter(
+            "carla_rl_skipped",
+            "Steps that a later one overtook before they went to Triton.",
+            registry=registry,
+        )
         self._errors = Counter("carla_rl_errors", "Errors answered.", ("code",), registry=registry)
         self._version = Gauge(
             "carla_rl_active_version_info",
@@ -227,6 +239,10 @@ class Metrics:
     def refused(self) -> None:
         """Count one connection beyond the limit."""
         self._refused.inc()
+
+    def skipped(self) -> None:
+        """Count one step of a stream that a later one overtook."""
+        self._skipped.inc()
 
     def acted(self, observations: int, actions: bytes) -> None:
         """Count observations that got an action; `actions` are finite, as Triton gives them."""

@@ -56,7 +56,7 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         method = scope["method"]
         inner = {
             **scope,
@@ -192,7 +192,8 @@ def trace_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return found
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """Give the caller's own id where it sent a sane one, else one that is drawn."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if SANE_ID.fullmatch(value):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ from gateway.doors import address, too_fast
 from gateway.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, answer_to
 from gateway.fast import Asked, FastPredict, Head, written
 from gateway.joining import CONGESTED
+from gateway.middleware import request_id_of
 from gateway.policy import PolicyVersion
 from gateway.predict import seed_of
 from gateway.rows import Rows
+from gateway.stream import PATH, Streams
+from gateway.websocket import WebSocket
 
 if TYPE_CHECKING:
     from gateway.traces import Trace
@@ -41,6 +45,7 @@ class Protocol(HttpToolsProtocol):
         """Take what uvicorn gives."""
         super().__init__(*arguments, **options)
         self._fast: FastPredict = options["config"].loaded_app.fast
+        self._streams: Streams = options["config"].loaded_app.streams
         self._within = False
         self._answering = False
         self._held = b""
@@ -91,6 +96,31 @@ class Protocol(HttpToolsProtocol):
         task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s, trace))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to a stream, or refuse one."""
+        arrived = time.perf_counter()
+        end: int = sys.exception().args[0]  # type: ignore[union-attr] # the parser's, which calls for this
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way or self.flow.write_paused:  # it was sent ahead of answers
+            self.transport.abort()
+            return
+        scope: Any = self.scope
+        request_id = request_id_of(scope)
+        try:
+            stream = WebSocket(scope, request_id, self._streams, self.server_state)
+        except Exception as error:
+            self._last = True
+            self._write_error(error, PATH, "GET", request_id, arrived)
+            self.transport.close()
+            return
+        seconds = time.perf_counter() - arrived
+        self._fast.metrics.answered(PATH, "GET", 101, seconds, None)
+        self._write(101, stream.lines, b"", request_id, seconds)
+        self._lost = True  # for this protocol
+        self._stop_head_timer()
+        self.connections.discard(self)
+        stream.start(self.transport, self._passed[end:])
 
     def on_message_begin(self) -> None:
         """Note that the framework's parser is inside a request."""
@@ -147,7 +177,10 @@ class Protocol(HttpToolsProtocol):
 
     def _pass_on(self, data: bytes) -> None:
         """Hand what came to the framework; a head that does not end is not waited for long."""
+        self._passed = data
         super().data_received(data)
+        if self._lost:
+            return
         if len(self.pipeline) > MAX_PIPELINED:
             self.transport.abort()
         elif self.cycle is None or self.cycle.response_complete:
@@ -155,6 +188,10 @@ class Protocol(HttpToolsProtocol):
                 self._head_timer = self.loop.call_later(SLOW_S, self.timeout_keep_alive_handler)
         elif self._head_timer is not None:
             self._stop_head_timer()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Upgrade for a stream; elsewhere the wish is not heard."""
+        return self.scope["method"] == "GET" and self.url.partition(b"?")[0] == PATH.encode()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -265,7 +302,7 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         if self._lost:
             return
-        if self._fast.stopping.begun:
+        if self._fast.stopping.begun and status != 101:
             self._last = True
         defaults = self._fast.lines_of(self.server_state.default_headers)
         close = b"connection: close\r\n" if self._last else b""

@@ -17,6 +17,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS = ("text", "json")
 ACCESS_LOGS = ("none", "errors", "all")
 ACCESS = ("open", "key", "closed")
+PAGE_ACCESS = ("open", "closed")  # a browser sends no key when it loads a page
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
@@ -152,9 +153,12 @@ class Settings(BaseSettings):
         live=True,
     )
     docs_access: str = _one_of(
-        ACCESS, "open", "Who may read /docs, /redoc and /openapi.json.", live=True
+        ACCESS, "open", "Who may read /docs, /redoc, /openapi.json and /asyncapi.json.", live=True
     )
     metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
+    console_access: str = _one_of(
+        PAGE_ACCESS, "open", "Who may load /console; its calls need a key as others do.", live=True
+    )
     rate_limit_per_s: float = _field(
         0.0,
         "Observations a second that one caller may send for long; 0: any number.",

@@ -16,9 +16,6 @@ EXTRAS = {
     "requirements.lock": ("traces",),
     "requirements-tools.lock": ("bench", "convert", "drive"),
 }
-    "requirements.lock": ("traces",),
-    "requirements-tools.lock": ("bench", "convert", "drive"),
-}
 
 
 @pytest.mark.parametrize("name", EXTRAS)

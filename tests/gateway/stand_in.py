@@ -29,6 +29,8 @@ class StandIn:
         self.golden_action = ACTION
         self.calls: list[dict[str, np.ndarray]] = []
         self.heads: list[dict[str, str]] = []
+        self.go = threading.Event()
+        """What calls of callers wait for in the mode `held`."""
         self._server: ThreadingHTTPServer | None = None
         self.port = free_port()
 
@@ -116,6 +118,8 @@ class StandIn:
         if (tensors["speed"] != GOLDEN["speed"]).any():
             self.calls.append(tensors)
             self.heads.append(dict(handler.headers))
+            if self.mode == "held":
+                self.go.wait(60)
         rows = len(tensors["row"])
         actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
         if self.mode == "hang":
