@@ -75,6 +75,7 @@ class Vehicle(asyncio.Protocol):
         self._request = head.encode() + self._body
         self.ready = asyncio.get_running_loop().create_future()
         self.error: str | None = None
+        self._closed = False
 
     def connection_made(self, transport: Any) -> None:
         """Remember the transport."""
@@ -82,8 +83,9 @@ class Vehicle(asyncio.Protocol):
         self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remember that this should not have been."""
-        self.error = self.error or "the gateway closed a connection"
+        """Remember where this should not have been."""
+        if not self._closed:
+            self.error = self.error or "the gateway closed a connection"
 
     def step(self, due: float) -> None:
         """Send one step, or have it wait for its turn."""
@@ -107,6 +109,7 @@ class Vehicle(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection."""
+        self._closed = True
         self._transport.close()
 
 
@@ -226,9 +229,11 @@ async def drive(url: str, way: str, vehicles: int, rate: float, seconds: float, 
     while any(one.awaits for one in fleet) and loop.time() < patience:
         await asyncio.sleep(0.01)
     for one in fleet:
+        one.close()
+    await asyncio.sleep(0)
+    for one in fleet:
         if one.error or one.awaits:
             raise LoadError(f"{way}: {one.error or 'a step got no answer'}")
-        one.close()
 
 
 def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: float) -> Round:
@@ -312,8 +317,8 @@ def main(rounds: int, seconds: float, rate: float, output: Path | None) -> None:
         raise click.ClickException(str(error)) from None
     lines = [
         f"Command: `python -m perf.stream --rounds {rounds} --seconds {seconds:g} "
-        f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; the load generator ran on "
-        "the same cores.",
+        f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; "
+        "the load generator ran on the same cores.",
         "",
         *table(found),
     ]
