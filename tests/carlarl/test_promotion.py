@@ -22,6 +22,7 @@ from carlarl import leftovers, promotion
 from carlarl.promotion import PromotionError
 from carlarl.triton_control import TritonControl
 from converters import activation, artifact, configs, parity, repository
+from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 
 pytestmark = pytest.mark.live
@@ -87,6 +88,22 @@ class Load:
                 else:
                     self._count(self.mislabelled, f"{version}: {got}")
 
+    def ask_stream(self) -> None:
+        """One vehicle, which steps as soon as it is answered."""
+        step = 0
+        with stream(self.stack.gateway_url) as vehicle:
+            while not self.stop.is_set():
+                step += 1
+                answer = vehicle.ask(step, observation=OBSERVATION, deterministic=True)
+                if answer["stepId"] != step or "action" not in answer:
+                    self._count(self.failures, json.dumps(answer))
+                    continue
+                got = list(answer["action"].values())
+                if got == pytest.approx(self.expected[answer["version"]], abs=1e-5):
+                    self._answered(f"stream, {answer['version']}")
+                else:
+                    self._count(self.mislabelled, f"{answer['version']}: {got}")
+
     def ask_alias(self) -> None:
         """Triton itself, as a client that knows no version would."""
         with TritonControl(f"http://{self.stack.triton_http}") as control:
@@ -132,9 +149,10 @@ def test_promoted_and_rolled_back_under_load(
     load = Load(stack, expected)
     earlier = len(activation.history(target))
     switched, followed = [], []
-    with ThreadPoolExecutor(CLIENTS + 2) as pool:
+    with ThreadPoolExecutor(CLIENTS + 4) as pool:
         clients = [pool.submit(load.ask_gateway) for _ in range(CLIENTS)]
         clients += [pool.submit(load.ask_alias) for _ in range(2)]
+        clients += [pool.submit(load.ask_stream) for _ in range(2)]
         try:
             for _ in range(turns):
                 done = promotion.promote(target, "v0.1.0", control)
@@ -160,7 +178,8 @@ def test_promoted_and_rolled_back_under_load(
     record_testsuite_property("promotion", json.dumps(told))
     assert load.failures == []
     assert load.mislabelled == []
-    assert all(load.answers[whom] > 5 * turns for whom in (*expected, "alias")), told
+    whoms = [*expected, "alias", *(f"stream, {version}" for version in expected)]
+    assert all(load.answers[whom] > 5 * turns for whom in whoms), told
     if turns == 20:  # else it runs beside other tests
         assert max(switched) < 5, told
         assert max(followed) < 2, told
