@@ -63,7 +63,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
     access = AccessLog(settings)
     fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
-    streams = Streams(settings, doors, versions, predictor, metrics)
+    streams = Streams(settings, doors, versions, predictor, metrics, access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import Scope
 
 from gateway import frames
+from gateway.access import AccessLog
 from gateway.deadline import allowed_s
 from gateway.doors import Doors, too_fast
 from gateway.errors import Unauthorized, tell
@@ -79,8 +80,10 @@ class Streams:
         versions: Versions,
         predictor: Predictor,
         metrics: Metrics,
+        access: AccessLog,
     ) -> None:
         """Take what `POST /predict` works with."""
+        self.access = access
         self.doors = doors
         self.versions = versions
         self.predictor = predictor
@@ -237,6 +240,9 @@ class Stream:
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
         seconds = time.perf_counter() - taken.arrived
         self._streams.metrics.answered(PATH, "WS", 200, seconds, None)
+        if self._streams.access.all:
+            named = (self._id(taken.number), prediction.version)
+            self._streams.access.answered(PATH, "WS", 200, seconds, *named)
         self._send(frames.answer(taken.step, prediction, seconds, taken.text), taken.text)
 
     def _skip(self, taken: _Taken) -> None:
@@ -247,13 +253,19 @@ class Stream:
     def _refuse(
         self, step: int | None, text: bool, number: int, arrived: float, error: Exception
     ) -> None:
-        told = tell(error, f"{self._vehicle.request_id}-{number}")
+        request_id = self._id(number)
+        told = tell(error, request_id)
         if "Retry-After" in told.headers:  # where there are no headers
             told.envelope["details"]["retry_after_s"] = int(told.headers["Retry-After"])
         seconds = time.perf_counter() - arrived
-        self._streams.metrics.answered(PATH, "WS", told.status, seconds, told.code)
+        outcome = (PATH, "WS", told.status, seconds)
+        self._streams.metrics.answered(*outcome, told.code)
+        self._streams.access.answered(*outcome, request_id, error=told.code)
         self._send(frames.failed(step, told.envelope, text), text)
         self._count_idle()
+
+    def _id(self, number: int) -> str:
+        return f"{self._vehicle.request_id}-{number}"
 
     def _send(self, data: bytes, text: bool) -> None:
         if not self._lost:

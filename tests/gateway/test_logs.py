@@ -18,6 +18,7 @@ import yaml
 from gateway.flood import LINES_PER_S
 from tests.gateway.processes import OBSERVATION, predict, until
 from tests.gateway.stand_in import StandIn
+from tests.gateway.streams import stream
 from tests.gateway.test_configuration import PATIENT, Running, running
 
 JSON = {"log_format": "json"}
@@ -94,6 +95,21 @@ def test_one_line_for_each_request(gateway: Running, unusual: dict[str, str]) ->
         "version": "v0.2.0",
     }
     assert "1234567890123" not in gateway.log.read_text()
+
+
+def test_each_step_of_a_stream_has_a_line(gateway: Running) -> None:
+    now(gateway, **JSON, access_log="all")
+    with stream(gateway.url, additional_headers={"X-Request-ID": "car"}) as vehicle:
+        vehicle.ask(0)
+        vehicle.ask(1, version="v9.9.9")
+    told = [
+        (line["route"], line["method"], line["status"], line["version"], line.get("error"))
+        for line in [event(gateway, "car-1"), event(gateway, "car-2") | {"version": None}]
+    ]
+    assert told == [
+        ("/stream", "WS", 200, "v0.2.0", None),
+        ("/stream", "WS", 404, None, "MODEL_NOT_FOUND"),
+    ]
 
 
 def test_errors_have_a_line_and_other_answers_none(gateway: Running, triton: StandIn) -> None:
