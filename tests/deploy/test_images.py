@@ -48,7 +48,7 @@ def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     assert set(traces) <= set(listed)
     names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
     modules: set[str] = set()
-    for path in (ROOT / "gateway").glob("*.py"):
+    for path in (ROOT / "gateway").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
