@@ -137,6 +137,10 @@ def test_they_fit_each_other(folder: str, tmp_path: Path) -> None:
     told = read_settings(**{name.lower(): v for name, v in (environment | here).items()})
     assert told.triton_token == "eight-or-more"
     assert (ROOT / "model_repository" / f"carla_policy-{told.model_version}").is_dir()
+    named = read_settings(config_file=ROOT / "carlarl.yaml", profile=told.profile)
+    logs = {"log_level", "log_format", "access_log"}
+    assert told.model_dump(include=logs) == named.model_dump(include=logs)
+    assert named.log_format == "json"
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
