@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
@@ -16,6 +18,7 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from gateway.metrics import Metrics
+from gateway.otlp import ENDPOINT
 from gateway.settings import Settings, read_settings
 from tests.deploy import kserve_models
 from tests.stack import ROOT
@@ -160,6 +163,32 @@ def test_triton_and_its_gateway_have_one_secret(folder: str) -> None:
         assert variable["value"] == f"{mount['mountPath']}/secret"
         assert mount["readOnly"] is True
         assert {"name": "triton-secret", "secret": {"secretName": "triton"}} in volumes
+
+
+def test_traces(tmp_path: Path) -> None:
+    """The component fits the overlays: both containers send to one place, and may."""
+    parts = {"resources": "overlays/cpu", "components": "traces"}
+    paths = {key: [os.path.relpath(K8S / folder, tmp_path)] for key, folder in parts.items()}
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(paths))
+    documents = rendered(str(tmp_path))
+    assert not [text for one in documents if (text := problems(one))]
+    (deployment,) = (one for one in documents if one["kind"] == "Deployment")
+    triton, gateway = (
+        {one["name"]: one["value"] for one in container["env"]}
+        for container in containers(deployment)
+    )
+    assert {"TRITON_SECRET", ENDPOINT} == set(triton)
+    assert {"CONFIG_FILE", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"} <= set(gateway)
+    assert triton[ENDPOINT] == gateway[ENDPOINT]
+    url = urlsplit(gateway[ENDPOINT])
+    (policy,) = (one for one in documents if one["metadata"]["name"] == "carlarl-to-collector")
+    collector, names = policy["spec"]["egress"]
+    assert [one["port"] for one in collector["ports"]] == [url.port]
+    namespaces = [one["namespaceSelector"]["matchLabels"] for one in collector["to"]]
+    assert [[str(url.hostname).split(".")[1]]] == [list(one.values()) for one in namespaces]
+    assert {one["port"] for one in names["ports"]} == {53}
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
 
 
 def test_gpu_only_where_it_is_asked_for() -> None:
