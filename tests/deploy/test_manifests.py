@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 
 from gateway.metrics import Metrics
 from gateway.otlp import ENDPOINT
@@ -213,6 +213,30 @@ def test_service_monitors() -> None:
         assert wanted <= service["metadata"]["labels"].items()
         ports = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_kserve_s_tritons_are_watched() -> None:
+    """As the job that the rules name, through a port and labels that their pods have."""
+    (monitor,) = of_kind("monitoring", "PodMonitor")
+    read = PodMonitor.model_validate(monitor)
+    spec = json.loads(read.model_dump_json(by_alias=True, exclude_none=True))["spec"]
+    assert spec == monitor["spec"]  # an unknown field would be gone
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (job,) = (one for one in endpoint["relabelings"] if one["targetLabel"] == "job")
+    rules = (ROOT / "docker" / "prometheus" / "rules.yml").read_text()
+    assert f'absent(up{{job="{job["replacement"]}"}})' in rules
+    (runtime,) = of_kind("kserve", "ServingRuntime")
+    ports = {one["name"]: one["containerPort"] for one in runtime["spec"]["containers"][0]["ports"]}
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    (service,) = of_kind("kserve", "InferenceService")
+    assert wanted == {"app": f"isvc.{service['metadata']['name']}-predictor"}
+    (policy,) = (
+        one["spec"]
+        for one in of_kind("kserve", "NetworkPolicy")
+        if one["spec"]["podSelector"].get("matchLabels") == wanted
+    )
+    opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert ports[endpoint["port"]] in opened
 
 
 def test_the_rules_as_the_docs_hand_them_over() -> None:
