@@ -16,10 +16,13 @@ if [ -n "${TRITON_SECRET:-}" ]; then # only who sends it may load, unload and tr
     closed="model-repository,shared-memory,trace,logging:carlarl-secret=$TRITON_SECRET"
     set -- "--http-restricted-api=$closed" "--grpc-restricted-protocol=$closed" "$@"
 fi
-if [ -n "${OTEL_EXPORTER_OTLP_ENDPOINT:-}" ]; then # spans of those calls alone that bring a trace
+traces=${OTEL_EXPORTER_OTLP_ENDPOINT:+${OTEL_EXPORTER_OTLP_ENDPOINT%/}/v1/traces}
+traces=${OTEL_EXPORTER_OTLP_TRACES_ENDPOINT:-$traces}
+case ${OTEL_SDK_DISABLED:-},${OTEL_TRACES_EXPORTER:-} in [Tt][Rr][Uu][Ee],* | *,none) traces= ;; esac
+if [ -n "$traces" ]; then # spans of those calls alone that bring a trace
     set -- --trace-config=mode=opentelemetry --trace-config=level=TIMESTAMPS \
         --trace-config=rate=2000000000 \
-        "--trace-config=opentelemetry,url=${OTEL_EXPORTER_OTLP_ENDPOINT%/}/v1/traces" \
+        "--trace-config=opentelemetry,url=$traces" \
         "--trace-config=opentelemetry,resource=service.name=${OTEL_SERVICE_NAME:-carlarl}-triton" "$@"
 fi
 exec tritonserver \

@@ -16,6 +16,8 @@ import compose_spec
 import pytest
 import yaml
 
+from gateway import otlp
+from gateway.traces import Traces
 from tests.deploy.containers import missing
 from tests.stack import ROOT
 
@@ -138,6 +140,25 @@ def test_what_compose_starts() -> None:
     )
     assert services()["triton-gpu"]["networks"]["inside"]["aliases"] == ["triton"]
     assert services()["triton"]["shm_size"]
+
+
+def test_how_compose_traces(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenTelemetry takes what is passed where nothing is set, empty values too, without a word."""
+    gateway, triton = (services()[name]["environment"] for name in ("gateway", "triton"))
+    passed = {name: value for name, value in gateway.items() if name.startswith("OTEL_")}
+    sampling = {name for name in passed if name.startswith("OTEL_TRACES_SAMPLER")}
+    assert set(passed) - sampling == {name for name in triton if name.startswith("OTEL_")}
+    for name, value in passed.items():
+        monkeypatch.setenv(name, value or "")
+    assert otlp.traces_url() is None
+    monkeypatch.setenv(otlp.ENDPOINT, "http://127.0.0.1:1")
+    assert Traces().begin("POST", "/predict", {}) is not None
+    assert not caplog.records
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    assert Traces().begin("POST", "/predict", {}) is None
 
 
 def test_what_compose_opens() -> None:
