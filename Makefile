@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools browser quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,7 @@ dev: .venv/.installed  ## serve with a talkative log
 drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
-test: .venv/.installed-test load-tools monitor-tools  ## set up and run the tests
+test: .venv/.installed-test load-tools monitor-tools browser  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
@@ -116,6 +116,10 @@ load-tools:
 # Debian's, unpacked and not installed: as a package it starts a service. Without it its tests are skipped.
 monitor-tools:
 	-@command -v prometheus >/dev/null && command -v promtool >/dev/null || $(MAKE) --no-print-directory .prometheus/.installed
+
+# The console's tests use it, and are skipped without it. Ubuntu's package needs snap: there install Chrome.
+browser:
+	-@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit; done; { [ "$$(id -u)" = 0 ] && { apt-get install -qq -y --no-install-recommends chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }; } >/dev/null; } || { echo "make: no browser, so the console's tests will be skipped: apt-get install chromium" >&2; exit 1; }
 
 .prometheus/.installed:
 	@mkdir -p .prometheus && cd .prometheus && { { apt-get download -qq -o APT::Sandbox::User=root prometheus || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root prometheus; }; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb && usr/bin/promtool --version; } >/dev/null 2>&1 || { echo "make: prometheus is missing: apt-get install prometheus" >&2; exit 1; }

@@ -2,7 +2,7 @@
 
 import { ActionBars } from "./action.js";
 import { Sparkline, TrackView } from "./drawing.js";
-import { percentiles } from "./figures.js";
+import { KEPT, percentiles } from "./figures.js";
 import { Fleet, MOST_CARS } from "./fleet.js";
 import { Service, ServiceError } from "./service.js";
 import { CarTable, told } from "./table.js";
@@ -131,9 +131,10 @@ function showCars() {
 function showFigures() {
   const { figures } = fleet;
   const lines = element("latency").tBodies[0].rows;
-  [figures.roundTrips, figures.timings].forEach((values, i) => {
+  const shown = [[figures.roundTrips, 1], [figures.timings, 2]]; // a browser's clock has 0.1 ms
+  shown.forEach(([values, digits], i) => {
     percentiles(values, [50, 95, 99]).forEach((value, cell) => {
-      lines[i].cells[cell + 1].textContent = value === null ? "–" : value.toFixed(2);
+      lines[i].cells[cell + 1].textContent = value === null ? "–" : value.toFixed(digits);
     });
   });
   set("answers", whole(figures.count));
@@ -256,6 +257,7 @@ function show() {
 }
 
 listen();
+set("kept", whole(KEPT));
 readAddress();
 show();
 setInterval(show, UPDATE_MS);

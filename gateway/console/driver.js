@@ -88,6 +88,11 @@ export class Driver {
   /** Drive the step that is due, where its answer has come or has been waited for. */
   advance(now) {
     if (now < this.due) return;
+    if (!this.version && this.#asked === null) {
+      this.resume(now); // not connected yet: nothing is missed
+      this.due += this.#interval;
+      return;
+    }
     if (!this.answer) {
       if (now < this.#askedAt + PATIENCE_MS) return;
       // After a pause of the browser, clocks are told before answers that came meanwhile.

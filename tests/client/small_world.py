@@ -68,6 +68,7 @@ class Vehicle:
     def __init__(self, env: TrackEnv) -> None:
         self.env = env
         self.control = carla.VehicleControl()
+        self.alive = True
 
     def get_transform(self) -> carla.Transform:
         place = carla.Location(self.env.x, -self.env.y, 0.0)
@@ -82,7 +83,12 @@ class Vehicle:
 
     def apply_control(self, control: carla.VehicleControl) -> None:
         assert isinstance(control, carla.VehicleControl)
+        if not self.alive:
+            raise RuntimeError("trying to operate on a destroyed actor")
         self.control = control
+
+    def destroy(self) -> None:
+        self.alive = False
 
     def get_physics_control(self) -> carla.VehiclePhysicsControl:
         wheel = carla.WheelPhysicsControl(max_steer_angle=MAX_STEER_ANGLE)

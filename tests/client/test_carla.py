@@ -122,6 +122,14 @@ def test_an_agent_drives_a_lap_by_lidar(world: World, driver: SafeDriver) -> Non
     assert world.sensors[0].attributes["rotation_frequency"] == "20.0"
 
 
+def test_a_world_whose_vehicle_is_gone_goes_on_by_itself(world: World, driver: SafeDriver) -> None:
+    world.settings = carla.WorldSettings(synchronous_mode=False)
+    agent = CarlaAgent(world, world.vehicle, driver, lambda _: [1.0] * 5)
+    with pytest.raises(RuntimeError, match="destroyed actor"), agent:
+        world.vehicle.destroy()
+    assert not world.settings.synchronous_mode
+
+
 def test_the_steer_is_the_wheel_angle_of_training(world: World, driver: SafeDriver) -> None:
     with CarlaAgent(world, world.vehicle, driver, lambda _: [1.0, 1.0, 1.0, 0.1, 0.1]) as agent:
         for _ in range(10):

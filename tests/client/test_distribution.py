@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.client.scripted import scripted
 from tests.stack import ROOT
 
 NEEDED = ("httpx", "httpcore", "h11", "anyio", "certifi", "idna", "sniffio", "typing_extensions")
@@ -20,6 +24,24 @@ import carlarl_client
 for extra in ("numpy", "carla", "gymnasium", "stable_baselines3"):
     assert extra not in sys.modules, extra
 carlarl_client.PolicyClient("http://127.0.0.1:1").close()
+print(carlarl_client.__file__)
+"""
+OTHERS = [minor for minor in range(8, 14) if minor != sys.version_info.minor]
+ASKS = """
+import asyncio, sys
+import carlarl_client.carla, carlarl_client.leaderboard
+from carlarl_client import AsyncPolicyClient, PolicyClient, SafeDriver
+
+url, seen = sys.argv[1], {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
+
+async def ask():
+    async with AsyncPolicyClient(url, timeout=20.0) as client:
+        return await client.predict(seen, deterministic=True)
+
+with PolicyClient(url, timeout=20.0) as client:
+    actions = [client.predict(seen).action, SafeDriver(client, deadline=20.0).step(seen).action]
+actions.append(asyncio.run(ask()).action)
+assert [action.steer for action in actions] == [-0.25] * 3, actions
 print(carlarl_client.__file__)
 """
 
@@ -71,6 +93,49 @@ def test_it_is_imported_alone(wheel: Path, tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip().startswith(str(tmp_path))
+
+
+def interpreter(minor: int) -> str | None:
+    """A Python of this version that runs: the one on the path, or one of pyenv's."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    on_path = shutil.which(f"python3.{minor}")
+    for path in [on_path, *sorted(map(str, pyenv.glob(f"3.{minor}.*/bin/python")))]:
+        # What is on the path may be a name that only says how to choose one.
+        if path and subprocess.run([path, "-c", ""], capture_output=True).returncode == 0:
+            return path
+    return None
+
+
+@pytest.mark.parametrize("minor", OTHERS, ids="3.{}".format)
+def test_it_asks_on_other_pythons(wheel: Path, tmp_path: Path, minor: int) -> None:
+    """With the newest httpx that this Python can have."""
+    python = interpreter(minor)
+    if python is None:
+        pytest.skip(f"the client was not run on Python 3.{minor}, which is not on this machine")
+    needed, installed = str(tmp_path / "needed"), str(tmp_path / "installed")
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
+    download = [*pip, "download", "--quiet", "--dest", needed, "httpx>=0.26,<1"]
+    result = subprocess.run(download, capture_output=True, text=True, timeout=300)
+    if result.returncode != 0:
+        why = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        pytest.skip(f"the client was not run on Python 3.{minor}, no httpx for it: {why}")
+    install = [*pip, "install", "--no-index", "--find-links", needed, "--target", installed, wheel]
+    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    script = f"import sys; sys.path.insert(0, {installed!r})\n{ASKS}"
+    with scripted() as server:
+        result = subprocess.run(
+            [python, "-I", "-S", "-c", script, server.url],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip().startswith(installed)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "client").rglob("*.py")), ids=lambda it: it.name)
+def test_the_syntax_is_that_of_3_8(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
 
 
 def test_no_part_of_the_project_is_imported() -> None:

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from carlarl_client import PolicyClient, ValidationFailed
 from carlarl_client.policy import RemotePolicy
 from examples.track import TrackEnv
+from tests.client.scripted import ACTION, GOOD, Answer, scripted
 from tests.stack import ROOT
 
 ARTIFACT = ROOT / "artifacts/v0.2.0"
@@ -74,9 +75,18 @@ def test_evaluates_as_the_local_policy_does(client: PolicyClient) -> None:
     assert np.mean(expected) > 20.0  # metres: it drove
 
 
-def test_a_vectorised_environment_is_one_request(client: PolicyClient) -> None:
-    env = tracks()
-    observations = env.reset()
+def test_a_vectorised_environment_is_one_request() -> None:
+    observations = tracks().reset()
+    with scripted() as server, PolicyClient(server.url, timeout=20.0) as client:
+        server.answers = [Answer(content={**GOOD, "actions": [ACTION] * CARS})]
+        actions, _ = RemotePolicy(client).predict(observations, deterministic=True)
+    assert actions.shape == (CARS, 3)
+    (request,) = server.requests
+    assert len(request["observations"]) == CARS
+
+
+def test_many_observations_have_an_action_each(client: PolicyClient) -> None:
+    observations = tracks().reset()
     policy = RemotePolicy(client)
     actions, state = policy.predict(observations, deterministic=True)
     assert actions.shape == (CARS, 3)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from gateway.console import CONSOLE
 from gateway.settings import SettingsError, read_settings
@@ -71,6 +72,11 @@ def test_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         assert settings.console_access == access
     with pytest.raises(SettingsError, match="CONSOLE_ACCESS=key: must be one of open, closed"):
         read_settings(console_access="key")
+
+
+def test_compose_closes_it() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    assert services["gateway"]["environment"]["CONSOLE_ACCESS"] == "${CONSOLE_ACCESS:-closed}"
 
 
 def test_a_wheel_has_the_files(tmp_path: Path) -> None:

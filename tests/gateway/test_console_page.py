@@ -116,7 +116,9 @@ def test_a_car_completes_a_lap_and_the_numbers_move(page: Browser, stack: Stack)
     speeds.add(text(page, "car-speed"))
     assert len(speeds) > 1
     cells = page.evaluate("[...document.querySelectorAll('#latency td')].map(e => e.textContent)")
+    assert [len(cell.split(".")[1]) for cell in cells] == [1, 1, 1, 2, 2, 2]
     p50, p95, p99, *inside = map(float, cells)
+    assert page.evaluate(says("latency", "Of the last 1\u202f000 answers"))
     assert 0 < p50 <= p95 <= p99
     assert 0 < inside[0] <= inside[1] <= inside[2]
     assert inside[0] < p50
@@ -124,6 +126,31 @@ def test_a_car_completes_a_lap_and_the_numbers_move(page: Browser, stack: Stack)
     assert len(rows) == 2
     assert all("v0.2.0" in row for row in rows)
     assert any(url.endswith("/stream") for url in page.asked())
+
+
+def test_what_is_not_connected_yet_misses_nothing(page: Browser, stack: Stack) -> None:
+    """A fleet that drives before its connections are open, as it does at each start."""
+    page.open(stack.gateway_url + "/console", 1200)
+    missed, counted, answers, steps = page.evaluate(
+        """Promise.all([import("/console/fleet.js"), import("/console/service.js")]).then(
+          async ([{ Fleet }, { Service }]) => {
+            const fleet = new Fleet(new Service(), { failed() {}, lost() {} });
+            const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+            fleet.resize(20);
+            fleet.drive();
+            await pause(500);
+            const early = [fleet.drivers[0].missed, fleet.figures.fallback];
+            fleet.connect();
+            while (!fleet.drivers.every((one) => one.version)) await pause(10);
+            const { figures, drivers } = fleet;
+            fleet.pause();
+            fleet.close();
+            return [...early, figures.count, drivers.reduce((sum, one) => sum + one.car.steps, 0)];
+          })"""
+    )
+    assert missed == counted == 0
+    assert answers >= 20
+    assert steps > 0
 
 
 def test_the_switch_changes_who_answers_and_promotes_nothing(page: Browser, stack: Stack) -> None:

@@ -293,9 +293,11 @@ class CarlaAgent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Brake, and make the world as it was."""
-        self._vehicle.apply_control(control(Action(0.0, 1.0, 0.0), 0.0))
-        self._world.apply_settings(self._before)
+        """Brake, and make the world as it was, also where the vehicle is gone."""
+        try:
+            self._vehicle.apply_control(control(Action(0.0, 1.0, 0.0), 0.0))
+        finally:
+            self._world.apply_settings(self._before)
 
     def observe(self, frame: int) -> Observation:
         """Give what the car perceives after the tick `frame`."""
