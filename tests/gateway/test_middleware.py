@@ -283,7 +283,8 @@ def test_metrics(run_gateway: Callable[..., str]) -> None:
         "carla_rl_inference_seconds_count 0.0",
     ):
         assert line in lines
-    assert 'carla_rl_request_seconds_bucket{le="0.00025",route="/predict"}' in text.text
+    labels = 'le="0.00025",method="POST",route="/predict"'
+    assert f"carla_rl_request_seconds_bucket{{{labels}}}" in text.text
 
 
 def test_openapi_describes_every_route(lone_gateway: str) -> None:
