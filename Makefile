@@ -21,7 +21,7 @@ drive: .venv/.installed-drive  ## drive three laps through the running gateway, 
 test: .venv/.installed-test load-tools monitor-tools browser  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
+test-cov: .venv/.installed-dev load-tools monitor-tools  ## the tests, with their coverage of the code
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
@@ -113,7 +113,7 @@ load-tools:
 	@ldconfig -p | grep -q 'libb64\.so\.0d' || { cd .perf-analyzer && { apt-get download -qq -o APT::Sandbox::User=root libb64-0d || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root libb64-0d; }; } && dpkg -x libb64-0d_*.deb .; } || { echo "make: perf_analyzer needs libb64.so.0d: on Debian or Ubuntu, apt-get install libb64-0d" >&2; exit 1; }
 	@touch $@
 
-# Debian's, unpacked and not installed: as a package it starts a service. Without it its tests are skipped.
+# Debian's, unpacked and not installed: as a package it starts a service. Without it its tests are skipped, or fail where CI is set.
 monitor-tools:
 	-@command -v prometheus >/dev/null && command -v promtool >/dev/null || $(MAKE) --no-print-directory .prometheus/.installed
 

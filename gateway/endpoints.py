@@ -168,7 +168,7 @@ class Endpoints:
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""
-        return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(await self._metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:

@@ -130,6 +130,12 @@ class DeadlineExceeded(GatewayError):
     status = 504
 
 
+CODES = frozenset(
+    {"HTTP_ERROR", "INTERNAL_ERROR", *(error.code for error in GatewayError.__subclasses__())}
+)
+"""Every code that a caller can be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """What a caller is told of an error: its status, headers, code and envelope."""

@@ -32,6 +32,8 @@ class Connection(asyncio.Protocol):
         self._keep_alive = True
         self.answered = False
         """Whether any byte came since the last request."""
+        self.closed = False
+        """Whether this side ended it."""
 
     def connection_made(self, transport: Any) -> None:
         """Remember the transport."""
@@ -67,7 +69,8 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """End the connection."""
         self._keep_alive = False
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
+            self.closed = True
             self._transport.close()
 
     @property
@@ -166,4 +169,5 @@ class Pool:
 
     def _lost(self, connection: Connection) -> None:
         self._all.discard(connection)
-        self._missing += 1
+        if not connection.closed:
+            self._missing += 1

@@ -13,6 +13,7 @@ from functools import partial
 from ipaddress import ip_address
 
 import uvicorn
+from prometheus_client import disable_created_metrics
 from uvicorn.supervisors import Multiprocess
 
 from gateway import logs, otlp
@@ -35,6 +36,7 @@ def serve(settings: Settings) -> None:
     """
     keys = read_keys(settings)
     otlp.check()
+    disable_created_metrics()  # type: ignore[no-untyped-call] # of this process; workers give none
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
         _check_certificate(settings)

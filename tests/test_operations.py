@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from carlarl.cli import cli
@@ -40,6 +41,6 @@ def test_series() -> None:
     metrics = Metrics()
     metrics.answered("/predict", "POST", 200, 0.001, None)
     metrics.activated("v0.1.0", "sha256:0", "cpu")
-    there = metrics.exposition().decode()
+    there = asyncio.run(metrics.exposition()).decode()
     for series in set(re.findall(r"carla_rl_\w+", TEXT)) - {"carla_rl_"}:
         assert re.search(rf"^{series}\b", there, re.MULTILINE), series

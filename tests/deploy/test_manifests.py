@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -259,10 +260,19 @@ def test_the_metric_that_it_is_scaled_by() -> None:
     assert pods["pods"]["metric"]["name"] == rule["name"]["as"]
     assert resource["resource"]["name"] == "cpu"
     metrics = Metrics()
-    metrics.answered("/predict", "POST", 200, 0.001, None)
+    asked = (("/predict", "POST"), ("/stream", "WS"))
+    for route, method in asked:
+        metrics.answered(route, method, 200, 0.001, None)
     name, selector = re.fullmatch(r"(\w+)(\{.*\})", rule["seriesQuery"]).groups()  # type: ignore[union-attr]
-    assert 'route="/predict"' in selector
-    assert f'{name}{{le="0.001",route="/predict"}} 1.0' in metrics.exposition().decode()
+    text = asyncio.run(metrics.exposition()).decode()
+    matchers = dict(re.findall(r'(route|method)=~"(.*?)"', selector))
+    for route, method in asked:
+        assert re.fullmatch(matchers["route"], route)
+        assert re.fullmatch(matchers["method"], method)
+        assert f'{name}{{le="0.001",method="{method}",route="{route}"}} 1.0' in text
+    assert not re.fullmatch(matchers["method"], "GET")  # which upgrades are
+    for label, pattern in matchers.items():
+        assert f'{label}=~"{pattern}"' in rule["metricsQuery"]
 
 
 def test_kserve() -> None:

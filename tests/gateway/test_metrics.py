@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from gateway.metrics import BUCKETS_S, CONTROLS, SAMPLED_ACTIONS, Metrics
+from gateway.metrics import CONTROLS, Metrics
+from gateway.series import BUCKETS_S, SAMPLED_ACTIONS
 from gateway.tallies import Count, Distribution
 from tests.gateway.processes import predict, status, until
 from tests.gateway.stand_in import StandIn
@@ -54,7 +58,7 @@ def test_actions() -> None:
     actions = [(0.1, 0.0, -1.0), (1.0, 0.0, 0.125)] * 500
     data = b"".join(struct.pack("<3f", *action) for action in actions)
     metrics.acted(1000, data)
-    text = metrics.exposition().decode()
+    text = asyncio.run(metrics.exposition()).decode()
     shares = {
         ("throttle", "0.0"): 0, ("throttle", "0.125"): 500, ("throttle", "1.0"): 1000,
         ("brake", "-0.125"): 0, ("brake", "0.0"): 1000,
@@ -66,11 +70,48 @@ def test_actions() -> None:
 
     for _ in range(5):
         metrics.acted(1000, data)
-    text = metrics.exposition().decode()
+    text = asyncio.run(metrics.exposition()).decode()
     assert value(text, "carla_rl_observations_total") == 6000
     for control in CONTROLS:
         series = f'carla_rl_action_ratio_count{{control="{control}"}}'
         assert value(text, series) == 1000 + SAMPLED_ACTIONS
+
+
+def test_the_first_errors_of_a_process_raise_a_rate(
+    run_gateway: Callable[..., str], stand_in: StandIn
+) -> None:
+    """Their series are there, at 0, before anything was asked."""
+    text = httpx.get(run_gateway("/livez", TRITON_URL=stand_in.url) + "/metrics").text
+    for route, method in (("/predict", "POST"), ("/stream", "WS")):
+        for number in (200, 429, 500, 502, 503, 504):
+            labels = f'method="{method}",route="{route}",status="{number}"'
+            assert value(text, f"carla_rl_requests_total{{{labels}}}") == 0
+    codes = set(re.findall(r'^carla_rl_errors_total{code="(\w+)"}', text, re.MULTILINE))
+    assert codes == {
+        "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE", "PAYLOAD_TOO_LARGE", "UNAUTHORIZED",
+        "MODEL_NOT_FOUND", "RESOURCE_EXHAUSTED", "INFERENCE_ERROR", "SERVICE_UNAVAILABLE",
+        "DEADLINE_EXCEEDED", "HTTP_ERROR", "INTERNAL_ERROR",
+    }  # fmt: skip
+    assert "_created" not in text
+
+
+def test_a_scrape_of_several_workers_stops_no_request(
+    stand_in: StandIn, run_gateway: Callable[..., str], tmp_path: Path
+) -> None:
+    """One worker's file can't be read for a while."""
+    url = run_gateway(TRITON_URL=stand_in.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
+    slow = tmp_path / "counter_1.db"
+    os.mkfifo(slow)
+    with ThreadPoolExecutor(1) as pool:
+        scrape = pool.submit(httpx.get, url + "/metrics", timeout=60)
+        file = slow.open("wb")  # as soon as the scrape has opened it
+        try:
+            assert predict(url).status_code == 200
+            assert not scrape.done()
+        finally:
+            file.write(struct.pack("<i4x", 8))  # nothing is in it
+            file.close()
+        assert value(scrape.result().text, "carla_rl_ready") == 1
 
 
 def test_the_queue_and_the_wait_in_it(run_gateway: Callable[..., str]) -> None:
@@ -116,11 +157,13 @@ def test_ready_warm_and_reconnects(run_gateway: Callable[..., str]) -> None:
     stand_in.mode = "hang"  # too slow to be ready, and not away
     until(lambda: flags() == (0, 1))
     stand_in.mode = "ok"
-    before = read(url, "carla_rl_triton_reconnects_total")
+    until(lambda: flags() == (1, 1))
+    # The gateway closed what it did not wait for any longer: nothing was lost.
+    assert read(url, "carla_rl_triton_reconnects_total") == 0
     stand_in.stop()
     until(lambda: flags() == (0, 0))
     assert status(url + "/readyz") == 503
     stand_in.start()
     until(lambda: flags() == (1, 1))
-    assert read(url, "carla_rl_triton_reconnects_total") > before
+    assert read(url, "carla_rl_triton_reconnects_total") > 0
     stand_in.stop()

@@ -96,7 +96,7 @@ def test_several_workers_count_together(stand_in: StandIn, run_gateway: Callable
     counts = {
         "carla_rl_observations_total": 120,
         'carla_rl_requests_total{method="POST",route="/predict",status="200"}': 40,
-        'carla_rl_request_seconds_count{route="/predict"}': 40,
+        'carla_rl_request_seconds_count{method="POST",route="/predict"}': 40,
         "carla_rl_queue_wait_seconds_count": 40,
         'carla_rl_action_ratio_count{control="steer"}': 120,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import yaml
 from tritonclient.http import InferenceServerClient, InferInput
 
 from tests.gateway.processes import gateway_process, predict, until
+from tests.gateway.streams import stream
 from tests.observability.prometheus import (
     RULES,
     Prometheus,
@@ -65,8 +67,16 @@ def traffic(urls: tuple[str, ...], triton_http: str) -> Iterator[None]:
             while not stop.wait(0.05):
                 client.infer("carla_policy", tensors)
 
-    with ThreadPoolExecutor() as pool:
+    def drive(url: str) -> None:
+        with stream(url) as car:
+            step = 0
+            while not stop.wait(0.05):
+                step += 1
+                assert car.ask(step)["stepId"] == step
+
+    with ThreadPoolExecutor(16) as pool:
         asking = [pool.submit(ask, url) for url in urls for _ in range(2)] + [pool.submit(infer)]
+        asking += [pool.submit(drive, url) for url in urls]
         try:
             yield
         finally:
@@ -127,12 +137,20 @@ def test_every_query_of_the_dashboard_returns_data(
         return all(found.values())
 
     with traffic(gateways, stack.triton_http):
+        one_each = dict.fromkeys(replicas, 1.0)
+        until(lambda: _by(prometheus, "instance", "carla_rl_streams") == one_each, PATIENCE_S)
         try:
             until(all_there, PATIENCE_S)
         except AssertionError:
             pytest.fail(
                 "no data: " + "; ".join(str(query) for query in rest if not found[query[2]])
             )
+    shown = {expression: rows for expression, rows in found.items() if "action_ratio" in expression}
+    assert shown
+    for panel in panels():  # an action of 0 lies in the bucket that ends there, and is not hidden
+        least = panel["fieldConfig"]["defaults"].get("min", -math.inf)
+        for expression in {target["expr"] for target in panel["targets"]} & set(shown):
+            assert all(value >= least for _, value in shown[expression]), expression
     for expression in gpu:  # valid, and of series that a Triton with a GPU has
         prometheus.query(expression)
         assert set(re.findall(r"\bnv_\w+", expression)) <= GPU_SERIES

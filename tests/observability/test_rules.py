@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.observability.prometheus import FOLDER, RULES, needs_prometheus, program
+from tests.observability.prometheus import FOLDER, RULES, left_out, needs_prometheus, program
 from tests.stack import ROOT
 
 TESTS = [Path(__file__).with_name(f"{name}_test.yml") for name in ("rules", "slow_rules")]
@@ -52,6 +52,12 @@ def test_promtool_would_say_so(tmp_path: Path) -> None:
     done = promtool("test", "rules", str(tmp_path / "test.yml"))
     assert done.returncode != 0
     assert "CarlaRLPredictP95" in done.stdout + done.stderr
+
+
+def test_they_are_not_skipped_in_ci() -> None:
+    assert left_out({}, there=False)
+    assert not left_out({"CI": "true"}, there=False)
+    assert not left_out({}, there=True)
 
 
 def test_each_alert_is_tried_and_explained() -> None:
