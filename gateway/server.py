@@ -25,6 +25,10 @@ from gateway.settings import Settings, SettingsError
 OTHER_FILES = 200
 """Files that a gateway has open beside its callers' connections, at most."""
 
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted in one turn of the event loop, which takes one from each socket: with one, a
+thousand busy connections kept new ones, a prober's too, waiting for seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -74,17 +78,18 @@ def serve(settings: Settings) -> None:
             settings.host,
         )
     _allow_files(settings.max_connections)
+    sockets = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
     if settings.workers == 1:
         # uvicorn raises again the signal that ended it, when all is done.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=sockets)
         return
     with tempfile.TemporaryDirectory(prefix=f"carlarl-metrics-{os.getpid()}-") as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
         os.environ.setdefault(MULTIPROCESS_DIR, folder)
         supervisor = Multiprocess if settings.config_file is None else _Workers
-        supervisor(config, sockets=[listener]).run()
+        supervisor(config, sockets=sockets).run()
 
 
 class _Workers(Multiprocess):
