@@ -2,7 +2,7 @@
 
 import time
 
-SHARE = 0.03
+SHARE = 0.01
 """Share of the time that refusing takes at most; what the system does for it comes on top."""
 LONGEST_S = 1.0
 """Not longer than callers are told to stay away: see `errors.RETRY_AFTER_S`."""

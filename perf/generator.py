@@ -159,8 +159,10 @@ def generate(load: Load) -> Saw:
             while (due := began + saw.due / load.rate) <= now and due < end:
                 found_none = len(queue) >= len(idle)
                 saw.waited += found_none
-                if load.patient or not found_none:
+                if load.patient:
                     queue.append(due)
+                elif not found_none:
+                    queue.append(now)
                 saw.due += 1
         elif now < end:
             queue.extend([now] * len(idle))
@@ -173,7 +175,7 @@ def generate(load: Load) -> Saw:
                 connection.send(load.request, queue.popleft())
         if now >= end and (not busy or now >= end + GRACE_S):
             break
-        if load.rate is not None and now < end:
+        if load.rate is not None and now < end and idle:
             wake = max(0.0, began + saw.due / load.rate - now)
         else:
             wake = max(0.0, end - now) if now < end else GRACE_S
