@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,7 +18,7 @@ dev: .venv/.installed  ## serve with a talkative log
 drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
-test: .venv/.installed-test load-tools  ## set up and run the tests
+test: .venv/.installed-test load-tools monitor-tools  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-cov: .venv/.installed-dev  ## the tests, with their coverage of the code
@@ -64,11 +64,14 @@ audit: .venv/.installed-dev  ## known vulnerabilities of the locked packages; AU
 	$(BIN)/python .ci/audit
 
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
-	--no-annotate --custom-compile-command 'make lock' pyproject.toml
+	--no-annotate --custom-compile-command 'make lock'
 
 lock: .venv/.installed-dev  ## renew the lock files: what the images install, with hashes
-	$(LOCK) --output-file requirements.lock
-	$(LOCK) --extra bench --extra convert --extra drive --output-file requirements-tools.lock
+	$(LOCK) --extra traces --output-file requirements.lock pyproject.toml
+	$(LOCK) --extra bench --extra convert --extra drive --output-file requirements-tools.lock pyproject.toml
+	for name in gateway triton triton-gpu; do \
+		$(LOCK) --constraint requirements.lock --output-file docker/$$name.lock docker/$$name.txt || exit 1; \
+	done
 
 sbom: .venv/.installed-dev  ## what the images are made of, as CycloneDX: build/sbom.json, build/sbom-tools.json
 	@mkdir -p build
@@ -88,7 +91,7 @@ validate-artifacts: .venv/.installed-test  ## artifacts/, model_repository/ and 
 docker-build:  ## the images: gateway, Triton, all in one
 	GIT_COMMIT=$$(git rev-parse --short HEAD) docker compose --profile cpu --profile tools build
 
-docker-run: secrets/api_keys  ## Triton and the gateway in containers, on http://localhost:8080
+docker-run: secrets  ## Triton and the gateway in containers, on http://localhost:8080
 	docker compose --profile cpu up --wait
 
 deploy-k8s:  ## apply the overlay cpu to your cluster, or OVERLAY=gpu
@@ -97,7 +100,7 @@ deploy-k8s:  ## apply the overlay cpu to your cluster, or OVERLAY=gpu
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .perf-analyzer .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .perf-analyzer .prometheus .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 # Without them the benchmarks leave out what needs them, and say so.
 load-tools:
@@ -110,8 +113,22 @@ load-tools:
 	@ldconfig -p | grep -q 'libb64\.so\.0d' || { cd .perf-analyzer && { apt-get download -qq -o APT::Sandbox::User=root libb64-0d || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root libb64-0d; }; } && dpkg -x libb64-0d_*.deb .; } || { echo "make: perf_analyzer needs libb64.so.0d: on Debian or Ubuntu, apt-get install libb64-0d" >&2; exit 1; }
 	@touch $@
 
+# Debian's, unpacked and not installed: as a package it starts a service. Without it its tests are skipped.
+monitor-tools:
+	-@command -v prometheus >/dev/null && command -v promtool >/dev/null || $(MAKE) --no-print-directory .prometheus/.installed
+
+.prometheus/.installed:
+	@mkdir -p .prometheus && cd .prometheus && { { apt-get download -qq -o APT::Sandbox::User=root prometheus || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root prometheus; }; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb && usr/bin/promtool --version; } >/dev/null 2>&1 || { echo "make: prometheus is missing: apt-get install prometheus" >&2; exit 1; }
+	@touch $@
+
+secrets: secrets/api_keys secrets/triton_secret secrets/grafana_password  ## the files that compose.yaml hands out; each is made once
+
+# In the containers others must read them; out here the folder is closed.
+secrets/triton_secret secrets/grafana_password:
+	@mkdir -p -m 700 secrets && python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > $@ && chmod 644 $@
+
 secrets/api_keys:
-	@mkdir -p secrets && key=$$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))') && \
+	@mkdir -p -m 700 secrets && key=$$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))') && \
 	printf %s "$$key" | sha256sum | cut -d' ' -f1 > $@ && chmod 644 $@ && echo "your API key: $$key (only its SHA-256 is kept, in $@)"
 
 .venv/.python:

@@ -21,7 +21,6 @@ from carlarl import (
     version_commands,
 )
 from carlarl.options import (
-    Failure,
     Formats,
     config_option,
     profile_option,
@@ -84,7 +83,7 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     Example: carlarl serve --port 8080
     Example: carlarl serve --config carlarl.yaml --profile production
     """
-    from carlarl import ports, supervision, triton_server
+    from carlarl import ports, serve_log, supervision, triton_server
     from carlarl import serve as serving
     from converters.repository import RepositoryError
 
@@ -92,15 +91,17 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     settings = read(**given)
     # The gateway's process reads file and environment by itself, where a flag has to win too.
     os.environ.update({k.upper(): str(v) for k, v in given.items() if v is not None})
+    voice = serve_log.voice(settings)
     try:
-        serving.serve(settings, formats, click.echo)
+        serving.serve(settings, formats, voice.say, voice.warn)
     except (
         supervision.ServeError,
         triton_server.TritonError,
         ports.PortTakenError,
         RepositoryError,
     ) as error:
-        raise Failure(str(error)) from None
+        voice.fail(str(error))
+        sys.exit(1)
 
 
 MODULES = (

@@ -25,9 +25,9 @@ def segment_prefix(port: int) -> str:
     return f"carlarl_{os.getpid()}_{port}_"
 
 
-def keep_secret(folder: Path, port: int, secret: str) -> None:
-    """Write the secret of the Triton on `port` into its folder, for this user's eyes only."""
-    file = os.open(folder / f"secret-{port}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def keep_secret(folder: Path, http: int, grpc: int, secret: str) -> None:
+    """Write the secret of the Triton on these ports into its folder, for this user's eyes only."""
+    file = os.open(folder / f"secret-{http}-{grpc}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "w") as target:
         target.write(secret)
 
@@ -37,15 +37,16 @@ def secret_at(url: str) -> str | None:
 
     root finds every user's.
     """
-    address = urlsplit(url)
-    if address.hostname not in ("127.0.0.1", "localhost"):
-        return None
-    for path in Path(tempfile.gettempdir()).glob(f"carlarl-triton-*/secret-{address.port}"):
-        with contextlib.suppress(OSError):
-            ours = path.lstat().st_uid == os.getuid() or os.getuid() == 0
-            if ours and not path.is_symlink() and not _owner_is_gone(path.parent):
-                return path.read_text()
+    file = _secret_file(url)
+    with contextlib.suppress(OSError):
+        return None if file is None else file.read_text()
     return None
+
+
+def grpc_port_at(url: str) -> int | None:
+    """Find the gRPC port of the Triton whose HTTP is at `url`, as `secret_at` finds its secret."""
+    file = _secret_file(url)
+    return None if file is None else int(file.name.rpartition("-")[2])
 
 
 def sweep() -> None:
@@ -61,6 +62,18 @@ def sweep() -> None:
         if _owner_is_dead(path):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _secret_file(url: str) -> Path | None:
+    address = urlsplit(url)
+    if address.hostname not in ("127.0.0.1", "localhost"):
+        return None
+    for path in Path(tempfile.gettempdir()).glob(f"carlarl-triton-*/secret-{address.port}-*"):
+        with contextlib.suppress(OSError):
+            ours = path.lstat().st_uid == os.getuid() or os.getuid() == 0
+            if ours and not path.is_symlink() and not _owner_is_gone(path.parent):
+                return path
+    return None
 
 
 def _owner_is_dead(path: Path) -> bool:

@@ -87,7 +87,9 @@ def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
     if settings is None:
         yield None
         return
-    with TritonControl(settings.triton_endpoint, settings.triton_token) as control:
+    with TritonControl(
+        settings.triton_endpoint, settings.triton_token, settings.triton_grpc_port
+    ) as control:
         there = control.answers()
         if settings.triton_url and not there:
             raise PromotionError(
@@ -242,7 +244,8 @@ def _check_same(triton: TritonControl, model: str, told: _Told) -> None:
         if served.get(name) != expected:
             raise ControlError(
                 f"{model} has {name} {served.get(name)} on the server and {expected} in the "
-                "repository: the server serves another repository, or an older export of it"
+                "repository: the server serves another repository, or an older export of it, or "
+                "TRITON_GRPC_PORT is another server's"
             )
 
 

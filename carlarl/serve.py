@@ -31,15 +31,20 @@ HUNG_S = 15.0
 """How long what has worked may not work, with its process alive, until it is started again."""
 
 
-def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings,
+    formats: Sequence[str],
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP; then end everything that was started.
 
     With a configuration file SIGHUP ends nothing: the gateway rereads that file.
 
     What falls meanwhile is started again. `formats` are further formats whose ensembles are
-    loaded beside the default one's. `say` gets what the user should read. Raises ServeError,
-    TritonError, PortTakenError or RepositoryError where serving can't start or a part fell too
-    often, after ending the rest.
+    loaded beside the default one's. `say` gets what the user should read, `warn` what fell. Raises
+    ServeError, TritonError, PortTakenError or RepositoryError where serving can't start or a part
+    fell too often, after ending the rest.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -57,8 +62,8 @@ def serve(settings: Settings, formats: Sequence[str], say: Callable[[str], None]
     tries = settings.restart_tries
     triton = None
     if settings.triton_url is None:
-        triton = Keeper(lambda: start_triton(settings, formats), tries, say)
-    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, say)
+        triton = Keeper(lambda: start_triton(settings, formats), tries, warn)
+    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, warn)
     began = time.monotonic()
     with _gateway_client(settings) as client:
         try:
@@ -247,7 +252,8 @@ def _summary(
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
     docs = [] if settings.docs_access == "closed" else [f"API docs at {url}/docs"]
     metrics = [] if settings.metrics_access == "closed" else [f"metrics at {url}/metrics"]
-    pages = ", ".join(docs + metrics)
+    console = [] if settings.console_access == "closed" else [f"console at {url}/console"]
+    pages = ", ".join(docs + metrics + console)
     lines = [
         f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
         f"  gateway       {url}{pages and f'  ({pages})'}",

@@ -1,4 +1,8 @@
-"""Triton's HTTP API as a promotion needs it: what is there, load, ready, one inference."""
+"""Triton's API as a promotion needs it: what is there, load, ready, one inference.
+
+Over HTTP, the way that gateways go, but for loading: a load that is asked for over HTTP holds up
+one of Triton's HTTP threads, and so each connection on it. Over gRPC it holds up nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,13 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import tritonclient.grpc
 from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
 
 from carlarl import leftovers
 from converters import configs
@@ -18,6 +25,11 @@ from gateway.triton import SECRET_HEADER
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
+
+_CLOSED = (
+    "this Triton is closed to whoever has not its secret: run the command as the user who runs "
+    "`carlarl serve`, on the same machine, or set TRITON_SECRET"
+)
 
 
 class ControlError(Exception):
@@ -27,17 +39,26 @@ class ControlError(Exception):
 class TritonControl:
     """One Triton server in explicit model control mode. Every method raises ControlError."""
 
-    def __init__(self, url: str, secret: str | None = None) -> None:
-        """Take `http://host:port` and what its closed APIs ask for; the first call connects.
+    def __init__(self, url: str, secret: str | None = None, grpc_port: int = 8001) -> None:
+        """Take `http://host:port`, what its closed APIs ask for, and its gRPC port on that host.
 
-        Without `secret` it is that of the embedded Triton on that port, where one runs here.
+        The first call connects. An embedded Triton that runs here on that HTTP port is asked on its
+        own gRPC port, and without `secret` with its own secret.
         """
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        host = urlsplit(self.url).hostname or ""
+        port = leftovers.grpc_port_at(self.url) or grpc_port
+        self._grpc_url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._grpc = tritonclient.grpc.InferenceServerClient(
+            self._grpc_url, channel_args=[("grpc.enable_http_proxy", 0)]
+        )
+        self._grpc_headers: dict[str, str] = {}
         secret = secret or leftovers.secret_at(self.url)
         if secret is not None:
             self._client.headers[SECRET_HEADER] = secret
+            self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret
 
     def __enter__(self) -> TritonControl:
         """Give the server itself."""
@@ -51,6 +72,7 @@ class TritonControl:
     ) -> None:
         """Close the connections."""
         self._client.close()
+        self._grpc.close()
 
     def answers(self) -> bool:
         """Whether a Triton server is there."""
@@ -65,7 +87,18 @@ class TritonControl:
 
     def load(self, model: str) -> None:
         """Load `model`, or load it again where its files have changed."""
-        self._ask("POST", f"/v2/repository/models/{model}/load", {})
+        try:
+            self._grpc.load_model(model, self._grpc_headers, client_timeout=LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            said = " ".join(str(error.message()).split())
+            if "protocol is restricted" in said:
+                raise ControlError(_CLOSED) from None
+            if error.status() == "StatusCode.UNAVAILABLE":
+                raise ControlError(
+                    f"no answer at {self._grpc_url}, where models are loaded by gRPC; set "
+                    f"TRITON_GRPC_PORT to the gRPC port of {self.url} ({said})"
+                ) from None
+            raise ControlError(said) from None
 
     def is_ready(self, model: str) -> bool:
         """Whether `model` can be called."""
@@ -121,10 +154,7 @@ class TritonControl:
         except json.JSONDecodeError:
             raise ControlError(f"{self.url}{path}: status {answer.status_code}, no JSON") from None
         if answer.status_code == httpx.codes.FORBIDDEN:
-            raise ControlError(
-                "this Triton is closed to whoever has not its secret: run the command as the user "
-                "who runs `carlarl serve`, on the same machine, or set TRITON_SECRET"
-            )
+            raise ControlError(_CLOSED)
         if answer.is_error:
             reason = content.get("error") if isinstance(content, dict) else None
             raise ControlError(" ".join(str(reason or f"status {answer.status_code}").split()))

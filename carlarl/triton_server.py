@@ -23,10 +23,13 @@ import psutil
 
 from carlarl import leftovers
 from converters import placement
+from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
 
 CLOSED = "model-repository,shared-memory,trace,logging"
 """Triton's APIs that change what it is; inference, health, metadata and statistics stay open."""
+SUMMARIES = ("summary_latencies=true", "summary_quantiles=0.5:0.05,0.95:0.01,0.99:0.001")
+"""Triton's own latencies as quantiles of the last minute, which it does not keep by default."""
 LOG_LINES = 40
 """Last telling lines of Triton's log that are kept for an error message."""
 
@@ -38,6 +41,7 @@ LOOK_S = 1.0
 _PR_SET_PDEATHSIG = 1
 _HARMLESS = re.compile(  # what Triton says of a machine without a GPU
     r"CUDA driver version is insufficient|CudaDriverHelper|pinned|CUDA memory pool|NVML|DCGM"
+    r"|OTLP"  # that spans can't be sent, which the gateway says
 )
 
 _ENTRY = re.compile(r"[IWEF]\d{4} ")
@@ -97,9 +101,12 @@ class TritonServer:
             f"--grpc-port={grpc}",
             "--metrics-address=127.0.0.1",
             f"--metrics-port={metrics}",
+            *(f"--metrics-config={setting}" for setting in SUMMARIES),
         ]
+        if (spans := traces_url()) is not None:
+            command += _traced(spans)
         if secret is not None:
-            leftovers.keep_secret(backends, http, secret)
+            leftovers.keep_secret(backends, http, grpc, secret)
             command += [
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",
@@ -251,6 +258,21 @@ def _environment(libraries: Path) -> dict[str, str]:
         | threads
         | {"PATH": os.pathsep.join(paths), "LD_LIBRARY_PATH": os.pathsep.join(loaded)}
     )
+
+
+def _traced(url: str) -> list[str]:
+    """Give the flags that have Triton send spans to `url`, of those calls that bring a trace alone.
+
+    Beside these it samples one call in `rate`.
+    """
+    service = os.environ.get("OTEL_SERVICE_NAME") or "carlarl"
+    return [
+        "--trace-config=mode=opentelemetry",
+        "--trace-config=level=TIMESTAMPS",
+        "--trace-config=rate=2000000000",
+        f"--trace-config=opentelemetry,url={url}",
+        f"--trace-config=opentelemetry,resource=service.name={service}-triton",
+    ]
 
 
 def _libpython() -> Path:

@@ -140,7 +140,8 @@ def export(
 triton_option = click.option(
     "--triton",
     metavar="URL",
-    help="Triton's HTTP endpoint. [default: $TRITON_URL, or the embedded server where one runs]",
+    help="Triton's HTTP endpoint; TRITON_GRPC_PORT is its gRPC port. [default: $TRITON_URL, or the "
+    "embedded server where one runs]",
 )
 offline_option = click.option(
     "--offline", is_flag=True, help="Change the repository alone, whatever runs."

@@ -4,9 +4,11 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
-COPY . /src
+COPY requirements.lock /tmp/requirements.lock
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir /src \
+ && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/requirements.lock
+COPY . /src
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src \
  && /opt/venv/bin/pip uninstall --yes pip setuptools
 
 FROM ${BASE}
@@ -26,6 +28,6 @@ WORKDIR /app
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/readyz', timeout=2)"]
+    CMD ["python", "-m", "gateway.probe"]
 ENTRYPOINT ["carlarl"]
 CMD ["serve"]

@@ -3,9 +3,9 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
-COPY docker/gateway.txt /tmp/gateway.txt
+COPY docker/gateway.lock /tmp/gateway.lock
 RUN python3 -m venv /opt/venv \
- && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: -r /tmp/gateway.txt \
+ && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/gateway.lock \
  && /opt/venv/bin/pip uninstall --yes pip setuptools
 COPY gateway /app/gateway
 RUN /opt/venv/bin/python -m compileall -q /app
@@ -24,5 +24,5 @@ WORKDIR /app
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['PORT'] + '/readyz', timeout=2)"]
+    CMD ["python", "-m", "gateway.probe"]
 CMD ["python", "-m", "gateway"]

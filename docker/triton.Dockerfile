@@ -5,12 +5,15 @@ ARG BASE=nvcr.io/nvidia/tritonserver:26.04-py3
 
 FROM ${BASE}
 USER root
-ARG RUNTIME=onnxruntime>=1.20,<2
-RUN python3 -m pip install --no-cache-dir --only-binary :all: --break-system-packages numpy "${RUNTIME}" \
- # Python inside Triton does not read PYTHONPATH in every release, but always its .pth files.
- && python3 -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'carlarl.pth').write_text('/opt/carlarl\n')"
+# `triton-gpu` has ONNX Runtime for NVIDIA GPUs.
+ARG LOCK=triton
+COPY docker/${LOCK}.lock /tmp/triton.lock
+# Beside the image's own packages, and found before them. Python inside Triton does not read PYTHONPATH
+# in every release, but always its .pth files.
+RUN python3 -m pip install --no-cache-dir --only-binary :all: --require-hashes --target /opt/carlarl -r /tmp/triton.lock \
+ && python3 -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'carlarl.pth').write_text('import sys; sys.path.insert(0, \'/opt/carlarl\')\n')"
 COPY triton_backend /opt/carlarl/triton_backend
-RUN python3 -m compileall -q /opt/carlarl
+RUN python3 -m compileall -q /opt/carlarl/triton_backend
 COPY docker/triton.sh /opt/carlarl/triton.sh
 COPY --chown=1000:1000 model_repository /models
 ENV HOME=/tmp \

@@ -2,12 +2,11 @@
 
 import asyncio
 import gc
-import logging
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -16,8 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import openapi, schema
+from gateway import logs, openapi, schema
+from gateway.access import AccessLog
 from gateway.configuration import Configuration, read_keys
+from gateway.console import add_console
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
 from gateway.errors import on_error
@@ -26,11 +27,16 @@ from gateway.joining import Joiner
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.middleware import Arrival, Cors, Errors
+from gateway.otlp import traces_url
 from gateway.predict import Predictor
 from gateway.settings import Settings
 from gateway.stopping import Stopping
+from gateway.stream import PATH, Streams
 from gateway.triton import Triton
 from gateway.versions import Versions
+
+if TYPE_CHECKING:
+    from gateway.traces import Traces
 
 VERSION = "0.1.0"
 
@@ -48,19 +54,25 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     doors = Doors(settings, keys)
     metrics = Metrics()
     versions = Versions(triton, settings.model_version, metrics)
-    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting)
+    traces = _traces()
+    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
+    metrics.watch(lambda: joiner.waiting, lambda: triton.reconnects)
     predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
     endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
-    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping)
+    access = AccessLog(settings)
+    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
+    streams = Streams(settings, doors, versions, predictor, metrics, access)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _collect_seldom()
         stopping.listen()
         configuration.start()
-        following = [asyncio.create_task(one.follow()) for one in (versions, configuration)]
+        following = [
+            asyncio.create_task(one.follow()) for one in (versions, configuration, metrics)
+        ]
         yield
         for task in following:
             task.cancel()
@@ -68,6 +80,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
                 await task
         await joiner.close()
         await triton.close()
+        if traces is not None:
+            await traces.close()
         metrics.close()
 
     app = _Gateway(
@@ -81,30 +95,35 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     )
     app.describe(keys)
     _add_routes(app, endpoints)
+    add_console(app)
     cors = Cors(app, settings)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
         doors.configure(settings, keys)
         fast.configure(settings)
+        streams.configure(settings)
         endpoints.configure(settings)
         joiner.limit(settings.calls_in_flight, settings.max_waiting)
         predictor.remember(settings.cache_bytes)
         cors.configure(settings)
         app.describe(keys)
-        logging.getLogger().setLevel(settings.log_level.upper())
+        access.configure(settings)
+        logs.configure(settings)
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    return Application(Arrival(cors, metrics, paths, stopping), fast)
+    arrival = Arrival(cors, metrics, paths, stopping, access, traces)
+    return Application(arrival, fast, streams)
 
 
 class Application:
-    """The ASGI application, and the fast way that `protocol.Protocol` takes around it."""
+    """The ASGI application, and what `protocol.Protocol` does without it."""
 
-    def __init__(self, app: ASGIApp, fast: FastPredict) -> None:
-        """Take both ways."""
+    def __init__(self, app: ASGIApp, fast: FastPredict, streams: Streams) -> None:
+        """Take the framework's way, usual predictions and streams."""
         self._app = app
         self.fast = fast
+        self.streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request by the framework."""
@@ -188,6 +207,18 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+
+    app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
+    app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
+
+
+def _traces() -> "Traces | None":
+    """Import what sends traces only where they are sent."""
+    if traces_url() is None:
+        return None
+    from gateway.traces import Traces
+
+    return Traces()
 
 
 def _collect_seldom() -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from gateway.errors import ValidationFailed
 
@@ -10,7 +10,7 @@ HEADER = "X-Deadline-Ms"
 _MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}")
 
 
-def allowed_s(request: Request, limit_s: float) -> float:
+def allowed_s(request: HTTPConnection, limit_s: float) -> float:
     """Give the seconds that `request` may take from its arrival on, `limit_s` at most.
 
     Raises ValidationFailed where it asks with something that is no number of milliseconds.

@@ -6,13 +6,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from gateway.console import CONSOLE
 from gateway.errors import RateExceeded, Unauthorized
 from gateway.keys import Keys
 from gateway.limits import Limits
 from gateway.settings import Settings
 
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
-DOCS = frozenset({"/docs", "/redoc", "/openapi.json"})
+DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/asyncapi.json"})
 METRICS = frozenset({"/metrics"})
 
 
@@ -33,7 +34,11 @@ class Doors:
     def configure(self, settings: Settings, keys: Keys | None) -> None:
         """Take other settings and keys; what callers have used of their rate is kept."""
         self.keys = keys
-        access = ((DOCS, settings.docs_access), (METRICS, settings.metrics_access))
+        access = (
+            (DOCS, settings.docs_access),
+            (METRICS, settings.metrics_access),
+            (CONSOLE, settings.console_access),
+        )
         self._open = PROBES.union(*(paths for paths, who in access if who == "open"))
         self._closed = frozenset[str]().union(*(paths for paths, who in access if who == "closed"))
         rate = (settings.rate_limit_per_s, settings.rate_limit_burst)

@@ -4,9 +4,11 @@ import time
 from typing import Any
 
 from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import asyncapi
 from gateway.body import gone, read_body
 from gateway.deadline import allowed_s
 from gateway.doors import Doors
@@ -61,6 +63,7 @@ class Endpoints:
         asked = decode_predict(await read_body(request, self._max_body, deadline))
         self._doors.charge(request.scope["caller"], len(asked.observations))
         policy = await self._versions.resolve(asked.version)
+        request.scope["policy_version"] = policy.version
         check_sensors(asked, policy.sensors)
         seed = seed_of(asked)
         answer = await self._predictor.predict(
@@ -153,6 +156,15 @@ class Endpoints:
                 "device": policy.device,
             }
         )
+
+    async def asyncapi(self, request: Request) -> Response:
+        """Describe the stream, as `/openapi.json` describes the routes."""
+        version = request.app.version
+        return _json(asyncapi.document(version, self._doors.keys is not None))
+
+    async def stream(self, _: Request) -> Response:
+        """Say that this is no request's address; upgrades do not come here."""
+        raise HTTPException(426, "/stream speaks WebSocket", {"Upgrade": "websocket"})
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastapi.exceptions import RequestValidationError
@@ -129,6 +130,16 @@ class DeadlineExceeded(GatewayError):
     status = 504
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a caller is told of an error: its status, headers, code and envelope."""
+
+    status: int
+    headers: Mapping[str, str]
+    code: str
+    envelope: dict[str, Any]
+
+
 def error_response(
     status: int,
     code: str,
@@ -139,12 +150,7 @@ def error_response(
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Write the envelope that every error has."""
-    envelope = {
-        "error": code,
-        "message": message,
-        "details": {"request_id": request_id, **(details or {})},
-        "timestamp": time.time(),
-    }
+    envelope = _envelope(code, message, request_id, details or {})
     return Response(to_json(envelope), status, headers, "application/json")
 
 
@@ -154,28 +160,37 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 def answer_to(request: Request, error: Exception) -> Response:
-    """Answer any exception; one that nobody foresaw goes to the log with its trace."""
-    request_id = request.scope["request_id"]
+    """Answer any exception by HTTP."""
+    told = tell(error, request.scope["request_id"])
+    request.scope["error_code"] = told.code
+    return Response(to_json(told.envelope), told.status, told.headers, "application/json")
+
+
+def tell(error: Exception, request_id: str) -> Told:
+    """Say what a caller is told; what nobody foresaw goes to the log with its trace."""
     if isinstance(error, RequestValidationError):
         error = ValidationFailed.of(error.errors())
     if isinstance(error, GatewayError):
-        request.scope["error_code"] = error.code
-        return error_response(
-            error.status,
-            error.code,
-            error.message,
-            request_id,
-            details=error.details,
-            headers=error.headers,
-        )
+        envelope = _envelope(error.code, error.message, request_id, error.details)
+        return Told(error.status, error.headers, error.code, envelope)
     if isinstance(error, HTTPException):
-        request.scope["error_code"] = "HTTP_ERROR"
         headers = dict(error.headers or {})
         if headers.get("Allow") == "GET":
             headers["Allow"] = "GET, HEAD"
-        return error_response(
-            error.status_code, "HTTP_ERROR", str(error.detail), request_id, headers=headers
-        )
-    log.error("request %s failed", request_id, exc_info=error)
-    request.scope["error_code"] = "INTERNAL_ERROR"
-    return error_response(500, "INTERNAL_ERROR", "internal error", request_id)
+        envelope = _envelope("HTTP_ERROR", str(error.detail), request_id, {})
+        return Told(error.status_code, headers, "HTTP_ERROR", envelope)
+    named = {"request_id": request_id}
+    log.error("request %s failed", request_id, exc_info=error, extra=named)
+    envelope = _envelope("INTERNAL_ERROR", "internal error", request_id, {})
+    return Told(500, {}, "INTERNAL_ERROR", envelope)
+
+
+def _envelope(
+    code: str, message: str, request_id: str, details: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "error": code,
+        "message": message,
+        "details": {"request_id": request_id, **details},
+        "timestamp": time.time(),
+    }

@@ -5,18 +5,20 @@ the input are written in one place. What is answered this way is answered exactl
 """
 
 import math
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import httptools
 import msgspec
 from starlette.datastructures import Headers
 
+from gateway.access import AccessLog
 from gateway.deadline import HEADER, seconds_of
 from gateway.doors import Doors
 from gateway.keys import Keys
 from gateway.metrics import Metrics
-from gateway.middleware import SANE_ID
+from gateway.middleware import SANE_ID, trace_headers
 from gateway.policy import PolicyVersion
 from gateway.predict import Prediction, Predictor
 from gateway.refusals import Refusals
@@ -25,37 +27,49 @@ from gateway.settings import Settings
 from gateway.stopping import Stopping
 from gateway.versions import Versions
 
+if TYPE_CHECKING:
+    from gateway.traces import Trace, Traces
+
 MAX_HEADS = 1024
 """Heads of requests that are remembered."""
 
 _Sensor = Annotated[float, msgspec.Meta(ge=-1000, le=1000)]
 
 
-class _Observation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class Observation(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A decoded observation, within all bounds but the number of sensors."""
+
     speed: Annotated[float, msgspec.Meta(ge=0, le=200)]
     steering: Annotated[float, msgspec.Meta(ge=-1, le=1)]
     sensors: list[_Sensor]
 
 
-class Asked(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A decoded request, within all bounds but the number of sensors."""
+class Choices(msgspec.Struct, forbid_unknown_fields=True, gc=False, kw_only=True):
+    """What a caller may choose besides the observations."""
 
-    observations: Annotated[
-        list[_Observation], msgspec.Meta(min_length=1, max_length=MAX_OBSERVATIONS)
-    ]
     deterministic: bool = False
     seed: Annotated[int, msgspec.Meta(ge=0, le=MAX_SEED)] | None = None
     version: str | None = None
 
 
-class _Action(msgspec.Struct, gc=False):
+class Asked(Choices, forbid_unknown_fields=True, gc=False, kw_only=True):
+    """A decoded request, within all bounds but the number of sensors."""
+
+    observations: Annotated[
+        list[Observation], msgspec.Meta(min_length=1, max_length=MAX_OBSERVATIONS)
+    ]
+
+
+class Action(msgspec.Struct, gc=False):
+    """An action, to be written."""
+
     throttle: float
     brake: float
     steer: float
 
 
 class _Answer(msgspec.Struct, gc=False):
-    actions: list[_Action]
+    actions: list[Action]
     version: str
     timingMs: float  # noqa: N815
     deterministic: bool
@@ -64,11 +78,16 @@ class _Answer(msgspec.Struct, gc=False):
 
 _decode = msgspec.json.Decoder(Asked).decode
 _encode = msgspec.json.Encoder().encode
-_FIELDS = len(_Observation.__struct_fields__)
+FIELDS = len(Observation.__struct_fields__)
+"""Fields of an observation."""
 _USUAL_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _DEADLINE = HEADER.lower().encode()
 _USUAL_HEADERS = frozenset(
     {b"host", b"user-agent", b"accept", b"accept-encoding", b"accept-language"}
+)
+
+_TRACE_LINE = re.compile(
+    rb"\r\n(traceparent|tracestate):[ \t]*([\x20-\x7e]*)(?=\r\n[^ \t])", re.IGNORECASE
 )
 
 
@@ -158,9 +177,13 @@ class FastPredict:
         predictor: Predictor,
         metrics: Metrics,
         stopping: Stopping,
+        access: AccessLog,
+        traces: "Traces | None" = None,
     ) -> None:
         """Take what the route behind works with."""
         self.stopping = stopping
+        self.access = access
+        self.traces = traces
         self._versions = versions
         self.predictor = predictor
         self.metrics = metrics
@@ -194,6 +217,13 @@ class FastPredict:
             return None
         return head, asked, policy
 
+    def trace(self, data: bytes) -> "Trace | None":
+        """Begin the trace of a request that was read, where it is sampled."""
+        assert self.traces is not None
+        lines = _TRACE_LINE.findall(data, 0, data.find(b"\r\n\r\n") + 4)
+        headers = trace_headers((name.decode(), value.decode()) for name, value in lines)
+        return self.traces.begin("POST", "/predict", headers)
+
     def lines_of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Write the headers that every answer has, which change once a second."""
         if headers is not self._defaults[0]:
@@ -201,7 +231,13 @@ class FastPredict:
         return self._defaults[1]
 
     def _head(self, data: bytes) -> Head | None:
-        """Read a head; one that came before, byte for byte, is known already."""
+        """Read a head; one that came before, byte for byte, is known already.
+
+        Trace headers are of each request alone, so heads are remembered without them.
+        """
+        if data in self._heads:
+            return self._heads[data]
+        data = _TRACE_LINE.sub(b"", data)
         try:
             return self._heads[data]
         except KeyError:
@@ -220,12 +256,14 @@ def _decoded(body: bytes) -> Asked | None:
         return None
     # Colons count keys (see schema.decode_predict). Where a name is spelt with an escape, or comes
     # twice, the counts differ.
+    return asked if spelt_plainly(body, 1 + FIELDS * len(asked.observations)) else None
+
+
+def spelt_plainly(body: bytes, keys: int) -> bool:
+    """Whether JSON with `keys` keys besides the choices names each once, and a seed as digits."""
     has_seed = b'"seed"' in body
-    keys = 1 + _FIELDS * len(asked.observations) + has_seed
-    keys += (b'"deterministic"' in body) + (b'"version"' in body)
-    if body.count(b":") != keys or (has_seed and not _whole(body)):
-        return None
-    return asked
+    keys += has_seed + (b'"deterministic"' in body) + (b'"version"' in body)
+    return body.count(b":") == keys and (not has_seed or _whole(body))
 
 
 def _whole(body: bytes) -> bool:
@@ -239,7 +277,7 @@ def written(prediction: Prediction, deterministic: bool, seconds: float) -> byte
     """Write the body of an answer that took so many seconds."""
     return _encode(
         _Answer(
-            [_Action(*action) for action in prediction.actions],
+            [Action(*action) for action in prediction.actions],
             prediction.version,
             round(seconds * 1000, 3),
             deterministic,

@@ -110,6 +110,9 @@ class Pool:
         self._port = port
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
+        self._missing = 0
+        self.reconnects = 0
+        """Connections that were opened in the place of lost ones."""
 
     async def request(self, data: bytes) -> Answer:
         """Send one request and give its answer; raises OSError where the server is away.
@@ -156,7 +159,11 @@ class Pool:
             lambda: Connection(self._lost), self._host, self._port
         )
         self._all.add(connection)
+        if self._missing:
+            self._missing -= 1
+            self.reconnects += 1
         return connection
 
     def _lost(self, connection: Connection) -> None:
         self._all.discard(connection)
+        self._missing += 1

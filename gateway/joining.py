@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
@@ -12,6 +13,9 @@ from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, Reso
 from gateway.metrics import Metrics
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.triton import Triton
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace, Traces
 
 LATE = "no answer from Triton within the deadline"
 CONGESTED = "too many requests are waiting"
@@ -32,6 +36,7 @@ class _Waiter:
     deadline: float
     gone: Gone
     actions: asyncio.Future[bytes]
+    trace: "Trace | None" = None
 
 
 @dataclass(eq=False, slots=True)
@@ -68,22 +73,38 @@ class Joiner:
     models never share a call. A request larger than a call is cut up and put together again.
     """
 
-    def __init__(self, triton: Triton, metrics: Metrics, calls: int, max_waiting: int) -> None:
+    def __init__(
+        self,
+        triton: Triton,
+        metrics: Metrics,
+        calls: int,
+        max_waiting: int,
+        traces: "Traces | None" = None,
+    ) -> None:
         """Allow so many calls of one model at a time, and observations waiting in all."""
+        self._traces = traces
         self._triton = triton
         self._metrics = metrics
-        self._calls = calls
-        self._max_waiting = max_waiting
-        self._waiting = 0
+        self.waiting = 0
+        """Observations in all lines."""
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.limit(calls, max_waiting)
 
     async def infer(
-        self, model: str, max_rows: int, rows: Rows, deadline: float, gone: Gone
+        self,
+        model: str,
+        max_rows: int,
+        rows: Rows,
+        deadline: float,
+        gone: Gone,
+        since: float | None = None,
     ) -> bytes:
         """Give the actions of `rows`, `ACTION_BYTES` each, before `deadline` (perf_counter).
 
-        `gone` says whether nobody waits for them any more; such rows are not sent. Raises
+        `gone` says whether nobody waits for them any more; such rows are not sent. `since` is for
+        one row that comes in the place of another, gone from the front of the line, which had
+        waited since then: it goes to the front, or it might never get there. Raises
         ResourceExhausted where too many observations wait already, or for too long,
         DeadlineExceeded and ClientDisconnect where it is too late or the caller has gone, and
         what `Triton.infer` raises.
@@ -96,23 +117,24 @@ class Joiner:
         if left_s <= 0:
             self._metrics.expired()
             raise DeadlineExceeded(LATE)
-        if line.congested(now, left_s):
+        if since is None and line.congested(now, left_s):
             raise ResourceExhausted(CONGESTED)
         loop = asyncio.get_running_loop()
+        trace = None if self._traces is None else self._traces.current()
         waiters = [
-            _Waiter(piece, now, deadline, gone, loop.create_future())
+            _Waiter(piece, since or now, deadline, gone, loop.create_future(), trace)
             for piece in rows.split(max_rows)
         ]
         free = max(0, self._calls - line.calls) if not line.waiting else 0
-        if self._waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
+        if self.waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
             raise ResourceExhausted("too many observations are waiting")
         if free and len(waiters) == 1 and left_s >= LEAST_CALL_S:
             return await self._lone(line, waiters[0])
         for waiter in waiters[:free]:
             self._send(line, [waiter])
         for waiter in waiters[free:]:
-            line.waiting.append(waiter)
-            self._waiting += waiter.rows.count
+            (line.waiting.append if since is None else line.waiting.appendleft)(waiter)
+            self.waiting += waiter.rows.count
             line.rows += waiter.rows.count
         expiry = loop.call_later(left_s, _expire, waiters)
         try:
@@ -128,6 +150,7 @@ class Joiner:
         """Allow other numbers from now on; calls that are under way end as they are."""
         self._calls = calls
         self._max_waiting = max_waiting
+        self._metrics.queue_limit.set(max_waiting)
         for line in self._lines.values():
             while line.waiting and line.calls < calls:
                 self._send(line, self._next(line))
@@ -137,7 +160,7 @@ class Joiner:
         line = self._lines.get(model)
         if line is None:
             return False
-        full = bool(line.waiting) and self._waiting + ahead + rows > self._max_waiting
+        full = bool(line.waiting) and self.waiting + ahead + rows > self._max_waiting
         return full or line.congested(now, budget_s, ahead)
 
     async def close(self) -> None:
@@ -156,6 +179,8 @@ class Joiner:
         return waiter.actions.result()
 
     def _send(self, line: Line, waiters: list[_Waiter]) -> None:
+        if not waiters:  # all were gone: a call without rows would hide that one is free
+            return
         line.calls += 1
         task = asyncio.create_task(self._call(line, waiters))
         self._tasks.add(task)
@@ -179,7 +204,7 @@ class Joiner:
         now = time.perf_counter()
         while line.waiting and line.waiting[0].rows.count <= room:
             waiter = line.waiting.popleft()
-            self._waiting -= waiter.rows.count
+            self.waiting -= waiter.rows.count
             line.rows -= waiter.rows.count
             if waiter.deadline <= now:
                 self._metrics.expired()
@@ -199,19 +224,29 @@ class Joiner:
         rows = Rows.join([waiter.rows for waiter in waiters])
         start = time.perf_counter()
         timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
+        traced = None
+        if self._traces is not None and any(waiter.trace for waiter in waiters):
+            asked = [(waiter.trace, waiter.since) for waiter in waiters]
+            traced = self._traces.call(line.model, rows.count, asked)
         try:
-            actions = await self._triton.infer(line.model, rows, timeout)
+            headers = () if traced is None else (traced.headers,)
+            actions = await self._triton.infer(line.model, rows, timeout, *headers)
         except GatewayError as error:
+            if traced is not None:
+                traced.end(error)
             if isinstance(error, InferenceFailed) and len(waiters) > 1:
                 for waiter in waiters:
+                    waiter.since = time.perf_counter()
                     await self._answer(line, [waiter])
             else:
                 for waiter in waiters:
                     _settle(waiter, error)
             return
+        if traced is not None:
+            traced.end(None)
         seconds = time.perf_counter() - start
         line.called(seconds)
-        self._metrics.called(rows.count, seconds)
+        self._metrics.called(rows.count, seconds, [start - one.since for one in waiters])
         start_byte = 0
         for waiter in waiters:
             stop_byte = start_byte + waiter.rows.count * ACTION_BYTES

@@ -1,9 +1,13 @@
 """The gateway's Prometheus metrics, summed over its workers where there are several."""
 
+import asyncio
+import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from struct import Struct
 
 from prometheus_client import (
     CollectorRegistry,
@@ -11,27 +15,43 @@ from prometheus_client import (
     Gauge,
     Histogram,
     generate_latest,
-    multiprocess,
 )
 
+from gateway import workers
 from gateway.errors import ResourceExhausted
+from gateway.rows import ACTION_BYTES
+from gateway.tallies import Count, Distribution
 
-MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (
     0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075,
     0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
 )  # fmt: skip
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CONTROLS = ("throttle", "brake", "steer")
+CONTROL_BUCKETS = tuple(eighth / 8 for eighth in range(-8, 9))
+SAMPLED_ACTIONS = 2048
+"""Actions that are looked at between two flushes: a millisecond's work, and enough to see drift."""
+FLUSH_S = 1.0
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
+"""Methods that are counted by their names; WS: a step over WebSocket."""
+
+log = logging.getLogger(__name__)
+
+_ACTION = Struct("<3f")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics:
-    """All series of one gateway process; every label takes a bounded set of values."""
+    """All series of one gateway process; every label takes a bounded set of values.
+
+    What is counted with every request is gathered in plain numbers. `follow` hands it on once a
+    second, for other workers to see; where there are none, `exposition` does so too.
+    """
 
     def __init__(self) -> None:
         """Register every series anew, apart from any other gateway's of this process."""
         registry = CollectorRegistry()
-        self._shared = MULTIPROCESS_DIR in os.environ
+        self._shared = workers.MULTIPROCESS_DIR in os.environ
         self._registry = registry
         self._requests = Counter(
             "carla_rl_requests",
@@ -46,10 +66,33 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=registry,
         )
-        self._inference = Histogram(
+        inference = Histogram(
             "carla_rl_inference_seconds",
             "Time of one Triton call.",
             buckets=BUCKETS_S,
+            registry=registry,
+        )
+        wait = Histogram(
+            "carla_rl_queue_wait_seconds",
+            "Time from a request's arrival in the line, or a part's of a large one, to its call.",
+            buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._queue = Gauge(
+            "carla_rl_queue_observations",
+            "Observations that wait for a Triton call.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self.queue_limit = Gauge(
+            "carla_rl_queue_limit_observations",
+            "Observations that may wait (MAX_WAITING).",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._reconnects = Counter(
+            "carla_rl_triton_reconnects",
+            "Connections to Triton that were opened in the place of lost ones.",
             registry=registry,
         )
         self._golden = Histogram(
@@ -71,15 +114,26 @@ class Metrics:
             "Requests, or parts of large ones, whose deadline passed before they went to Triton.",
             registry=registry,
         )
-        self._joined = Histogram(
+        joined = Histogram(
             "carla_rl_joined_observations",
             "Observations that travelled in one Triton call.",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
             registry=registry,
         )
-        self._observations = Counter(
+        observations = Counter(
             "carla_rl_observations", "Observations that got an action.", registry=registry
         )
+        controls = Histogram(
+            "carla_rl_action_ratio",
+            f"Controls of the actions given: of the first {SAMPLED_ACTIONS} in a second.",
+            ("control",),
+            buckets=CONTROL_BUCKETS,
+            registry=registry,
+        )
+        self._inference, self._wait = Distribution(inference), Distribution(wait)
+        self._joined, self._observations = Distribution(joined), Count(observations)
+        self._controls = [Distribution(controls.labels(name)) for name in CONTROLS]
+        self._actions = bytearray()
         lookups = Counter(
             "carla_rl_cache_lookups",
             "Deterministic observations looked up in the cache.",
@@ -87,7 +141,22 @@ class Metrics:
             registry=registry,
         )
         self._hits, self._misses = lookups.labels("hit"), lookups.labels("miss")
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._tallies: list[Count | Distribution] = [
+            self._inference, self._wait, self._joined, self._observations, *self._controls
+        ]  # fmt: skip
+        self._routes: dict[str, Distribution] = {}
+        self._children: dict[tuple[str, str, int], tuple[Count, Distribution]] = {}
+        self.streams = Gauge(
+            "carla_rl_streams",
+            "Streams that are open.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._skipped = Counter(
+            "carla_rl_skipped",
+            "Steps that a later one overtook before they went to Triton.",
+            registry=registry,
+        )
         self._errors = Counter("carla_rl_errors", "Errors answered.", ("code",), registry=registry)
         self._version = Gauge(
             "carla_rl_active_version_info",
@@ -98,11 +167,37 @@ class Metrics:
         )
         self.ready = Gauge(
             "carla_rl_ready",
-            "1 where the active version has answered its golden inference.",
-            multiprocess_mode="livemostrecent",
+            "1 where the active version answers its golden inference, in every worker.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self.warm = Gauge(
+            "carla_rl_warm",
+            "1 where the active version has answered since Triton was last away, in every worker.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        Gauge(
+            "carla_rl_start_time_seconds",
+            "When the gateway started, or the oldest of its workers: seconds since 1970.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        ).set_to_current_time()
+        self._memory = Gauge(
+            "carla_rl_resident_memory_bytes",
+            "Resident memory of the gateway.",
+            multiprocess_mode="livesum",
             registry=registry,
         )
         self._active: tuple[str, str, str] | None = None
+        self._waiting: Callable[[], int] = lambda: 0
+        self._reconnected: Callable[[], int] = lambda: 0
+        self._reconnects_seen = 0
+
+    def watch(self, waiting: Callable[[], int], reconnected: Callable[[], int]) -> None:
+        """Ask at every flush how many observations wait, and for the count of reconnects so far."""
+        self._waiting = waiting
+        self._reconnected = reconnected
 
     def answered(
         self, route: str, method: str, status: int, seconds: float, error: str | None
@@ -111,17 +206,18 @@ class Metrics:
         key = (route, method if method in METHODS else "other", status)
         children = self._children.get(key)
         if children is None:
-            children = (self._requests.labels(*key), self._latency.labels(route))
-            self._children[key] = children
-        children[0].inc()
+            children = self._children[key] = self._child(key)
+        children[0].number += 1
         children[1].observe(seconds)
         if error is not None:
             self._errors.labels(error).inc()
 
-    def called(self, observations: int, seconds: float) -> None:
-        """Count one Triton call that was answered."""
+    def called(self, observations: int, seconds: float, waits: Iterable[float]) -> None:
+        """Count one Triton call that was answered, and how long each request waited for it."""
         self._joined.observe(observations)
         self._inference.observe(seconds)
+        for wait in waits:
+            self._wait.observe(wait)
 
     @contextmanager
     def golden(self) -> Iterator[None]:
@@ -144,9 +240,15 @@ class Metrics:
         """Count one connection beyond the limit."""
         self._refused.inc()
 
-    def acted(self, observations: int) -> None:
-        """Count observations that got an action."""
-        self._observations.inc(observations)
+    def skipped(self) -> None:
+        """Count one step of a stream that a later one overtook."""
+        self._skipped.inc()
+
+    def acted(self, observations: int, actions: bytes) -> None:
+        """Count observations that got an action; `actions` are finite, as Triton gives them."""
+        self._observations.number += observations
+        if len(self._actions) < SAMPLED_ACTIONS * ACTION_BYTES:
+            self._actions += actions
 
     def looked_up(self, hits: int, misses: int) -> None:
         """Count what the cache had and had not."""
@@ -161,15 +263,51 @@ class Metrics:
         self._version.labels(*labels).set(1)
         self._active = labels
 
+    async def follow(self) -> None:
+        """Flush once a second, for ever."""
+        while True:
+            try:
+                self.flush()
+            except Exception:
+                log.exception("handing on what was counted failed")
+            await asyncio.sleep(FLUSH_S)
+
+    def flush(self) -> None:
+        """Hand on what was gathered, and look at what changes by itself."""
+        throttle, brake, steer = self._controls
+        for one in _ACTION.iter_unpack(self._actions[: SAMPLED_ACTIONS * ACTION_BYTES]):
+            throttle.observe(one[0])
+            brake.observe(one[1])
+            steer.observe(one[2])
+        self._actions.clear()
+        for tally in self._tallies:
+            tally.flush()
+        reconnects = self._reconnected()
+        self._reconnects.inc(reconnects - self._reconnects_seen)
+        self._reconnects_seen = reconnects
+        self._queue.set(self._waiting())
+        self._memory.set(_resident_bytes())
+
     def exposition(self) -> bytes:
         """Write all series in Prometheus' text format."""
-        if not self._shared:
-            return generate_latest(self._registry)
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        self.flush()
+        return workers.together() if self._shared else generate_latest(self._registry)
 
     def close(self) -> None:
-        """Take this process's gauges out of the sum."""
+        """Hand on the last counts, and take this process's gauges out of the sum."""
+        self.flush()
         if self._shared:
-            multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+            workers.leave()
+
+    def _child(self, key: tuple[str, str, int]) -> tuple[Count, Distribution]:
+        """Make what counts the answers of one route, method and status."""
+        count, route = Count(self._requests.labels(*key)), key[0]
+        self._tallies.append(count)
+        if route not in self._routes:
+            self._routes[route] = Distribution(self._latency.labels(route))
+            self._tallies.append(self._routes[route])
+        return count, self._routes[route]
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

@@ -3,7 +3,8 @@
 import os
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -11,11 +12,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.doors import DOCS, Doors
+from gateway.access import AccessLog
+from gateway.doors import DOCS, METRICS, PROBES, Doors
 from gateway.errors import error_response, on_error
 from gateway.metrics import Metrics
 from gateway.settings import Settings
 from gateway.stopping import Stopping
+
+if TYPE_CHECKING:
+    from gateway.traces import Traces
 
 _NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
 SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
@@ -29,10 +34,18 @@ class Arrival:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], stopping: Stopping
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        paths: Collection[str],
+        stopping: Stopping,
+        access: AccessLog,
+        traces: "Traces | None" = None,
     ) -> None:
         """Count a request under its path where `paths` has it, else under "unmatched"."""
         self._stopping = stopping
+        self._access = access
+        self._traces = traces
         self._app = app
         self._metrics = metrics
         self._paths = paths
@@ -43,7 +56,7 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         arrived = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         method = scope["method"]
         inner = {
             **scope,
@@ -52,7 +65,17 @@ class Arrival:
             "request_id": request_id,
             "arrived": arrived,
             "error_code": None,
+            "policy_version": None,
         }
+
+        path = scope["path"]
+        route = path if path in self._paths else "unmatched"
+        trace = None
+        if self._traces is not None:
+            if path not in PROBES and path not in METRICS:
+                pairs = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+                trace = self._traces.begin(method, route, trace_headers(pairs))
+            self._traces.enter(trace)
 
         async def send_stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -64,16 +87,24 @@ class Arrival:
                 ]
                 if self._stopping.begun:
                     message["headers"].append((b"connection", b"close"))
-                path = scope["path"]
                 if path in DOCS:
                     message["headers"].append(_NOT_FRAMED)
-                route = path if path in self._paths else "unmatched"
                 self._metrics.answered(
                     route, method, message["status"], seconds, inner["error_code"]
                 )
+                self._access.answered(
+                    *(route, method, message["status"], seconds, request_id),
+                    *(inner["policy_version"], inner["error_code"], trace),
+                )
+                inner["status"] = message["status"]
             await send(message)
 
-        await self._app(inner, receive, send_stamped)
+        try:
+            await self._app(inner, receive, send_stamped)
+        finally:
+            if trace is not None:
+                version, error = inner["policy_version"], inner["error_code"]
+                trace.end(inner.get("status"), request_id, version, error)
 
 
 class Cors:
@@ -151,7 +182,18 @@ class Errors:
             await response(scope, receive, send)
 
 
-def _request_id(scope: Scope) -> str:
+def trace_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Pick W3C's trace headers; one that comes several times is joined, as its rules say."""
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        key = name.lower()
+        if key in ("traceparent", "tracestate"):
+            found[key] = f"{found[key]},{value}" if key in found else value
+    return found
+
+
+def request_id_of(scope: Scope) -> str:
+    """Give the caller's own id where it sent a sane one, else one that is drawn."""
     for name, value in scope["headers"]:
         if name == b"x-request-id":
             if SANE_ID.fullmatch(value):

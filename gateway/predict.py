@@ -63,17 +63,24 @@ class Predictor:
             self._cache.resize(cache_bytes)
 
     async def predict(
-        self, policy: PolicyVersion, rows: Rows, seed: int | None, deadline: float, gone: Gone
+        self,
+        policy: PolicyVersion,
+        rows: Rows,
+        seed: int | None,
+        deadline: float,
+        gone: Gone,
+        since: float | None = None,
     ) -> Prediction:
         """Answer `rows`, deterministic where `seed` is None, before `deadline` (perf_counter).
 
-        Raises what `Joiner.infer` raises, and InferenceFailed for an action that is not finite.
+        `gone` and `since` are as `Joiner.infer` takes them. Raises what it raises, and
+        InferenceFailed for an action that is not finite.
         """
         try:
             if self._cache is None or seed is not None:
-                data = await self._infer(policy, rows, deadline, gone)
+                data = await self._infer(policy, rows, deadline, gone, since)
             else:
-                data = await self._by_cache(self._cache, policy, rows, deadline, gone)
+                data = await self._by_cache(self._cache, policy, rows, deadline, gone, since)
         except (ModelNotFound, ServiceUnavailable):
             self._versions.forget(policy)
             raise
@@ -81,7 +88,7 @@ class Predictor:
         for action in actions:
             if not math.isfinite(action[0] + action[1] + action[2]):
                 raise InferenceFailed(f"{policy.model} gave an action that is not finite")
-        self._metrics.acted(rows.count)
+        self._metrics.acted(rows.count, data)
         return Prediction(actions, policy.version, seed)
 
     def congested(
@@ -92,11 +99,21 @@ class Predictor:
             return False
         return self._joiner.congested(policy.model, rows, now, budget_s, ahead)
 
-    async def _infer(self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone) -> bytes:
-        return await self._joiner.infer(policy.model, policy.max_batch_size, rows, deadline, gone)
+    async def _infer(
+        self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone, since: float | None
+    ) -> bytes:
+        return await self._joiner.infer(
+            policy.model, policy.max_batch_size, rows, deadline, gone, since
+        )
 
     async def _by_cache(
-        self, cache: Cache, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone
+        self,
+        cache: Cache,
+        policy: PolicyVersion,
+        rows: Rows,
+        deadline: float,
+        gone: Gone,
+        since: float | None,
     ) -> bytes:
         """Take from the cache what it has, and call for the rest."""
         keys = cache.keys(policy.artifact_digest, rows)
@@ -104,7 +121,7 @@ class Predictor:
         missing = [index for index, action in enumerate(found) if action is None]
         if missing:
             asked = rows if len(missing) == rows.count else rows.pick(missing)
-            data = await self._infer(policy, asked, deadline, gone)
+            data = await self._infer(policy, asked, deadline, gone, since)
             for place, index in enumerate(missing):
                 action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
                 found[index] = action

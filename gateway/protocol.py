@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -14,9 +15,15 @@ from gateway.doors import address, too_fast
 from gateway.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, answer_to
 from gateway.fast import Asked, FastPredict, Head, written
 from gateway.joining import CONGESTED
+from gateway.middleware import request_id_of
 from gateway.policy import PolicyVersion
 from gateway.predict import seed_of
 from gateway.rows import Rows
+from gateway.stream import PATH, Streams
+from gateway.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace
 
 MAX_PIPELINED = 100
 """Requests that a caller may send ahead on one connection; one that sends more is cut off."""
@@ -34,6 +41,7 @@ class Protocol(HttpToolsProtocol):
         """Take what uvicorn gives."""
         super().__init__(*arguments, **options)
         self._fast: FastPredict = options["config"].loaded_app.fast
+        self._streams: Streams = options["config"].loaded_app.streams
         self._within = False
         self._answering = False
         self._held = b""
@@ -69,21 +77,47 @@ class Protocol(HttpToolsProtocol):
             self._stop_head_timer()
         self._unset_keepalive_if_required()
         head, asked, policy = read
+        trace = None if self._fast.traces is None else self._fast.trace(data)
         limits, rows = self._fast.doors.limits, len(asked.observations)
         if limits is not None:
             wait_s = limits.take(head.holder or address(self.client), rows)
             if wait_s:
-                self._refuse(head, too_fast(wait_s), arrived)
+                self._refuse(head, too_fast(wait_s), arrived, trace)
                 return
         timeout_s = min(head.deadline_s, self._fast.timeout_s)
         if self._fast.predictor.congested(policy, rows, arrived, timeout_s, self._fast.begun):
-            self._refuse(head, ResourceExhausted(CONGESTED), arrived)
+            self._refuse(head, ResourceExhausted(CONGESTED), arrived, trace)
             return
         self._answering = True
         self._fast.begun += rows
-        task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s))
+        task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s, trace))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to a stream, or refuse one."""
+        arrived = time.perf_counter()
+        end: int = sys.exception().args[0]  # type: ignore[union-attr] # the parser's, which calls for this
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way or self.flow.write_paused:  # it was sent ahead of answers
+            self.transport.abort()
+            return
+        scope: Any = self.scope
+        request_id = request_id_of(scope)
+        try:
+            stream = WebSocket(scope, request_id, self._streams, self.server_state)
+        except Exception as error:
+            self._last = True
+            self._write_error(error, PATH, "GET", request_id, arrived)
+            self.transport.close()
+            return
+        seconds = time.perf_counter() - arrived
+        self._fast.metrics.answered(PATH, "GET", 101, seconds, None)
+        self._write(101, stream.lines, b"", request_id, seconds)
+        self._lost = True  # for this protocol
+        self._stop_head_timer()
+        self.connections.discard(self)
+        stream.start(self.transport, self._passed[end:])
 
     def on_message_begin(self) -> None:
         """Note that the framework's parser is inside a request."""
@@ -140,7 +174,10 @@ class Protocol(HttpToolsProtocol):
 
     def _pass_on(self, data: bytes) -> None:
         """Hand what came to the framework; a head that does not end is not waited for long."""
+        self._passed = data
         super().data_received(data)
+        if self._lost:
+            return
         if len(self.pipeline) > MAX_PIPELINED:
             self.transport.abort()
         elif self.cycle is None or self.cycle.response_complete:
@@ -148,6 +185,10 @@ class Protocol(HttpToolsProtocol):
                 self._head_timer = self.loop.call_later(SLOW_S, self.timeout_keep_alive_handler)
         elif self._head_timer is not None:
             self._stop_head_timer()
+
+    def _should_upgrade_to_ws(self) -> bool:
+        """Upgrade for a stream; elsewhere the wish is not heard."""
+        return self.scope["method"] == "GET" and self.url.partition(b"?")[0] == PATH.encode()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -161,9 +202,12 @@ class Protocol(HttpToolsProtocol):
         policy: PolicyVersion,
         arrived: float,
         timeout_s: float,
+        trace: "Trace | None",
     ) -> None:
         fast = self._fast
         fast.begun -= len(asked.observations)  # from here on the line has them
+        if fast.traces is not None:
+            fast.traces.enter(trace)
         request_id = head.request_id or os.urandom(16).hex()
         seed = seed_of(asked)
         deterministic, rows = asked.deterministic, Rows.of(asked.observations, seed)
@@ -178,6 +222,8 @@ class Protocol(HttpToolsProtocol):
                 lambda: self._lost,
             )
         except ClientDisconnect:
+            if trace is not None:
+                trace.end(None, request_id, policy.version, None)
             return
         except Exception as error:
             failed = error
@@ -188,18 +234,26 @@ class Protocol(HttpToolsProtocol):
             seconds = now - arrived
             body = written(prediction, deterministic, seconds)
             fast.metrics.answered("/predict", "POST", 200, seconds, None)
+            if fast.access.all:
+                told = (request_id, prediction.version, None)
+                fast.access.answered("/predict", "POST", 200, seconds, *told, trace)
+            if trace is not None:
+                trace.end(200, request_id, prediction.version, None)
             self._write(200, _OK % len(body), body, request_id, seconds)
         else:
-            self._write_error(failed, "/predict", "POST", request_id, arrived)
+            known = (policy.version, trace)
+            self._write_error(failed, "/predict", "POST", request_id, arrived, *known)
         if isinstance(failed, (DeadlineExceeded, ResourceExhausted)) and not self._lost:
             self._pause(now)
         else:
             self._answered()
 
-    def _refuse(self, head: Head, error: ResourceExhausted, arrived: float) -> None:
+    def _refuse(
+        self, head: Head, error: ResourceExhausted, arrived: float, trace: "Trace | None"
+    ) -> None:
         """Refuse a request before it waits, and read no further for a moment."""
         request_id = head.request_id or os.urandom(16).hex()
-        self._write_error(error, "/predict", "POST", request_id, arrived)
+        self._write_error(error, "/predict", "POST", request_id, arrived, trace=trace)
         self._pause(arrived)
 
     def _pause(self, began: float) -> None:
@@ -221,12 +275,24 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _write_error(
-        self, error: Exception, route: str, method: str, request_id: str, arrived: float
+        self,
+        error: Exception,
+        route: str,
+        method: str,
+        request_id: str,
+        arrived: float,
+        version: str | None = None,
+        trace: "Trace | None" = None,
     ) -> None:
         scope: dict[str, Any] = {"type": "http", "headers": [], "request_id": request_id}
         response = answer_to(Request(scope), error)
         status, seconds = response.status_code, time.perf_counter() - arrived
-        self._fast.metrics.answered(route, method, status, seconds, scope["error_code"])
+        code = scope["error_code"]
+        self._fast.metrics.answered(route, method, status, seconds, code)
+        told = (request_id, version, code)
+        self._fast.access.answered(route, method, status, seconds, *told, trace)
+        if trace is not None:
+            trace.end(status, *told)
         self._write(status, _lines(response), bytes(response.body), request_id, seconds)
 
     def _write(
@@ -234,7 +300,7 @@ class Protocol(HttpToolsProtocol):
     ) -> None:
         if self._lost:
             return
-        if self._fast.stopping.begun:
+        if self._fast.stopping.begun and status != 101:
             self._last = True
         defaults = self._fast.lines_of(self.server_state.default_headers)
         close = b"connection: close\r\n" if self._last else b""

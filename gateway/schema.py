@@ -1,6 +1,5 @@
 """The JSON that callers send and get; what they send is checked strictly."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -17,11 +16,13 @@ Sensor = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-1000, le=1
 _OBSERVATION: Any = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
 
 
-class _Request(BaseModel):
+class StrictModel(BaseModel):
+    """What callers send: exact types, no unknown fields."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Observation(_Request):
+class Observation(StrictModel):
     """What the car perceives at one instant."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_OBSERVATION]})
@@ -38,7 +39,29 @@ class Observation(_Request):
     )
 
 
-class PredictRequest(_Request):
+Deterministic = Annotated[
+    bool, Field(description="The mean action where true, a sampled one where false.")
+]
+Seed = Annotated[
+    int | None,
+    Field(
+        ge=0,
+        le=MAX_SEED,
+        description="Seed of the sampled actions: the same seed and observations give the same "
+        "actions. Drawn where absent or null; ignored where deterministic.",
+    ),
+]
+Version = Annotated[
+    str | None,
+    Field(
+        pattern=VERSION_PATTERN,
+        description="Policy version; the active one where absent or null.",
+        examples=["v0.1.0"],
+    ),
+]
+
+
+class PredictRequest(StrictModel):
     """Observations to act on; each is answered independently of the others."""
 
     model_config = ConfigDict(
@@ -46,25 +69,12 @@ class PredictRequest(_Request):
     )
 
     observations: list[Observation] = Field(min_length=1, max_length=MAX_OBSERVATIONS)
-    deterministic: bool = Field(
-        default=False, description="The mean action where true, a sampled one where false."
-    )
-    seed: int | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_SEED,
-        description="Seed of the sampled actions: the same seed and observations give the same "
-        "actions. Drawn where absent or null; ignored where deterministic.",
-    )
-    version: str | None = Field(
-        default=None,
-        pattern=VERSION_PATTERN,
-        description="Policy version; the active one where absent or null.",
-        examples=["v0.1.0"],
-    )
+    deterministic: Deterministic = False
+    seed: Seed = None
+    version: Version = None
 
 
-class WarmupRequest(_Request):
+class WarmupRequest(StrictModel):
     """Nothing: an empty object, or no body at all."""
 
 
@@ -197,50 +207,53 @@ class ErrorEnvelope(BaseModel):
 
 def decode_predict(body: bytes) -> PredictRequest:
     """Check the body of `/predict`. Raises ValidationFailed."""
-    request = _decode(PredictRequest, body)
+    request = decode(PredictRequest, body)
     # Every key is known by now and no value holds a colon, so colons count keys. A parser
     # that keeps the last of two equal keys would let one of them vanish.
     keys = len(request.model_fields_set) + len(Observation.model_fields) * len(request.observations)
     if body.count(b":") != keys:
-        raise ValidationFailed(
-            [
-                {
-                    "field": "body",
-                    "message": "An object names the same field twice",
-                    "type": "duplicate_field",
-                }
-            ]
-        )
+        raise named_twice()
     return request
+
+
+def named_twice() -> ValidationFailed:
+    """Make the error about an object with equal keys."""
+    message = "An object names the same field twice"
+    return ValidationFailed([{"field": "body", "message": message, "type": "duplicate_field"}])
 
 
 def decode_warmup(body: bytes) -> None:
     """Check the body of `/warmup`: none, or an empty object. Raises ValidationFailed."""
     if body:
-        _decode(WarmupRequest, body)
+        decode(WarmupRequest, body)
 
 
 def check_sensors(request: PredictRequest, expected: int) -> None:
     """Raise ValidationFailed where an observation has not `expected` sensors."""
-    problems = list(_wrong_counts(request, expected))
+    problems = [
+        wrong_count(f"observations.{index}", len(observation.sensors), expected)
+        for index, observation in enumerate(request.observations)
+        if len(observation.sensors) != expected
+    ]
     if problems:
         raise ValidationFailed(problems)
 
 
-def _wrong_counts(request: PredictRequest, expected: int) -> Iterator[dict[str, str]]:
-    for index, observation in enumerate(request.observations):
-        count = len(observation.sensors)
-        if count != expected:
-            yield {
-                "field": f"observations.{index}.sensors",
-                "message": f"The policy takes {expected} sensors, {count} came",
-                "type": "sensor_count",
-            }
+def wrong_count(observation: str, count: int, expected: int) -> dict[str, str]:
+    """Say that the observation of that name has `count` sensors."""
+    return {
+        "field": f"{observation}.sensors",
+        "message": f"The policy takes {expected} sensors, {count} came",
+        "type": "sensor_count",
+    }
 
 
-def _decode(model: type[T], body: bytes) -> T:
+def decode(model: type[T], body: bytes | dict[str, Any]) -> T:
+    """Check JSON, or an object that was read already. Raises ValidationFailed."""
     try:
-        return model.model_validate_json(body)
+        if isinstance(body, bytes):
+            return model.model_validate_json(body)
+        return model.model_validate(body)
     except pydantic.ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         for problem in problems:

@@ -12,16 +12,16 @@ from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from gateway import logs, otlp
 from gateway.app import create_app
 from gateway.configuration import read_keys
-from gateway.metrics import MULTIPROCESS_DIR
 from gateway.protocol import Protocol
 from gateway.settings import Settings, SettingsError
+from gateway.workers import MULTIPROCESS_DIR
 
 OTHER_FILES = 200
 """Files that a gateway has open beside its callers' connections, at most."""
@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
     Raises SettingsError where the address cannot be listened on or a file cannot be used.
     """
     keys = read_keys(settings)
+    otlp.check()
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
         _check_certificate(settings)
@@ -59,7 +60,7 @@ def serve(settings: Settings) -> None:
         proxy_headers=False,
         ws="none",
         lifespan="on",
-        log_config=_logging(settings.log_level),
+        log_config=logs.configuration(settings),
         access_log=False,
         server_header=False,
         headers=headers,
@@ -154,13 +155,3 @@ def _allow_files(connections: int) -> None:
             connections,
             hard,
         )
-
-
-def _logging(level: str) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)-8s %(name)s: %(message)s"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"level": level.upper(), "handlers": ["stderr"]},
-    }

@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -13,7 +14,10 @@ from gateway.profiles import PROFILES, ProfileError, read_profile
 
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS = ("text", "json")
+ACCESS_LOGS = ("none", "errors", "all")
 ACCESS = ("open", "key", "closed")
+PAGE_ACCESS = ("open", "closed")  # a browser sends no key when it loads a page
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
 _SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
@@ -39,6 +43,9 @@ def _origins(value: object) -> object:
 
 
 def _secret(value: object) -> object:
+    if isinstance(value, str) and "/" in value:
+        with suppress(OSError):
+            value = Path(value).read_text().strip()
     if isinstance(value, str) and not _SECRET.fullmatch(value):
         raise ValueError
     return value
@@ -103,6 +110,12 @@ class Settings(BaseSettings):
     port: int = _port(8080, "Port that the gateway listens on.")
     workers: int = _field(1, "Gateway processes.", "a whole number from 1 to 256", ge=1, le=256)
     log_level: str = _one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
+    log_format: str = _one_of(
+        LOG_FORMATS, "text", "Lines for people, or one JSON object for each event.", live=True
+    )
+    access_log: str = _one_of(
+        ACCESS_LOGS, "errors", "Which answered requests have a line in the log.", live=True
+    )
     ssl_certfile: Path | None = _field(
         None, "The gateway's certificate chain in PEM; unset: HTTP without TLS.", "a file"
     )
@@ -123,13 +136,15 @@ class Settings(BaseSettings):
         pattern=r"^http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?$",
     )
     triton_http_port: int = _port(8000, "HTTP port of the embedded Triton.")
-    triton_grpc_port: int = _port(8001, "gRPC port of the embedded Triton.")
+    triton_grpc_port: int = _port(
+        8001, "gRPC port of the embedded Triton, or of that at TRITON_URL: models are loaded by it."
+    )
     triton_metrics_port: int = _port(8002, "Metrics port of the embedded Triton.")
     triton_secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = _field(
         None,
         "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
         "the embedded Triton, none is sent to another.",
-        "8 to 256 letters, digits, - and _",
+        "8 to 256 letters, digits, - and _, or the path of a file that holds them, with a / in it",
     )
     api_keys_file: Path | None = _field(
         None,
@@ -138,9 +153,12 @@ class Settings(BaseSettings):
         live=True,
     )
     docs_access: str = _one_of(
-        ACCESS, "open", "Who may read /docs, /redoc and /openapi.json.", live=True
+        ACCESS, "open", "Who may read /docs, /redoc, /openapi.json and /asyncapi.json.", live=True
     )
     metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
+    console_access: str = _one_of(
+        PAGE_ACCESS, "open", "Who may load /console; its calls need a key as others do.", live=True
+    )
     rate_limit_per_s: float = _field(
         0.0,
         "Observations a second that one caller may send for long; 0: any number.",

@@ -53,10 +53,16 @@ class Triton:
         self._pool = Pool(address.hostname or "", address.port or 80)
         self._heads: dict[tuple[str, int, int, bool], bytes] = {}
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
-        """Run `model` once and give its output `action`: `ACTION_BYTES` for each row."""
+    async def infer(self, model: str, rows: Rows, timeout_s: float, headers: bytes = b"") -> bytes:
+        """Run `model` once and give its output `action`: `ACTION_BYTES` for each row.
+
+        `headers` are further lines of the request's head, each with its end.
+        """
         tensors = tensors_of(model, rows)
-        data = b"".join([self._head(model, rows, tensors), *(data for _, _, data in tensors)])
+        head = self._head(model, rows, tensors)
+        if headers:
+            head = head.replace(b"\r\n", b"\r\n" + headers, 1)
+        data = b"".join([head, *(data for _, _, data in tensors)])
         with _errors_mapped(model):
             async with asyncio.timeout(timeout_s):
                 answer = await self._pool.request(data)
@@ -91,6 +97,11 @@ class Triton:
         """List the names of the models that are ready."""
         entries = await self._ask("POST", "/v2/repository/index", timeout_s, self._control)
         return [entry["name"] for entry in entries if entry.get("state") == "READY"]
+
+    @property
+    def reconnects(self) -> int:
+        """Connections that were opened in the place of lost ones, so far."""
+        return self._pool.reconnects
 
     async def close(self) -> None:
         """Close the connections."""

@@ -7,6 +7,7 @@ import re
 import time
 
 from gateway.errors import (
+    DeadlineExceeded,
     GatewayError,
     InferenceFailed,
     ModelNotFound,
@@ -99,6 +100,8 @@ class Versions:
                 await self._check_again(self.active)
             await self._switch()
         except GatewayError as error:
+            if isinstance(error, TritonAway):
+                self._metrics.warm.set(0)
             reason = self._reason(error)
             if self.trouble != reason:
                 self.trouble = reason
@@ -114,6 +117,8 @@ class Versions:
         except GatewayError as error:
             self._distrusted[active.model] = time.monotonic()
             self._set_ready(False)
+            if not isinstance(error, DeadlineExceeded):
+                self._metrics.warm.set(0)
             self.trouble = self._reason(error)
             log.warning("%s does not answer: %s", active.model, self.trouble)
 
@@ -138,6 +143,7 @@ class Versions:
         self.active = policy
         self.trouble = None
         self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
+        self._metrics.warm.set(1)
         self._set_ready(True)
         log.info("%s answers on %s (%s)", policy.version, policy.device, policy.artifact_digest)
 

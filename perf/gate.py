@@ -19,7 +19,7 @@ import click
 from perf import closed_loop, fast_path, processes
 from perf.machine import facts
 
-ROUNDS, SECONDS = 5, 2.0
+ROUNDS, SECONDS = 5, 1.0
 
 
 @dataclass(frozen=True)

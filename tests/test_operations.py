@@ -6,6 +6,7 @@ import re
 
 from carlarl.cli import cli
 from gateway.metrics import Metrics
+from gateway.otlp import ENDPOINT
 from gateway.settings import Settings
 from tests.stack import ROOT
 
@@ -31,7 +32,7 @@ def test_files() -> None:
 
 def test_variables() -> None:
     compose = (ROOT / "compose.yaml").read_text()
-    for name in set(re.findall(r"`([A-Z][A-Z_]+)`", TEXT)) - {"OVERLAY"}:
+    for name in set(re.findall(r"`([A-Z][A-Z_]+)`", TEXT)) - {ENDPOINT}:
         assert name.lower() in Settings.model_fields or f"${{{name}:-" in compose, name
 
 

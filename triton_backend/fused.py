@@ -6,13 +6,14 @@ a Python process and with fewer tensors, which is what most of a lone call's tim
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb
 
-from triton_backend import joining
+from triton_backend import joining, tracing
 from triton_backend.policy import OnnxPolicy, TorchScriptPolicy
 from triton_backend.preprocessing import FILE_NAME, NoiseSource, Preprocessing
 
@@ -27,10 +28,20 @@ class TritonPythonModel:
         self._noise = NoiseSource()
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
         self._infer = here.load(directory, args)
+        self._steps = tracing.steps()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""
-        return joining.answer(requests, self._read, self._compute, ("action",))
+        self._times = [time.time_ns()]
+        answers = joining.answer(requests, self._read, self._compute, ("action",))
+        if self._steps is not None:
+            self._steps.record(requests, ("preprocess", "policy"), self._times)
+        return answers
+
+    def finalize(self) -> None:
+        """Send the last spans."""
+        if self._steps is not None:
+            self._steps.close()
 
     def _read(self, request: Any) -> joining.Arrays:
         """Give a request's observations and noise, rows first."""
@@ -45,4 +56,8 @@ class TritonPythonModel:
         return observation, self._noise.draw(seed < 0, seed, row, width)
 
     def _compute(self, observation: Any, noise: Any) -> joining.Arrays:
-        return (self._infer(self._preprocessing.features(observation), noise),)
+        features = self._preprocessing.features(observation)
+        self._times.append(time.time_ns())
+        action = self._infer(features, noise)
+        self._times.append(time.time_ns())
+        return (action,)

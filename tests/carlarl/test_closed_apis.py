@@ -71,6 +71,11 @@ def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
         pytest.raises(ControlError, match="run the command as the user who runs `carlarl serve`"),
     ):
         control.models()
+    with (
+        TritonControl(url, "a-wrong-one") as control,
+        pytest.raises(ControlError, match="this Triton is closed"),
+    ):
+        control.load("carla_policy")
     headers = {"carlarl-secret": secret}
     assert httpx.get(f"{url}/v2/logging", headers=headers).status_code == 200
     with tritonclient.grpc.InferenceServerClient(stack.triton_grpc) as client:
@@ -81,7 +86,7 @@ def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
 def test_the_secret_is_for_this_user_alone_and_in_no_log(stack: Stack) -> None:
     port = stack.triton_http.rpartition(":")[2]
     folders = Path(tempfile.gettempdir())
-    (file,) = folders.glob(f"carlarl-triton-{stack.process.pid}-*/secret-{port}")
+    (file,) = folders.glob(f"carlarl-triton-{stack.process.pid}-*/secret-{port}-*")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert file.stat().st_uid == os.getuid()
@@ -95,11 +100,12 @@ def test_no_secret_of_another_machine_or_of_a_dead_command(
     for pid in (os.getpid(), 2**22 + 1):  # the second is above any process's number
         folder = tmp_path / f"carlarl-triton-{pid}-x"
         folder.mkdir()
-        leftovers.keep_secret(folder, pid, "kept")
+        leftovers.keep_secret(folder, pid, 9, "kept")
     assert leftovers.secret_at(f"http://127.0.0.1:{os.getpid()}") == "kept"
     assert leftovers.secret_at(f"http://localhost:{os.getpid()}") == "kept"
+    assert leftovers.grpc_port_at(f"http://localhost:{os.getpid()}") == 9
     assert leftovers.secret_at(f"http://triton:{os.getpid()}") is None
     assert leftovers.secret_at(f"http://127.0.0.1:{2**16 - 1}") is None
-    dead = next(tmp_path.glob("*/secret-4194305"))
-    dead.rename(dead.with_name("secret-7"))
+    dead = next(tmp_path.glob("*/secret-4194305-9"))
+    dead.rename(dead.with_name("secret-7-9"))
     assert leftovers.secret_at("http://127.0.0.1:7") is None

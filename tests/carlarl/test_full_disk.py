@@ -15,7 +15,7 @@ import pytest
 
 from carlarl.preflight import check_files
 from converters import repository
-from gateway.metrics import MULTIPROCESS_DIR
+from gateway.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, free_ports, running_stack
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import httpx
 import numpy as np
 import pytest
 
-from carlarl import promotion
+from carlarl import leftovers, promotion
 from carlarl.promotion import PromotionError
 from carlarl.triton_control import TritonControl
 from converters import activation, artifact, configs, parity, repository
+from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 
 pytestmark = pytest.mark.live
@@ -85,6 +88,22 @@ class Load:
                 else:
                     self._count(self.mislabelled, f"{version}: {got}")
 
+    def ask_stream(self) -> None:
+        """One vehicle, which steps as soon as it is answered."""
+        step = 0
+        with stream(self.stack.gateway_url) as vehicle:
+            while not self.stop.is_set():
+                step += 1
+                answer = vehicle.ask(step, observation=OBSERVATION, deterministic=True)
+                if answer["stepId"] != step or "action" not in answer:
+                    self._count(self.failures, json.dumps(answer))
+                    continue
+                got = list(answer["action"].values())
+                if got == pytest.approx(self.expected[answer["version"]], abs=1e-5):
+                    self._answered(f"stream, {answer['version']}")
+                else:
+                    self._count(self.mislabelled, f"{answer['version']}: {got}")
+
     def ask_alias(self) -> None:
         """Triton itself, as a client that knows no version would."""
         with TritonControl(f"http://{self.stack.triton_http}") as control:
@@ -130,9 +149,10 @@ def test_promoted_and_rolled_back_under_load(
     load = Load(stack, expected)
     earlier = len(activation.history(target))
     switched, followed = [], []
-    with ThreadPoolExecutor(CLIENTS + 2) as pool:
+    with ThreadPoolExecutor(CLIENTS + 4) as pool:
         clients = [pool.submit(load.ask_gateway) for _ in range(CLIENTS)]
         clients += [pool.submit(load.ask_alias) for _ in range(2)]
+        clients += [pool.submit(load.ask_stream) for _ in range(2)]
         try:
             for _ in range(turns):
                 done = promotion.promote(target, "v0.1.0", control)
@@ -158,7 +178,8 @@ def test_promoted_and_rolled_back_under_load(
     record_testsuite_property("promotion", json.dumps(told))
     assert load.failures == []
     assert load.mislabelled == []
-    assert all(load.answers[whom] > 5 * turns for whom in (*expected, "alias")), told
+    whoms = [*expected, "alias", *(f"stream, {version}" for version in expected)]
+    assert all(load.answers[whom] > 5 * turns for whom in whoms), told
     if turns == 20:  # else it runs beside other tests
         assert max(switched) < 5, told
         assert max(followed) < 2, told
@@ -182,6 +203,56 @@ def test_commands(live: tuple[Stack, Path], carlarl: Callable[..., Any]) -> None
     assert json.loads(result.stdout)["version"] == "v0.2.0"
     assert json.loads(result.stdout)["triton"] == f"http://{stack.triton_http}"
     follows(stack, "v0.2.0")
+
+
+def test_others_are_answered_while_a_model_is_loaded(
+    live: tuple[Stack, Path], control: TritonControl
+) -> None:
+    """Asked to load over HTTP, one of Triton's HTTP threads would answer nobody until it has."""
+    url = f"http://{live[0].triton_http}/v2/health/live"
+    waits: list[float] = []
+    stop = threading.Event()
+
+    def ask(clients: list[httpx.Client]) -> None:
+        while not stop.is_set():
+            for client in clients:
+                began = time.monotonic()
+                assert client.get(url).status_code == 200
+                waits.append(time.monotonic() - began)
+
+    with ExitStack() as opened, ThreadPoolExecutor(1) as pool:
+        # More connections than it has threads, each on one of them for good.
+        clients = [opened.enter_context(httpx.Client(timeout=60)) for _ in range(16)]
+        assert all(client.get(url).status_code == 200 for client in clients)
+        asking = pool.submit(ask, clients)
+        began = time.monotonic()
+        try:
+            control.load("carla_policy_torchscript-v0.1.0")  # a new process, which imports torch
+            took = time.monotonic() - began
+        finally:
+            stop.set()
+        asking.result()
+    assert max(waits) < took / 2, f"{len(waits)} answers while it loaded, {took:.2f} s"
+
+
+def test_the_port_that_models_are_loaded_by(
+    live: tuple[Stack, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's embedded server is not found by itself: the setting names the port."""
+    stack, target = live
+    secret = leftovers.secret_at(f"http://{stack.triton_http}")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (nobody,) = free_ports(1)
+    url = f"http://{stack.triton_http}"
+    before = contents(target)
+    with (
+        TritonControl(url, secret, nobody) as control,
+        pytest.raises(PromotionError, match=rf"^load it .* no answer at 127\.0\.0\.1:{nobody}, .*"),
+    ):
+        promotion.promote(target, "v0.1.0", control)
+    assert contents(target) == before
+    with TritonControl(url, secret, int(stack.triton_grpc.rpartition(":")[2])) as control:
+        assert promotion.promote(target, "v0.2.0", control).version == "v0.2.0"
 
 
 def contents(root: Path) -> dict[str, bytes]:

@@ -29,6 +29,7 @@ BLOCKS = [
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_python_in_the_docs_runs(block: str, gateway_url: str) -> None:
     here = re.sub(r"http://(localhost|127\.0\.0\.1):8080", gateway_url, block)
+    here = here.replace("ws://localhost:8080", gateway_url.replace("http", "ws", 1))
     here = here.replace("range(1200)", "range(20)")
     # No test here depends on the machine being fast.
     here = re.sub(
@@ -45,7 +46,7 @@ def test_python_in_the_docs_runs(block: str, gateway_url: str) -> None:
 
 
 def test_there_were_blocks() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
 
 
 def test_every_exception_is_in_the_table() -> None:

@@ -88,6 +88,10 @@ class Containers:
             )
         return done.stdout
 
+    def logs(self, container: str) -> str:
+        """Give all that a container has said."""
+        return self.run("sh", "-c", f"podman logs {shlex.quote(container)} 2>&1")
+
     def build(self, dockerfile: str, tag: str, base: str, context: str = ".") -> str:
         """Build an image and give its name; BUILD_FLAGS has what this machine's builds need."""
         flags = shlex.split(os.environ.get("BUILD_FLAGS", ""))

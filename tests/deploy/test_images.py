@@ -8,6 +8,7 @@ import sys
 import tomllib
 from functools import cache
 from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import compose_spec
 import pytest
 import yaml
 
+from gateway import otlp
+from gateway.traces import Traces
 from tests.deploy.containers import missing
 from tests.stack import ROOT
 
@@ -26,14 +29,28 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def asked(name: str) -> list[str]:
+    """What docker/NAME.txt asks for."""
+    lines = (ROOT / "docker" / f"{name}.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", ["gateway", "triton", "triton-gpu"])
+def test_bounds_as_in_pyproject(name: str) -> None:
+    extras = chain.from_iterable(PROJECT["optional-dependencies"].values())
+    assert set(asked(name)) <= {*PROJECT["dependencies"], *extras}
+
+
 def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
-    lines = (ROOT / "docker" / "gateway.txt").read_text().splitlines()
-    listed = [line for line in lines if not line.startswith("#")]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(listed) <= set(project["dependencies"]), "bounds as in pyproject.toml"
+    listed = asked("gateway")
+    traces = PROJECT["optional-dependencies"]["traces"]
+    assert set(traces) <= set(listed)
     names = {normal(re.split(r"[^\w-]", line)[0]) for line in listed}
     modules: set[str] = set()
-    for path in (ROOT / "gateway").glob("*.py"):
+    for path in (ROOT / "gateway").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
@@ -42,11 +59,13 @@ def test_the_gateway_s_packages_are_those_that_it_imports() -> None:
     providers = packages_distributions()
     imported = {
         normal(providers[module][0])
-        for module in modules - set(sys.stdlib_module_names) - {"gateway"}
+        for module in modules - set(sys.stdlib_module_names) - {"gateway", "opentelemetry"}
     }
     # These come with others that are listed.
     assert imported - {"starlette", "pydantic-core"} <= names
-    assert names - imported <= {"uvloop"}  # named to uvicorn, not imported
+    # Named to uvicorn, not imported; and packages that share one name.
+    shared = {normal(re.split(r"[^\w-]", line)[0]) for line in traces}
+    assert names - imported <= {"uvloop", *shared}
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
@@ -54,6 +73,9 @@ def test_dockerfiles(path: Path) -> None:
     text = re.sub(r"\\\n", " ", path.read_text())
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] not in "# "]
     first = next(rest for word, rest in lines if word == "ARG")
+    installs = re.findall(r"\bpip install [^&\n]*", text)
+    assert installs, "what is installed is locked, or the product itself"
+    assert all("--require-hashes" in one or "--no-deps" in one for one in installs), installs
     base = re.fullmatch(r"BASE=(\S+):(\S+)", first)
     assert base is not None, "the base can be given, and so pinned by its digest"
     assert base[2] != "latest"
@@ -65,7 +87,7 @@ def test_dockerfiles(path: Path) -> None:
     for word, rest in lines:
         if word == "COPY" and "--from=" not in rest:
             *sources, _ = [part for part in rest.split() if not part.startswith("--")]
-            for source in sources:
+            for source in (source.replace("${LOCK}", "triton") for source in sources):
                 assert (ROOT / source).exists(), source
                 assert source == "." or f"!{source}" in ignored, f"{source} is in .dockerignore"
 
@@ -120,6 +142,25 @@ def test_what_compose_starts() -> None:
     assert services()["triton"]["shm_size"]
 
 
+def test_how_compose_traces(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenTelemetry takes what is passed where nothing is set, empty values too, without a word."""
+    gateway, triton = (services()[name]["environment"] for name in ("gateway", "triton"))
+    passed = {name: value for name, value in gateway.items() if name.startswith("OTEL_")}
+    sampling = {name for name in passed if name.startswith("OTEL_TRACES_SAMPLER")}
+    assert set(passed) - sampling == {name for name in triton if name.startswith("OTEL_")}
+    for name, value in passed.items():
+        monkeypatch.setenv(name, value or "")
+    assert otlp.traces_url() is None
+    monkeypatch.setenv(otlp.ENDPOINT, "http://127.0.0.1:1")
+    assert Traces().begin("POST", "/predict", {}) is not None
+    assert not caplog.records
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    assert Traces().begin("POST", "/predict", {}) is None
+
+
 def test_what_compose_opens() -> None:
     published = {name: service.get("ports", []) for name, service in services().items()}
     assert published.pop("gateway") == ["127.0.0.1:8080:8080"]
@@ -130,7 +171,7 @@ def test_what_compose_opens() -> None:
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         variables = service.get("environment", {})
-        secret = [name for name in variables if "PASSWORD" in name or "KEY" in name]
+        secret = [name for name in variables if re.search("PASSWORD|KEY|SECRET", name)]
         assert all(variables[name].startswith("/run/secrets/") for name in secret)
         assert not service["image"].endswith(":latest")
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 
 from gateway.metrics import Metrics
+from gateway.otlp import ENDPOINT
+from gateway.settings import Settings, read_settings
 from tests.deploy import kserve_models
 from tests.stack import ROOT
 
@@ -105,7 +109,7 @@ def test_restricted_pods(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_they_fit_each_other(folder: str) -> None:
+def test_they_fit_each_other(folder: str, tmp_path: Path) -> None:
     (deployment,) = of_kind(folder, "Deployment")
     labels = deployment["spec"]["template"]["metadata"]["labels"].items()
     (budget,) = of_kind(folder, "PodDisruptionBudget")
@@ -127,8 +131,64 @@ def test_they_fit_each_other(folder: str) -> None:
     assert named == [configuration["metadata"]["name"]]
     environment = {one["name"]: one["value"] for one in containers(deployment)[-1]["env"]}
     assert Path(environment["CONFIG_FILE"]).name in configuration["data"]
-    told = yaml.safe_load(configuration["data"]["carlarl.yaml"])["profiles"][environment["PROFILE"]]
-    assert (ROOT / "model_repository" / f"carla_policy-{told['model_version']}").is_dir()
+    assert set(environment) <= {name.upper() for name in Settings.model_fields}
+    file = tmp_path / "carlarl.yaml"
+    file.write_text(configuration["data"]["carlarl.yaml"])
+    secret = tmp_path / "secret"
+    secret.write_text("eight-or-more")
+    here = {"CONFIG_FILE": str(file), "TRITON_SECRET": str(secret)}
+    told = read_settings(**{name.lower(): v for name, v in (environment | here).items()})
+    assert told.triton_token == "eight-or-more"
+    assert (ROOT / "model_repository" / f"carla_policy-{told.model_version}").is_dir()
+    named = read_settings(config_file=ROOT / "carlarl.yaml", profile=told.profile)
+    logs = {"log_level", "log_format", "access_log"}
+    assert told.model_dump(include=logs) == named.model_dump(include=logs)
+    assert named.log_format == "json"
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_triton_and_its_gateway_have_one_secret(folder: str) -> None:
+    """A file, that both mount: what Triton's closed APIs ask for."""
+    (deployment,) = of_kind(folder, "Deployment")
+    gateway = containers(deployment)[-1]
+    pods = {gateway["name"]: (gateway, deployment["spec"]["template"]["spec"]["volumes"])}
+    if folder == "kserve":
+        (runtime,) = of_kind(folder, "ServingRuntime")
+        pods["triton"] = (runtime["spec"]["containers"][0], runtime["spec"]["volumes"])
+    else:
+        pods["triton"] = (containers(deployment)[0], pods["gateway"][1])
+    for container, volumes in pods.values():
+        (variable,) = (one for one in container["env"] if one["name"] == "TRITON_SECRET")
+        (mount,) = (one for one in container["volumeMounts"] if one["name"] == "triton-secret")
+        assert variable["value"] == f"{mount['mountPath']}/secret"
+        assert mount["readOnly"] is True
+        assert {"name": "triton-secret", "secret": {"secretName": "triton"}} in volumes
+
+
+def test_traces(tmp_path: Path) -> None:
+    """The component fits the overlays: both containers send to one place, and may."""
+    parts = {"resources": "overlays/cpu", "components": "traces"}
+    paths = {key: [os.path.relpath(K8S / folder, tmp_path)] for key, folder in parts.items()}
+    (tmp_path / "kustomization.yaml").write_text(json.dumps(paths))
+    documents = rendered(str(tmp_path))
+    assert not [text for one in documents if (text := problems(one))]
+    (deployment,) = (one for one in documents if one["kind"] == "Deployment")
+    triton, gateway = (
+        {one["name"]: one["value"] for one in container["env"]}
+        for container in containers(deployment)
+    )
+    assert {"TRITON_SECRET", ENDPOINT} == set(triton)
+    assert {"CONFIG_FILE", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"} <= set(gateway)
+    assert triton[ENDPOINT] == gateway[ENDPOINT]
+    url = urlsplit(gateway[ENDPOINT])
+    (policy,) = (one for one in documents if one["metadata"]["name"] == "carlarl-to-collector")
+    collector, names = policy["spec"]["egress"]
+    assert [one["port"] for one in collector["ports"]] == [url.port]
+    namespaces = [one["namespaceSelector"]["matchLabels"] for one in collector["to"]]
+    assert [[str(url.hostname).split(".")[1]]] == [list(one.values()) for one in namespaces]
+    assert {one["port"] for one in names["ports"]} == {53}
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels
 
 
 def test_gpu_only_where_it_is_asked_for() -> None:
@@ -153,6 +213,42 @@ def test_service_monitors() -> None:
         assert wanted <= service["metadata"]["labels"].items()
         ports = {port["name"] for port in service["spec"]["ports"]}
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+
+
+def test_kserve_s_tritons_are_watched() -> None:
+    """As the job that the rules name, through a port and labels that their pods have."""
+    (monitor,) = of_kind("monitoring", "PodMonitor")
+    read = PodMonitor.model_validate(monitor)
+    spec = json.loads(read.model_dump_json(by_alias=True, exclude_none=True))["spec"]
+    assert spec == monitor["spec"]  # an unknown field would be gone
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    (job,) = (one for one in endpoint["relabelings"] if one["targetLabel"] == "job")
+    rules = (ROOT / "docker" / "prometheus" / "rules.yml").read_text()
+    assert f'absent(up{{job="{job["replacement"]}"}})' in rules
+    (runtime,) = of_kind("kserve", "ServingRuntime")
+    ports = {one["name"]: one["containerPort"] for one in runtime["spec"]["containers"][0]["ports"]}
+    wanted = monitor["spec"]["selector"]["matchLabels"]
+    (service,) = of_kind("kserve", "InferenceService")
+    assert wanted == {"app": f"isvc.{service['metadata']['name']}-predictor"}
+    (policy,) = (
+        one["spec"]
+        for one in of_kind("kserve", "NetworkPolicy")
+        if one["spec"]["podSelector"].get("matchLabels") == wanted
+    )
+    opened = {port["port"] for rule in policy["ingress"] for port in rule["ports"]}
+    assert ports[endpoint["port"]] in opened
+
+
+def test_the_rules_as_the_docs_hand_them_over() -> None:
+    """The command in docs/OPERATIONS.md, up to what applies it."""
+    docs = (ROOT / "docs" / "OPERATIONS.md").read_text()
+    (command,) = re.findall(r"^(\(printf (?:.*\n)*?.*rules\.yml\)) \|\n", docs, re.MULTILINE)
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    document = yaml.safe_load(done.stdout)
+    rules = yaml.safe_load((ROOT / "docker" / "prometheus" / "rules.yml").read_text())
+    assert document["spec"] == rules
+    read = PrometheusRule.model_validate(document)
+    assert json.loads(read.model_dump_json(by_alias=True, exclude_none=True)) == document
 
 
 def test_the_metric_that_it_is_scaled_by() -> None:

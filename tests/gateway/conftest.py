@@ -23,8 +23,10 @@ def stand_in(_stand_in_and_gateway: tuple[StandIn, str]) -> Iterator[StandIn]:
     """The stand-in behind `stand_in_gateway`, well-behaved again after each test."""
     stand_in, _ = _stand_in_and_gateway
     stand_in.calls.clear()
+    stand_in.go.clear()
     yield stand_in
     stand_in.mode = "ok"
+    stand_in.go.set()
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,16 @@ def status(url: str) -> int:
 
 @contextmanager
 def gateway_process(
-    wait_for: str = "/readyz", cwd: Path = ROOT, **environment: str
+    wait_for: str = "/readyz", cwd: Path = ROOT, before: str = "", **environment: str
 ) -> Iterator[str]:
-    """Run `python -m gateway`, the one in `cwd`, until the block ends, and give its URL."""
+    """Run `python -m gateway`, the one in `cwd`, until the block ends, and give its URL.
+
+    `before` is Python that runs first.
+    """
     port = free_port()
+    code = f"{before}\nfrom gateway.__main__ import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "gateway"],
+        [sys.executable, "-c", code] if before else [sys.executable, "-m", "gateway"],
         cwd=cwd,
         env={**os.environ, "PORT": str(port), "SHUTDOWN_NOTICE_S": "0", **environment},
     )

@@ -28,6 +28,9 @@ class StandIn:
         self.served = {"v0.1.0", "v0.2.0"}
         self.golden_action = ACTION
         self.calls: list[dict[str, np.ndarray]] = []
+        self.heads: list[dict[str, str]] = []
+        self.go = threading.Event()
+        """What calls of callers wait for in the mode `held`."""
         self._server: ThreadingHTTPServer | None = None
         self.port = free_port()
 
@@ -114,6 +117,9 @@ class StandIn:
         tensors = _tensors(body, int(handler.headers["Inference-Header-Content-Length"]))
         if (tensors["speed"] != GOLDEN["speed"]).any():
             self.calls.append(tensors)
+            self.heads.append(dict(handler.headers))
+            if self.mode == "held":
+                self.go.wait(60)
         rows = len(tensors["row"])
         actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
         if self.mode == "hang":

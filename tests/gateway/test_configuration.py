@@ -88,7 +88,7 @@ def running(folder: Path, wait_for: str = "/readyz", **environment: str) -> Iter
     finally:
         process.terminate()
         process.wait(20)
-    assert "Traceback" not in log.read_text()
+    assert "\nTraceback" not in log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -201,15 +201,17 @@ def test_cors(gateway: tuple[Running, httpx.Client]) -> None:
 
 
 def test_doors(gateway: tuple[Running, httpx.Client], tmp_path: Path) -> None:
-    """Keys, docs and metrics: closed and opened, with a key added and taken away."""
+    """Keys, pages and metrics: closed and opened, with a key added and taken away."""
     one, client = gateway
     keys = tmp_path / "keys"
     digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("first", "second")}
     keys.write_text(f"{digests['first']}  # the lab's\n")
-    one.change(api_keys_file=str(keys), docs_access="closed", metrics_access="key")
+    doors = {"docs_access": "closed", "console_access": "closed", "metrics_access": "key"}
+    assert client.get(one.url + "/console").status_code == 200
+    one.change(api_keys_file=str(keys), **doors)
     check_envelope(one.post(client), 401, "UNAUTHORIZED")
     assert one.post(client, unusual="1").status_code == 401
-    for path in ("/docs", "/redoc", "/openapi.json"):
+    for path in ("/docs", "/redoc", "/openapi.json", "/console", "/console/track.js"):
         check_envelope(client.get(one.url + path), 404, "HTTP_ERROR")
     check_envelope(client.get(one.url + "/metrics"), 401, "UNAUTHORIZED")
     first, second = {"x-api-key": "first"}, {"Authorization": "Bearer second"}

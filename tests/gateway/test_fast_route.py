@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.access import AccessLog
 from gateway.body import gone
 from gateway.doors import Doors
 from gateway.fast import FastPredict
@@ -50,12 +51,16 @@ def served(triton_http: str) -> Versions:
     return versions
 
 
+def fast_way(settings: Settings, doors: Doors, served: Versions) -> FastPredict:
+    predictor: Any = None
+    access = AccessLog(settings)
+    return FastPredict(settings, doors, served, predictor, Metrics(), Stopping(0), access)
+
+
 @pytest.fixture(scope="module")
 def read(served: Versions) -> Callable[[bytes], Any]:
     """Whether the fast way takes a request."""
-    predictor: Any = None
-    doors = Doors(Settings(), None)
-    return FastPredict(Settings(), doors, served, predictor, Metrics(), Stopping(0)).read
+    return fast_way(Settings(), Doors(Settings(), None), served).read
 
 
 @pytest.mark.parametrize(
@@ -66,6 +71,8 @@ def read(served: Versions) -> Callable[[bytes], Any]:
         request(body(seed=3), "X-Request-ID: a-1", "Connection: keep-alive"),
         request(body(version="v0.2.0"), "User-Agent: x", "Accept: */*"),
         request(body(), "X-Deadline-Ms: 50"),
+        request(body(), "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+        request(body(), "TraceState: a=1,b=2", "Traceparent:x"),
     ],
 )
 def test_usual(read: Any, data: bytes) -> None:
@@ -91,6 +98,8 @@ def test_usual(read: Any, data: bytes) -> None:
         request(body(), "X-Request-ID: not sane"),
         request(body(), "X-Request-ID: a", "X-Request-ID: b"),
         request(body(), "Bad Header: 1"),
+        request(body(), "traceparent: a\r\n folded"),
+        request(body(), "traceparent: \x01"),
         request(body(), "X-Deadline-Ms: 0"),
         request(body(), "X-Deadline-Ms: 5.5"),
         request(body(), "X-Deadline-Ms: 5", "X-Deadline-Ms: 5"),
@@ -110,10 +119,9 @@ def test_unusual(read: Any, data: bytes) -> None:
 def test_keys(served: Versions) -> None:
     """A head is remembered with its verdict, until there are other keys."""
     settings = Settings()
-    predictor: Any = None
     good, other = (hashlib.sha256(key).hexdigest() for key in (b"a-good-key", b"another"))
     doors = Doors(settings, Keys((good,)))
-    fast = FastPredict(settings, doors, served, predictor, Metrics(), Stopping(0))
+    fast = fast_way(settings, doors, served)
     with_key = request(body(), "X-API-Key: a-good-key")
     for _ in range(2):
         head, _, _ = fast.read(with_key) or pytest.fail("a good key is unusual")
@@ -127,10 +135,7 @@ def test_keys(served: Versions) -> None:
 
 
 def test_a_smaller_body_limit_counts_for_heads_that_came_before(served: Versions) -> None:
-    predictor: Any = None
-    fast = FastPredict(
-        Settings(), Doors(Settings(), None), served, predictor, Metrics(), Stopping(0)
-    )
+    fast = fast_way(Settings(), Doors(Settings(), None), served)
     data = request(body())
     assert fast.read(data) is not None
     fast.configure(Settings(max_body_bytes=len(body()) - 1))

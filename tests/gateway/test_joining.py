@@ -60,11 +60,16 @@ class Bench:
         self.max_rows = max_rows
 
     def ask(
-        self, *speeds: float, model: str = "m", timeout: float = 5.0, gone: Any = lambda: False
+        self,
+        *speeds: float,
+        model: str = "m",
+        timeout: float = 5.0,
+        gone: Any = lambda: False,
+        since: float | None = None,
     ) -> asyncio.Task[bytes]:
         deadline = time.perf_counter() + timeout
         return asyncio.ensure_future(
-            self.joiner.infer(model, self.max_rows, rows(*speeds), deadline, gone)
+            self.joiner.infer(model, self.max_rows, rows(*speeds), deadline, gone, since)
         )
 
     async def sent_are(self, calls: int) -> None:
@@ -217,6 +222,43 @@ def test_who_goes_away_takes_the_rows_out() -> None:
         assert bench.sent == [[1], [4]]
         assert isinstance(answers[1], asyncio.CancelledError)
         assert isinstance(answers[2], ClientDisconnect)
+
+    run(test())
+
+
+def test_who_asks_as_soon_as_another_is_found_gone_is_sent() -> None:
+    async def test() -> None:
+        bench = Bench()
+
+        async def ask_again() -> bytes:
+            deadline = time.perf_counter() + 5.0
+            with pytest.raises(ClientDisconnect):
+                await bench.joiner.infer("m", 8, rows(2), deadline, lambda: True)
+            return await bench.joiner.infer("m", 8, rows(3), deadline, lambda: False)
+
+        first = bench.ask(1)
+        asked = asyncio.ensure_future(ask_again())
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        assert speeds_of(await first) == [1]
+        assert speeds_of(await asked) == [3]
+
+    run(test())
+
+
+def test_who_takes_the_place_of_one_who_is_gone_comes_first() -> None:
+    async def test() -> None:
+        bench = Bench(max_rows=2)
+        began = time.perf_counter()
+        first = bench.ask(1)
+        gone = bench.ask(2, gone=lambda: True)
+        others = [bench.ask(3, 4), bench.ask(5, 6), bench.ask(7, 8)]
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        with pytest.raises(ClientDisconnect):
+            await gone
+        await asyncio.gather(bench.ask(9, since=began), first, *others)
+        assert bench.sent == [[1], [3, 4], [9], [5, 6], [7, 8]]
 
     run(test())
 

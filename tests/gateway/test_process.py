@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
+from gateway.settings import Settings
 from tests.gateway.processes import ROOT, free_port, predict, status, until
 from tests.gateway.stand_in import StandIn
 
@@ -88,21 +90,52 @@ def test_it_ends_after_the_last_answer(stand_in: StandIn, number: signal.Signals
 
 def test_several_workers_count_together(stand_in: StandIn, run_gateway: Callable[..., str]) -> None:
     url = run_gateway(TRITON_URL=stand_in.url, WORKERS="2")
-    until(lambda: "carla_rl_ready 1.0" in httpx.get(url + "/metrics").text)
-    answers = [predict(url).status_code for _ in range(40)]
-    while 503 in answers:  # The second worker may still be starting.
-        answers = [predict(url).status_code for _ in range(40)]
-    before = _observations(url)
+    until(lambda: _series(url, "carla_rl_queue_limit_observations") == 2 * Settings().max_waiting)
+    until(lambda: _series(url, "carla_rl_ready") == 1)
+    until(lambda: _series(url, "carla_rl_warm") == 1)
+    counts = {
+        "carla_rl_observations_total": 120,
+        'carla_rl_requests_total{method="POST",route="/predict",status="200"}': 40,
+        'carla_rl_request_seconds_count{route="/predict"}': 40,
+        "carla_rl_queue_wait_seconds_count": 40,
+        'carla_rl_action_ratio_count{control="steer"}': 120,
+    }
     for _ in range(40):
-        predict(url, 3)
-    assert _observations(url) - before == 120
-    assert {_observations(url) for _ in range(10)} == {before + 120}
+        assert predict(url, 3).status_code == 200
+    until(lambda: {name: _series(url, name) for name in counts} == counts)
+    memory = [_series(url, "carla_rl_resident_memory_bytes") for _ in range(10)]
+    workers = _workers(url)
+    assert len(workers) == 2
+    resident = sum(worker.memory_info().rss for worker in workers)
+    assert memory == [pytest.approx(resident, rel=0.1)] * 10
+    assert _series(url, "carla_rl_queue_observations") == 0
+    start = _series(url, "carla_rl_start_time_seconds")
+
+    # A worker that is killed leaves its counts, and takes its gauges with it.
+    workers[0].kill()
+    until(lambda: len(set(_workers(url)) - {workers[0]}) == 2)
+    until(lambda: _series(url, "carla_rl_queue_limit_observations") == 2 * Settings().max_waiting)
+    until(lambda: _series(url, "carla_rl_ready") == 1)
+    assert {name: _series(url, name) for name in counts} == counts
+    assert _series(url, "carla_rl_start_time_seconds") >= start
 
 
-def _observations(url: str) -> float:
-    lines = httpx.get(url + "/metrics").text.splitlines()
-    (line,) = [line for line in lines if line.startswith("carla_rl_observations_total")]
-    return float(line.rpartition(" ")[2])
+def _workers(url: str) -> list[psutil.Process]:
+    """The worker processes of the gateway at `url`."""
+    port = url.rpartition(":")[2]
+    (gateway,) = [one for one in psutil.Process().children() if one.environ().get("PORT") == port]
+    alive = [one for one in gateway.children() if one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in alive if "spawn_main" in " ".join(one.cmdline())]
+
+
+def _series(url: str, series: str) -> float:
+    """Value of one series; -1 where it is not there."""
+    try:
+        lines = httpx.get(url + "/metrics").text.splitlines()
+    except httpx.TransportError:  # of a worker that is killed
+        return -1
+    found = [line for line in lines if line.startswith(series + " ")]
+    return float(found[0].rpartition(" ")[2]) if found else -1
 
 
 def test_git_commit(run_gateway: Callable[..., str], stand_in: StandIn) -> None:

@@ -133,8 +133,20 @@ def test_contradictions() -> None:
             read_settings(**overrides)
 
 
-def test_a_bad_secret_is_not_repeated() -> None:
+@pytest.mark.parametrize("given", ["hush, hush", "/no/such/file", "in a file", "empty file"])
+def test_a_bad_secret_is_not_repeated(given: str, tmp_path: Path) -> None:
+    if "file" in given and "/" not in given:
+        path = tmp_path / given
+        path.write_text("hush, hush\n" if given == "in a file" else "")
+        given = str(path)
     with pytest.raises(SettingsError) as raised:
-        read_settings(triton_secret="hush, hush")
-    assert str(raised.value) == "TRITON_SECRET=: must be 8 to 256 letters, digits, - and _"
+        read_settings(triton_secret=given)
+    sentence = str(raised.value)
+    assert sentence.startswith("TRITON_SECRET=: must be 8 to 256 letters, digits, - and _, or the")
+    assert given not in sentence
+
+
+def test_a_secret_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("hush-hush\n")
+    assert read_settings(triton_secret=str(tmp_path / "secret")).triton_token == "hush-hush"
     assert "hush-hush" not in repr(read_settings(triton_secret="hush-hush"))

@@ -1,4 +1,4 @@
-"""A real browser without a network, driven over its DevTools pipe."""
+"""A real browser, driven over its DevTools pipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -27,7 +26,7 @@ def program() -> str | None:
 class Browser:
     """One page of a headless Chromium."""
 
-    def __init__(self, send: int, receive: int) -> None:
+    def __init__(self, send: int, receive: int, offline: bool) -> None:
         self._send, self._receive = send, receive
         self._buffer, self._number, self._session = b"", 0, ""
         self.events: list[dict[str, Any]] = []
@@ -38,7 +37,7 @@ class Browser:
             self.call(f"{domain}.enable")
         self.call(
             "Network.emulateNetworkConditions",
-            offline=True,
+            offline=offline,
             latency=0,
             downloadThroughput=-1,
             uploadThroughput=-1,
@@ -57,22 +56,52 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def open(self, page: Path, width: int, scheme: str) -> None:
-        """Load a page as on a screen of this width, in the colour scheme `light` or `dark`."""
+    def open(self, url: str, width: int, scheme: str = "light", motion: str = "") -> None:
+        """Load a page as on a screen of this width.
+
+        `scheme` is the user's, `light` or `dark`; with `reduce` as `motion` they want little of it.
+        """
         self.events.clear()
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **size)
-        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        media = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.call("Emulation.setEmulatedMedia", features=media)
-        self.call("Page.navigate", url=page.absolute().as_uri())
+        self.call("Page.navigate", url=url)
         while not any(one.get("method") == "Page.loadEventFired" for one in self.events):
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """Give the value of an expression in the page."""
-        told = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """Give the value of an expression in the page, or of what it promises."""
+        told = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = TIMEOUT_S) -> Any:
+        """Wait until an expression in the page gives something true, and give that."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() < deadline, f"it never held: {expression}"
+            time.sleep(0.05)
+        return value
+
+    def asked(self) -> list[str]:
+        """The addresses that the page asked for since it was opened, WebSockets among them."""
+        told = [(event.get("method"), event.get("params", {})) for event in self.events]
+        return [
+            params["request"]["url"] if method == "Network.requestWillBeSent" else params["url"]
+            for method, params in told
+            if method in ("Network.requestWillBeSent", "Network.webSocketCreated")
+        ]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the browser or the page wrote to the console since it was opened."""
+        methods = {"Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown"}
+        return [event for event in self.events if event.get("method") in methods]
 
     def _next(self) -> dict[str, Any]:
         deadline = time.monotonic() + TIMEOUT_S
@@ -88,7 +117,7 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browser(path: str) -> Iterator[Browser]:
+def browser(path: str, *, offline: bool = False) -> Iterator[Browser]:
     """Run the browser until the block ends."""
     theirs_in, send = _pipe()
     receive, theirs_out = _pipe()
@@ -118,7 +147,7 @@ def browser(path: str) -> Iterator[Browser]:
         os.close(theirs_in)
         os.close(theirs_out)
         try:
-            yield Browser(send, receive)
+            yield Browser(send, receive, offline)
         finally:
             os.kill(process, signal.SIGTERM)
             os.waitpid(process, 0)

@@ -1,0 +1,73 @@
+"""A line in the log for an answered request, of which there are never too many."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.doors import METRICS, PROBES
+from gateway.flood import Budget
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace
+
+_QUIET = PROBES | METRICS
+
+log = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Writes what was answered: errors, or all, or nothing.
+
+    The level is `warning` from status 500 on, else `info`; of probes and `/metrics`, whose answers
+    say nothing that is not logged where it comes from, it is `debug`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Write what the settings ask for."""
+        self.configure(settings)
+        self._budgets = (Budget("answers"), Budget("errors"))
+
+    def configure(self, settings: Settings) -> None:
+        """Write other answers from now on."""
+        self.all = settings.access_log == "all"
+        """Whether answers that are no errors are written too."""
+        self._errors = settings.access_log != "none"
+
+    def answered(
+        self,
+        route: str,
+        method: str,
+        status: int,
+        seconds: float,
+        request_id: str,
+        version: str | None = None,
+        error: str | None = None,
+        trace: "Trace | None" = None,
+    ) -> None:
+        """Note one answer; `route` is a template, never the raw path."""
+        failed = status >= 400
+        if not (self._errors if failed else self.all):
+            return
+        level = logging.WARNING if status >= 500 else logging.INFO
+        if route in _QUIET:
+            level = logging.DEBUG
+        if not log.isEnabledFor(level) or not self._budgets[failed].take(str(status)):
+            return
+        latency_ms = round(seconds * 1000, 3)
+        fields = {
+            "request_id": request_id,
+            "route": route,
+            "method": method,
+            "status": status,
+            "version": version,
+            "latency_ms": latency_ms,
+            "error": error,
+            "trace_id": None if trace is None else trace.id,
+        }
+        given = {name: value for name, value in fields.items() if value is not None}
+        log.log(
+            level,
+            "%s %s %d in %.3f ms, %s, request %s",
+            *(method, route, status, latency_ms, error or version or "no version", request_id),
+            extra=given,
+        )

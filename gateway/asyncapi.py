@@ -1,0 +1,122 @@
+"""What `/asyncapi.json` says of `/stream`, made of the models that its frames are checked with."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from gateway.deadline import HEADER
+from gateway.frames import StepAnswer, StepError, StepRequest, StepSkipped
+from gateway.stream import KEY_PREFIX, PATH
+from gateway.websocket import SUBPROTOCOLS
+
+_REF = "#/components/schemas/{model}"
+_DESCRIPTION = """
+Control streams: one connection for each vehicle, one frame for each step, exactly one frame back.
+Of several observations that wait, the latest wins. A text frame holds JSON and is answered in
+JSON, a binary frame holds the same fields in msgpack and is answered in msgpack. Errors, bounds
+and actions are those of `POST /predict` (see `/openapi.json`); the connection goes on after an
+error.
+
+The upgrade is refused with 401 without a valid API key, where keys are asked for, and with 403 to
+pages of an origin that is not allowed. Browsers, which can set no header, offer the key as a
+subprotocol, `carlarl.key.KEY`.
+
+Close codes: 1001, the gateway is stopping: connect again; 1008, answers are not read, too many
+steps get no action, or the API key is not known any more; 1009, a frame is larger than a request's
+body may be; 1011, the connection failed.
+"""
+_ANSWERS: dict[str, type[BaseModel]] = {
+    "answer": StepAnswer,
+    "skipped": StepSkipped,
+    "error": StepError,
+}
+_MODELS: dict[str, type[BaseModel]] = {"step": StepRequest, **_ANSWERS}
+
+
+def document(version: str, api_keys: bool) -> dict[str, Any]:
+    """Give the AsyncAPI 3.0 document of a gateway of that version."""
+    components: dict[str, Any] = {"schemas": _schemas(), "messages": _messages()}
+    server: dict[str, Any] = {"host": "localhost:8080", "protocol": "ws"}
+    if api_keys:
+        components["securitySchemes"] = {
+            "apiKey": {"type": "httpApiKey", "in": "header", "name": "X-API-Key"},
+            "bearer": {"type": "http", "scheme": "bearer"},
+        }
+        server["security"] = [
+            {"$ref": f"#/components/securitySchemes/{name}"} for name in ("apiKey", "bearer")
+        ]
+    channel = {"$ref": "#/channels/stream"}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "CarlaRL Policy-as-a-Service",
+            "version": version,
+            "description": _DESCRIPTION,
+        },
+        "defaultContentType": "application/json",
+        "servers": {"gateway": server},
+        "channels": {
+            "stream": {
+                "address": PATH,
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in _MODELS},
+                "bindings": {
+                    "ws": {"method": "GET", "headers": _headers(), "bindingVersion": "0.1.0"}
+                },
+            }
+        },
+        "operations": {
+            "act": {
+                "action": "receive",
+                "summary": "One step of a vehicle.",
+                "channel": channel,
+                "messages": [{"$ref": "#/channels/stream/messages/step"}],
+                "reply": {
+                    "channel": channel,
+                    "messages": [
+                        {"$ref": f"#/channels/stream/messages/{name}"} for name in _ANSWERS
+                    ],
+                },
+            }
+        },
+        "components": components,
+    }
+
+
+def _messages() -> dict[str, Any]:
+    return {
+        name: {
+            "name": name,
+            "summary": model.__doc__,
+            "payload": {"$ref": _REF.format(model=model.__name__)},
+        }
+        for name, model in _MODELS.items()
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    schemas: dict[str, Any] = {}
+    for model in _MODELS.values():
+        schema = model.model_json_schema(ref_template=_REF)
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    return schemas
+
+
+def _headers() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "Sec-WebSocket-Protocol": {
+                "type": "string",
+                "description": f"{' or '.join(SUBPROTOCOLS)}, the first one where none is offered; "
+                f"beside it {KEY_PREFIX}KEY.",
+            },
+            HEADER: {
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 999_999_999,
+                "description": "Milliseconds from a step's arrival after which the vehicle has no "
+                "use for its answer; the service's own limit holds where that is sooner.",
+            },
+        },
+    }

@@ -1,0 +1,108 @@
+/** The form that asks for the action of one observation, while its sliders move. */
+
+import { ActionBars } from "./action.js";
+import { ServiceError } from "./service.js";
+
+const element = (id) => document.getElementById(id);
+
+export class Trial {
+  #service;
+  #version;
+  #bars = new ActionBars(element("try-action"));
+  #sliders = [];
+  #asking = false;
+  #waiting = false;
+
+  /** `version()` gives the version to ask, the active one where it is empty. */
+  constructor(service, version) {
+    this.#service = service;
+    this.#version = version;
+    element("try").addEventListener("submit", (event) => event.preventDefault());
+    element("try").addEventListener("input", () => this.ask());
+  }
+
+  /** Have a slider for each of the policy's sensors. */
+  offer(sensors) {
+    if (this.#sliders.length === 2 + sensors) return;
+    element("try-fields").replaceChildren();
+    this.#sliders = [
+      slider("Speed", 0, 200, 0.5, 25.5, " km/h"),
+      slider("Steering", -1, 1, 0.01, 0.1),
+      ...Array.from({ length: sensors }, (_, i) =>
+        slider(`Sensor ${i + 1}`, 0, 1, 0.01, [0.8, 0.2, 0.5, 0.9, 0.1][i] ?? 0.5),
+      ),
+    ];
+  }
+
+  /** Put the sliders where an observation is, as near as their steps allow. */
+  take({ speed, steering, sensors }) {
+    [speed, steering, ...sensors].forEach((value, i) => this.#sliders[i]?.set(value));
+    this.ask();
+  }
+
+  /** Ask now, or as soon as the answer under way has come. */
+  async ask() {
+    const sampled = !element("try-deterministic").checked;
+    element("try-seed").disabled = !sampled;
+    if (this.#sliders.length === 0) return;
+    this.#waiting = true;
+    if (this.#asking) return;
+    this.#asking = true;
+    while (this.#waiting) {
+      this.#waiting = false;
+      await this.#once(this.#request());
+    }
+    this.#asking = false;
+  }
+
+  #request() {
+    const [speed, steering, ...sensors] = this.#sliders.map((one) => one.value);
+    const request = { observations: [{ speed, steering, sensors }] };
+    const seed = element("try-seed").valueAsNumber;
+    if (element("try-deterministic").checked) request.deterministic = true;
+    else if (!Number.isNaN(seed)) request.seed = seed; // else the gateway draws one
+    const version = this.#version();
+    return version ? { ...request, version } : request;
+  }
+
+  async #once(request) {
+    try {
+      const answer = await this.#service.predict(request);
+      this.#bars.show(answer.actions[0]);
+      const seed = "seed" in answer ? `, seed ${answer.seed}` : ", deterministic";
+      element("try-note").textContent = `${answer.version}${seed}, ${answer.timingMs.toFixed(2)} ms`;
+      element("try-error").textContent = "";
+    } catch (error) {
+      if (!(error instanceof ServiceError)) throw error;
+      this.#bars.show(null);
+      element("try-note").textContent = "";
+      element("try-error").textContent = `${error.code}: ${error.message}`;
+    }
+  }
+}
+
+function slider(name, min, max, step, value, unit = "") {
+  const label = document.createElement("label");
+  const [title, input, output] = ["span", "input", "output"].map((tag) =>
+    document.createElement(tag),
+  );
+  title.textContent = name;
+  Object.assign(input, { type: "range", min, max, step, value });
+  input.id = `try-${name.toLowerCase().replace(" ", "-")}`;
+  const show = () => {
+    output.textContent = input.valueAsNumber.toFixed(step < 0.1 ? 2 : 1).replace("-", "−") + unit;
+  };
+  input.addEventListener("input", show);
+  show();
+  label.append(title, input, output);
+  element("try-fields").append(label);
+  return {
+    get value() {
+      return input.valueAsNumber;
+    },
+    set(to) {
+      input.value = to;
+      show();
+    },
+  };
+}

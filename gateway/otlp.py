@@ -1,0 +1,38 @@
+"""Whether traces are sent, and where to: OpenTelemetry's standard variables say so."""
+
+import os
+
+from gateway.settings import SettingsError
+
+SERVICE_NAME = "carlarl-gateway"
+ENDPOINT, _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+
+def traces_url() -> str | None:
+    """Give the URL that spans are sent to; None where traces are off, as they are by default."""
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
+    if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none":
+        return None
+    base = os.environ.get(ENDPOINT)
+    return os.environ.get(_TRACES) or (f"{base.removesuffix('/')}/v1/traces" if base else None)
+
+
+def check() -> None:
+    """Raise SettingsError where traces are asked for and can't be sent."""
+    url = traces_url()
+    if url is None:
+        return
+    if not url.startswith(("http://", "https://")):
+        name = _TRACES if os.environ.get(_TRACES) else ENDPOINT
+        raise SettingsError(f"{name}={os.environ[name]}: must be an http or https URL")
+    for name in _PROTOCOLS:
+        if os.environ.get(name, "http/protobuf") not in ("http/protobuf", ""):
+            raise SettingsError(f"{name}={os.environ[name]}: must be http/protobuf")
+    try:
+        import gateway.traces  # noqa: F401
+    except ImportError as error:
+        raise SettingsError(
+            f"{ENDPOINT} asks for traces, and {error.name} is missing: pip install "
+            "'carlarl[traces]', or unset it"
+        ) from None

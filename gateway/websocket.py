@@ -1,0 +1,241 @@
+"""One WebSocket connection: its upgrade, its frames, and how much of it is kept in memory."""
+
+import asyncio
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from gateway.stream import POLICY_VIOLATION, Stream, Streams
+
+SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
+PIECE_BYTES = 16_384
+"""What is read of one connection before the others have their turn."""
+MAX_PARTS = 1000
+"""Frames that one message may come in."""
+PING_S = 20.0
+"""How long between pings; a peer from which nothing came meanwhile is gone."""
+SLOW_S = 5.0
+"""How long a vehicle may leave answers unread, take to send a message, and to say goodbye."""
+LINGER_S = 1.0
+"""How long what comes is still read where the other side can't be told that no more will be."""
+GOING_AWAY = 1001
+
+
+class WebSocket(asyncio.Protocol):
+    """The server's side of a connection after its upgrade.
+
+    Reading stops while answers are not read, so that neither side's buffer grows.
+    """
+
+    def __init__(self, scope: Scope, request_id: str, streams: Streams, server_state: Any) -> None:
+        """Take the upgrade's request.
+
+        Raises what `Streams.admit` raises, HTTPException (400) where it is no good upgrade.
+        """
+        vehicle = streams.admit(scope, request_id)
+        self._frames = ServerProtocol(state=OPEN, select_subprotocol=_choose)
+        headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
+        try:
+            accepted, _, subprotocol = self._frames.process_request(
+                Request(path="", headers=Headers(headers))
+            )
+        except InvalidHandshake:
+            raise HTTPException(400, "the request is not a valid WebSocket upgrade") from None
+        self.lines = _lines(accepted, subprotocol)
+        """Header lines of the answer, beside those that every answer has."""
+        self._connections: set[Any] = server_state.connections
+        self._streams = streams
+        self._stream = Stream(streams, vehicle, self, server_state.tasks)
+        self._loop = asyncio.get_running_loop()
+        self._transport: Any = None
+        self._parts: list[bytes] = []
+        self._text = False
+        self._held = b""
+        self._reading = False
+        self._paused = False
+        self._full = False
+        self._heard = True
+        self._stopping = False
+        self._ended = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self, transport: Any, data: bytes) -> None:
+        """Take the connection over, and what came behind the upgrade."""
+        self._transport = transport
+        self._connections.add(self)
+        transport.set_protocol(self)
+        self._after("ping", PING_S, self._ping)
+        if data:
+            self.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, a piece at a time."""
+        if self._ended:
+            return
+        self._heard = True
+        self._held += data
+        if not self._paused:
+            self._read_on()
+
+    def pause_writing(self) -> None:
+        """Read no more; a vehicle that leaves answers unread for long is cut off."""
+        self._full = True
+        self._pace()
+        self._after("slow", SLOW_S, self.end, POLICY_VIOLATION, "answers are not read")
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._full = False
+        self._stop("slow")
+        self._pace()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything."""
+        for name in list(self._timers):
+            self._stop(name)
+        self._connections.discard(self)
+        self._ended = True
+        self._stream.close()
+
+    def shutdown(self) -> None:
+        """Say goodbye after the steps that came are answered; read no others."""
+        self._stopping = True
+        self._pace()
+        if not self._stream.busy:
+            self.rested()
+
+    # What the stream calls.
+
+    def send(self, data: bytes, text: bool) -> None:
+        """Send one frame, together with others that are written at the same time."""
+        if self._ended or self._frames.state is not OPEN:
+            return
+        if text:
+            self._frames.send_text(data)
+        else:
+            self._frames.send_binary(data)
+        if not self._reading:
+            self._flush()
+
+    def end(self, code: int, reason: str) -> None:
+        """Cut the vehicle off: whatever it sends from now on is dropped."""
+        if not self._ended:
+            self._frames.fail(code, reason)
+            if not self._reading:
+                self._flush()
+
+    def rested(self) -> None:
+        """Say goodbye where that is due."""
+        if self._stopping and not self._ended and self._frames.state is OPEN:
+            self._frames.send_close(GOING_AWAY, "the gateway is stopping")
+            self._flush()
+            self._after("goodbye", SLOW_S, self._transport.abort)
+            self._pace()
+
+    def _read_on(self) -> None:
+        piece, self._held = self._held[:PIECE_BYTES], self._held[PIECE_BYTES:]
+        self._frames.max_message_size = self._streams.max_frame
+        self._reading = True
+        self._frames.receive_data(piece)
+        for frame in self._frames.events_received():
+            if isinstance(frame, Frame):
+                self._take(frame)
+        self._reading = False
+        if (self._parts or self._frames.reader.buffer) and "message" not in self._timers:
+            self._after("message", SLOW_S, self.end, POLICY_VIOLATION, "a message came too slowly")
+        self._flush()
+        self._pace()
+
+    def _take(self, frame: Frame) -> None:
+        """Take one frame; a message may come in several."""
+        if self._frames.state is not OPEN or frame.opcode not in _DATA:
+            return
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+        self._parts.append(bytes(frame.data))
+        if not frame.fin:
+            if len(self._parts) > MAX_PARTS:
+                self.end(POLICY_VIOLATION, "too many fragments")
+            return
+        data, self._parts = b"".join(self._parts), []
+        self._stop("message")
+        self._stream.receive(data, self._text)
+
+    def _flush(self) -> None:
+        """Write what is to be sent; where that is the last, wait for the peer to have read it."""
+        if self._ended:
+            return
+        if data := self._frames.data_to_send():
+            self._transport.write(b"".join(data))
+        if self._frames.eof_sent:
+            self._ended = True
+            self._held = b""
+            for name in list(self._timers):
+                self._stop(name)
+            if self._frames.close_rcvd is not None:
+                self._transport.close()
+            elif self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:  # TLS
+                self._after("end", LINGER_S, self._transport.close)
+            self._after("goodbye", SLOW_S, self._transport.abort)
+            self._pace()
+
+    def _pace(self) -> None:
+        """Read on, or stop reading: nobody is called slow for what is not read."""
+        stopping = self._stopping and self._frames.state is OPEN
+        wait = not self._ended and (self._full or stopping)
+        if wait:
+            self._stop("message")
+            self._stop("turn")
+        elif self._held:
+            self._after("turn", 0, self._turn)
+        pause = wait or bool(self._held)
+        if pause is not self._paused and not self._transport.is_closing():
+            self._paused = pause
+            (self._transport.pause_reading if pause else self._transport.resume_reading)()
+
+    def _turn(self) -> None:
+        self._stop("turn")
+        if self._held:
+            self._read_on()
+
+    def _ping(self) -> None:
+        if not self._paused:  # else nothing can be heard
+            if not self._heard:
+                self._transport.abort()
+                return
+            self._heard = False
+            self._frames.send_ping(b"")
+            self._flush()
+        self._after("ping", PING_S, self._ping)
+
+    def _after(self, name: str, seconds: float, call: Any, *arguments: Any) -> None:
+        self._stop(name)
+        self._timers[name] = self._loop.call_later(seconds, call, *arguments)
+
+    def _stop(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+
+_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+def _choose(_: ServerProtocol, offered: Any) -> Any:
+    return next((name for name in offered if name in SUBPROTOCOLS), None)
+
+
+def _lines(accepted: str, subprotocol: str | None) -> bytes:
+    lines = f"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accepted}\r\n"
+    if subprotocol is not None:
+        lines += f"sec-websocket-protocol: {subprotocol}\r\n"
+    return lines.encode("latin-1")

@@ -1,0 +1,43 @@
+"""The comparison of `/stream` with `/predict` on the running stack."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from perf.stream import WAYS, drive, measure, table
+from perf.vehicles import LoadError, Saw
+from tests.gateway.processes import free_port, gateway_process
+from tests.stack import Stack
+
+
+@pytest.fixture(scope="module")
+def lone_gateway() -> Iterator[str]:
+    """URL of a gateway whose Triton is away."""
+    with gateway_process("/livez", TRITON_URL=f"http://127.0.0.1:{free_port()}") as url:
+        yield url
+
+
+def test_every_way_is_measured(stack: Stack) -> None:
+    found = {}
+    for way in WAYS:
+        one = measure(stack.gateway_url, stack.process.pid, way, 3, 20.0, 1.0)
+        assert 0.0 < one.p50 <= one.p99
+        assert one.generator > 0.0
+        found[3, way] = [one, one]
+    assert len(table(found)) == 2 + len(WAYS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_step_is_lost(stack: Stack, way: str) -> None:
+    saw = Saw()
+    asyncio.run(drive(stack.gateway_url, way, 4, 50.0, 0.497, saw))
+    assert len(saw.latencies) + saw.skipped == 4 * 25
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_failure_is_one(lone_gateway: str, way: str) -> None:
+    with pytest.raises(LoadError, match="SERVICE_UNAVAILABLE"):
+        asyncio.run(drive(lone_gateway, way, 1, 20.0, 0.2, Saw()))
