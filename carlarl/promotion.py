@@ -48,6 +48,7 @@ class _Told:
     observations: list[dict[str, Any]]
     actions: NDArray[np.float64]
     tolerance: float
+    max_rows: int
 
 
 def promote(
@@ -203,7 +204,7 @@ def _bring_up(triton: TritonControl, version: str, told: _Told, steps: _Steps) -
         _check_same(triton, model, told)
     with steps.step("warm it up"):
         golden = told.observations
-        for rows in WARMUP_ROWS:
+        for rows in sorted({min(rows, told.max_rows) for rows in WARMUP_ROWS}):
             triton.act(model, [golden[row % len(golden)] for row in range(rows)])
     with steps.step("golden inference"):
         _check_golden(triton, model, told)
@@ -218,7 +219,8 @@ def _bring_up(triton: TritonControl, version: str, told: _Told, steps: _Steps) -
 def _tell(repository: Path, version: str) -> _Told:
     held = [one.version for one in repositories.versions(repository)]
     repositories.check_held(repository, version, held)
-    parameters = repositories.read_config(repository, configs.ensemble_name(version)).parameters
+    config = repositories.read_config(repository, configs.ensemble_name(version))
+    parameters = config.parameters
     try:
         golden = json.loads(parameters["golden"].string_value)
         return _Told(
@@ -227,6 +229,7 @@ def _tell(repository: Path, version: str) -> _Told:
             golden["observations"],
             np.array(golden["actions"], np.float64).reshape(-1, 3),
             float(golden["tolerance"]),
+            config.max_batch_size,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RepositoryError(

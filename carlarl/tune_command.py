@@ -19,6 +19,7 @@ TITLES = {
     "calls": "CALLS_IN_FLIGHT",
     "instances": "instances",
     "threads": "threads",
+    "batch": "observations in a call",
     "concurrency": "connections",
     "rows": "observations in a request",
 }
@@ -45,8 +46,9 @@ def tune(
 
     Gateway and Triton run with each candidate beside the setting as it is now, under the load of
     --concurrency connections with --rows observations in a request. What a gain has to exceed is
-    measured too. Model instances and threads are written into the repository, for the next
-    `carlarl serve`; WORKERS and CALLS_IN_FLIGHT are told, to be set. Ctrl-C keeps the best so far.
+    measured too. Model instances, threads and the size of a call are written into the repository,
+    for the next `carlarl serve`; WORKERS and CALLS_IN_FLIGHT are told, to be set. Ctrl-C keeps the
+    best so far.
 
     Example: carlarl tune --dry-run
     """
@@ -139,7 +141,8 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
         console.print(f"the best setting gives {gain} as many")
     best = found.best
     if found.changes_repository:
-        how = f"{best.instances} instances, {best.threads} threads each"
+        how = f"{best.instances} instances, {best.threads} threads each, "
+        how += f"up to {best.batch} observations in a call"
         done = f"written into {', '.join(written)}" if written else "not written"
         why = " (--dry-run)" if dry_run else "; the next `carlarl serve` has it"
         console.print(f"model repository: {how}: {done}{why}")

@@ -93,6 +93,8 @@ def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
     config = configs.parse(path.read_text())
     if config.instance_group:
         configs.tune(config, instances=1, threads=1)
+    elif config.HasField("ensemble_scheduling"):
+        config.max_batch_size = configs.MAX_BATCH_SIZE
     actions = np.empty(0)
     for key in ("golden", "certificate"):
         if key in config.parameters:

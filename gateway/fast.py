@@ -21,6 +21,7 @@ from gateway.metrics import Metrics
 from gateway.middleware import SANE_ID, trace_headers
 from gateway.policy import PolicyVersion
 from gateway.predict import Prediction, Predictor
+from gateway.refusals import Refusals
 from gateway.schema import MAX_OBSERVATIONS, MAX_SEED
 from gateway.settings import Settings
 from gateway.stopping import Stopping
@@ -187,6 +188,9 @@ class FastPredict:
         self.predictor = predictor
         self.metrics = metrics
         self.doors = doors
+        self.refusals = Refusals()
+        self.begun = 0
+        """Observations on their way to the line: their tasks have not run yet."""
         self._defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
         self.configure(settings)
 

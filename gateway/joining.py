@@ -50,18 +50,15 @@ class Line:
     rows: int = 0
     call_s: float = 0.0
 
-    def congested(self, now: float, budget_s: float) -> bool:
+    def congested(self, now: float, budget_s: float, ahead: int = 0) -> bool:
         """Whether what is to be answered within `budget_s` from `now` would likely be late.
 
         It is where the first in the line has waited for half of that already, or where the calls
-        that the line needs take as long, as calls took lately.
+        that the line needs, and `ahead` rows that come before, take as long, as calls took lately.
         """
-        if not self.waiting:
-            return False
-        wait_s = max(
-            now - self.waiting[0].since,
-            self.rows / self.max_rows * self.call_s / max(1, self.calls),
-        )
+        wait_s = (self.rows + ahead) / self.max_rows * self.call_s / max(1, self.calls)
+        if self.waiting:
+            wait_s = max(wait_s, now - self.waiting[0].since)
         return wait_s > budget_s * PATIENCE
 
     def called(self, seconds: float) -> None:
@@ -158,10 +155,13 @@ class Joiner:
             while line.waiting and line.calls < calls:
                 self._send(line, self._next(line))
 
-    def congested(self, model: str, now: float, budget_s: float) -> bool:
-        """Whether `infer` would refuse what comes for `model` at `now`, with so many seconds."""
+    def congested(self, model: str, rows: int, now: float, budget_s: float, ahead: int) -> bool:
+        """Whether `infer` would refuse what comes for `model` at `now`, behind `ahead` rows."""
         line = self._lines.get(model)
-        return line is not None and line.congested(now, budget_s)
+        if line is None:
+            return False
+        full = bool(line.waiting) and self.waiting + ahead + rows > self._max_waiting
+        return full or line.congested(now, budget_s, ahead)
 
     async def close(self) -> None:
         """Wait for the calls that are under way."""

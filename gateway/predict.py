@@ -91,9 +91,13 @@ class Predictor:
         self._metrics.acted(rows.count, data)
         return Prediction(actions, policy.version, seed)
 
-    def congested(self, policy: PolicyVersion, now: float, budget_s: float) -> bool:
-        """Whether a request with so many seconds would be refused for the length of the line."""
-        return self._cache is None and self._joiner.congested(policy.model, now, budget_s)
+    def congested(
+        self, policy: PolicyVersion, rows: int, now: float, budget_s: float, ahead: int
+    ) -> bool:
+        """Whether a request with so many seconds, behind `ahead` rows, would be refused."""
+        if self._cache is not None:  # which may have all that it asks for
+            return False
+        return self._joiner.congested(policy.model, rows, now, budget_s, ahead)
 
     async def _infer(
         self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone, since: float | None

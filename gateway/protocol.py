@@ -29,10 +29,6 @@ MAX_PIPELINED = 100
 """Requests that a caller may send ahead on one connection; one that sends more is cut off."""
 SLOW_S = 5.0
 """How long a caller may take to send a head, and to read on with an answer under way."""
-REFUSALS_PER_S = 2000
-LONGEST_PAUSE_S = 1.0
-"""A connection is not read for a moment, of that length at most, after a request on it was refused:
-so long that all connections together are refused so often."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -71,6 +67,7 @@ class Protocol(HttpToolsProtocol):
             self._held += data
             self.transport.pause_reading()
             return
+        arrived = time.perf_counter()
         idle = not self._within and (self.cycle is None or self.cycle.response_complete)
         read = self._fast.read(data) if idle else None
         if read is None:
@@ -81,18 +78,18 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         head, asked, policy = read
         trace = None if self._fast.traces is None else self._fast.trace(data)
-        limits = self._fast.doors.limits
+        limits, rows = self._fast.doors.limits, len(asked.observations)
         if limits is not None:
-            wait_s = limits.take(head.holder or address(self.client), len(asked.observations))
+            wait_s = limits.take(head.holder or address(self.client), rows)
             if wait_s:
-                self._refuse(head, too_fast(wait_s), trace)
+                self._refuse(head, too_fast(wait_s), arrived, trace)
                 return
-        arrived = time.perf_counter()
         timeout_s = min(head.deadline_s, self._fast.timeout_s)
-        if self._fast.predictor.congested(policy, arrived, timeout_s):
-            self._refuse(head, ResourceExhausted(CONGESTED), trace)
+        if self._fast.predictor.congested(policy, rows, arrived, timeout_s, self._fast.begun):
+            self._refuse(head, ResourceExhausted(CONGESTED), arrived, trace)
             return
         self._answering = True
+        self._fast.begun += rows
         task = self.loop.create_task(self._answer(head, asked, policy, arrived, timeout_s, trace))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -208,15 +205,18 @@ class Protocol(HttpToolsProtocol):
         trace: "Trace | None",
     ) -> None:
         fast = self._fast
+        fast.begun -= len(asked.observations)  # from here on the line has them
         if fast.traces is not None:
             fast.traces.enter(trace)
         request_id = head.request_id or os.urandom(16).hex()
         seed = seed_of(asked)
+        deterministic, rows = asked.deterministic, Rows.of(asked.observations, seed)
+        del asked  # ten times as large as its rows, while it waits
         failed: Exception | None = None
         try:
             prediction = await fast.predictor.predict(
                 policy,
-                Rows.of(asked.observations, seed),
+                rows,
                 seed,
                 arrived + timeout_s,
                 lambda: self._lost,
@@ -229,9 +229,10 @@ class Protocol(HttpToolsProtocol):
             failed = error
         if self.flow.write_paused:
             await self.flow.drain()
+        now = time.perf_counter()
         if failed is None:
-            seconds = time.perf_counter() - arrived
-            body = written(prediction, asked.deterministic, seconds)
+            seconds = now - arrived
+            body = written(prediction, deterministic, seconds)
             fast.metrics.answered("/predict", "POST", 200, seconds, None)
             if fast.access.all:
                 told = (request_id, prediction.version, None)
@@ -243,26 +244,23 @@ class Protocol(HttpToolsProtocol):
             known = (policy.version, trace)
             self._write_error(failed, "/predict", "POST", request_id, arrived, *known)
         if isinstance(failed, (DeadlineExceeded, ResourceExhausted)) and not self._lost:
-            self._pause()
+            self._pause(now)
         else:
             self._answered()
 
-    def _refuse(self, head: Head, error: ResourceExhausted, trace: "Trace | None") -> None:
-        """Refuse a request before it waits, and read no further for a moment.
-
-        Reading and refusing cost a good part of what an answer does, which callers who ask again
-        at once would take from those who are answered.
-        """
+    def _refuse(
+        self, head: Head, error: ResourceExhausted, arrived: float, trace: "Trace | None"
+    ) -> None:
+        """Refuse a request before it waits, and read no further for a moment."""
         request_id = head.request_id or os.urandom(16).hex()
-        now = time.perf_counter()
-        self._write_error(error, "/predict", "POST", request_id, now, trace=trace)
-        self._pause()
+        self._write_error(error, "/predict", "POST", request_id, arrived, trace=trace)
+        self._pause(arrived)
 
-    def _pause(self) -> None:
+    def _pause(self, began: float) -> None:
+        """Read no further until it is this connection's turn; refusing it began at `began`."""
         self._answering = True
         self.transport.pause_reading()
-        pause_s = min(LONGEST_PAUSE_S, len(self.connections) / REFUSALS_PER_S)
-        self.loop.call_later(pause_s, self._read_on)
+        self.loop.call_later(self._fast.refusals.pause_s(began), self._read_on)
 
     def _read_on(self) -> None:
         if not self._lost and not self.transport.is_closing():

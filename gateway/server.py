@@ -11,6 +11,7 @@ import tempfile
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 
 import uvicorn
 from prometheus_client import disable_created_metrics
@@ -25,6 +26,12 @@ from gateway.workers import MULTIPROCESS_DIR
 
 OTHER_FILES = 200
 """Files that a gateway has open beside its callers' connections, at most."""
+
+METRICS_BYTES = 1 << 19
+"""Files of one worker's metrics, at most."""
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted in one turn of the event loop, which takes one from each socket: with one, a
+thousand busy connections kept new ones, a prober's too, waiting for seconds."""
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +84,18 @@ def serve(settings: Settings) -> None:
             settings.host,
         )
     _allow_files(settings.max_connections)
+    sockets = [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
     if settings.workers == 1:
         # uvicorn raises again the signal that ended it, when all is done.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=sockets)
         return
     with tempfile.TemporaryDirectory(prefix=f"carlarl-metrics-{os.getpid()}-") as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
-        os.environ.setdefault(MULTIPROCESS_DIR, folder)
+        _check_room(Path(os.environ.setdefault(MULTIPROCESS_DIR, folder)), settings.workers)
         supervisor = Multiprocess if settings.config_file is None else _Workers
-        supervisor(config, sockets=[listener]).run()
+        supervisor(config, sockets=sockets).run()
 
 
 class _Workers(Multiprocess):
@@ -123,6 +131,18 @@ def _check_certificate(settings: Settings) -> None:
         raise SettingsError(
             f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key}: must be a certificate chain and its "
             f"key, unencrypted, in PEM ({error.strerror if isinstance(error, OSError) else error})"
+        ) from None
+
+
+def _check_room(folder: Path, workers: int) -> None:
+    """Refuse a folder without room: a worker that writes into a mapped file there just dies."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, workers * METRICS_BYTES)
+    except OSError as error:
+        raise SettingsError(
+            f"{MULTIPROCESS_DIR}={folder}: must have room for the metrics of {workers} workers, "
+            f"{workers * METRICS_BYTES >> 10} kB ({error.strerror})"
         ) from None
 
 

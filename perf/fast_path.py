@@ -14,9 +14,8 @@ from pathlib import Path
 
 import click
 import httpx
-import psutil
 
-from perf import closed_loop, machine, processes
+from perf import closed_loop, machine, processes, resident
 from perf.observations import body
 from perf.results import Measurement
 from perf.target import Target
@@ -128,10 +127,13 @@ def start(rounds: int, say: Say) -> list[float]:
 def memory(requests: int, say: Say) -> tuple[float, float, int]:
     """Give the MB of gateway and Triton after 10,000 requests, their growth, and the requests."""
     with processes.gateway() as (url, pid):
+        began = time.monotonic()
         _drive(url, 10_000)
-        first = resident(pid)
+        before = resident.sample(pid, began, 0)
         sent = _drive(url, requests)
-        grown = resident(pid) - first
+        after = resident.sample(pid, began, sent)
+    first = before.gateway + before.triton
+    grown = after.gateway + after.triton - first
     say(f"memory: {first:.1f} MB, {grown:+.2f} MB over {sent} requests")
     return first, grown, sent
 
@@ -141,13 +143,6 @@ def _drive(url: str, requests: int) -> int:
     while sent < requests:
         sent += closed_loop.run(Target(url), 32, 2, vary=True).requests
     return sent
-
-
-def resident(pid: int) -> float:
-    """Give the MB that a process and all below it hold: their proportional set size."""
-    tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    total: int = sum(process.memory_full_info().pss for process in tree)
-    return total / 1e6
 
 
 def cache(rounds: int, seconds: float, say: Say) -> list[str]:

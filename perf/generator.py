@@ -5,7 +5,8 @@ open loop requests are due at a fixed rate whatever the answers do, and a latenc
 its request was due; where all connections wait for answers, requests queue and their time runs. In
 a closed loop each connection sends its next request when it has its answer.
 
-It waits with select(2), which is exact to microseconds where event loops round to milliseconds.
+It waits for epoll's own file with select(2), which is exact to microseconds where event loops round
+to milliseconds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Load(msgspec.Struct, frozen=True):
     seconds: float
     rate: float | None = None
     """Requests due a second; None for a closed loop."""
+    patient: bool = True
+    """Whether what is due waits for a connection; else it is left out where none is free."""
 
 
 class Saw(msgspec.Struct):
@@ -57,6 +60,8 @@ class Saw(msgspec.Struct):
     waited: int = 0
     """Requests that found all connections waiting for answers."""
     answered: int = 0
+    in_time: int = 0
+    """Of these, those that came within the time, not after it."""
     errors: dict[str, int] = {}
     counts: list[tuple[int, int]] = []
     """Microseconds, and how many answers took them."""
@@ -76,11 +81,29 @@ def run(load: Load) -> Saw:
     return msgspec.json.decode(done.stdout, type=Saw)
 
 
+class _Open:
+    """The connections that are open, and which of them have something to read."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._by_file: dict[int, _Connection] = {}
+
+    def add(self, connection: _Connection) -> None:
+        self._by_file[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, select.EPOLLIN)
+
+    def ready(self, seconds: float) -> list[_Connection]:
+        if not select.select([self._epoll], [], [], seconds)[0]:
+            return []
+        return [self._by_file[file] for file, _ in self._epoll.poll(0)]
+
+
 class _Connection:
     """One kept connection, with at most one request under way."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
+    def __init__(self, address: tuple[str, int], open_ones: _Open) -> None:
         self._address = address
+        self._open = open_ones
         self.due = 0.0
         self.connect()
 
@@ -89,9 +112,7 @@ class _Connection:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
         self._complete, self._keep_alive = False, True
-
-    def fileno(self) -> int:
-        return self.socket.fileno()
+        self._open.add(self)
 
     def send(self, request: bytes, due: float) -> None:
         self.due = due
@@ -125,7 +146,9 @@ def generate(load: Load) -> Saw:
     """Make the load here; raises OSError where nobody listens."""
     saw, counts, clock = Saw(), collections.Counter[int](), time.perf_counter
     errors = collections.Counter[str]()
-    idle = [_Connection((load.host, load.port)) for _ in range(load.connections)]
+    connections = _Open()
+    address = load.host, load.port
+    idle = collections.deque(_Connection(address, connections) for _ in range(load.connections))
     busy: set[_Connection] = set()
     queue: collections.deque[float] = collections.deque()
     began = clock()
@@ -134,38 +157,45 @@ def generate(load: Load) -> Saw:
         now = clock()
         if load.rate is not None:
             while (due := began + saw.due / load.rate) <= now and due < end:
-                saw.waited += len(queue) >= len(idle)
-                queue.append(due)
+                found_none = len(queue) >= len(idle)
+                saw.waited += found_none
+                if load.patient:
+                    queue.append(due)
+                elif not found_none:
+                    queue.append(now)
                 saw.due += 1
         elif now < end:
             queue.extend([now] * len(idle))
             saw.due += len(idle)
         while queue and idle:
-            connection = idle.pop()
+            connection = idle.popleft()
             saw.sent += now < end
             busy.add(connection)
             with contextlib.suppress(OSError):  # the server closed it; reading says so too
                 connection.send(load.request, queue.popleft())
         if now >= end and (not busy or now >= end + GRACE_S):
             break
-        if load.rate is not None and now < end:
+        if load.rate is not None and now < end and idle:
             wake = max(0.0, began + saw.due / load.rate - now)
         else:
             wake = max(0.0, end - now) if now < end else GRACE_S
-        for connection in select.select(busy, [], [], wake)[0]:
+        for connection in connections.ready(wake):
             try:
                 status = connection.receive()
                 if not status:
                     continue
                 if status == 200:
-                    counts[max(1, round((clock() - connection.due) * 1e6))] += 1
+                    now = clock()
+                    saw.in_time += now < end
+                    counts[max(1, round((now - connection.due) * 1e6))] += 1
                 else:
                     errors[str(status)] += 1
             except (OSError, httptools.HttpParserError):
-                errors["connection"] += 1
+                errors["connection"] += connection in busy
                 connection.reconnect()
-            busy.discard(connection)
-            idle.append(connection)
+            if connection in busy:
+                busy.remove(connection)
+                idle.append(connection)
     if left := len(busy) + len(queue):
         errors["unanswered"] = left
     saw.seconds = max(clock(), end) - began

@@ -1,19 +1,16 @@
 """Memory over a long run under load: `python -m perf.memory`.
 
-What gateway and Triton hold is read between short loads, of which no two requests are alike: their
-proportional set size, but for mapped files, whose share changes when any other process on the
-machine maps them. Growth is the Theil–Sen slope, the median of the slopes between all pairs of
-samples, with Sen's interval of 95 % (Kendall's variance): a few outliers do not move them.
+What gateway and Triton hold is read between short loads, of which no two requests are alike.
+Growth is the Theil–Sen slope, the median of the slopes between all pairs of samples, with Sen's
+interval of 95 % (Kendall's variance): a few outliers do not move them.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +18,8 @@ from typing import Literal
 
 import click
 import numpy as np
-import psutil
 
-from perf import charts, closed_loop, drawing, machine, processes
+from perf import charts, closed_loop, drawing, machine, processes, resident
 from perf.results import MemorySample, Results
 from perf.target import Target
 
@@ -120,54 +116,6 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
     return Verdict(part, now, whole, "steady", text)
 
 
-def sample(pid: int, began: float, requests: int) -> MemorySample:
-    """Look at `carlarl serve` with this process id, all below it, and their shared memory."""
-    root = psutil.Process(pid)
-    tree = [root, *root.children(recursive=True)]
-    triton: set[int] = set()
-    for process in tree:
-        with suppress(psutil.NoSuchProcess):
-            if process.name() == "tritonserver":
-                triton |= {process.pid, *(one.pid for one in process.children(recursive=True))}
-    held = {"gateway": 0, "triton": 0}
-    for process in tree:
-        with suppress(psutil.NoSuchProcess):
-            part = "triton" if process.pid in triton else "gateway"
-            held[part] += _held(process.pid)
-    return MemorySample(
-        seconds=round(time.monotonic() - began, 1),
-        requests=requests,
-        gateway=round(held["gateway"] / 1e6, 3),
-        triton=round(held["triton"] / 1e6, 3),
-        shm=round(_shared(process.pid for process in tree) / 1e6, 3),
-    )
-
-
-def _held(pid: int) -> int:
-    """Give the bytes of a process's proportional set size, but for the files that it maps."""
-    with suppress(OSError):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        sizes = dict(line.split(":", 1) for line in lines if line.startswith("Pss"))
-        return 1024 * sum(int(sizes[kind].split()[0]) for kind in ("Pss_Anon", "Pss_Shmem"))
-    return 0
-
-
-def _shared(pids: Iterable[int]) -> int:
-    """Give the bytes that the segments in /dev/shm hold which any of the processes maps."""
-    segments: set[str] = set()
-    for pid in pids:
-        with suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                name = line.partition("/dev/shm/")[2]
-                if name and not name.endswith(" (deleted)"):
-                    segments.add(name)
-    total = 0
-    for name in segments:
-        with suppress(OSError):
-            total += os.stat(f"/dev/shm/{name}").st_blocks * 512
-    return total
-
-
 def watch(
     url: str,
     pid: int,
@@ -188,7 +136,7 @@ def watch(
             raise closed_loop.LoadError(f"{url}: requests failed: {load.errors}")
         sent += load.requests
         if sent >= warm:
-            one = sample(pid, began, sent)
+            one = resident.sample(pid, began, sent)
             say(
                 f"{one.requests:,} requests: gateway {one.gateway:.1f} MB, "
                 f"Triton {one.triton:.1f} MB, /dev/shm {one.shm:.1f} MB"

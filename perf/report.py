@@ -5,7 +5,6 @@ The page needs no network and no script, and follows the reader's light or dark 
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from datetime import datetime
 from html import escape
@@ -14,8 +13,10 @@ from pathlib import Path
 import click
 from matplotlib.figure import Figure
 
-from perf import charts, drawing, memory
-from perf.results import Measurement, Results, ResultsError, load, merged
+from perf import charts, drawing, memory, report_tables
+from perf.peers import chart
+from perf.report_tables import callers, number
+from perf.results import Results, ResultsError, load, merged
 
 PAGE = "report.html"
 
@@ -73,7 +74,7 @@ def write(results: Results, folder: Path) -> Path:
             "Closed loop: each caller waits for its answer before it asks again, so that a stall "
             "hides the requests it held up. Open loop: requests are due at a fixed rate, and "
             "latency counts from when one was due, answered in time or not.",
-            _latency_table(results),
+            report_tables.latency(results),
         ),
         "layers": (
             "Who owns each millisecond",
@@ -98,9 +99,9 @@ def write(results: Results, folder: Path) -> Path:
         ),
         "peers": (
             "Beside other ways to serve the same policy",
-            charts.peers(results),
+            chart.peers(results),
             "Closed loop, the same JSON, one system at a time on the same cores, in turns.",
-            _peers_table(results),
+            report_tables.peers(results),
         ),
         "memory": (
             "Memory",
@@ -170,9 +171,9 @@ def _facts(results: Results) -> str:
     few = [one for one in closed if one.concurrency == low]
     many = [one for one in closed if one.concurrency == high]
     facts = [
-        (f"median latency, {_callers(low)}", _number(few, "p50"), "ms"),
-        (f"99th percentile, {_callers(high)}", _number(many, "p99"), "ms"),
-        (f"requests answered, {_callers(high)}", _number(many, "rate"), "/s"),
+        (f"median latency, {callers(low)}", number(few, "p50"), "ms"),
+        (f"99th percentile, {callers(high)}", number(many, "p99"), "ms"),
+        (f"requests answered, {callers(high)}", number(many, "rate"), "/s"),
     ]
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{value} <small>{unit}</small></dd></div>"
@@ -180,73 +181,6 @@ def _facts(results: Results) -> str:
     )
     note = f"POST /predict. {charts.loops(closed)}."
     return f'<dl class="facts">{cells}</dl>\n<p class="muted small">{escape(note)}</p>'
-
-
-def _callers(count: int) -> str:
-    return "1 caller" if count == 1 else f"{count} callers"
-
-
-def _number(measured: Sequence[Measurement], figure: str) -> str:
-    values = [
-        one.requests_per_s if figure == "rate" else float(getattr(one.latency_ms, figure))
-        for one in measured
-    ]
-    middle = statistics.median(values)
-    return f"{middle:,.0f}" if middle >= 100 else f"{middle:.2f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """Make a table; a row is its class and its cells."""
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(
-        f'<tr class="{kind}">' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-        for kind, cells in rows
-    )
-    return f'<div class="table"><table><tr>{top}</tr>{body}</table></div>'
-
-
-def _latency_table(results: Results) -> str:
-    loads: dict[str, list[Measurement]] = {}
-    for one in charts.ours(results):
-        if one.layer == "gateway":
-            batch = f", batch {one.batch_size}" if one.batch_size > 1 else ""
-            loads.setdefault(charts.load_name(one) + batch, []).append(one)
-    figures = ("p50", "p90", "p99", "p99_9", "max")
-    rows = [
-        (
-            "",
-            [
-                name,
-                *(_number(repeats, figure) for figure in figures),
-                _number(repeats, "rate"),
-                repeats[0].tool,
-            ],
-        )
-        for name, repeats in loads.items()
-    ]
-    head = ["load", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "requests/s", "generator"]
-    return _table(head, rows)
-
-
-def _peers_table(results: Results) -> str:
-    found: dict[str, dict[int, list[Measurement]]] = {}
-    closed = [o for o in results.measurements if o.layer == "gateway" and o.loop == "closed"]
-    for one in closed:
-        if one.batch_size == min(o.batch_size for o in closed):
-            found.setdefault(one.system, {}).setdefault(one.concurrency, []).append(one)
-    callers = sorted(set.intersection(*(set(held) for held in found.values()))) if found else []
-    head = ["system"]
-    for count in callers:
-        few = _callers(count).replace(" ", "\N{NO-BREAK SPACE}")
-        head += [f"{name}\N{NO-BREAK SPACE}ms, {few}" for name in ("p50", "p99")]
-        head.append(f"requests/s, {few}")
-    rows = []
-    for name, held in found.items():
-        cells = [name]
-        for count in callers:
-            cells += [_number(held[count], figure) for figure in ("p50", "p99", "rate")]
-        rows.append(("own" if name == "carlarl" else "", cells))
-    return _table(head, rows)
 
 
 def _verdicts(results: Results) -> str:

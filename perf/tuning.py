@@ -1,4 +1,4 @@
-"""What instances, threads, calls in flight and workers give on this machine, by trying them.
+"""What instances, threads, calls, their size and workers give on this machine, by trying them.
 
 Each candidate runs as a whole stack beside the one as it is set now, and the two are loaded in
 turn, several rounds: what counts is the ratio of a pair, since a machine's speed changes by the
@@ -22,7 +22,7 @@ from perf.target import Target
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 ROWS = (1, 4, 16, 64, 256)
-VARIED = ("workers", "calls", "instances", "threads")
+VARIED = ("workers", "calls", "instances", "threads", "batch")
 """Fields of a setting, in the order that they are tried in."""
 KNEE = 0.95
 """Share of the best throughput that is reached at the knee."""
@@ -30,17 +30,19 @@ KNEE = 0.95
 
 @dataclass(frozen=True)
 class Setting:
-    """What can be set: the first two in the repository's configs, the others in the environment.
+    """What can be set: the first three in the repository's configs, the others in the environment.
 
     Attributes:
         instances: processes of each model that is tuned.
         threads: threads of one call in the runtime.
+        batch: observations that travel in one call at most.
         calls: CALLS_IN_FLIGHT.
         workers: WORKERS.
     """
 
     instances: int
     threads: int
+    batch: int
     calls: int
     workers: int
 
@@ -97,7 +99,7 @@ class Found:
     def changes_repository(self) -> bool:
         """Whether the best setting needs other configs."""
         before, now = self.default, self.best
-        return (before.instances, before.threads) != (now.instances, now.threads)
+        return replace(before, calls=now.calls, workers=now.workers) != now
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def tuned_models(root: Path) -> list[str]:
 def current(root: Path, calls: int, workers: int) -> Setting:
     """Give the setting of the repository, with that of the gateway."""
     config = repository.read_config(root, tuned_models(root)[-1])
-    return Setting(config.instance_group[0].count, configs.threads(config), calls, workers)
+    batch = repository.read_config(root, configs.ALIAS).max_batch_size
+    return Setting(config.instance_group[0].count, configs.threads(config), batch, calls, workers)
 
 
 def changed(root: Path, setting: Setting) -> dict[str, Any]:
@@ -140,6 +143,12 @@ def changed(root: Path, setting: Setting) -> dict[str, Any]:
     for model in tuned_models(root):
         config = made[model] = repository.read_config(root, model)
         configs.tune(config, setting.instances, setting.threads)
+    # Gateways go by the ensemble's size of a batch, whichever model they call.
+    for model in (configs.ALIAS, configs.ensemble_name(str(repository.active_version(root)))):
+        config = repository.read_config(root, model)
+        if config.max_batch_size != setting.batch:
+            config.max_batch_size = setting.batch
+            made[model] = config
     return made
 
 
@@ -162,17 +171,23 @@ def search(root: Path, default: Setting, cores: int, load: Load, progress: Progr
     return found
 
 
-def candidates(best: Setting, name: str, cores: int) -> list[Setting]:
-    """Give the settings that differ from `best` in `name`; instances need calls to be busy."""
+def candidates(best: Setting, name: str, cores: int, at_once: int) -> list[Setting]:
+    """Give the settings that differ from `best` in `name`; instances need calls to be busy.
+
+    Sizes of a batch are tried where so many observations `at_once` fill it.
+    """
     powers = [n for n in (1, 2, 4, 8, 16) if n <= cores]
     values = {"workers": powers, "calls": [1, 2, 4, 8], "instances": powers, "threads": powers}
+    values["batch"] = [n for n in (16, 32, 64, 128, configs.MAX_BATCH_SIZE) if n < at_once]
     found = [replace(best, **{name: value}) for value in values[name]]
     if name == "instances":
         found = [replace(one, calls=max(one.calls, one.instances)) for one in found]
     return [one for one in found if getattr(one, name) != getattr(best, name)]
 
 
-def climb(found: Found, cores: int, measure: Callable[[str, Setting], list[float]]) -> None:
+def climb(
+    found: Found, cores: int, at_once: int, measure: Callable[[str, Setting], list[float]]
+) -> None:
     """Vary one thing after the other, each on top of the best so far; writes into `found`.
 
     `measure` is told what is varied, and gives the ratios of a setting's throughput to the
@@ -183,7 +198,7 @@ def climb(found: Found, cores: int, measure: Callable[[str, Setting], list[float
     for name in VARIED:
         start = found.best
         points = {getattr(start, name): Spread.of(at_best, found.per_s)}
-        for one in candidates(start, name, cores):
+        for one in candidates(start, name, cores, at_once):
             value = getattr(one, name)
             ratios = measure(f"{name} {value}", one)
             points[value] = Spread.of(ratios, found.per_s)
@@ -194,7 +209,8 @@ def climb(found: Found, cores: int, measure: Callable[[str, Setting], list[float
 
 def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress) -> None:
     done = 0
-    total = 3 + sum(len(candidates(found.default, name, cores)) for name in VARIED)
+    at_once = load.connections * load.rows
+    total = 3 + sum(len(candidates(found.default, name, cores, at_once)) for name in VARIED)
 
     def told(what: str) -> None:
         nonlocal done
@@ -216,7 +232,7 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
             except (closed_loop.LoadError, processes.StartError, target.TargetError):
                 return [0.0] * rounds  # under which requests fail, or nothing starts
 
-        climb(found, cores, measure)
+        climb(found, cores, at_once, measure)
         if found.best != found.default:
             found.gain = Spread.of(measure("the best again", found.best, 2 * load.rounds))
             if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:

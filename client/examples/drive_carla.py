@@ -7,6 +7,7 @@ from typing import Any
 
 from carlarl_client import Fallback, PolicyClient, SafeDriver
 from carlarl_client.carla import CarlaAgent, Lidar, RangeFinders
+from carlarl_client.obstacles import ObstacleSensors
 
 
 def drive(
@@ -22,15 +23,16 @@ def drive(
     An answer may take `deadline` real seconds.
     """
     finders = RangeFinders()
-    lidar = None
+    sensors: Lidar | ObstacleSensors | None = None
     if sense == "map":
         town = world.get_map()
 
         def read(frame: int) -> list[float]:
             return finders.from_map(town, vehicle.get_transform())
     else:
-        lidar = Lidar(world, vehicle, finders)
-        read = lidar.read
+        kind = Lidar if sense == "lidar" else ObstacleSensors
+        sensors = kind(world, vehicle, finders)
+        read = sensors.read
     try:
         with PolicyClient(url, retries=0) as client:
             rule = Fallback(hold_steps=4, brake=0.5)
@@ -41,8 +43,8 @@ def drive(
                     if step is not None and step.error is not None:
                         print(step.error)
     finally:
-        if lidar is not None:
-            lidar.close()
+        if sensors is not None:
+            sensors.close()
     return driver
 
 
@@ -55,7 +57,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="of CARLA")
     parser.add_argument("--port", type=int, default=2000, help="of CARLA")
     parser.add_argument("--seconds", type=float, default=60.0, help="simulated")
-    parser.add_argument("--sense", choices=["lidar", "map"], default="lidar")
+    parser.add_argument("--sense", choices=["lidar", "obstacles", "map"], default="lidar")
     given = parser.parse_args()
 
     simulator = carla.Client(given.host, given.port)

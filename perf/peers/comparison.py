@@ -17,8 +17,9 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from perf import charts, closed_loop, drawing, machine, processes
+from perf import closed_loop, drawing, machine, processes
 from perf.observations import body
+from perf.peers import chart
 from perf.peers.environments import CACHE, PeerError, install, running
 from perf.peers.systems import PEERS, VERSION, Peer
 from perf.results import Measurement, Results
@@ -146,7 +147,7 @@ def keep(results: Results, folder: Path) -> str:
     text = markdown(results)
     results.save(folder / "peers.json")
     (folder / "peers.md").write_text(text)
-    if (picture := charts.peers(results)) is not None:
+    if (picture := chart.peers(results)) is not None:
         drawing.save(picture, folder / "peers.png")
     return text
 

@@ -147,13 +147,15 @@ def test_triton_dies_once_too_often() -> None:
         assert_nothing_left(stack, processes)
 
 
-def test_killed_itself_it_leaves_no_triton() -> None:
-    with running_stack() as stack:
+def test_killed_itself_it_leaves_no_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where no other test's start clears up.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with running_stack(TMPDIR=str(tmp_path)) as stack:
         processes = family(stack)
         stack.process.kill()
         _, alive = psutil.wait_procs(processes, timeout=20)
         assert [process.name() for process in alive] == []
-        (folder,) = Path(tempfile.gettempdir()).glob(f"carlarl-triton-{stack.process.pid}-*")
+        (folder,) = tmp_path.glob(f"carlarl-triton-{stack.process.pid}-*")
         leftovers.sweep()  # as the next start does
         assert not folder.exists()
         assert shared_memory(stack) == []

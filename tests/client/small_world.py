@@ -8,6 +8,7 @@ round from those of the track.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from examples.track import TrackEnv
 
 MAX_STEER_ANGLE = 70.0  # degrees, of CARLA's usual car
 WALL = 1.5  # metres high
+EVENT_S = 0.002  # until an obstacle sensor's event arrives
 # Degrees at which a lidar has points: finely ahead, where somebody looks, and coarsely behind.
 BEARINGS = np.concatenate((np.arange(-72.0, 72.1, 0.5), np.arange(80.0, 280.1, 10.0)))
 
@@ -33,15 +35,24 @@ class Turn:
 
 
 @dataclass
+class Met:
+    """As `carla.ObstacleDetectionEvent`."""
+
+    frame: int
+    distance: float
+
+
+@dataclass
 class Sensor:
     """As `carla.Sensor`."""
 
+    kind: str
     mount: carla.Transform
     attributes: dict[str, str]
-    callback: Callable[[Turn], None] | None = None
+    callback: Callable[[Any], None] | None = None
     alive: bool = True
 
-    def listen(self, callback: Callable[[Turn], None]) -> None:
+    def listen(self, callback: Callable[[Any], None]) -> None:
         self.callback = callback
 
     def stop(self) -> None:
@@ -55,6 +66,7 @@ class Sensor:
 class Blueprint:
     """As `carla.ActorBlueprint`, which takes strings alone."""
 
+    kind: str
     attributes: dict[str, str] = field(default_factory=dict)
 
     def set_attribute(self, name: str, value: str) -> None:
@@ -117,15 +129,15 @@ class World:
         self.settings = settings
 
     def get_blueprint_library(self) -> Any:
-        return SimpleNamespace(find={"sensor.lidar.ray_cast": Blueprint()}.__getitem__)
+        return SimpleNamespace(find=Blueprint)
 
     def spawn_actor(self, blueprint: Blueprint, transform: carla.Transform, attach_to: Any) -> Any:
         assert attach_to is self.vehicle
-        self.sensors.append(Sensor(transform, blueprint.attributes))
+        self.sensors.append(Sensor(blueprint.kind, transform, blueprint.attributes))
         return self.sensors[-1]
 
     def tick(self) -> int:
-        """Drive on by one step, let the lidars turn, and give the frame's number."""
+        """Drive on by one step, let the sensors look, and give the frame's number."""
         assert self.settings.synchronous_mode
         control = self.vehicle.control
         wheel = control.steer * math.radians(MAX_STEER_ANGLE)
@@ -134,9 +146,27 @@ class World:
         self.frame += 1
         for sensor in self.sensors:
             if sensor.callback is not None:
-                points = self.points(sensor.mount.location, BEARINGS)
-                sensor.callback(Turn(self.frame, points.tobytes()))
+                LOOKS[sensor.kind](self, sensor, sensor.callback)
         return self.frame
+
+    def turn(self, lidar: Sensor, callback: Callable[[Turn], None]) -> None:
+        """Let a lidar see all around."""
+        points = self.points(lidar.mount.location, BEARINGS)
+        callback(Turn(self.frame, points.tobytes()))
+
+    def sweep(self, sensor: Sensor, callback: Callable[[Met], None]) -> None:
+        """Let an obstacle sensor send its ball; it is silent where that meets nothing.
+
+        An event comes in a thread of its own, when the tick is over.
+        """
+        assert sensor.attributes["only_dynamics"] == "false"
+        radius = float(sensor.attributes["hit_radius"])
+        assert sensor.mount.location.z > radius
+        angle = self.env.heading - math.radians(sensor.mount.rotation.yaw)
+        wall = self.env.track.ranges(self.env.x, self.env.y, np.array([angle]), reach=1000.0)[0]
+        distance = max(float(wall) - radius, 0.0)
+        if distance <= float(sensor.attributes["distance"]):
+            threading.Timer(EVENT_S, callback, [Met(self.frame, distance)]).start()
 
     def points(self, mount: carla.Location, bearings: np.ndarray) -> np.ndarray:
         """What a lidar sees, float32 of shape (n, 4): both walls, the road and its own car."""
@@ -177,6 +207,9 @@ class World:
             for far, label in hits
             if far <= reach
         ]
+
+
+LOOKS = {"sensor.lidar.ray_cast": World.turn, "sensor.other.obstacle": World.sweep}
 
 
 def straight_road(half_width: float = 5.0) -> carla.Map:

@@ -188,6 +188,7 @@ def test_beyond_the_bound_refused_at_once() -> None:
         await asyncio.sleep(0)
         with pytest.raises(ResourceExhausted):
             await bench.ask(5)
+        assert bench.joiner.congested("m", 1, time.perf_counter(), 60, 0)
         bench.triton.hold.set()
         await asyncio.gather(*asked)
         assert speeds_of(await bench.ask(6)) == [6]
@@ -287,12 +288,37 @@ def test_who_would_be_late_is_refused_at_once() -> None:
             await bench.ask(3, timeout=0.25)
         patient = bench.ask(4, timeout=60)
         await asyncio.sleep(0)
-        assert bench.joiner.congested("m", time.perf_counter(), 0.25)
-        assert not bench.joiner.congested("m", time.perf_counter(), 60)
-        assert not bench.joiner.congested("another", time.perf_counter(), 0.25)
+        now = time.perf_counter()
+        assert bench.joiner.congested("m", 1, now, 0.25, 0)
+        assert not bench.joiner.congested("m", 1, now, 60, 0)
+        assert not bench.joiner.congested("another", 1, now, 0.25, 0)
         bench.triton.hold.set()
         assert [speeds_of(one) for one in await asyncio.gather(*asked, patient)] == [[1], [2], [4]]
         assert bench.sent == [[1], [2, 4]]
+
+    run(test())
+
+
+def test_what_is_on_its_way_to_the_line_counts() -> None:
+    """Of many that are read at once, those that come behind too many are refused unread."""
+
+    async def test() -> None:
+        bench = Bench(max_waiting=100)
+        first, waiting = bench.ask(1), bench.ask(2)
+        await asyncio.sleep(0.1)
+        bench.triton.hold.set()
+        await asyncio.gather(first, waiting)  # a call takes about 20 ms, says the mean of late
+        congested = bench.joiner.congested
+        now = time.perf_counter()
+        assert not congested("m", 1, now, 0.05, 0)
+        assert congested("m", 1, now, 0.05, 80)
+        assert not congested("m", 1, now, 5.0, 80)
+        bench.triton.hold.clear()
+        behind = bench.ask(3), bench.ask(4)
+        await asyncio.sleep(0)
+        assert congested("m", 1, now, 5.0, 99)  # max_waiting
+        bench.triton.hold.set()
+        await asyncio.gather(*behind)
 
     run(test())
 

@@ -9,18 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from carlarl import promotion
+from carlarl.triton_control import TritonControl
 from converters import drift, repository
 from perf import tuning
 from perf.tuning import Found, Point, Setting, Spread
+from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, running_stack
 
-NOW = Setting(instances=1, threads=1, calls=2, workers=1)
+NOW = Setting(instances=1, threads=1, batch=256, calls=2, workers=1)
 
 
 @pytest.fixture
@@ -37,7 +41,8 @@ def found(noise: float) -> Found:
 def throughput(setting: Setting) -> float:
     """A machine where two workers and two instances help, and threads do harm."""
     busy = min(setting.instances, setting.calls)
-    return 1.6 ** (setting.workers > 1) * 1.2 ** (busy > 1) * 0.9 ** (setting.threads - 1)
+    small = 0.8 ** (setting.batch < 256)
+    return 1.6 ** (setting.workers > 1) * 1.2 ** (busy > 1) * 0.9 ** (setting.threads - 1) * small
 
 
 def ratios(setting: Setting) -> list[float]:
@@ -46,17 +51,17 @@ def ratios(setting: Setting) -> list[float]:
 
 def test_the_fastest_is_found() -> None:
     result = found(noise=0.05)
-    tuning.climb(result, 4, lambda _, setting: ratios(setting))
-    assert result.best == Setting(instances=2, threads=1, calls=2, workers=2)
+    tuning.climb(result, 4, 32, lambda _, setting: ratios(setting))
+    assert result.best == Setting(instances=2, threads=1, batch=256, calls=2, workers=2)
     assert result.gain == Spread.of(ratios(result.best))
-    assert list(result.curves) == ["workers", "calls", "instances", "threads"]
+    assert list(result.curves) == ["workers", "calls", "instances", "threads", "batch"]
     assert [point.value for point in result.curves["threads"]] == [1, 2, 4]
     assert tuning.knee(result.curves["workers"]) == 2
 
 
 def test_a_gain_below_the_noise_is_none() -> None:
     result = found(noise=0.7)
-    tuning.climb(result, 4, lambda _, setting: ratios(setting))
+    tuning.climb(result, 4, 32, lambda _, setting: ratios(setting))
     assert result.best == NOW
     assert result.gain is None
     assert not result.changes_repository
@@ -64,8 +69,8 @@ def test_a_gain_below_the_noise_is_none() -> None:
 
 def test_a_setting_that_fails_is_never_the_best() -> None:
     result = found(noise=0.05)
-    tuning.climb(result, 2, lambda _, one: [0.0] if one.calls == 1 else ratios(one))
-    assert result.best == Setting(instances=2, threads=1, calls=2, workers=2)
+    tuning.climb(result, 2, 32, lambda _, one: [0.0] if one.calls == 1 else ratios(one))
+    assert result.best == Setting(instances=2, threads=1, batch=256, calls=2, workers=2)
     assert result.curves["calls"][0] == Point(1, Spread(0.0, 0.0, 0.0))
     assert tuning.efficiency(result.curves["calls"]) == [0.0, 0.0, 0.0, 0.0]
     assert tuning.knee(result.curves["calls"]) == 2
@@ -80,14 +85,23 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
         return ratios(setting)
 
     with pytest.raises(KeyboardInterrupt):
-        tuning.climb(result, 4, measure)
-    assert result.best == Setting(instances=1, threads=1, calls=2, workers=2)
+        tuning.climb(result, 4, 32, measure)
+    assert result.best == Setting(instances=1, threads=1, batch=256, calls=2, workers=2)
 
 
 def test_instances_get_calls_to_be_busy() -> None:
-    tried = tuning.candidates(NOW, "instances", 8)
+    tried = tuning.candidates(NOW, "instances", 8, 32)
     assert [(one.instances, one.calls) for one in tried] == [(2, 2), (4, 4), (8, 8)]
-    assert tuning.candidates(NOW, "workers", 1) == []
+    assert tuning.candidates(NOW, "workers", 1, 32) == []
+
+
+def test_a_call_s_size_is_varied_where_the_load_fills_it() -> None:
+    def sizes(now: Setting, at_once: int) -> list[int]:
+        return [one.batch for one in tuning.candidates(now, "batch", 2, at_once)]
+
+    assert sizes(NOW, 32) == [16]
+    assert sizes(NOW, 2048) == [16, 32, 64, 128]
+    assert sizes(replace(NOW, batch=64), 2048) == [16, 32, 128, 256]
 
 
 def test_knee_and_efficiency() -> None:
@@ -98,9 +112,10 @@ def test_knee_and_efficiency() -> None:
 
 @pytest.mark.live
 def test_what_is_written_validates_and_is_served(source: Path) -> None:
-    setting = Setting(instances=2, threads=2, calls=4, workers=1)
+    setting = Setting(instances=2, threads=2, batch=64, calls=4, workers=1)
     assert tuning.current(source, 2, 1) == NOW
-    assert tuning.write(source, setting) == ["carla_policy_fused-v0.2.0"]
+    changed = ["carla_policy_fused-v0.2.0", "carla_policy", "carla_policy-v0.2.0"]
+    assert tuning.write(source, setting) == changed
     assert tuning.current(source, 4, 1) == setting
     assert drift.differences(ROOT / "model_repository", source) == []
     with running_stack(MODEL_REPOSITORY=str(source), **setting.variables) as stack:
@@ -109,6 +124,11 @@ def test_what_is_written_validates_and_is_served(source: Path) -> None:
         assert config["instance_group"][0]["count"] == 2
         assert config["parameters"]["threads"]["string_value"] == "2"
         assert httpx.get(f"{stack.gateway_url}/readyz").status_code == 200  # its golden answers
+        assert httpx.get(f"{stack.gateway_url}/metadata").json()["maxBatchSize"] == 64
+        assert predict(stack.gateway_url, 300).status_code == 200  # in five calls
+        with TritonControl(f"http://{stack.triton_http}") as control:
+            for version in ("v0.1.0", "v0.2.0"):
+                promotion.promote(source, version, control)
     tuning.write(source, NOW)
     for model in repository.ensembles(source):
         path = Path(model) / "config.pbtxt"

@@ -1,10 +1,9 @@
-"""What is killed, stopped, restarted or flooded under load, and what the callers see of it."""
+"""What is killed, stopped or restarted under load, and what the callers see of it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from tests.carlarl.test_supervision import gateway, model, triton, worker
 from tests.gateway.processes import predict, status, until
 from tests.reliability import page
-from tests.reliability.load import BODY, LOST, REFUSED, Load
+from tests.reliability.load import LOST, REFUSED, Load
 from tests.stack import ROOT, Stack, free_ports, running_stack
 
 pytestmark = pytest.mark.reliability
@@ -151,45 +150,3 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
                 time.sleep(LEAD_S)
         record("rolling restart of two gateways behind haproxy", load, struck)
     assert set(load.counts()) == {200}, load.counts()
-
-
-def wrk(url: str, script: Path, connections: int) -> tuple[float, float, float]:
-    """Good answers a second, the share of others, and the 99th percentile (ms) of all.
-
-    With so many connections that never rest.
-    """
-    command = ["wrk", "--latency", "-t2", f"-c{connections}", "-d8s", "-s", str(script)]
-    done = subprocess.run(
-        [*command, url + "/predict"], capture_output=True, text=True, check=True, timeout=60
-    )
-    total = re.search(r"(\d+) requests in ([\d.]+)s", done.stdout)
-    tail = re.search(r"99%\s+([\d.]+)(us|ms|s)", done.stdout)
-    assert total, done.stdout
-    assert tail, done.stdout
-    other = re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout)
-    asked, bad = int(total[1]), int(other[1]) if other else 0
-    p99_ms = float(tail[1]) * {"us": 0.001, "ms": 1, "s": 1000}[tail[2]]
-    return (asked - bad) / float(total[2]), bad / asked, p99_ms
-
-
-def test_overload(tmp_path: Path) -> None:
-    """Two thousand connections that never rest, with the usual deadline and with a short one."""
-    script = tmp_path / "ask.lua"
-    ask = f'wrk.method = "POST"\nwrk.body = [[{BODY.decode()}]]\n'
-    with running_stack() as stack:
-        url = stack.gateway_url
-        process = gateway(stack)
-        script.write_text(ask)
-        peak = max(wrk(url, script, 32)[0] for _ in range(2))
-        wrk(url, script, 2000)  # room for so many connections is taken once
-        for deadline_ms, least in ((1000, 0.5), (50, 0.1)):
-            before = process.memory_info().rss
-            script.write_text(f'{ask}wrk.headers["X-Deadline-Ms"] = "{deadline_ms}"\n')
-            good, refused, p99_ms = wrk(url, script, 2000)
-            grown = (process.memory_info().rss - before) / 2**20
-            cells = [f"{deadline_ms}", f"{peak:,.0f}", f"{good:,.0f}", f"{good / peak:.0%}"]
-            cells += [f"{refused:.0%}", f"{p99_ms:.0f}", f"{grown:+.1f}"]
-            page.add("overload", *cells)
-            assert good > least * peak
-            assert grown < 50
-        assert predict(url).status_code == 200

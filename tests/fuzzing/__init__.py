@@ -1,0 +1,1 @@
+"""Inputs that no caller should send, made from a seed, and what must come back."""
