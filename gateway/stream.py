@@ -202,8 +202,10 @@ class Stream:
             try:
                 policy = await self._streams.versions.resolve(taken.step.version)
                 frames.check_sensors(taken.step, policy.sensors)
+                if self._overtaken():
+                    raise ClientDisconnect
                 since = place[1] if place is not None and place[0] is policy else None
-                place = (policy, since or taken.arrived)
+                place = (policy, since or time.perf_counter())
                 prediction = await self._predict(taken, policy, since)
             except ClientDisconnect:
                 if not self._lost:
@@ -222,8 +224,6 @@ class Stream:
         self, taken: _Taken, policy: PolicyVersion, since: float | None
     ) -> Prediction:
         """Ask as `POST /predict` does. Raises ClientDisconnect where it was overtaken."""
-        if self._overtaken():
-            raise ClientDisconnect
         seed = seed_of(taken.step)
         return await self._streams.predictor.predict(
             policy,

@@ -262,6 +262,27 @@ def test_who_is_overtaken_in_the_line_is_not_sent(held: tuple[StandIn, str]) -> 
     assert speeds(one) == [OBSERVATION["speed"], 43.0]
 
 
+def test_who_was_never_in_the_line_leaves_no_place_in_it(held: tuple[StandIn, str]) -> None:
+    one, url = held
+    deadline = {"X-Deadline-Ms": "1000"}
+
+    def refused() -> bool:
+        content = {"observations": [OBSERVATION]}
+        return httpx.post(url + "/predict", json=content, headers=deadline).status_code == 429
+
+    with stream(url, additional_headers=deadline) as vehicle, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(predict, url)]
+        until(lambda: len(one.calls) == 1)
+        asked.append(pool.submit(predict, url))
+        until(refused)
+        vehicle.send_together(1, 2)
+        assert vehicle.receive() == {"stepId": 1, "skipped": True}
+        got = vehicle.receive()
+        assert (got["stepId"], got["error"]) == (2, "RESOURCE_EXHAUSTED")
+        one.go.set()
+        assert [each.result().status_code for each in asked] == [200, 200]
+
+
 def test_a_vehicle_that_has_gone_is_not_sent(held: tuple[StandIn, str]) -> None:
     one, url = held
     with ThreadPoolExecutor(1) as pool:
