@@ -182,6 +182,23 @@ def test_a_number_may_spell_a_name(gateway_url: str) -> None:
         assert got["action"] == same["actions"][0]
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ['"seed": null}', '"seed": 7\r\n}', '"seed": 7\t}', '"s\\u0065ed": 7}', '"version": null}'],
+)
+def test_json_in_other_spellings(gateway_url: str, rest: str) -> None:
+    observation = json.dumps(OBSERVATION)
+    content = f'{{"observations": [{observation}], {rest}'
+    expected = httpx.post(gateway_url + "/predict", content=content)
+    assert expected.status_code == 200
+    with stream(gateway_url) as vehicle:
+        vehicle.send_raw(f'{{"stepId": 1, "observation": {observation}, {rest}')
+        got = vehicle.receive()
+        assert "action" in got
+        if "7" in rest:
+            assert got["action"] == expected.json()["actions"][0]
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
 def test_damaged_frames_get_one_answer_each(gateway_url: str, packed: bool) -> None:
     generator = random.Random(8)
