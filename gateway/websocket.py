@@ -148,7 +148,9 @@ class WebSocket(asyncio.Protocol):
             if isinstance(frame, Frame):
                 self._take(frame)
         self._reading = False
-        if (self._parts or self._frames.reader.buffer) and "message" not in self._timers:
+        if not (self._parts or self._frames.reader.buffer):
+            self._stop("message")
+        elif "message" not in self._timers:
             self._after("message", SLOW_S, self.end, POLICY_VIOLATION, "a message came too slowly")
         self._flush()
         self._pace()

@@ -309,6 +309,21 @@ def test_a_message_must_not_take_long(hasty: str, start: bytes) -> None:
         assert raw.close() == (1008, "a message came too slowly")
 
 
+def test_a_ping_in_two_pieces_is_no_slow_message(hasty: str) -> None:
+    ping = frame(PING, b"here")
+    with upgraded(hasty) as raw:
+        raw.socket.sendall(ping[:5])
+        time.sleep(0.1)
+        raw.socket.sendall(ping[5:])
+        frames = raw.frames()
+        assert next(frames) == (PONG, b"here")
+        for _ in range(2):  # 3 s, longer than a message may take
+            assert next(frames) == (PING, b"")
+            raw.send(PONG, b"")
+        raw.send(TEXT, STEP)
+        assert b'"action"' in next(frames)[1]
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [
