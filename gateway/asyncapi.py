@@ -21,9 +21,10 @@ The upgrade is refused with 401 without a valid API key, where keys are asked fo
 pages of an origin that is not allowed. Browsers, which can set no header, offer the key as a
 subprotocol, `carlarl.key.KEY`.
 
-Close codes: 1001, the gateway is stopping: connect again; 1008, answers are not read, too many
-steps get no action, or the API key is not known any more; 1009, a frame is larger than a request's
-body may be; 1011, the connection failed.
+Close codes: 1001, the gateway is stopping: connect again; 1008, answers are not read, a message
+comes too slowly, too many frames get no action (steps, fragments and control frames), or the API
+key is not known any more; 1009, a frame is larger than a request's body may be; 1011, the
+connection failed.
 """
 _ANSWERS: dict[str, type[BaseModel]] = {
     "answer": StepAnswer,
@@ -108,8 +109,8 @@ def _headers() -> dict[str, Any]:
         "properties": {
             "Sec-WebSocket-Protocol": {
                 "type": "string",
-                "description": f"{' or '.join(SUBPROTOCOLS)}, the first one where none is offered; "
-                f"beside it {KEY_PREFIX}KEY.",
+                "description": f"{' or '.join(SUBPROTOCOLS)}: the first that is offered is chosen, "
+                f"none where none is; beside it {KEY_PREFIX}KEY.",
             },
             HEADER: {
                 "type": "integer",

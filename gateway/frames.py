@@ -1,7 +1,6 @@
 """The frames of a control stream, in JSON and in msgpack: reading steps and writing answers."""
 
 import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -106,11 +105,14 @@ def read(data: bytes, text: bool) -> Step:
     try:
         step = _json(data) if text else _msgpack(data)
     except (ValueError, RecursionError):
-        raise _refusal(data, text) from None
-    plain = spelt_plainly(data, _KEYS) if text else _once(data)
-    if not plain or (step.version is not None and not _VERSION.fullmatch(step.version)):
-        raise _refusal(data, text)
-    return step
+        step = None
+    if step is not None:
+        plain = spelt_plainly(data, _KEYS) if text else _once(data)
+        if plain and (step.version is None or _VERSION.fullmatch(step.version)):
+            return step
+    if text:
+        return _strictly(data)
+    raise _refusal(data)
 
 
 def check_sensors(step: Step, expected: int) -> None:
@@ -123,7 +125,7 @@ def check_sensors(step: Step, expected: int) -> None:
 def step_of(data: bytes, text: bool) -> int | None:
     """Give the `stepId` of a frame that could not be read as a whole; None where there is none."""
     try:
-        found = _loose(text)(data)
+        found = from_json(data) if text else msgspec.msgpack.decode(data)
     except (ValueError, TypeError, RecursionError):
         return None
     number = found.get("stepId") if isinstance(found, dict) else None
@@ -154,14 +156,22 @@ def failed(number: int | None, envelope: dict[str, Any], text: bool) -> bytes:
     return (_to_json if text else _to_msgpack)({"stepId": number, **envelope})
 
 
-def _refusal(data: bytes, text: bool) -> ValidationFailed:
-    """Say why a frame is none, in the words that `POST /predict` has for it."""
+def _strictly(data: bytes) -> Step:
+    """Read JSON that is not spelt plainly, as `POST /predict` does. Raises ValidationFailed."""
+    request = schema.decode(StepRequest, data)
+    if data.count(b":") != len(request.model_fields_set) + FIELDS:  # see schema.decode_predict
+        raise schema.named_twice()
+    return msgspec.convert(request, Step, from_attributes=True)
+
+
+def _refusal(data: bytes) -> ValidationFailed:
+    """Say why msgpack is no step, in the words that `POST /predict` has for it."""
     try:
-        found = data if text else _loose(text)(data)
+        found = msgspec.msgpack.decode(data)
     except (ValueError, TypeError, RecursionError) as error:
         reason = f"Invalid msgpack: {str(error)[:100]}"
         return ValidationFailed([{"field": "body", "message": reason, "type": "msgpack_invalid"}])
-    if not isinstance(found, bytes if text else dict):
+    if not isinstance(found, dict):
         reason = "Input should be an object"
         return ValidationFailed([{"field": "body", "message": reason, "type": "model_type"}])
     try:
@@ -169,10 +179,6 @@ def _refusal(data: bytes, text: bool) -> ValidationFailed:
     except ValidationFailed as error:
         return error
     return schema.named_twice()
-
-
-def _loose(text: bool) -> Callable[[bytes], Any]:
-    return from_json if text else msgspec.msgpack.decode
 
 
 def _once(data: bytes) -> bool:

@@ -190,6 +190,9 @@ class Protocol(HttpToolsProtocol):
         """Upgrade for a stream; elsewhere the wish is not heard."""
         return self.scope["method"] == "GET" and self.url.partition(b"?")[0] == PATH.encode()
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing of such a wish: anyone may have it, and no library is missing."""
+
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()

@@ -28,8 +28,9 @@ from gateway.versions import Versions
 PATH = "/stream"
 KEY_PREFIX = "carlarl.key."
 """What an offered subprotocol begins with that is an API key: browsers can set no header."""
-IDLE_ANSWERS_PER_S = 1000
-"""Steps without an action (overtaken or refused) that one vehicle may send a second."""
+IDLE_FRAMES_PER_S = 1000
+"""Frames without an action that one vehicle may send a second: steps that are overtaken or refused,
+fragments and control frames."""
 
 POLICY_VIOLATION = 1008
 
@@ -145,7 +146,7 @@ class Stream:
         self._vehicle = vehicle
         self._connection = connection
         self._tasks = tasks
-        self._idle_answers = Limits(IDLE_ANSWERS_PER_S, IDLE_ANSWERS_PER_S)
+        self._idle = Limits(IDLE_FRAMES_PER_S, IDLE_FRAMES_PER_S)
         self._received = 0
         self._latest: _Taken | None = None
         self._lost = False
@@ -177,6 +178,11 @@ class Stream:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def count_idle(self) -> None:
+        """Count a frame that gets no action; cut off who sends hardly anything else."""
+        if self._idle.take(""):
+            self._connection.end(POLICY_VIOLATION, "too many frames that get no action")
+
     def close(self) -> None:
         """Note that the vehicle has gone: what was not sent to Triton never is."""
         self._lost = True
@@ -202,8 +208,10 @@ class Stream:
             try:
                 policy = await self._streams.versions.resolve(taken.step.version)
                 frames.check_sensors(taken.step, policy.sensors)
+                if self._overtaken():
+                    raise ClientDisconnect
                 since = place[1] if place is not None and place[0] is policy else None
-                place = (policy, since or taken.arrived)
+                place = (policy, since or time.perf_counter())
                 prediction = await self._predict(taken, policy, since)
             except ClientDisconnect:
                 if not self._lost:
@@ -222,8 +230,6 @@ class Stream:
         self, taken: _Taken, policy: PolicyVersion, since: float | None
     ) -> Prediction:
         """Ask as `POST /predict` does. Raises ClientDisconnect where it was overtaken."""
-        if self._overtaken():
-            raise ClientDisconnect
         seed = seed_of(taken.step)
         return await self._streams.predictor.predict(
             policy,
@@ -248,7 +254,7 @@ class Stream:
     def _skip(self, taken: _Taken) -> None:
         self._streams.metrics.skipped()
         self._send(frames.skipped(taken.step, taken.text), taken.text)
-        self._count_idle()
+        self.count_idle()
 
     def _refuse(
         self, step: int | None, text: bool, number: int, arrived: float, error: Exception
@@ -262,7 +268,7 @@ class Stream:
         self._streams.metrics.answered(*outcome, told.code)
         self._streams.access.answered(*outcome, request_id, error=told.code)
         self._send(frames.failed(step, told.envelope, text), text)
-        self._count_idle()
+        self.count_idle()
 
     def _id(self, number: int) -> str:
         return f"{self._vehicle.request_id}-{number}"
@@ -270,8 +276,3 @@ class Stream:
     def _send(self, data: bytes, text: bool) -> None:
         if not self._lost:
             self._connection.send(data, text)
-
-    def _count_idle(self) -> None:
-        """Cut off who sends so much that most of it gets no action."""
-        if self._idle_answers.take(""):
-            self._connection.end(POLICY_VIOLATION, "too many steps that get no action")

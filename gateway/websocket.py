@@ -15,10 +15,8 @@ from websockets.server import ServerProtocol
 from gateway.stream import POLICY_VIOLATION, Stream, Streams
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
-PIECE_BYTES = 16_384
+PIECE_BYTES = 4096
 """What is read of one connection before the others have their turn."""
-MAX_PARTS = 1000
-"""Frames that one message may come in."""
 PING_S = 20.0
 """How long between pings; a peer from which nothing came meanwhile is gone."""
 SLOW_S = 5.0
@@ -148,21 +146,25 @@ class WebSocket(asyncio.Protocol):
             if isinstance(frame, Frame):
                 self._take(frame)
         self._reading = False
-        if (self._parts or self._frames.reader.buffer) and "message" not in self._timers:
+        if not (self._parts or self._frames.reader.buffer):
+            self._stop("message")
+        elif "message" not in self._timers:
             self._after("message", SLOW_S, self.end, POLICY_VIOLATION, "a message came too slowly")
         self._flush()
         self._pace()
 
     def _take(self, frame: Frame) -> None:
         """Take one frame; a message may come in several."""
-        if self._frames.state is not OPEN or frame.opcode not in _DATA:
+        if self._frames.state is not OPEN:
+            return
+        if frame.opcode not in _DATA:
+            self._stream.count_idle()
             return
         if frame.opcode is not Opcode.CONT:
             self._text = frame.opcode is Opcode.TEXT
         self._parts.append(bytes(frame.data))
         if not frame.fin:
-            if len(self._parts) > MAX_PARTS:
-                self.end(POLICY_VIOLATION, "too many fragments")
+            self._stream.count_idle()
             return
         data, self._parts = b"".join(self._parts), []
         self._stop("message")

@@ -30,6 +30,14 @@ class Vehicle:
     def send_raw(self, frame: str | bytes) -> None:
         self.connection.send(frame)
 
+    def send_together(self, *steps: int) -> None:
+        """Send steps as JSON, in one write."""
+        protocol = self.connection.protocol
+        for step in steps:
+            content = {"stepId": step, "observation": OBSERVATION}
+            protocol.send_text(json.dumps(content).encode())
+        self.connection.socket.sendall(b"".join(protocol.data_to_send()))
+
     def receive(self) -> dict[str, Any]:
         """Give the next frame, which must be of the stream's own kind and as documented."""
         frame = self.connection.recv(timeout=60)

@@ -182,6 +182,23 @@ def test_a_number_may_spell_a_name(gateway_url: str) -> None:
         assert got["action"] == same["actions"][0]
 
 
+@pytest.mark.parametrize(
+    "rest",
+    ['"seed": null}', '"seed": 7\r\n}', '"seed": 7\t}', '"s\\u0065ed": 7}', '"version": null}'],
+)
+def test_json_in_other_spellings(gateway_url: str, rest: str) -> None:
+    observation = json.dumps(OBSERVATION)
+    content = f'{{"observations": [{observation}], {rest}'
+    expected = httpx.post(gateway_url + "/predict", content=content)
+    assert expected.status_code == 200
+    with stream(gateway_url) as vehicle:
+        vehicle.send_raw(f'{{"stepId": 1, "observation": {observation}, {rest}')
+        got = vehicle.receive()
+        assert "action" in got
+        if "7" in rest:
+            assert got["action"] == expected.json()["actions"][0]
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["json", "msgpack"])
 def test_damaged_frames_get_one_answer_each(gateway_url: str, packed: bool) -> None:
     generator = random.Random(8)
@@ -260,6 +277,27 @@ def test_who_is_overtaken_in_the_line_is_not_sent(held: tuple[StandIn, str]) -> 
         assert vehicle.receive()["stepId"] == 3
         assert first.result().status_code == 200
     assert speeds(one) == [OBSERVATION["speed"], 43.0]
+
+
+def test_who_was_never_in_the_line_leaves_no_place_in_it(held: tuple[StandIn, str]) -> None:
+    one, url = held
+    deadline = {"X-Deadline-Ms": "1000"}
+
+    def refused() -> bool:
+        content = {"observations": [OBSERVATION]}
+        return httpx.post(url + "/predict", json=content, headers=deadline).status_code == 429
+
+    with stream(url, additional_headers=deadline) as vehicle, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(predict, url)]
+        until(lambda: len(one.calls) == 1)
+        asked.append(pool.submit(predict, url))
+        until(refused)
+        vehicle.send_together(1, 2)
+        assert vehicle.receive() == {"stepId": 1, "skipped": True}
+        got = vehicle.receive()
+        assert (got["stepId"], got["error"]) == (2, "RESOURCE_EXHAUSTED")
+        one.go.set()
+        assert [each.result().status_code for each in asked] == [200, 200]
 
 
 def test_a_vehicle_that_has_gone_is_not_sent(held: tuple[StandIn, str]) -> None:

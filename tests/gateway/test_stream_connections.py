@@ -113,13 +113,13 @@ def frame(opcode: int, data: bytes, fin: bool = True) -> bytes:
     return bytes([(128 if fin else 0) | opcode]) + size + bytes(4) + data
 
 
-def flood(raw: Raw, data: bytes) -> None:
-    """Send, and read nothing, until nobody takes it any more."""
+def leave_unread(raw: Raw) -> None:
+    """Cause 24 MB of answers, and read none; so many without an action are no flood."""
+    wrong = json.dumps({f"{number}{'x' * 200}": 1 for number in range(100)}).encode()
     raw.socket.settimeout(0.2)
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        for _ in range(1_000_000):
-            raw.socket.sendall(data)
-        raise AssertionError("all of it was taken")
+    with contextlib.suppress(TimeoutError):
+        for _ in range(900):
+            raw.send(TEXT, wrong)
 
 
 def refusal(url: str, **options: Any) -> httpx.Response:
@@ -245,6 +245,19 @@ def test_requests_that_are_no_upgrade(gateway_url: str) -> None:
     check_envelope(httpx.get(gateway_url + "/nope", headers=wish), 404, "HTTP_ERROR")
 
 
+def test_other_paths_are_not_upgraded(
+    run_gateway: Callable[..., str], stand_in: StandIn, capfd: Any
+) -> None:
+    url = run_gateway(TRITON_URL=stand_in.url)
+    for path in (b"/stream/", b"//stream", b"/nope"):
+        with Raw(url) as raw:
+            assert raw.ask(UPGRADE.replace(b"/stream", path)).startswith(b"HTTP/1.1 404")
+    logged = capfd.readouterr().err
+    assert "Application startup" in logged
+    assert "upgrade" not in logged
+    assert "WebSocket" not in logged
+
+
 def test_an_upgrade_on_a_connection_that_was_used(gateway_url: str) -> None:
     """By the framework and by the fast way before; no timer of theirs ends the stream."""
     body = json.dumps({"observations": [OBSERVATION]}).encode()
@@ -264,11 +277,7 @@ def test_an_upgrade_on_a_connection_that_was_used(gateway_url: str) -> None:
 def test_who_never_reads_is_cut_off(hasty: str) -> None:
     with stream(hasty) as other, Raw(hasty, room=4096) as slow:
         slow.socket.sendall(UPGRADE)
-        slow.socket.settimeout(0.2)
-        wrong = json.dumps({f"{number}{'x' * 200}": 1 for number in range(100)}).encode()
-        with contextlib.suppress(TimeoutError):
-            for _ in range(900):  # so many without an action are no flood, but 24 MB of answers
-                slow.send(TEXT, wrong)
+        leave_unread(slow)
         assert "action" in other.ask(1)
         time.sleep(2.5)
         slow.socket.settimeout(60)
@@ -280,25 +289,28 @@ def test_who_never_reads_is_cut_off(hasty: str) -> None:
 def test_who_never_reads_at_all_is_dropped(hasty: str) -> None:
     with Raw(hasty, room=4096) as slow:
         slow.socket.sendall(UPGRADE)
-        flood(slow, frame(PING, bytes(100)))
+        leave_unread(slow)
         until(lambda: metric(hasty, "carla_rl_streams") == 0)
 
 
 @pytest.mark.parametrize(
-    ("burst", "reason"),
+    "burst",
     [
-        (frame(TEXT, b"{"), "too many steps that get no action"),
-        (frame(TEXT, STEP) * 20, "too many steps that get no action"),
-        (frame(TEXT, b"{", False) + frame(0, b"", False) * 3000, "too many fragments"),
+        frame(TEXT, b"{"),
+        frame(TEXT, STEP) * 20,
+        frame(TEXT, b"{", False) + frame(0, b"", False) * 3000,
+        (frame(TEXT, b" ", False) + frame(0, b"", False) * 50 + frame(0, STEP)) * 20,
+        frame(PING, b"") * 20,
+        frame(PONG, b"") * 20,
     ],
-    ids=["rubbish", "steps", "fragments"],
+    ids=["rubbish", "steps", "fragments", "fragments of steps", "pings", "pongs"],
 )
-def test_who_floods_is_cut_off(hasty: str, burst: bytes, reason: str) -> None:
+def test_who_floods_is_cut_off(hasty: str, burst: bytes) -> None:
     with upgraded(hasty) as raw:
         with contextlib.suppress(OSError):
             for _ in range(2000):
                 raw.socket.sendall(burst)
-        assert raw.close() == (1008, reason)
+        assert raw.close() == (1008, "too many frames that get no action")
     assert predict(hasty).status_code == 200
 
 
@@ -307,6 +319,21 @@ def test_a_message_must_not_take_long(hasty: str, start: bytes) -> None:
     with upgraded(hasty) as raw:
         raw.socket.sendall(start)
         assert raw.close() == (1008, "a message came too slowly")
+
+
+def test_a_ping_in_two_pieces_is_no_slow_message(hasty: str) -> None:
+    ping = frame(PING, b"here")
+    with upgraded(hasty) as raw:
+        raw.socket.sendall(ping[:5])
+        time.sleep(0.1)
+        raw.socket.sendall(ping[5:])
+        frames = raw.frames()
+        assert next(frames) == (PONG, b"here")
+        for _ in range(2):  # 3 s, longer than a message may take
+            assert next(frames) == (PING, b"")
+            raw.send(PONG, b"")
+        raw.send(TEXT, STEP)
+        assert b'"action"' in next(frames)[1]
 
 
 @pytest.mark.parametrize(
