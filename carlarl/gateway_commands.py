@@ -100,8 +100,9 @@ def _call(
 
     base = gateway_url(url)
     headers = {} if api_key is None else {"X-API-Key": api_key}
+    no_proxy: dict[str, None] = {base: None} if url is None else {}
     try:
-        with httpx.Client(headers=headers, timeout=30, trust_env=url is not None) as client:
+        with httpx.Client(headers=headers, timeout=30, mounts=no_proxy) as client:
             answer = client.request(method, base + path, json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise Failure(f"{base}: no answer ({error}); is `carlarl serve` running?") from None

@@ -37,7 +37,7 @@ def chosen_format(root: Path, version: str) -> str:
     if chosen is None:
         raise TritonError(
             f"USE_GPU=1: {version} was exported as {', '.join(exported)}, and what can run on the "
-            f"GPU here is {', '.join(runnable) or 'none of it'}: pip install 'carlarl[gpu]' runs "
+            f"GPU here is {', '.join(runnable) or 'none of it'}: pip install -e '.[gpu]' runs "
             "torchscript, which `carlarl export` writes"
         )
     return chosen

@@ -126,7 +126,7 @@ def extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise Failure(
             f"this command needs the package {error.name}, which comes with the extra {name}: "
-            f"pip install 'carlarl[{name}]'"
+            f"pip install -e '.[{name}]'"
         ) from None
 
 

@@ -77,7 +77,7 @@ def _native_policy(form: Format, files: Files) -> Files:
         raise BuilderError(
             "Triton's tensorrt backend takes plans of NVIDIA's tensorrt alone: export tensorrt in "
             "the native flavour on the GPU machine, with the tensorrt version of its Triton "
-            "installed (pip install 'carlarl[gpu]')"
+            "installed (pip install -e '.[gpu]')"
         )
     return files
 

@@ -70,8 +70,8 @@ def _choose(capabilities: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
     version = library_version("tensorrt-rtx")
     if version is None:
         raise BuilderError(
-            "tensorrt needs a builder: pip install 'carlarl[tensorrt]' for tensorrt-rtx, or "
-            "'carlarl[gpu]' on a machine with an NVIDIA GPU"
+            "tensorrt needs a builder: pip install -e '.[tensorrt]' for tensorrt-rtx, or "
+            "'.[gpu]' on a machine with an NVIDIA GPU"
         )
     return "tensorrt-rtx", version, capabilities or DEFAULT_CAPABILITIES
 

@@ -135,9 +135,8 @@ class Service:
         self._seed = None if deterministic else seed
         self._version = version
         headers = {} if api_key is None else {"X-API-Key": api_key}
-        self._client = httpx.Client(
-            base_url=url, headers=headers, timeout=30.0, trust_env=not _on_this_machine(url)
-        )
+        no_proxy: dict[str, None] = {url: None} if _on_this_machine(url) else {}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=30.0, mounts=no_proxy)
 
     def __enter__(self) -> Self:
         """Give itself."""

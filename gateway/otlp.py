@@ -33,6 +33,6 @@ def check() -> None:
         import gateway.traces  # noqa: F401
     except ImportError as error:
         raise SettingsError(
-            f"{ENDPOINT} asks for traces, and {error.name} is missing: pip install "
-            "'carlarl[traces]', or unset it"
+            f"{ENDPOINT} asks for traces, and {error.name} is missing: pip install -e "
+            "'.[traces]', or unset it"
         ) from None

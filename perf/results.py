@@ -129,9 +129,9 @@ class Results(msgspec.Struct, kw_only=True):
     """A long run's memory."""
 
     def save(self, path: Path) -> None:
-        """Write the JSON."""
+        """Write the JSON, in one line: it is mostly histograms."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        path.write_bytes(msgspec.json.encode(self) + b"\n")
 
 
 def load(path: Path) -> Results:

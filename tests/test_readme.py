@@ -16,6 +16,7 @@ from gateway.settings import Settings, is_live
 from tests.stack import ROOT, Stack
 
 README = (ROOT / "README.md").read_text()
+SETTINGS, FORMATS = ((ROOT / "docs" / f"{name}.md").read_text() for name in ("SETTINGS", "FORMATS"))
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 CURLS = [
     (command, answer)
@@ -58,16 +59,18 @@ def test_make_targets_are_there() -> None:
 
 
 def test_commands_are_there() -> None:
-    for name, rest in re.findall(r"carlarl ([a-z][a-z0-9-]+)([^\n`]*)", README):
+    text = README + SETTINGS + FORMATS
+    for name, rest in re.findall(r"carlarl ([a-z][a-z0-9-]+)([^\n`]*)", text):
         options = {flag for option in cli.commands[name].params for flag in option.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= options, name
 
 
 def test_settings_are_the_real_ones() -> None:
-    table = README.split("## Settings")[1].split("\n## ")[0]
-    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1:3] for line in SETTINGS.splitlines() if line.startswith("| `")]
     names = [name for row in rows for name in re.findall(r"`([A-Z_]+)`", row[0])]
     assert {name.lower() for name in names} == set(Settings.model_fields) - {"git_commit"}
+    usual = README.split("## Settings")[1].split("\n## ")[0]
+    rows += [line.split("|")[1:3] for line in usual.splitlines() if line.startswith("| `")]
     for variables, defaults in rows:
         shown = re.findall(r"`([^`]+)`", defaults)
         for name, default in zip(re.findall(r"`([A-Z_]+)`", variables), shown, strict=False):
@@ -77,16 +80,16 @@ def test_settings_are_the_real_ones() -> None:
 
 
 def test_settings_that_change_live_are_marked() -> None:
-    table = README.split("## Settings")[1].split("\n## ")[0]
-    for line in table.splitlines():
+    for line in SETTINGS.splitlines():
         if line.startswith("| `"):
             names = re.findall(r"`([A-Z_]+)`", line.split("|")[1])
             assert {is_live(name.lower()) for name in names} == {"; live" in line}, line
 
 
 def test_files_that_are_linked_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for folder, text in ((ROOT, README), (ROOT / "docs", SETTINGS + FORMATS)):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            assert (folder / target).exists(), target
 
 
 def test_policies_are_as_their_cards_say() -> None:
@@ -101,4 +104,4 @@ def test_policies_are_as_their_cards_say() -> None:
 
 
 def test_certificate_is_the_repository_s() -> None:
-    assert certificate.markdown(ROOT / "model_repository") in README
+    assert certificate.markdown(ROOT / "model_repository") in FORMATS

@@ -87,9 +87,7 @@ def refusal(record: BuildRecord, machine: Machine) -> str | None:
         return f"the engine was built by {record.builder!r}, and only {known} can be run"
     built = f"the engine was built by {record.builder} {record.version}"
     if machine.library is None:
-        return (
-            f"{built}, which is not installed here: pip install 'carlarl[{EXTRAS[record.builder]}]'"
-        )
+        return f"{built}, which is not installed here: pip install -e '.[{EXTRAS[record.builder]}]'"
     if machine.library != record.version:
         return (
             f"{built}, and {machine.library} is installed here: install that version, or export "

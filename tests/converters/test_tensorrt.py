@@ -146,7 +146,7 @@ def test_no_builder_installed(
     export = ("export", "--artifacts", str(folder.parent), "--repository", str(target), "--formats")
     missing = command(*export, "onnx,tensorrt")
     assert missing.returncode == 1
-    assert "carlarl: tensorrt needs a builder: pip install 'carlarl[tensorrt]'" in missing.stderr
+    assert "carlarl: tensorrt needs a builder: pip install -e '.[tensorrt]'" in missing.stderr
     assert not target.exists()
     assert command(*export, "onnx").returncode == 0
 

@@ -73,6 +73,15 @@ def test_a_command_that_trusts_the_authority(
     url = served.gateway_url.replace("http:", "https:")
     trusting = carlarl("warmup", "--url", url, SSL_CERT_FILE=str(certificates.authority))
     assert trusting.returncode == 0, trusting.stderr
+    own = {
+        "PORT": url.rpartition(":")[2],
+        "SSL_CERTFILE": str(certificates.certificate),
+        "SSL_KEYFILE": str(certificates.key),
+        "SSL_CERT_FILE": str(certificates.authority),
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    by_settings = carlarl("warmup", **own)
+    assert by_settings.returncode == 0, by_settings.stderr
     other = carlarl("warmup", "--url", url)
     assert other.returncode == 1
     assert "certificate verify failed" in other.stderr

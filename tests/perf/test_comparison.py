@@ -42,10 +42,16 @@ def test_worse_beyond_the_threshold_is_named() -> None:
     worse = comparison.compare(before, now, 10).worse
     assert [(change.figure, change.case) for change in worse] == [
         ("p50 ms", "gateway: /predict v0.2.0 onnx, batch 1, 1 callers (wrk)"),
-        ("p99 ms", "gateway: /predict v0.2.0 onnx, batch 1, 1 callers (wrk)"),
     ]
     assert "+30 %" in str(worse[0])
     assert not comparison.compare(before, now, 40).worse
+
+
+def test_the_tail_may_move_ten_times_as_far() -> None:
+    before, now = _results(_measured(1000, 1000)), _results(_measured(1900, 1000))
+    assert [change.figure for change in comparison.compare(before, now, 10).worse] == ["p50 ms"]
+    beyond = comparison.compare(before, _results(_measured(2100, 1000)), 10)
+    assert [change.figure for change in beyond.worse] == ["p50 ms", "p99 ms"]
 
 
 def test_less_throughput_is_worse_and_more_is_not() -> None:

@@ -35,7 +35,7 @@ def test_a_machine_that_can() -> None:
 @pytest.mark.parametrize(
     ("record", "machine", "sentence"),
     [
-        (RECORD, Machine(None, "8.6"), "which is not installed here: pip install 'carlarl[tenso"),
+        (RECORD, Machine(None, "8.6"), "which is not installed here: pip install -e '.[tenso"),
         (RECORD, Machine("1.6.1.120", "8.6"), "1.6.1.120 is installed here: install that version"),
         (RECORD, Machine("1.7.1.116", None), "there is no NVIDIA GPU here"),
         (
@@ -43,7 +43,7 @@ def test_a_machine_that_can() -> None:
             Machine("1.7.1.116", "9.0"),
             "for compute capability 8.6, 12.0, and the GPU here has 9.0: export again with",
         ),
-        (replace(RECORD, builder="tensorrt"), Machine(None, None), "'carlarl[gpu]'"),
+        (replace(RECORD, builder="tensorrt"), Machine(None, None), "'.[gpu]'"),
         (replace(RECORD, builder="caffe"), Machine("1", "8.6"), "built by 'caffe', and only"),
     ],
 )
