@@ -27,8 +27,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from gateway.otlp import SERVICE_NAME
-
+SERVICE_NAME = "carlarl-gateway"
 FLUSH_S = 2.0
 """How long the end of the process waits for the last spans to be sent."""
 

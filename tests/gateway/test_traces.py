@@ -133,7 +133,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     otlp.check()
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     monkeypatch.delitem(sys.modules, "gateway.traces")
-    with pytest.raises(SettingsError, match=r"is missing: pip install 'carlarl\[traces\]'"):
+    with pytest.raises(SettingsError, match=r"is missing: pip install -e '\.\[traces\]'"):
         otlp.check()
 
 
