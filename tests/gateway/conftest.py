@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.gateway.processes import free_port, gateway_process
+from tests.gateway.processes import gateway_process, held_port
 from tests.gateway.stand_in import StandIn
 
 
@@ -38,7 +38,7 @@ def stand_in_gateway(_stand_in_and_gateway: tuple[StandIn, str]) -> str:
 @pytest.fixture(scope="session")
 def lone_gateway() -> Iterator[str]:
     """URL of a gateway whose Triton is away."""
-    away = f"http://127.0.0.1:{free_port()}"
+    away = f"http://127.0.0.1:{held_port()}"
     with gateway_process("/livez", TRITON_URL=away, MAX_BODY_BYTES="2000") as url:
         yield url
 

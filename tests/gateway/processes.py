@@ -22,6 +22,22 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def held_port() -> int:
+    """A port at which nobody listens, kept for the life of this process.
+
+    A gateway asks its Triton again and again, and would ask another test's server that got the
+    port meanwhile. A server that reuses addresses, as the stand-in does, can listen there.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind(("127.0.0.1", 0))
+    _places.append(place)
+    return place.getsockname()[1]
+
+
+_places: list[socket.socket] = []
+
+
 def until(holds: Callable[[], bool], seconds: float = READY_S) -> float:
     """Wait until `holds` does and give back how long that took."""
     start = time.monotonic()

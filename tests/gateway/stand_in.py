@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from tests.gateway.processes import OBSERVATION, free_port
+from tests.gateway.processes import OBSERVATION, held_port
 
 ACTION = (0.5, 0.25, -0.125)
 GOLDEN = {**OBSERVATION, "speed": 31.25}
@@ -32,7 +32,7 @@ class StandIn:
         self.go = threading.Event()
         """What calls of callers wait for in the mode `held`."""
         self._server: ThreadingHTTPServer | None = None
-        self.port = free_port()
+        self.port = held_port()
 
     @property
     def url(self) -> str:

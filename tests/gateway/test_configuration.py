@@ -25,6 +25,7 @@ from tests.gateway.processes import (
     ROOT,
     check_envelope,
     free_port,
+    held_port,
     status,
     until,
 )
@@ -333,7 +334,7 @@ def test_every_worker_rereads_on_sighup(triton: StandIn, tmp_path: Path) -> None
 
 def test_other_machines_and_no_key(tmp_path: Path) -> None:
     (tmp_path / "carlarl.yaml").write_text("profiles: {production: {host: 0.0.0.0}}")
-    away = f"http://127.0.0.1:{free_port()}"
+    away = f"http://127.0.0.1:{held_port()}"
     warning = "HOST=0.0.0.0 lets other machines in and no API key is asked for: set API_KEYS_FILE"
     with running(tmp_path, "/livez", TRITON_URL=away) as one:
         assert one.log.read_text().count(warning) == 1

@@ -11,7 +11,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.gateway.processes import OBSERVATION, check_envelope, free_port, gateway_process
+from tests.gateway.processes import (
+    OBSERVATION,
+    check_envelope,
+    free_port,
+    gateway_process,
+    held_port,
+)
 
 GOOD = json.dumps({"observations": [OBSERVATION]}).encode()
 ROUTES = ("/healthz", "/livez", "/readyz", "/metadata", "/versions", "/predict", "/warmup")
@@ -201,7 +207,7 @@ def keyed_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path: Path = tmp_path_factory.mktemp("keys") / "keys"
     digests = [hashlib.sha256(key).hexdigest() for key in (b"first", b"second")]
     path.write_text(f"# agents\n{digests[0]}\n\n{digests[1].upper()}  # the lab's\n")
-    away = f"http://127.0.0.1:{free_port()}"
+    away = f"http://127.0.0.1:{held_port()}"
     with gateway_process(
         "/livez",
         TRITON_URL=away,
@@ -351,7 +357,7 @@ def test_what_is_no_http(run_gateway: Callable[..., str], sent: bytes) -> None:
 
 @pytest.mark.parametrize("path", ["/predict", "/warmup"])
 def test_a_body_that_does_not_arrive(run_gateway: Callable[..., str], path: str) -> None:
-    away = f"http://127.0.0.1:{free_port()}"
+    away = f"http://127.0.0.1:{held_port()}"
     url = run_gateway("/livez", TRITON_URL=away, REQUEST_TIMEOUT_MS="300")
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
     start = time.monotonic()
