@@ -32,7 +32,7 @@ test-reliability: .venv/.installed-test  ## break the service under load, and th
 	$(BIN)/python -m pytest -m reliability
 
 test-performance: .venv/.installed-test load-tools  ## is the gateway still faster than the plain alternative?
-	$(BIN)/python -m perf.gate
+	$(BIN)/python -m perf.bench.gate
 
 benchmark: .venv/.installed-bench load-tools  ## measure all layers, write runs/report/
 	$(BIN)/carlarl bench --repeats 3 --save-results --generate-report
@@ -47,7 +47,7 @@ test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an 
 	$(BIN)/python -m pytest -m gpu
 
 benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each format on the CPU and on the GPU
-	$(BIN)/python -m perf.gpu
+	$(BIN)/python -m perf.studies.gpu
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 

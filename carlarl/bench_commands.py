@@ -20,7 +20,7 @@ from carlarl.options import (
 )
 
 if TYPE_CHECKING:
-    from perf.results import Results
+    from perf.bench.results import Results
 
 BASELINE = Path("perf/baseline.json")
 RESULTS = Path("runs/bench.json")
@@ -183,8 +183,8 @@ def bench(
         )
         return
     from carlarl import benchmark
-    from perf import results as files
-    from perf import suite
+    from perf.bench import results as files
+    from perf.bench import suite
 
     kept = collect_baseline or compare_baseline is not None
     plan = suite.Plan(
@@ -215,7 +215,7 @@ def bench(
         click.echo(f"kept in {save_results}", err=True)
     if generate_report and found.measurements:
         with extra("bench"):
-            from perf.report import write
+            from perf.bench.report import write
         page = write(found, output or REPORT)
         click.echo(f"report: {page}", err=True)
     if found.interrupted:
@@ -230,14 +230,14 @@ def show(results: Results, as_json: bool) -> None:
     """Print the results: as JSON, or as tables with what was left out."""
     import msgspec
 
-    from perf import open_loop
+    from perf.load import open_loop
 
     if as_json:
         click.echo(msgspec.json.encode(results))
     else:
         from rich.console import Console
 
-        from perf import tables
+        from perf.bench import tables
 
         terminal = sys.stdout.isatty()
         console = Console(width=None if terminal else 200)  # whoever keeps it wants no broken cells
@@ -256,7 +256,7 @@ def show(results: Results, as_json: bool) -> None:
 
 def compare(before: Results, now: Results, threshold: float) -> None:
     """Say what became worse than the baseline; then exit status 1."""
-    from perf import comparison
+    from perf.bench import comparison
 
     if before.machine.cpu != now.machine.cpu or before.machine.cores != now.machine.cores:
         click.echo(f"the baseline is of another machine: {before.machine}", err=True)

@@ -27,14 +27,14 @@ def run(
 ) -> None:
     """Measure either or both, keep table and charts below `runs/`; raises Failure."""
     with extra("bench"):
-        from perf import memory as watching
-        from perf import report as page
-        from perf.closed_loop import LoadError
-        from perf.peers import comparison
-        from perf.peers.environments import PeerError
-        from perf.peers.systems import PEERS
-        from perf.processes import StartError
-        from perf.results import merged
+        from perf.bench import report as page
+        from perf.bench.results import merged
+        from perf.load.closed_loop import LoadError
+        from perf.load.processes import StartError
+        from perf.studies import memory as watching
+        from perf.studies.peers import comparison
+        from perf.studies.peers.environments import PeerError
+        from perf.studies.peers.systems import PEERS
 
     def say(line: str) -> None:
         click.echo(line, err=True)

@@ -21,9 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 
 from carlarl.options import Failure, read
 from gateway.settings import Settings
-from perf import machine, processes, suite
-from perf.results import Results
-from perf.target import TargetError
+from perf.bench import machine, suite
+from perf.bench.results import Results
+from perf.load import processes
+from perf.load.target import TargetError
 
 
 def measure(

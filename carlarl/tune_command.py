@@ -12,7 +12,7 @@ import click
 from carlarl.options import Failure, extra, json_option, read, repository_option
 
 if TYPE_CHECKING:
-    from perf.tuning import Found
+    from perf.studies.tuning import Found
 
 TITLES = {
     "workers": "WORKERS",
@@ -55,7 +55,8 @@ def tune(
     import psutil
 
     with extra("bench"):
-        from perf import closed_loop, processes, target, tuning
+        from perf.load import closed_loop, processes, target
+        from perf.studies import tuning
     from converters.repository import RepositoryError
 
     settings = read(model_repository=repository)
@@ -84,7 +85,7 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from perf import tuning
+    from perf.studies import tuning
 
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
@@ -97,7 +98,7 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
 
 
 def _told(found: Found, written: list[str]) -> dict[str, Any]:
-    from perf import tuning
+    from perf.studies import tuning
 
     told = asdict(found)
     told["noise"] = found.noise if found.per_s else None
@@ -115,7 +116,7 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from perf import tuning
+    from perf.studies import tuning
 
     console = Console()
     for name, curve in found.curves.items():

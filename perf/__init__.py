@@ -1,5 +1,5 @@
 """Benchmarks of the running stack, and of any async callable."""
 
-from perf.engine import BenchmarkConfig, BenchmarkEngine, BenchmarkResult
+from perf.bench.engine import BenchmarkConfig, BenchmarkEngine, BenchmarkResult
 
 __all__ = ["BenchmarkConfig", "BenchmarkEngine", "BenchmarkResult"]

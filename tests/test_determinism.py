@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from converters import artifact, parity
 from gateway.rows import Rows
-from perf.triton_clients import GrpcClient, HttpClient
+from perf.load.triton_clients import GrpcClient, HttpClient
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes

@@ -27,7 +27,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from perf import drawing
+from perf.bench import drawing
 from tests.gateway.processes import gateway_process
 from tests.observability.prometheus import Prometheus, panels, running_prometheus
 from tests.stack import ROOT, Stack, running_stack

@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from perf import memory
-from perf.results import MemorySample
+from perf.bench.results import MemorySample
+from perf.studies import memory
 from tests.stack import Stack
 
 

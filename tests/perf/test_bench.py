@@ -17,7 +17,8 @@ import msgspec
 import psutil
 import pytest
 
-from perf import perf_analyzer, results
+from perf.bench import results
+from perf.load import perf_analyzer
 from tests.gateway.processes import free_port, gateway_process
 from tests.stack import ROOT, Stack, clean_environment
 
@@ -73,11 +74,11 @@ def test_without_wrk_and_perf_analyzer(stack: Stack, carlarl: Carlarl) -> None:
     done = carlarl(*line.split(), **_places(stack), **bare)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert [one["tool"] for one in found["measurements"]] == ["perf.generator"]
+    assert [one["tool"] for one in found["measurements"]] == ["perf.load.generator"]
     assert found["left_out"] == [
         "triton-http, triton-grpc: PERF_ANALYZER=/nowhere/perf_analyzer is no program: "
         "make perf-analyzer",
-        "wrk: missing (apt-get install wrk); perf.generator takes its place",
+        "wrk: missing (apt-get install wrk); perf.load.generator takes its place",
     ]
 
 
@@ -111,7 +112,7 @@ def _loads_the_gateway(pid: int) -> bool:
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):
             command = child.cmdline()
-            if "perf.generator" in command or any("/predict" in part for part in command):
+            if "perf.load.generator" in command or any("/predict" in part for part in command):
                 return True
     return False
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from perf import comparison, machine, results
-from perf.results import Measurement, Results
+from perf.bench import comparison, machine, results
+from perf.bench.results import Measurement, Results
 
 
 def _measured(p50_us: int, rate: float, concurrency: int = 1) -> Measurement:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from perf import gate, results
-from perf.results import Measurement
+from perf.bench import gate, results
+from perf.bench.results import Measurement
 
 
 def _measured(p50_us: int, rate: float) -> Measurement:

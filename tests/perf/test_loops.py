@@ -11,8 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from perf import closed_loop, generator, open_loop, results
-from perf.target import Target, TargetError, gateway
+from perf.bench import results
+from perf.load import closed_loop, generator, open_loop
+from perf.load.target import Target, TargetError, gateway
 
 ANSWER = b"HTTP/1.1 %s\r\nContent-Length: 2\r\n%s\r\n{}"
 STALL_S = 0.6
@@ -75,7 +76,7 @@ def test_a_closed_loop_sees_it_once_for_each_caller(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", "")  # without wrk
     with server(_stall) as target:
         measurement = closed_loop.run(target, connections=2, seconds=1.5)
-    assert (measurement.loop, measurement.tool) == ("closed", "perf.generator")
+    assert (measurement.loop, measurement.tool) == ("closed", "perf.load.generator")
     assert measurement.requests > 50
     assert 1 <= _over(measurement, 0.9 * STALL_S * 1000) < 20
 

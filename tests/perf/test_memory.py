@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perf import charts, drawing, memory
-from perf.results import MemorySample
+from perf.bench import charts, drawing
+from perf.bench.results import MemorySample
+from perf.studies import memory
 from tests.stack import Stack
 
 THOUSANDS = np.linspace(10, 210, 60)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from perf.peers import comparison
-from perf.peers.environments import PeerError, install
-from perf.peers.systems import PEERS
-from perf.results import load
+from perf.bench.results import load
+from perf.studies.peers import comparison
+from perf.studies.peers.environments import PeerError, install
+from perf.studies.peers.systems import PEERS
 
 HERE = Path(sys.prefix)
 PLAIN = PEERS["fastapi_onnxruntime"]

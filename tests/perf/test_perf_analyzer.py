@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.triton import FUSED
-from perf import perf_analyzer
+from perf.load import perf_analyzer
 from tests.stack import ROOT, Stack
 
 needs_it = pytest.mark.skipif(

@@ -11,9 +11,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from perf import closed_loop, in_process, machine, open_loop, report
-from perf.results import MemorySample, Results, merged
-from perf.target import Target
+from perf.bench import machine, report
+from perf.bench.results import MemorySample, Results, merged
+from perf.load import closed_loop, in_process, open_loop
+from perf.load.target import Target
 from tests.browser import Browser, browser, program
 from tests.stack import ROOT, Stack
 

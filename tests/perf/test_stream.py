@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from perf.stream import WAYS, drive, measure, table
-from perf.vehicles import LoadError, Saw
+from perf.load.vehicles import LoadError, Saw
+from perf.studies.stream import WAYS, drive, measure, table
 from tests.gateway.processes import free_port, gateway_process
 from tests.stack import Stack
 

@@ -19,8 +19,8 @@ import pytest
 from carlarl import promotion
 from carlarl.triton_control import TritonControl
 from converters import drift, repository
-from perf import tuning
-from perf.tuning import Found, Point, Setting, Spread
+from perf.studies import tuning
+from perf.studies.tuning import Found, Point, Setting, Spread
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, running_stack
 

@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 from gateway.refusals import LONGEST_S
-from perf import generator
-from perf.generator import Load, Saw
-from perf.observations import body
-from perf.target import Target
+from perf.load import generator
+from perf.load.generator import Load, Saw
+from perf.load.observations import body
+from perf.load.target import Target
 from tests.carlarl.test_supervision import gateway
 from tests.gateway.processes import check_envelope, predict
 from tests.reliability import page

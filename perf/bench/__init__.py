@@ -1,0 +1,1 @@
+"""The benchmark: what is measured, how results are kept, compared and shown."""

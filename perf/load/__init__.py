@@ -1,0 +1,1 @@
+"""Load on a running stack: who is asked, by which generator, and the servers that are started."""

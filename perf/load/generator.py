@@ -1,0 +1,220 @@
+"""A small load generator, in a process of its own: `python -m perf.load.generator`.
+
+It reads a `Load` as JSON from standard input and writes what it `Saw` to standard output. In an
+open loop requests are due at a fixed rate whatever the answers do, and a latency counts from when
+its request was due; where all connections wait for answers, requests queue and their time runs. In
+a closed loop each connection sends its next request when it has its answer.
+
+It waits for epoll's own file with select(2), which is exact to microseconds where event loops round
+to milliseconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import select
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httptools
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+
+GRACE_S = 2.0
+"""How long answers may take that are still due at the end."""
+
+
+class GeneratorError(Exception):
+    """The load can't be made; the text says why."""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What to send, where to and how."""
+
+    host: str
+    port: int
+    request: bytes
+    """Head and body, as they go over the wire."""
+    connections: int
+    seconds: float
+    rate: float | None = None
+    """Requests due a second; None for a closed loop."""
+    patient: bool = True
+    """Whether what is due waits for a connection; else it is left out where none is free."""
+
+
+class Saw(msgspec.Struct):
+    """What came of it."""
+
+    seconds: float = 0.0
+    """From the first request to the last answer, or to the end where that is later."""
+    due: int = 0
+    sent: int = 0
+    """Requests that were sent within the time, not after it."""
+    waited: int = 0
+    """Requests that found all connections waiting for answers."""
+    answered: int = 0
+    in_time: int = 0
+    """Of these, those that came within the time, not after it."""
+    errors: dict[str, int] = {}
+    counts: list[tuple[int, int]] = []
+    """Microseconds, and how many answers took them."""
+
+
+def run(load: Load) -> Saw:
+    """Make the load in a process of its own; raises GeneratorError."""
+    done = subprocess.run(
+        [sys.executable, "-m", "perf.load.generator"],
+        input=msgspec.json.encode(load),
+        capture_output=True,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise GeneratorError(said[-1] if said else f"ended with status {done.returncode}")
+    return msgspec.json.decode(done.stdout, type=Saw)
+
+
+class _Open:
+    """The connections that are open, and which of them have something to read."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._by_file: dict[int, _Connection] = {}
+
+    def add(self, connection: _Connection) -> None:
+        self._by_file[connection.socket.fileno()] = connection
+        self._epoll.register(connection.socket, select.EPOLLIN)
+
+    def ready(self, seconds: float) -> list[_Connection]:
+        if not select.select([self._epoll], [], [], seconds)[0]:
+            return []
+        return [self._by_file[file] for file, _ in self._epoll.poll(0)]
+
+
+class _Connection:
+    """One kept connection, with at most one request under way."""
+
+    def __init__(self, address: tuple[str, int], open_ones: _Open) -> None:
+        self._address = address
+        self._open = open_ones
+        self.due = 0.0
+        self.connect()
+
+    def connect(self) -> None:
+        self.socket = socket.create_connection(self._address, timeout=GRACE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._parser = httptools.HttpResponseParser(self)
+        self._complete, self._keep_alive = False, True
+        self._open.add(self)
+
+    def send(self, request: bytes, due: float) -> None:
+        self.due = due
+        self.socket.sendall(request)
+
+    def receive(self) -> int:
+        """Take what came; gives the status of a complete answer, 0 while it is not."""
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise ConnectionResetError
+        self._parser.feed_data(data)
+        if not self._complete:
+            return 0
+        self._complete = False
+        status: int = self._parser.get_status_code()
+        if not self._keep_alive:
+            self.reconnect()
+        return status
+
+    def reconnect(self) -> None:
+        self.socket.close()
+        self.connect()
+
+    def on_message_complete(self) -> None:
+        """Called by httptools."""
+        self._complete = True
+        self._keep_alive = self._parser.should_keep_alive()
+
+
+def generate(load: Load) -> Saw:
+    """Make the load here; raises OSError where nobody listens."""
+    saw, counts, clock = Saw(), collections.Counter[int](), time.perf_counter
+    errors = collections.Counter[str]()
+    connections = _Open()
+    address = load.host, load.port
+    idle = collections.deque(_Connection(address, connections) for _ in range(load.connections))
+    busy: set[_Connection] = set()
+    queue: collections.deque[float] = collections.deque()
+    began = clock()
+    end = began + load.seconds
+    while True:
+        now = clock()
+        if load.rate is not None:
+            while (due := began + saw.due / load.rate) <= now and due < end:
+                found_none = len(queue) >= len(idle)
+                saw.waited += found_none
+                if load.patient:
+                    queue.append(due)
+                elif not found_none:
+                    queue.append(now)
+                saw.due += 1
+        elif now < end:
+            queue.extend([now] * len(idle))
+            saw.due += len(idle)
+        while queue and idle:
+            connection = idle.popleft()
+            saw.sent += now < end
+            busy.add(connection)
+            with contextlib.suppress(OSError):  # the server closed it; reading says so too
+                connection.send(load.request, queue.popleft())
+        if now >= end and (not busy or now >= end + GRACE_S):
+            break
+        if load.rate is not None and now < end and idle:
+            wake = max(0.0, began + saw.due / load.rate - now)
+        else:
+            wake = max(0.0, end - now) if now < end else GRACE_S
+        for connection in connections.ready(wake):
+            try:
+                status = connection.receive()
+                if not status:
+                    continue
+                if status == 200:
+                    now = clock()
+                    saw.in_time += now < end
+                    counts[max(1, round((now - connection.due) * 1e6))] += 1
+                else:
+                    errors[str(status)] += 1
+            except (OSError, httptools.HttpParserError):
+                errors["connection"] += connection in busy
+                connection.reconnect()
+            if connection in busy:
+                busy.remove(connection)
+                idle.append(connection)
+    if left := len(busy) + len(queue):
+        errors["unanswered"] = left
+    saw.seconds = max(clock(), end) - began
+    saw.answered, saw.errors, saw.counts = counts.total(), dict(errors), sorted(counts.items())
+    return saw
+
+
+def main() -> None:
+    """Read a Load, make it, write what it saw."""
+    load = msgspec.json.decode(sys.stdin.buffer.read(), type=Load)
+    gc.disable()
+    try:
+        saw = generate(load)
+    except OSError as error:
+        sys.exit(f"http://{load.host}:{load.port}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.stdout.buffer.write(msgspec.json.encode(saw))
+
+
+if __name__ == "__main__":
+    main()

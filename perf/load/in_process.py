@@ -1,0 +1,66 @@
+"""The floor: preprocessing and the policy in this process, with nothing around them."""
+
+from __future__ import annotations
+
+import collections
+import time
+from pathlib import Path
+
+import numpy as np
+
+from converters.versions import triton_version
+from perf.bench import results
+from perf.load.observations import rows
+from triton_backend import runtimes
+from triton_backend.preprocessing import FILE_NAME, Preprocessing
+
+OPEN = {"onnx": runtimes.onnx, "torchscript": runtimes.torchscript}
+WARMUP = 50
+
+
+class InProcessError(Exception):
+    """The policy can't be run here; the text says why."""
+
+
+def run(
+    repository: Path, version: str, form: str, seconds: float, batch_size: int = 1
+) -> results.Measurement:
+    """Compute one batch after another for `seconds`, one caller; raises InProcessError."""
+    number = str(triton_version(version))
+    if form not in OPEN:
+        raise InProcessError(f"{form} is not run in process")
+    # A policy of another shape has its shape in the names of its folders.
+    name = "model.onnx" if form == "onnx" else "model.pt"
+    file = next(repository.glob(f"policy_{form}*/{number}/{name}"), None)
+    statistics = next(repository.glob(f"preprocess*/{number}/{FILE_NAME}"), None)
+    if file is None or statistics is None:
+        raise InProcessError(f"{repository}: no {form} model of {version} for Triton's Python")
+    try:
+        infer = OPEN[form](file)
+    except ImportError as error:
+        raise InProcessError(f"{error.name} is not installed") from None
+    preprocessing = Preprocessing.load(statistics)
+    seen = rows(batch_size, preprocessing.sensors)
+    observation = np.array([[o["speed"], o["steering"], *o["sensors"]] for o in seen], np.float32)
+    noise = np.zeros((batch_size, preprocessing.noise), np.float32)
+    for _ in range(WARMUP):
+        infer(preprocessing.features(observation), noise)
+    counts = collections.Counter[int]()
+    began = now = time.perf_counter()
+    while now - began < seconds:
+        infer(preprocessing.features(observation), noise)
+        before, now = now, time.perf_counter()
+        counts[max(1, round((now - before) * 1e6))] += 1
+    return results.measured(
+        sorted(counts.items()),
+        counts.total(),
+        now - began,
+        layer="in-process",
+        target="preprocessing and policy",
+        version=version,
+        format=form,
+        loop="closed",
+        tool="time.perf_counter",
+        concurrency=1,
+        batch_size=batch_size,
+    )

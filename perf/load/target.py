@@ -1,0 +1,85 @@
+"""What is asked over JSON: a gateway, or a peer that takes the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from perf.load.generator import Load
+
+
+class TargetError(Exception):
+    """It does not answer, or not as a gateway does; the text says how."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One server, and which policy of it is asked."""
+
+    url: str
+    system: str = "carlarl"
+    version: str = "v0.2.0"
+    format: str = "onnx"
+    sensors: int = 5
+    asked_version: str | None = None
+    """The version that requests name; None for none, which means the active one."""
+    api_key: str | None = None
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What each request needs besides its type and length."""
+        return [] if self.api_key is None else [("X-API-Key", self.api_key)]
+
+    def load(
+        self, asked: dict[str, Any], connections: int, seconds: float, rate: float | None = None
+    ) -> Load:
+        """Describe a load on `/predict` for the generator."""
+        address = urlsplit(self.url)
+        if address.scheme != "http" or address.hostname is None:
+            raise TargetError(f"{self.url}: perf.load.generator speaks http only")
+        content = json.dumps(asked).encode()
+        headers = {"Host": address.netloc, "Content-Type": "application/json"}
+        headers |= {**dict(self.headers), "Content-Length": str(len(content))}
+        lines = [f"POST {address.path}/predict HTTP/1.1", *map(": ".join, headers.items())]
+        head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
+        return Load(
+            address.hostname, address.port or 80, head + content, connections, seconds, rate
+        )
+
+
+def gateway(url: str, version: str | None = None, api_key: str | None = None) -> Target:
+    """Ask the gateway at `url` about `version`, the active one for None; raises TargetError."""
+    try:
+        told = _ask(url, "/metadata", api_key)
+        name, form = told["version"], told["format"]
+        if version not in (None, name):
+            held = {one["version"]: one for one in _ask(url, "/versions", api_key)["versions"]}
+            if version not in held:
+                raise TargetError(f"{url}: no version {version}; it serves {', '.join(held)}")
+            name, form = version, held[version]["formats"][0]
+        return Target(
+            url,
+            version=name,
+            format=form,
+            sensors=told["sensors"],
+            asked_version=version,
+            api_key=api_key,
+        )
+    except (ValueError, KeyError, TypeError):
+        raise TargetError(f"{url}: no gateway of CarlaRL answers") from None
+
+
+def _ask(url: str, path: str, api_key: str | None) -> Any:
+    headers = {} if api_key is None else {"X-API-Key": api_key}
+    try:
+        answer = httpx.get(url + path, headers=headers, timeout=10, trust_env=False)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise TargetError(f"{url}: no answer ({error})") from None
+    told = answer.json()
+    if answer.status_code != 200:
+        raise TargetError(f"{url}{path}: {told['message']}")
+    return told

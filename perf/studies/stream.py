@@ -1,0 +1,185 @@
+"""`/stream` against `/predict`, as a fleet drives: `python -m perf.studies.stream`.
+
+Each vehicle has one connection and a step that is due at a fixed rate, the vehicles spread evenly
+over the time between two steps. The loop is open: a latency counts from when its step was due. Over
+`/predict` a step that is due while the answer before it is still to come is sent behind that
+answer, with its wait counted; over `/stream` it is sent at once, and the gateway may answer
+`skipped`, which is counted and has no latency. The ways are measured in turns.
+
+The load generator is one process that writes requests made beforehand; its own CPU time is in the
+table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import numpy as np
+import psutil
+import uvloop
+
+from perf.bench import machine
+from perf.load import processes
+from perf.load.vehicles import LoadError, Saw, StreamVehicle, Vehicle
+
+FLEETS = (1, 100)
+WAYS = ("/predict", "/stream, JSON", "/stream, msgpack")
+WARM_S = 1.0
+LAST_ANSWERS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one way took: milliseconds, CPU seconds a second, and steps that were skipped."""
+
+    p50: float
+    p99: float
+    gateway: float
+    triton: float
+    generator: float
+    skipped: int
+
+
+async def drive(url: str, way: str, vehicles: int, rate: float, seconds: float, saw: Saw) -> None:
+    """Drive for so long; raises LoadError where a step fails or gets no answer."""
+    address = urlsplit(url)
+    loop = asyncio.get_running_loop()
+
+    def vehicle() -> Vehicle:
+        return Vehicle(saw) if way == "/predict" else StreamVehicle(saw, "msgpack" in way)
+
+    fleet: list[Vehicle] = []
+    for _ in range(vehicles):
+        _, one = await loop.create_connection(vehicle, address.hostname or "", address.port or 80)
+        await one.ready
+        fleet.append(one)
+    began = loop.time() + 0.1
+    offset = time.perf_counter() - loop.time()
+
+    def step(one: Vehicle, due: float) -> None:
+        one.step(due + offset)
+        following = due + 1 / rate
+        if following < began + seconds:
+            loop.call_at(following, step, one, following)
+
+    for index, one in enumerate(fleet):
+        due = began + index / vehicles / rate
+        loop.call_at(due, step, one, due)
+    await asyncio.sleep(began + seconds - loop.time())
+    patience = loop.time() + LAST_ANSWERS_S
+    while any(one.awaits for one in fleet) and loop.time() < patience:
+        await asyncio.sleep(0.01)
+    for one in fleet:
+        one.close()
+    await asyncio.sleep(0)
+    for one in fleet:
+        if one.error or one.awaits:
+            raise LoadError(f"{way}: {one.error or 'a step got no answer'}")
+
+
+def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: float) -> Round:
+    """Measure one way after a second of warming; `carlarl serve` has the process id `pid`.
+
+    Raises LoadError.
+    """
+    uvloop.run(drive(url, way, vehicles, rate, WARM_S, Saw()))
+    saw = Saw()
+    before, own = cpu_s(pid), time.process_time()
+    began = time.monotonic()
+    uvloop.run(drive(url, way, vehicles, rate, seconds, saw))
+    took = time.monotonic() - began
+    own = (time.process_time() - own) / took
+    gateway, triton = ((now - then) / took for now, then in zip(cpu_s(pid), before, strict=True))
+    p50, p99 = np.percentile(saw.latencies, (50, 99)) * 1000
+    return Round(float(p50), float(p99), gateway, triton, own, saw.skipped)
+
+
+def cpu_s(pid: int) -> tuple[float, float]:
+    """Give the CPU seconds that the gateway and that Triton, with its models, have used."""
+    used = {"gateway": 0.0, "triton": 0.0}
+    root = psutil.Process(pid)
+    for process in root.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            gateway = "gateway" in process.cmdline()
+            used["gateway" if gateway else "triton"] += times.user + times.system
+    return used["gateway"], used["triton"]
+
+
+def compare(
+    rounds: int, seconds: float, rate: float, say: Callable[[str], None]
+) -> dict[tuple[int, str], list[Round]]:
+    """Measure every way with every fleet, in turns. Raises LoadError."""
+    found: dict[tuple[int, str], list[Round]] = {case: [] for case in product(FLEETS, WAYS)}
+    with processes.gateway() as (url, pid):
+        for turn in range(rounds):
+            cases = list(found)
+            for vehicles, way in cases[turn % 3 :] + cases[: turn % 3]:  # none is always first
+                one = measure(url, pid, way, vehicles, rate, seconds)
+                found[vehicles, way].append(one)
+                say(f"round {turn + 1}: {vehicles} vehicles, {way}: p50 {one.p50:.2f} ms")
+    return found
+
+
+def table(found: dict[tuple[int, str], list[Round]]) -> list[str]:
+    """Write a Markdown table: medians of the rounds, and their ranges."""
+    lines = [
+        "| vehicles | way | p50 ms | p99 ms | CPU of the gateway, s/s | of Triton "
+        "| of the load generator | skipped |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (vehicles, way), rounds in found.items():
+        figures = [
+            _spread([getattr(one, name) for one in rounds], digits)
+            for name, digits in (
+                ("p50", 2), ("p99", 2), ("gateway", 3), ("triton", 3), ("generator", 3)
+            )
+        ]  # fmt: skip
+        skipped = sum(one.skipped for one in rounds)
+        lines.append(f"| {vehicles} | `{way}` | {' | '.join(figures)} | {skipped:,} |")
+    return lines
+
+
+def _spread(values: list[float], digits: int) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+@click.command()
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1))
+@click.option("--rate", default=20.0, show_default=True, help="Steps of one vehicle a second.")
+@click.option("--output", type=click.Path(path_type=Path), help="Markdown, else standard output.")
+def main(rounds: int, seconds: float, rate: float, output: Path | None) -> None:
+    """Measure, and write the table."""
+    try:
+        found = compare(rounds, seconds, rate, lambda line: click.echo(line, err=True))
+    except LoadError as error:
+        raise click.ClickException(str(error)) from None
+    lines = [
+        f"Command: `python -m perf.studies.stream --rounds {rounds} --seconds {seconds:g} "
+        f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; "
+        "the load generator ran on the same cores.",
+        "",
+        *table(found),
+    ]
+    text = "\n".join(lines) + "\n"
+    if output is None:
+        click.echo(text)
+    else:
+        output.write_text(text)
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()
