@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,17 +58,18 @@ def tune(
     with extra("bench"):
         from perf.load import closed_loop, processes, target
         from perf.studies import tuning
+    from carlarl import tuned_repository
     from converters.repository import RepositoryError
 
     settings = read(model_repository=repository)
     root = settings.model_repository
     load = tuning.Load(concurrency, rows, seconds, rounds)
     try:
-        default = tuning.current(root, settings.calls_in_flight, settings.workers)
+        default = tuned_repository.current(root, settings.calls_in_flight, settings.workers)
         found = _search(root, default, psutil.cpu_count() or 1, load)
         written: list[str] = []
         if found.changes_repository and not dry_run:
-            written = tuning.write(root, found.best)
+            written = tuned_repository.write(root, found.best)
     except (
         RepositoryError,
         closed_loop.LoadError,
@@ -85,6 +87,7 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from carlarl import tuned_repository
     from perf.studies import tuning
 
     columns = (TextColumn("{task.description:32}"), BarColumn(), MofNCompleteColumn())
@@ -94,7 +97,8 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
         def progress(what: str, done: int, total: int) -> None:
             bar.update(task, description=what, completed=done, total=max(done, total))
 
-        return tuning.search(root, default, cores, load, progress)
+        trial = partial(tuned_repository.trial, root)
+        return tuning.search(trial, default, cores, load, progress)
 
 
 def _told(found: Found, written: list[str]) -> dict[str, Any]:

@@ -1,22 +1,19 @@
-"""What instances, threads, calls, their size and workers give on this machine, by trying them.
+"""Which instances, threads, calls, workers and size of a call are fastest on this machine.
 
-Each candidate runs as a whole stack beside the one as it is set now, and the two are loaded in
-turn, several rounds: what counts is the ratio of a pair, since a machine's speed changes by the
-minute.
+`carlarl tune` uses it. Each candidate runs as a whole stack beside the one as it is set now, and
+the two are loaded in turn, several rounds. The ratio of a pair counts, since a machine's speed
+changes by the minute.
 """
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from converters import configs, placement, repository
 from perf.load import closed_loop, processes, target
 from perf.load.target import Target
 
@@ -114,58 +111,19 @@ class Load:
 
 Progress = Callable[[str, int, int], None]
 """What is tried now, how many trials are done, and how many there are."""
+Trial = Callable[[Setting], AbstractContextManager[Path]]
+"""Gives a model repository with a setting, until the block ends."""
+MAX_BATCH = 256
 
 
-def tuned_models(root: Path) -> list[str]:
-    """Name the models that the gateway's calls of the active version run in."""
-    version = repository.active_version(root)
-    if version is None:
-        raise repository.RepositoryError(
-            f"{root}: no active version; `carlarl export` makes one active"
-        )
-    fused = configs.ensemble_name(version, configs.FUSED)
-    if (root / fused).is_dir():
-        return [fused]
-    steps = repository.read_config(root, configs.ensemble_name(version)).ensemble_scheduling.step
-    return [step.model_name for step in steps]
+def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Progress) -> Found:
+    """Try one thing after the other, each on top of the best so far; Ctrl-C ends it early.
 
-
-def current(root: Path, calls: int, workers: int) -> Setting:
-    """Give the setting of the repository, with that of the gateway."""
-    config = repository.read_config(root, tuned_models(root)[-1])
-    batch = repository.read_config(root, configs.ALIAS).max_batch_size
-    return Setting(config.instance_group[0].count, configs.threads(config), batch, calls, workers)
-
-
-def changed(root: Path, setting: Setting) -> dict[str, Any]:
-    """Give the configs that differ for `setting`, by model."""
-    made = {}
-    for model in tuned_models(root):
-        config = made[model] = repository.read_config(root, model)
-        configs.tune(config, setting.instances, setting.threads)
-    # Gateways go by the ensemble's size of a batch, whichever model they call.
-    for model in (configs.ALIAS, configs.ensemble_name(str(repository.active_version(root)))):
-        config = repository.read_config(root, model)
-        if config.max_batch_size != setting.batch:
-            config.max_batch_size = setting.batch
-            made[model] = config
-    return made
-
-
-def write(root: Path, setting: Setting) -> list[str]:
-    """Put `setting`'s share into the repository, all or nothing; gives the models it changed."""
-    made = changed(root, setting)
-    with repository.transaction(root) as tree:
-        for model, config in made.items():
-            repository.write(tree / model / "config.pbtxt", configs.text(config).encode())
-    return list(made)
-
-
-def search(root: Path, default: Setting, cores: int, load: Load, progress: Progress) -> Found:
-    """Try one thing after the other, each on top of the best so far; Ctrl-C ends it early."""
+    Raises LoadError, StartError or TargetError where the setting as it is now fails.
+    """
     found = Found(default, default)
     try:
-        _search(root, found, cores, load, progress)
+        _search(trial, found, cores, load, progress)
     except KeyboardInterrupt:
         found.interrupted = True
     return found
@@ -178,7 +136,7 @@ def candidates(best: Setting, name: str, cores: int, at_once: int) -> list[Setti
     """
     powers = [n for n in (1, 2, 4, 8, 16) if n <= cores]
     values = {"workers": powers, "calls": [1, 2, 4, 8], "instances": powers, "threads": powers}
-    values["batch"] = [n for n in (16, 32, 64, 128, configs.MAX_BATCH_SIZE) if n < at_once]
+    values["batch"] = [n for n in (16, 32, 64, 128, MAX_BATCH) if n < at_once]
     found = [replace(best, **{name: value}) for value in values[name]]
     if name == "instances":
         found = [replace(one, calls=max(one.calls, one.instances)) for one in found]
@@ -190,9 +148,9 @@ def climb(
 ) -> None:
     """Vary one thing after the other, each on top of the best so far; writes into `found`.
 
-    `measure` is told what is varied, and gives the ratios of a setting's throughput to the
-    default's, zeros where it failed. A setting is better where their median is so by more than the
-    noise.
+    `measure` gets the name of what is varied, and gives the ratios of a setting's throughput to the
+    default's, zeros where it failed. A setting is better where the median of its ratios is higher
+    by more than the noise.
     """
     at_best = [1.0]
     for name in VARIED:
@@ -207,7 +165,7 @@ def climb(
                 found.best, at_best, found.gain = one, ratios, Spread.of(ratios)
 
 
-def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress) -> None:
+def _search(trial: Trial, found: Found, cores: int, load: Load, progress: Progress) -> None:
     done = 0
     at_once = load.connections * load.rows
     total = 3 + sum(len(candidates(found.default, name, cores, at_once)) for name in VARIED)
@@ -217,9 +175,9 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
         progress(what, done, total)
         done += 1
 
-    with _stack(root, found.default) as base:
+    with _stack(trial, found.default) as base:
         told("the setting against itself")
-        with _stack(root, found.default) as other:
+        with _stack(trial, found.default) as other:
             pairs = [(_rate(base, load), _rate(other, load)) for _ in range(2 * load.rounds)]
         found.per_s = statistics.median(first for first, _ in pairs)
         found.noise = max(abs(second / first - 1) for first, second in pairs)
@@ -227,7 +185,7 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
         def measure(what: str, setting: Setting, rounds: int = load.rounds) -> list[float]:
             told(what)
             try:
-                with _stack(root, setting) as other:
+                with _stack(trial, setting) as other:
                     return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
             except (closed_loop.LoadError, processes.StartError, target.TargetError):
                 return [0.0] * rounds  # under which requests fail, or nothing starts
@@ -238,7 +196,7 @@ def _search(root: Path, found: Found, cores: int, load: Load, progress: Progress
             if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:
                 found.best, found.gain = found.default, None
     told("connections and observations")
-    with _stack(root, found.best) as stack:
+    with _stack(trial, found.best) as stack:
         loads = {
             "concurrency": [replace(load, connections=value) for value in CONCURRENCY],
             "rows": [replace(load, rows=value) for value in ROWS],
@@ -276,11 +234,9 @@ def _rate(stack: Target, load: Load) -> float:
 
 
 @contextmanager
-def _stack(root: Path, setting: Setting) -> Iterator[Target]:
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model_repository"
-        placement.link(root, place, changed(root, setting))
-        variables = {"MODEL_REPOSITORY": str(place), "TRITON_URL": "", "API_KEYS_FILE": ""}
+def _stack(trial: Trial, setting: Setting) -> Iterator[Target]:
+    with trial(setting) as place:
+        variables = processes.ALONE | {"MODEL_REPOSITORY": str(place)}
         with processes.stack(**variables, **setting.variables) as ports:
             found = target.gateway(f"http://127.0.0.1:{ports[0]}")
             _rate(found, Load(8, 1, 1, 1))  # warm

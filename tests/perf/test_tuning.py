@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from carlarl import promotion
+from carlarl import promotion, tuned_repository
 from carlarl.triton_control import TritonControl
 from converters import drift, repository
 from perf.studies import tuning
@@ -113,10 +113,10 @@ def test_knee_and_efficiency() -> None:
 @pytest.mark.live
 def test_what_is_written_validates_and_is_served(source: Path) -> None:
     setting = Setting(instances=2, threads=2, batch=64, calls=4, workers=1)
-    assert tuning.current(source, 2, 1) == NOW
+    assert tuned_repository.current(source, 2, 1) == NOW
     changed = ["carla_policy_fused-v0.2.0", "carla_policy", "carla_policy-v0.2.0"]
-    assert tuning.write(source, setting) == changed
-    assert tuning.current(source, 4, 1) == setting
+    assert tuned_repository.write(source, setting) == changed
+    assert tuned_repository.current(source, 4, 1) == setting
     assert drift.differences(ROOT / "model_repository", source) == []
     with running_stack(MODEL_REPOSITORY=str(source), **setting.variables) as stack:
         url = f"http://{stack.triton_http}/v2/models/carla_policy_fused-v0.2.0/config"
@@ -129,7 +129,7 @@ def test_what_is_written_validates_and_is_served(source: Path) -> None:
         with TritonControl(f"http://{stack.triton_http}") as control:
             for version in ("v0.1.0", "v0.2.0"):
                 promotion.promote(source, version, control)
-    tuning.write(source, NOW)
+    tuned_repository.write(source, NOW)
     for model in repository.ensembles(source):
         path = Path(model) / "config.pbtxt"
         assert (source / path).read_text() == (ROOT / "model_repository" / path).read_text()
