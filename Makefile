@@ -35,13 +35,13 @@ test-performance: .venv/.installed-test load-tools  ## is the gateway still fast
 	$(BIN)/python -m perf.bench.gate
 
 benchmark: .venv/.installed-bench load-tools  ## measure all layers, write runs/report/
-	$(BIN)/carlarl bench --repeats 3 --save-results --generate-report
+	$(BIN)/carlarl bench run --repeats 3 --save-results --generate-report
 
 benchmark-peers: .venv/.installed-bench load-tools  ## other ways to serve the same policy, in turns: runs/peers/
-	$(BIN)/carlarl bench --peers
+	$(BIN)/carlarl bench peers
 
 benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a million requests: runs/memory/
-	$(BIN)/carlarl bench --memory
+	$(BIN)/carlarl bench memory
 
 test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu

@@ -1,8 +1,9 @@
-"""`carlarl bench`: measure the layers of a running stack, and compare with a baseline."""
+"""`carlarl bench`: measure a running stack, compare with a baseline, with peers, watch memory."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
 BASELINE = Path("perf/baseline.json")
 RESULTS = Path("runs/bench.json")
-REPORT = Path("runs/report")
-REPEATS = 3
-"""Repeats of what is kept or compared: a change must exceed their spread."""
+FILE = click.Path(dir_okay=False, path_type=Path)
+LAYERS = click.Choice(["in-process", "triton-http", "triton-grpc", "gateway"])
 
 
 class _List(click.ParamType[tuple[Any, ...]]):
@@ -44,231 +44,217 @@ class _List(click.ParamType[tuple[Any, ...]]):
         return tuple(dict.fromkeys(self._one.convert(part, param, ctx) for part in parts))
 
 
-FILE = click.Path(dir_okay=False, path_type=Path)
-LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gateway"]))
+concurrency_option = click.option(
+    "--concurrency",
+    type=_List(click.IntRange(1, 1000)),
+    default=(1, 32),
+    help="Callers at a time. [default: 1,32]",
+)
+duration_option = click.option(
+    "--duration",
+    type=click.FloatRange(1, 3600),
+    default=5.0,
+    help="Seconds of each measurement. [default: 5]",
+)
 
 
-@click.command()
+@click.group()
+def bench() -> None:
+    """Measure how fast this is on your machine, and how much memory it holds.
+
+    \b
+    Example: carlarl bench run --concurrency 8 --duration 3 --json
+    Example: carlarl bench run --repeats 3 --save-results
+    Example: carlarl bench compare --threshold 10
+    """
+
+
+@bench.command()
 @click.option(
     "--batch-sizes",
     type=_List(click.IntRange(1, 1000)),
     default=(1,),
     help="Observations in a request. [default: 1]",
 )
-@click.option(
-    "--concurrency",
-    type=_List(click.IntRange(1, 1000)),
-    default=(1, 32),
-    help="Callers at a time. [default: 1,32]",
-)
-@click.option(
-    "--duration",
-    type=click.FloatRange(1, 3600),
-    default=5.0,
-    help="Seconds of each measurement. [default: 5]",
-)
-@click.option("--formats", type=Formats(), help="[default: the one that is served]")
-@click.option("--versions", type=_List(Version()), help="[default: the active one]")
+@concurrency_option
+@duration_option
+@click.option("--formats", type=Formats(), default=(), help="[default: the one that is served]")
+@click.option("--versions", type=_List(Version()), default=(), help="[default: the active one]")
 @click.option(
     "--rate",
     "rates",
     type=_List(click.FloatRange(1, 1e6)),
+    default=(),
     help="Requests a second, sent to the gateway at that rate whatever it answers: an open loop, "
     "whose latencies count from when a request was due.",
 )
-@click.option("--layers", type=LAYERS, help="[default: all]")
-@click.option("--repeats", type=click.IntRange(1, 100), help="[default: 1; 3 with a baseline]")
+@click.option("--layers", type=_List(LAYERS), default=tuple(LAYERS.choices), help="[default: all]")
+@click.option("--repeats", type=click.IntRange(1, 100), default=1, help="[default: 1]")
 @url_option
 @api_key_option
 @repository_option
 @click.option(
-    "--collect-baseline", is_flag=True, help=f"Keep the results as the baseline, {BASELINE}."
-)
-@click.option(
     "--save-results",
+    "save",
     type=FILE,
     is_flag=False,
     flag_value=str(RESULTS),
     help=f"Keep the results in this file. [without a file: {RESULTS}]",
 )
 @click.option(
-    "--compare-baseline",
-    type=FILE,
-    is_flag=False,
-    flag_value=str(BASELINE),
-    help="Compare with these results, and fail where a case is worse. "
-    f"[without a file: {BASELINE}]",
+    "--generate-report", "report", is_flag=True, help="Write runs/report/report.html with charts."
 )
+@json_option
+def run(
+    url: str | None,
+    api_key: str | None,
+    repository: Path | None,
+    save: Path | None,
+    report: bool,
+    as_json: bool,
+    **plan: Any,
+) -> None:
+    """Measure the policy in process, Triton, and the gateway: each millisecond has an owner.
+
+    It measures the gateway at --url, or the one that answers where HOST and PORT say, or else a
+    stack of its own on free ports. `wrk` measures the gateway in a closed loop (each caller waits
+    for its answer); --rate adds an open loop. `perf_analyzer` measures Triton. What is missing is
+    left out, and named. Ctrl-C keeps what was measured.
+
+    \b
+    Example: carlarl bench run --batch-sizes 1,32 --concurrency 1,8,32
+    Example: carlarl bench run --layers gateway --rate 500,2000
+    Example: carlarl bench run --repeats 3 --save-results perf/baseline.json
+    """
+    from carlarl import benchmark
+    from perf.bench.suite import Plan
+
+    found = benchmark.measure(Plan(**plan), url, api_key, repository)
+    benchmark.show(found, as_json)
+    if not found.measurements:
+        reasons = "\n".join(found.left_out)
+        raise click.Abort if found.interrupted else Failure(f"nothing was measured:\n{reasons}")
+    if save is not None or found.interrupted:
+        _keep(found, save or RESULTS)
+    if report:
+        with extra("bench"):
+            from perf.bench.report import write
+        click.echo(f"report: {write(found, Path('runs/report'))}", err=True)
+    if found.interrupted:
+        raise click.Abort
+
+
+def _keep(results: Results, path: Path) -> None:
+    try:
+        kept = results.save(path)
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}") from None
+    click.echo(f"kept in {kept}", err=True)
+
+
+@bench.command()
+@click.argument("before", type=FILE, default=BASELINE)
+@click.argument("now", type=FILE, default=RESULTS)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1000),
     default=10.0,
     help="Percent by which a case may be worse. [default: 10]",
 )
-@click.option(
-    "--peers",
-    is_flag=True,
-    help="Instead: measure other ways to serve the same policy, each installed into an environment "
-    "of its own, in turns with this one. One table, one chart.",
-)
-@click.option(
-    "--memory",
-    is_flag=True,
-    help="Instead: watch the memory of a stack of its own over --requests; fails where it grows.",
-)
-@click.option(
-    "--requests",
-    type=click.IntRange(1),
-    default=500_000,
-    help="For --memory. [default: 500000]",
-)
-@click.option("--generate-report", is_flag=True, help="Write an HTML page with charts.")
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    help=f"Folder of the report. [default: {REPORT}]",
-)
-@json_option
-def bench(
-    batch_sizes: tuple[int, ...],
-    concurrency: tuple[int, ...],
-    duration: float,
-    formats: tuple[str, ...] | None,
-    versions: tuple[str, ...] | None,
-    rates: tuple[float, ...] | None,
-    layers: tuple[str, ...] | None,
-    repeats: int | None,
-    url: str | None,
-    api_key: str | None,
-    repository: Path | None,
-    collect_baseline: bool,
-    save_results: Path | None,
-    compare_baseline: Path | None,
-    threshold: float,
-    peers: bool,
-    memory: bool,
-    requests: int,
-    generate_report: bool,
-    output: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure the policy in process, Triton, and the gateway: each millisecond has an owner.
+def compare(before: Path, now: Path, threshold: float) -> None:
+    """Compare two results of `bench run`; exit status 1 where a case became worse.
 
-    It measures the gateway at --url, or the one that answers where HOST and PORT say, or else a
-    stack of its own on free ports. The figures of the gateway are of a closed loop (each caller
-    waits for its answer) by wrk; with --rate, of an open loop too. Triton is measured by its
-    perf_analyzer. What is missing is left out, and said. Ctrl-C keeps what was measured.
+    BEFORE is perf/baseline.json and NOW is runs/bench.json, unless other files are given. Measure
+    both with --repeats 3 or more: what repeats differ by is not worse.
 
     \b
-    Example: carlarl bench --batch-sizes 1 --concurrency 8 --duration 3 --json
-    Example: carlarl bench --collect-baseline
-    Example: carlarl bench --compare-baseline --threshold 10
-    Example: carlarl bench --peers --memory --generate-report
+    Example: carlarl bench compare
+    Example: carlarl bench compare monday.json friday.json --threshold 20
     """
-    if peers or memory:
-        if collect_baseline or compare_baseline is not None:
-            raise click.UsageError("a baseline is of neither --peers nor --memory")
-        from carlarl import bench_others
+    from perf.bench import comparison, results
 
-        bench_others.run(
-            peers,
-            memory,
-            rounds=repeats or 5,
-            seconds=duration,
-            concurrency=concurrency,
-            requests=requests,
-            save=save_results,
-            report=(output or REPORT) if generate_report else None,
-            as_json=as_json,
-        )
-        return
-    from carlarl import benchmark
-    from perf.bench import results as files
-    from perf.bench import suite
-
-    kept = collect_baseline or compare_baseline is not None
-    plan = suite.Plan(
-        batch_sizes=batch_sizes,
-        concurrency=concurrency,
-        duration=duration,
-        formats=formats or (),
-        versions=versions or (),
-        rates=rates or (),
-        layers=layers or suite.LAYERS,
-        repeats=repeats or (REPEATS if kept else 1),
-    )
     try:
-        before = None if compare_baseline is None else files.load(compare_baseline)
-    except files.ResultsError as error:
-        raise Failure(f"{error}; `carlarl bench --collect-baseline` makes one") from None
-    found = benchmark.measure(plan, url, api_key, repository)
-    show(found, as_json)
-    if found.interrupted:  # no baseline, but kept
-        save_results = save_results or RESULTS
-    elif collect_baseline and save_results in (None, RESULTS):
-        save_results = BASELINE
-    if save_results is not None and found.measurements:
-        try:
-            found.save(save_results)
-        except OSError as error:
-            raise Failure(f"{save_results}: {error.strerror}") from None
-        click.echo(f"kept in {save_results}", err=True)
-    if generate_report and found.measurements:
-        with extra("bench"):
-            from perf.bench.report import write
-        page = write(found, output or REPORT)
-        click.echo(f"report: {page}", err=True)
-    if found.interrupted:
-        raise click.Abort
-    if not found.measurements:
-        raise Failure("nothing was measured:\n" + "\n".join(found.left_out))
-    if before is not None:
-        compare(before, found, threshold)
-
-
-def show(results: Results, as_json: bool) -> None:
-    """Print the results: as JSON, or as tables with what was left out."""
-    import msgspec
-
-    from perf.load import open_loop
-
-    if as_json:
-        click.echo(msgspec.json.encode(results))
-    else:
-        from rich.console import Console
-
-        from perf.bench import tables
-
-        terminal = sys.stdout.isatty()
-        console = Console(width=None if terminal else 200)  # whoever keeps it wants no broken cells
-        for table in tables.tables(results, markdown=not terminal):
-            console.print(table)
-        click.echo(str(results.machine))
-    for measurement in results.measurements:
-        if (trouble := open_loop.trouble(measurement)) is not None:
-            click.echo(f"{measurement.name}: {trouble}", err=True)
-        if measurement.errors:
-            failed = ", ".join(f"{count} {kind}" for kind, count in measurement.errors.items())
-            click.echo(f"{measurement.name}: failed: {failed}", err=True)
-    for reason in results.left_out:
-        click.echo(f"left out: {reason}", err=True)
-
-
-def compare(before: Results, now: Results, threshold: float) -> None:
-    """Say what became worse than the baseline; then exit status 1."""
-    from perf.bench import comparison
-
-    if before.machine.cpu != now.machine.cpu or before.machine.cores != now.machine.cores:
-        click.echo(f"the baseline is of another machine: {before.machine}", err=True)
-    found = comparison.compare(before, now, threshold)
+        old, new = results.load(before), results.load(now)
+    except results.ResultsError as error:
+        raise Failure(f"{error}; `carlarl bench run --save-results FILE` makes one") from None
+    if old.machine.cpu != new.machine.cpu or old.machine.cores != new.machine.cores:
+        click.echo(f"{before} is of another machine: {old.machine}", err=True)
+    found = comparison.compare(old, new, threshold)
     for case in found.missing:
         click.echo(f"not measured now: {case}", err=True)
     if not found.changes:
-        raise Failure("nothing to compare: no case was measured both now and for the baseline")
+        raise Failure(f"nothing to compare: no case is both in {before} and in {now}")
     if found.worse:
         lines = "\n".join(f"  {change}" for change in found.worse)
-        raise Failure(f"worse than the baseline by more than {threshold:g} %:\n{lines}")
-    click.echo(f"no case is worse than the baseline by more than {threshold:g} %", err=True)
+        raise Failure(f"worse than {before} by more than {threshold:g} %:\n{lines}")
+    click.echo(f"no case is worse than {before} by more than {threshold:g} %", err=True)
+
+
+@bench.command()
+@click.option("--peer", "names", multiple=True, help="Only this one; may be given several times.")
+@click.option("--repeats", type=click.IntRange(1, 100), default=5, help="[default: 5]")
+@duration_option
+@concurrency_option
+def peers(
+    names: tuple[str, ...], repeats: int, duration: float, concurrency: tuple[int, ...]
+) -> None:
+    """Measure other ways to serve the same policy, in turns with this one.
+
+    Each is installed into an environment of its own. Table, chart and results go to runs/peers/.
+
+    Example: carlarl bench peers --peer litserve --repeats 3
+    """
+    with _failures():
+        from perf.studies.peers import comparison
+        from perf.studies.peers.systems import PEERS
+
+        if unknown := set(names) - set(PEERS):
+            raise click.UsageError(f"--peer: {', '.join(unknown)}: choose from {', '.join(PEERS)}")
+        found = comparison.run(names or tuple(PEERS), repeats, duration, concurrency, _say)
+        click.echo(comparison.markdown(found))
+        _say(f"kept in {comparison.keep(found, Path('runs/peers'))}")
+    if found.interrupted:
+        raise click.Abort
+
+
+@bench.command()
+@click.option("--requests", type=click.IntRange(1), default=500_000, help="[default: 500000]")
+def memory(requests: int) -> None:
+    """Watch the memory of a stack of its own under load; exit status 1 where it grows.
+
+    Samples, verdicts and chart go to runs/memory/.
+
+    Example: carlarl bench memory --requests 100000
+    """
+    with _failures():
+        from perf.studies import memory as watching
+
+        found = watching.measure(requests, _say)
+        for verdict in found.verdicts:
+            click.echo(verdict.text)
+        _say(f"kept in {watching.keep(found, Path('runs/memory'))}")
+    if found.interrupted:
+        raise click.Abort
+    if grows := [verdict.part for verdict in found.verdicts if verdict.kind == "grows"]:
+        raise Failure(f"memory grows: {', '.join(grows)}")
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what a measurement can fail with into a sentence."""
+    with extra("bench"):
+        from perf.load.generator import LoadError
+        from perf.load.processes import StartError
+        from perf.studies.peers.environments import PeerError
+
+        try:
+            yield
+        except (LoadError, PeerError, StartError, ValueError) as error:
+            raise Failure(str(error)) from None
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
 
 
 COMMANDS = (bench,)

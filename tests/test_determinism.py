@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from converters import artifact, parity
 from gateway.rows import Rows
+from gateway.triton import tensors_of
 from perf.load.triton_clients import GrpcClient, HttpClient
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes
 POOL = 96
+ENSEMBLE, FUSED = "carla_policy-v0.2.0", "carla_policy_fused-v0.2.0"
 
 
 def observations() -> list[dict[str, Any]]:
@@ -123,14 +125,17 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, make: Any) -> None
 
     async def both() -> None:
         client = make(address)
+
+        async def infer(rows: Rows, model: str) -> bytes:
+            answer: bytes = await client.infer(model, tensors_of(model, rows), rows.count)
+            return answer
+
         for seed in (None, 0, 2**63 - 1):
             for size in (1, 2, 7, 96):
                 rows = Rows.of(pool[:size], seed)
-                ensemble = await client.infer("carla_policy-v0.2.0", rows, 5)
-                assert await client.infer("carla_policy_fused-v0.2.0", rows, 5) == ensemble
+                assert await infer(rows, FUSED) == await infer(rows, ENSEMBLE)
             mixed = Rows.join([Rows.of(pool[:3], None), Rows.of(pool[3:9], seed or 7)])
-            ensemble = await client.infer("carla_policy-v0.2.0", mixed, 5)
-            assert await client.infer("carla_policy_fused-v0.2.0", mixed, 5) == ensemble
+            assert await infer(mixed, FUSED) == await infer(mixed, ENSEMBLE)
         await client.close()
 
     asyncio.run(both())

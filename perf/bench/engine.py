@@ -1,4 +1,4 @@
-"""Measure an async callable against thresholds: for tests and notebooks.
+"""Measure an async callable against thresholds, for tests and notebooks.
 
 from perf import BenchmarkConfig, BenchmarkEngine
 
@@ -25,7 +25,10 @@ Infer = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
-    """How long to measure, and what to pass; thresholds are exclusive bounds."""
+    """How long to measure, and what to pass; thresholds are exclusive bounds.
+
+    Raises ValueError for iterations or batch sizes below 1, and for a negative warm-up.
+    """
 
     warmup_iterations: int = 10
     measurement_iterations: int = 100
@@ -40,7 +43,7 @@ class BenchmarkConfig:
     """Of this process."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be measured: raises ValueError."""
+        """Check the numbers."""
         if self.warmup_iterations < 0 or self.measurement_iterations < 1:
             raise ValueError(
                 "warmup_iterations must be 0 or more, measurement_iterations 1 or more"
@@ -78,7 +81,7 @@ class BenchmarkResult:
     throughput_rps: float
     """Calls a second; times `batch_size`, it is observations a second."""
     memory_usage_mb: float
-    """The most that was resident of this process while it measured."""
+    """The most memory that this process had resident meanwhile."""
     checks: tuple[Check, ...]
 
     @property
@@ -100,9 +103,10 @@ class BenchmarkEngine:
         self.config = config or BenchmarkConfig()
 
     async def run_benchmark(self, infer: Infer, batch_size: int = 1) -> BenchmarkResult:
-        """Await `infer` again and again with `batch_size` observations; what it raises, this does.
+        """Await `infer` again and again with `batch_size` observations.
 
-        An `infer` that takes no argument is called without.
+        An `infer` that takes no argument is called without. Raises what `infer` raises, and
+        ValueError for a batch below 1.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more: {batch_size}")
@@ -111,50 +115,47 @@ class BenchmarkEngine:
         for _ in range(self.config.warmup_iterations):
             await infer(*arguments)
         iterations = self.config.measurement_iterations
-        look = max(1, iterations // 100)
         taken, resident = [], 0
         for index in range(iterations):
             began = clock()
             await infer(*arguments)
             taken.append(clock() - began)
-            if index % look == 0:
+            if index % max(1, iterations // 100) == 0:
                 resident = max(resident, process.memory_info().rss)
-        return self._result(batch_size, sorted(taken), resident)
+        return self._result(batch_size, sorted(taken), resident / 2**20)
 
     async def run_sweep(self, infer: Infer) -> list[BenchmarkResult]:
         """Measure each of the configuration's batch sizes."""
         return [await self.run_benchmark(infer, size) for size in self.config.batch_sizes]
 
-    def _result(self, batch_size: int, taken: list[float], resident: int) -> BenchmarkResult:
-        def at(percent: float) -> float:
-            return taken[max(0, math.ceil(len(taken) * percent / 100) - 1)] * 1e3
-
+    def _result(self, batch_size: int, taken: list[float], memory: float) -> BenchmarkResult:
         config, total = self.config, sum(taken)
-        throughput, memory = len(taken) / max(total, 1e-9), resident / 2**20
-        latencies = [
-            Check(f"P{percent} ms", at(percent), bound, at(percent) < bound)
-            for percent, bound in (
-                (50, config.p50_threshold_ms),
-                (95, config.p95_threshold_ms),
-                (99, config.p99_threshold_ms),
-            )
-        ]
-        least, most = config.throughput_threshold_rps, config.max_memory_usage_mb
+        p50, p90, p95, p99 = (
+            taken[max(0, math.ceil(len(taken) * percent / 100) - 1)] * 1e3
+            for percent in (50, 90, 95, 99)
+        )
+        rate = len(taken) / max(total, 1e-9)
+        bounds = (
+            ("P50 ms", p50, config.p50_threshold_ms),
+            ("P95 ms", p95, config.p95_threshold_ms),
+            ("P99 ms", p99, config.p99_threshold_ms),
+            ("memory MB", memory, config.max_memory_usage_mb),
+        )
+        least = config.throughput_threshold_rps
         return BenchmarkResult(
             batch_size=batch_size,
             iterations=len(taken),
             mean_ms=total / len(taken) * 1e3,
-            p50_ms=at(50),
-            p90_ms=at(90),
-            p95_ms=at(95),
-            p99_ms=at(99),
+            p50_ms=p50,
+            p90_ms=p90,
+            p95_ms=p95,
+            p99_ms=p99,
             max_ms=taken[-1] * 1e3,
-            throughput_rps=throughput,
+            throughput_rps=rate,
             memory_usage_mb=memory,
             checks=(
-                *latencies,
-                Check("requests/s", throughput, least, throughput > least),
-                Check("memory MB", memory, most, memory < most),
+                *(Check(name, value, bound, value < bound) for name, value, bound in bounds),
+                Check("requests/s", rate, least, rate > least),
             ),
         )
 

@@ -1,10 +1,10 @@
 """Whether the gateway is as fast as it was: `python -m perf.bench.gate` (`make test-performance`).
 
-Milliseconds depend on the machine, so what is held are ratios: the gateway against the plain
-alternative (`perf.studies.peers.fastapi_onnxruntime`), measured in turn on this machine. A limit is
-the ratio measured in RESULTS.md with a margin that its spread never came near; so it catches a
-request that became half as fast again, not one of a few percent: for those, `carlarl bench
---compare-baseline` on a quiet machine.
+Milliseconds depend on the machine, so the limits are ratios: the gateway against the plain
+alternative (`perf.studies.peers.fastapi_onnxruntime`), measured in turn by `wrk` on this machine. A
+limit is the ratio in RESULTS.md with a margin that its spread never reached. So the gate finds a
+request that takes half as long again, but not a few percent: for those there is `carlarl bench
+compare` on a quiet machine.
 """
 
 from __future__ import annotations
@@ -17,10 +17,50 @@ from dataclasses import dataclass
 import click
 
 from perf.bench.machine import facts
+from perf.bench.tables import Figure, Table, p50, rate, spread
 from perf.load import closed_loop, processes
-from perf.studies import fast_path
+from perf.load.measurement import Measurement
+from perf.load.target import Target
 
 ROUNDS, SECONDS = 5, 1.0
+CASES = ((32, 1), (1, 1), (8, 32))
+"""Connections, and observations in a request."""
+
+Case = tuple[int, int]
+Pairs = dict[Case, list[tuple[Measurement, Measurement]]]
+"""For each case the pairs of gateway and plain alternative, one after the other."""
+Say = Callable[[str], None]
+
+
+def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
+    """Measure the gateway and the plain alternative in turn.
+
+    Raises LoadError where `wrk` is missing or a request failed.
+    """
+    measured: Pairs = {case: [] for case in CASES}
+    with processes.gateway() as (gateway, _), processes.plain_alternative() as (plain, _):
+        sides = (Target(gateway), Target(plain, system="fastapi-onnxruntime"))
+        for turn in range(rounds):
+            for case, found in measured.items():
+                ours, theirs = (_load(side, *case, seconds) for side in sides)
+                found.append((ours, theirs))
+                both = f"{rate(ours):,.0f}/s against {rate(theirs):,.0f}/s"
+                say(f"round {turn + 1}: {case[0]} connections, {case[1]} observations: {both}")
+    return measured
+
+
+def _load(target: Target, connections: int, batch_size: int, seconds: float) -> Measurement:
+    if not closed_loop.have_wrk():
+        raise closed_loop.LoadError("wrk is missing: apt-get install wrk")
+    measurement = closed_loop.run(target, connections, seconds, batch_size)
+    if measurement.errors:
+        raise closed_loop.LoadError(f"{target.url}: requests failed: {measurement.errors}")
+    return measurement
+
+
+def ratios(measured: Pairs, case: Case, figure: Figure) -> list[float]:
+    """Give the gateway's figure over the plain alternative's, of each pair."""
+    return [figure(ours) / figure(theirs) for ours, theirs in measured[case]]
 
 
 @dataclass(frozen=True)
@@ -28,14 +68,14 @@ class Limit:
     """A bound on the median ratio of a case."""
 
     what: str
-    case: fast_path.Case
-    figure: fast_path.Figure
+    case: Case
+    figure: Figure
     bound: float
     at_least: bool
 
-    def ratio(self, measured: fast_path.Pairs) -> float:
+    def ratio(self, measured: Pairs) -> float:
         """Give the median of the pairs' ratios."""
-        return statistics.median(fast_path.ratios(measured, self.case, self.figure))
+        return statistics.median(ratios(measured, self.case, self.figure))
 
     def holds(self, ratio: float) -> bool:
         """Whether a ratio is within the bound."""
@@ -47,18 +87,10 @@ class Limit:
 
 
 LIMITS = (
-    Limit("requests/s, 32 connections", (32, 1), fast_path.rate, 3.0, at_least=True),
-    Limit("p50 ms, 1 connection", (1, 1), fast_path.p50, 2.5, at_least=False),
-    Limit(
-        "requests/s, 8 connections, 32 observations", (8, 32), fast_path.rate, 1.5, at_least=True
-    ),
+    Limit("requests/s, 32 connections", (32, 1), rate, 3.0, at_least=True),
+    Limit("p50 ms, 1 connection", (1, 1), p50, 2.5, at_least=False),
+    Limit("requests/s, 8 connections, 32 observations", (8, 32), rate, 1.5, at_least=True),
 )
-
-
-def gate(say: Callable[[str], None]) -> dict[Limit, float]:
-    """Measure once; gives the ratio of each limit."""
-    measured = fast_path.pairs(ROUNDS, SECONDS, say)
-    return {limit: limit.ratio(measured) for limit in LIMITS}
 
 
 @click.command()
@@ -68,23 +100,24 @@ def main(times: int) -> None:
 
     With --times, measure so often and say how often each failed.
     """
-    runs = []
+    runs: list[dict[Limit, float]] = []
     try:
         for turn in range(times):
-            runs.append(gate(lambda line: click.echo(line, err=True)))
+            measured = pairs(ROUNDS, SECONDS, lambda line: click.echo(line, err=True))
+            runs.append({limit: limit.ratio(measured) for limit in LIMITS})
             told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
             click.echo(f"run {turn + 1} of {times}: {told}", err=True)
     except (closed_loop.LoadError, processes.StartError) as error:
         sys.exit(f"perf.bench.gate: {error}")
-    failed = sum(not all(limit.holds(ratio) for limit, ratio in run.items()) for run in runs)
-    click.echo(f"Command: `python -m perf.bench.gate --times {times}`. {facts()}.\n")
-    click.echo("| limit | median (range) | failed |\n|---|---|---|")
+    table = Table(["limit", "median (range)", "failed"])
     for limit in LIMITS:
-        ratios = [run[limit] for run in runs]
-        count = sum(not limit.holds(ratio) for ratio in ratios)
-        click.echo(f"| {limit} | {fast_path.spread(ratios)} | {count} of {times} |")
-    click.echo(f"\nThe gate failed in {failed} of {times} runs.")
-    sys.exit(failed > 0)
+        found = [run[limit] for run in runs]
+        failed = sum(not limit.holds(ratio) for ratio in found)
+        table.rows.append([str(limit), spread(found), f"{failed} of {times}"])
+    bad = sum(not all(limit.holds(ratio) for limit, ratio in run.items()) for run in runs)
+    click.echo(f"Command: `python -m perf.bench.gate --times {times}`. {facts()}.\n")
+    click.echo(f"{table.markdown()}\nThe gate failed in {bad} of {times} runs.")
+    sys.exit(bad > 0)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `carlarl bench` measures: the layers of one stack, under each load of a plan."""
+"""What `carlarl bench run` measures: the layers of one stack, under each load of a plan."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from typing import get_args
 
 import httpx
 
-from converters.configs import FUSED, ensemble_name
-from perf.bench.results import Layer, Measurement
 from perf.load import closed_loop, in_process, open_loop, perf_analyzer
+from perf.load.measurement import Layer, Measurement
 from perf.load.perf_analyzer import Protocol
-from perf.load.target import Target, TargetError, gateway
-from perf.load.triton_clients import control_headers
+from perf.load.processes import answers
+from perf.load.target import Target, TargetError, ensemble, fused, gateway
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 IN_PROCESS_S = 2.0
-"""The floor is steady: this long is enough for it."""
+"""The policy alone is steady: this long is enough for it."""
 PERF_ANALYZER_START_S = 1.5
 
 _TROUBLES = (
@@ -58,6 +57,8 @@ class Stack:
     triton_grpc: str
     repository: Path
     api_key: str | None = None
+    runs: bool = False
+    """Whether it ran before, and others may ask it."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,12 @@ class Work:
 
 
 def work(plan: Plan, stack: Stack) -> Work:
-    """Find out what of the plan can be measured here; raises TargetError without a gateway."""
+    """Find out what of the plan can be measured here. Raises TargetError without a gateway."""
     found = Work()
     protocols = [one for one in PROTOCOLS if f"triton-{one}" in plan.layers]
-    models = _models(stack, found.left_out) if protocols else set()
+    if protocols and (why := _no_triton(stack)):
+        found.left_out.append(f"triton-http, triton-grpc: {why}")
+        protocols = []
     if "gateway" in plan.layers and not closed_loop.have_wrk():
         found.left_out.append(
             "wrk: missing (apt-get install wrk); perf.load.generator takes its place"
@@ -91,25 +94,28 @@ def work(plan: Plan, stack: Stack) -> Work:
         target = gateway(stack.url, version, stack.api_key)
         for form in plan.formats or (target.format,):
             label = f"{target.version} {form}"
+            served = form == target.format
             if "in-process" in plan.layers:
                 found.jobs.extend(_in_process(plan, stack, target.version, form))
-            names = _names(target, form)
-            if models and not (held := [name for name in names if name in models]):
-                found.left_out.append(f"Triton, {label}: it has not loaded {names[0]}")
-            elif models:
+            if protocols:
+                names = [ensemble(target.version, None if served else form)]
+                names += [fused(target.version)] if served else []
+                held = [name for name in names if answers(_model_url(stack, name))]
+                if not held:
+                    found.left_out.append(f"Triton, {label}: it has not loaded {names[0]}")
                 for protocol in protocols:
                     found.jobs.extend(_triton(plan, stack, target, form, protocol, held))
-            if "gateway" in plan.layers and form != target.format:
-                found.left_out.append(f"gateway, {label}: it serves {target.format}")
-            elif "gateway" in plan.layers:
+            if "gateway" in plan.layers and served:
                 found.jobs.extend(_gateway(plan, target))
+            elif "gateway" in plan.layers:
+                found.left_out.append(f"gateway, {label}: it serves {target.format}")
     return found
 
 
 def run(found: Work, repeats: int, on_job: Callable[[Job, float], None]) -> Iterator[Measurement]:
     """Measure all jobs, one round after another, so that a drift of the machine is in the spread.
 
-    `on_job` is told each job that begins, and the seconds that those after it will take. A job that
+    `on_job` gets each job that begins, and the seconds that those after it will take. A job that
     fails is left out from then on.
     """
     rounds = [job for _ in range(repeats) for job in found.jobs]
@@ -125,77 +131,53 @@ def run(found: Work, repeats: int, on_job: Callable[[Job, float], None]) -> Iter
             found.left_out.append(f"{job.name}: {error}")
 
 
-def _names(target: Target, form: str) -> list[str]:
-    """Give the models of a version in a format, the ensemble first."""
-    if form == target.format:
-        return [ensemble_name(target.version), ensemble_name(target.version, FUSED)]
-    return [ensemble_name(target.version, form)]
-
-
-def _models(stack: Stack, left_out: list[str]) -> set[str]:
-    """Give the models that Triton has loaded, none where perf_analyzer can't measure them."""
+def _no_triton(stack: Stack) -> str | None:
+    """Say why Triton can't be measured; None where it can."""
     if (missing := perf_analyzer.missing()) is not None:
-        left_out.append(f"triton-http, triton-grpc: {missing}")
-        return set()
+        return missing
     try:
-        url = f"http://{stack.triton_http}"
-        headers = control_headers(url)
-        answer = httpx.post(
-            f"{url}/v2/repository/index", headers=headers, timeout=5, trust_env=False
+        httpx.get(f"http://{stack.triton_http}/v2", timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return (
+            f"no Triton answers at {stack.triton_http}; say where it is with TRITON_URL, or "
+            "TRITON_HTTP_PORT and TRITON_GRPC_PORT"
         )
-        return {one["name"] for one in answer.json() if one.get("state") == "READY"}
-    except (httpx.TransportError, ValueError, TypeError, KeyError):
-        left_out.append(
-            f"triton-http, triton-grpc: no Triton answers at {stack.triton_http}; say where it is "
-            "with TRITON_URL, or TRITON_HTTP_PORT and TRITON_GRPC_PORT"
-        )
-    return set()
+    return None
+
+
+def _model_url(stack: Stack, model: str) -> str:
+    return f"http://{stack.triton_http}/v2/models/{model}/ready"
 
 
 def _in_process(plan: Plan, stack: Stack, version: str, form: str) -> Iterable[Job]:
     seconds = min(plan.duration, IN_PROCESS_S)
     for batch in plan.batch_sizes:
-        yield Job(
-            f"in-process, {version} {form}, batch {batch}",
-            seconds,
-            partial(in_process.run, stack.repository, version, form, seconds, batch),
-        )
+        name = f"in-process, {version} {form}, batch {batch}"
+        measure = partial(in_process.run, stack.repository, version, form, seconds, batch)
+        yield Job(name, seconds, measure)
 
 
 def _triton(
     plan: Plan, stack: Stack, target: Target, form: str, protocol: Protocol, models: list[str]
 ) -> Iterable[Job]:
     address = stack.triton_http if protocol == "http" else stack.triton_grpc
+    facts = {"sensors": target.sensors, "version": target.version, "form": form}
     for model in models:
+        load = partial(perf_analyzer.run, model, protocol, address, **facts)  # type: ignore[arg-type]
         for batch in plan.batch_sizes:
-            for callers in plan.concurrency:
-                yield Job(
-                    f"triton-{protocol}, {model}, batch {batch}, {callers} callers",
-                    plan.duration + PERF_ANALYZER_START_S,
-                    partial(
-                        perf_analyzer.run,
-                        model,
-                        protocol,
-                        address,
-                        callers,
-                        plan.duration,
-                        batch,
-                        sensors=target.sensors,
-                        version=target.version,
-                        form=form,
-                    ),
-                )
+            for count in plan.concurrency:
+                name = f"triton-{protocol}, {model}, batch {batch}, {count} callers"
+                measure = partial(load, count, plan.duration, batch)
+                yield Job(name, plan.duration + PERF_ANALYZER_START_S, measure)
 
 
 def _gateway(plan: Plan, target: Target) -> Iterable[Job]:
     label = f"gateway, {target.version} {target.format}"
+    seconds = plan.duration
     for batch in plan.batch_sizes:
-        for callers in plan.concurrency:
-            name = f"{label}, batch {batch}, {callers} callers"
-            measure = partial(closed_loop.run, target, callers, plan.duration, batch)
-            yield Job(name, plan.duration, measure)
+        for count in plan.concurrency:
+            measure = partial(closed_loop.run, target, count, seconds, batch)
+            yield Job(f"{label}, batch {batch}, {count} callers", seconds, measure)
         for rate in plan.rates:
-            name = f"{label}, batch {batch}, {rate:g}/s"
-            yield Job(
-                name, plan.duration, partial(open_loop.run, target, rate, plan.duration, batch)
-            )
+            measure = partial(open_loop.run, target, rate, seconds, batch)
+            yield Job(f"{label}, batch {batch}, {rate:g}/s", seconds, measure)

@@ -1,18 +1,18 @@
-"""A benchmark as tables for a terminal: the layers side by side."""
+"""Tables of a benchmark: one form for Markdown, for a page and for a terminal."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 
-from rich import box
-from rich.table import Table
+from perf.bench.results import Results
+from perf.load.measurement import Measurement
+from perf.load.target import fused
 
-from gateway.triton import FUSED
-from perf.bench.comparison import short
-from perf.bench.results import Measurement, Results
-
-COLUMNS: dict[str, Callable[[Measurement], bool]] = {
+OURS = "carlarl"
+LAYERS: dict[str, Callable[[Measurement], bool]] = {
     "in process": lambda one: one.layer == "in-process",
     "Triton HTTP, ensemble": lambda one: one.layer == "triton-http" and not _fused(one),
     "Triton gRPC, ensemble": lambda one: one.layer == "triton-grpc" and not _fused(one),
@@ -20,73 +20,191 @@ COLUMNS: dict[str, Callable[[Measurement], bool]] = {
     "Triton HTTP, fused": lambda one: one.layer == "triton-http" and _fused(one),
     "gateway, JSON": lambda one: one.layer == "gateway",
 }
+"""What was asked → whether a measurement is of it."""
 
-Load = tuple[str, str, int, str]
-
-
-def _fused(one: Measurement) -> bool:
-    return one.target.startswith(FUSED)
-
-
-def tables(results: Results, *, markdown: bool = False) -> list[Table]:
-    """Give the layers of each load side by side, and the owners of a lone request's time."""
-    style, gap = (box.MARKDOWN, " ms, ") if markdown else (box.SIMPLE_HEAD, "\n")
-    loads = _loads(results)
-    held = [name for name in COLUMNS if any(name in cells for cells in loads.values())]
-    layers: dict[str, Table] = {}
-    for (version, form, batch, load), cells in loads.items():
-        title = f"{version} {form}: p50 / p99 ms, requests/s"
-        table = layers.setdefault(title, Table("batch", "load", *held, title=title, box=style))
-        row = [_cell(cells[name], gap) if name in cells else "–" for name in held]
-        table.add_row(str(batch), load, *row)
-    owners = _owners(loads, style)
-    return [*layers.values(), *([owners] if owners.row_count else [])]
+Figure = Callable[[Measurement], float]
+Loads = dict[tuple[str, str, int, str], dict[str, list[Measurement]]]
+"""Version, format, batch size and load → layer → repeats."""
 
 
-def _loads(results: Results) -> dict[Load, dict[str, list[Measurement]]]:
-    """Group by load, then by column; the floor, which has one caller, is in every load."""
-    loads: dict[Load, dict[str, list[Measurement]]] = {}
-    floors: dict[tuple[str, str, int], list[Measurement]] = {}
-    for one in results.measurements:
-        key = (one.version, one.format, one.batch_size)
-        if one.layer == "in-process":
-            floors.setdefault(key, []).append(one)
-            continue
-        callers = "1 caller" if one.concurrency == 1 else f"{one.concurrency} callers"
-        load = callers if one.loop == "closed" else f"{one.asked_per_s:g}/s due"
-        column = next(name for name, holds in COLUMNS.items() if holds(one))
-        loads.setdefault((*key, load), {}).setdefault(column, []).append(one)
-    for (version, form, batch), measured in floors.items():
-        key = (version, form, batch)
-        found = [cells for load, cells in loads.items() if load[:3] == key]
-        for cells in found or [loads.setdefault((*key, "1 caller"), {})]:
-            cells["in process"] = measured
-    return loads
+@dataclass
+class Table:
+    """Rows of cells below a head."""
+
+    head: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+    title: str = ""
+
+    def markdown(self) -> str:
+        """Give it as Markdown."""
+        lines = [f"{self.title}\n"] if self.title else []
+        lines += [f"| {' | '.join(self.head)} |", "|---" * len(self.head) + "|"]
+        cells = ([cell.replace("|", "/") for cell in row] for row in self.rows)
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n"
+
+    def html(self) -> str:
+        """Give it as HTML; the row of a `**name**` is bold."""
+        text = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in self.head) + "</tr>"
+        for row in self.rows:
+            kind = ' class="own"' if row[0].startswith("**") else ""
+            cells = "".join(f"<td>{escape(cell.strip('*'))}</td>" for cell in row)
+            text += f"<tr{kind}>{cells}</tr>"
+        return f'<div class="table"><table>{text}</table></div>'
 
 
-def _owners(loads: dict[Load, dict[str, list[Measurement]]], style: box.Box) -> Table:
-    """Give what each layer adds to the p50 of a request that is alone."""
-    title = "who owns a lone request's p50, ms"
-    table = Table("", "the policy", "Triton", "the gateway", "together", title=title, box=style)
-    for (version, form, batch, load), cells in loads.items():
-        ways = ("in process", "Triton HTTP, fused", "gateway, JSON")
-        if load != "1 caller" or not all(way in cells for way in ways):
-            continue
-        policy, triton, whole = (_median(cells[way], _p50) for way in ways)
-        parts = policy, triton - policy, whole - triton, whole
-        table.add_row(f"{version} {form}, batch {batch}", *(f"{part:.3f}" for part in parts))
-    return table
+def rate(one: Measurement) -> float:
+    """Give requests a second."""
+    return one.requests_per_s
 
 
-def _cell(measured: Sequence[Measurement], gap: str) -> str:
-    p50, p99 = _median(measured, _p50), _median(measured, lambda one: one.latency_ms.p99)
-    rate = _median(measured, lambda one: one.requests_per_s)
-    return f"{short(p50)} / {short(p99)}{gap}{rate:,.0f}/s"
-
-
-def _p50(one: Measurement) -> float:
+def p50(one: Measurement) -> float:
+    """Give the median latency in milliseconds."""
     return one.latency_ms.p50
 
 
-def _median(measured: Sequence[Measurement], figure: Callable[[Measurement], float]) -> float:
+def p99(one: Measurement) -> float:
+    """Give the latency in milliseconds that one request in a hundred exceeds."""
+    return one.latency_ms.p99
+
+
+def median(measured: Iterable[Measurement], figure: Figure) -> float:
+    """Give the median of the repeats."""
     return statistics.median(map(figure, measured))
+
+
+def spread(values: Sequence[float], digits: int | None = None) -> str:
+    """Give median and range; with two digits below 100 and none above, unless told otherwise."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    if digits is None:
+        digits = 0 if middle >= 100 else 2
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def short(value: float) -> str:
+    """Write a figure with three digits, or with all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def callers(count: int) -> str:
+    """Say how many callers there were."""
+    return "1 caller" if count == 1 else f"{count} callers"
+
+
+def load_name(one: Measurement) -> str:
+    """Name a load in a few words."""
+    return callers(one.concurrency) if one.loop == "closed" else f"{one.asked_per_s:g}/s due"
+
+
+def tables(results: Results) -> list[Table]:
+    """Show the layers of each load side by side, and the parts of a lone request's time."""
+    loads = by_load(results.measurements)
+    held = [name for name in LAYERS if any(name in layers for layers in loads.values())]
+    found: dict[str, Table] = {}
+    for (version, form, batch, load), layers in loads.items():
+        title = f"{version} {form}: p50 / p99 ms, requests/s"
+        table = found.setdefault(title, Table(["batch", "load", *held], title=title))
+        cells = [_cell(layers[name]) if name in layers else "–" for name in held]
+        table.rows.append([str(batch), load, *cells])
+    head = ["", "the policy", "Triton", "the gateway", "together"]
+    parts = Table(head, title="who owns a lone request's p50, ms")
+    for (version, form, batch, load), layers in loads.items():
+        if load == callers(1) and (owners := lone_request(layers)):
+            figures = [f"{ms:.3f}" for ms in (*owners, sum(owners))]
+            parts.rows.append([f"{version} {form}, batch {batch}", *figures])
+    return [*found.values(), *([parts] if parts.rows else [])]
+
+
+def by_load(measured: Iterable[Measurement]) -> Loads:
+    """Group what was measured of this service; the policy alone is beside every load."""
+    loads: Loads = {}
+    alone = []
+    for one in measured:
+        if one.layer == "in-process":
+            alone.append(one)
+        elif one.system == OURS:
+            key = (one.version, one.format, one.batch_size, load_name(one))
+            layer = next(name for name, holds in LAYERS.items() if holds(one))
+            loads.setdefault(key, {}).setdefault(layer, []).append(one)
+    for one in alone:
+        policy = (one.version, one.format, one.batch_size)
+        beside = [layers for load, layers in loads.items() if load[:3] == policy]
+        for layers in beside or [loads.setdefault((*policy, callers(1)), {})]:
+            layers.setdefault("in process", []).append(one)
+    return loads
+
+
+def lone_request(layers: Mapping[str, list[Measurement]]) -> list[float]:
+    """Give the p50 that policy, Triton and gateway have each of one request; empty if unknown."""
+    ways = ("in process", "Triton HTTP, fused", "gateway, JSON")
+    if not all(way in layers for way in ways):
+        return []
+    policy, triton, whole = (median(layers[way], p50) for way in ways)
+    return [policy, triton - policy, whole - triton]
+
+
+def latencies(results: Results) -> Table:
+    """Give the gateway's latency and rate under each load."""
+    head = ["load", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "requests/s", "generator"]
+    table = Table(head)
+    for (version, form, batch, load), layers in by_load(results.measurements).items():
+        if repeats := layers.get("gateway, JSON"):
+            name = ", ".join([load, f"batch {batch}", f"{version} {form}"])
+            taken = [
+                short(statistics.median(getattr(one.latency_ms, percentile) for one in repeats))
+                for percentile in ("p50", "p90", "p99", "p99_9", "max")
+            ]
+            table.rows.append([name, *taken, short(median(repeats, rate)), repeats[0].tool])
+    return table
+
+
+def systems(results: Results, ratios: bool = True) -> Table:
+    """Show this gateway beside its peers: medians and ranges.
+
+    A ratio is the median of the rounds' ratios, so `ratios` needs the results of `bench peers`
+    alone.
+    """
+    found: dict[str, dict[int, list[Measurement]]] = {}
+    for one in results.measurements:
+        if one.layer == "gateway" and one.loop == "closed" and one.batch_size == 1:
+            found.setdefault(one.system, {}).setdefault(one.concurrency, []).append(one)
+    if OURS not in found:
+        return Table(["system"])
+    failed = dict(line.split(": ", 1) for line in results.left_out if ": " in line)
+    named = [name for name in found if name != OURS and name not in failed]
+    shared = set.intersection(*(set(found[name]) for name in (OURS, *named)))
+    low, high = min(shared), max(shared)
+    columns: list[tuple[str, int, Figure]] = [
+        (f"requests/s, {callers(high)}", high, rate),
+        (f"p50 ms, {callers(high)}", high, p50),
+        (f"p99 ms, {callers(high)}", high, p99),
+    ]
+    if low < high:
+        columns.append((f"p50 ms, {callers(low)}", low, p50))
+    added = ["ratio"] if ratios else []
+    table = Table(["system", *(cell for title, _, _ in columns for cell in (title, *added))])
+    for name in (OURS, *named):
+        cells = [f"**{name}**" if name == OURS else _title(results, name)]
+        for _, count, figure in columns:
+            cells.append(spread([figure(one) for one in found[name][count]]))
+            pairs = zip(found[name][count], found[OURS][count], strict=False)
+            of_pairs = [figure(one) / figure(ours) for one, ours in pairs]
+            cells += [f"{statistics.median(of_pairs):.2f}" for _ in added]
+        table.rows.append(cells)
+    for name in failed:
+        if name in results.settings:
+            reason = f"not measured: {failed[name]}"
+            table.rows.append([_title(results, name), reason, *[""] * (len(table.head) - 2)])
+    return table
+
+
+def _title(results: Results, name: str) -> str:
+    return f"{name} ({results.settings[name]})" if name in results.settings else name
+
+
+def _cell(measured: Sequence[Measurement]) -> str:
+    latency = f"{short(median(measured, p50))} / {short(median(measured, p99))}"
+    return f"{latency} ms, {median(measured, rate):,.0f}/s"
+
+
+def _fused(one: Measurement) -> bool:
+    return one.target.startswith(fused(""))

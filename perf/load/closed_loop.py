@@ -1,6 +1,6 @@
 """Closed-loop load: each connection sends its next request when it has its answer.
 
-By `wrk`, or where that is missing by our own generator, which can send less. `wrk` adds to its
+`wrk` makes it, or where that is missing our own generator, which can send less. `wrk` adds to its
 histogram, for each latency above twice the mean time between requests of a connection, the requests
 that it held up; so its counts can be more than its requests.
 """
@@ -14,10 +14,13 @@ import subprocess
 import tempfile
 from typing import Any
 
-from perf.bench import results
 from perf.load import generator
+from perf.load.generator import LoadError
+from perf.load.measurement import Measurement
 from perf.load.observations import body
 from perf.load.target import Target
+
+__all__ = ["LoadError", "have_wrk", "run"]
 
 _SCRIPT = """
 wrk.method = "POST"
@@ -48,10 +51,6 @@ end
 """
 
 
-class LoadError(Exception):
-    """The tool is missing, or requests failed."""
-
-
 def have_wrk() -> bool:
     """Whether `wrk` is there."""
     return shutil.which("wrk") is not None
@@ -59,35 +58,26 @@ def have_wrk() -> bool:
 
 def run(
     target: Target, connections: int, seconds: float, batch_size: int = 1, *, vary: bool = False
-) -> results.Measurement:
-    """Load a gateway, or a peer with the same JSON; raises LoadError where no request succeeded.
+) -> Measurement:
+    """Load a gateway, or a peer with the same JSON. Raises LoadError where no request succeeded.
 
-    Every request is the same, or with `vary`, which needs `wrk`, each differs from all others in
-    its speeds, and one run from another in the steering.
+    Every request is the same. With `vary`, which needs `wrk`, each differs from all others in its
+    speeds, and one run from another in the steering.
     """
     steering = random.uniform(-1, 1) if vary else 0.1
     asked = body(batch_size, steering, target.sensors, target.asked_version)
-    if have_wrk() or vary:
+    tool = "wrk" if have_wrk() or vary else "perf.load.generator"
+    if tool == "wrk":
         counts, requests, took, errors = _wrk(target, asked, connections, seconds, vary)
     else:
-        try:
-            saw = generator.run(target.load(asked, connections, seconds))
-        except generator.GeneratorError as error:
-            raise LoadError(str(error)) from None
+        saw = generator.run(target.load(asked, connections, seconds))
         counts, requests, took, errors = saw.counts, saw.answered, saw.seconds, saw.errors
-    if not requests:
-        raise LoadError(f"{target.url}: no request was answered: {errors}")
-    return results.measured(
+    return target.measured(
         counts,
         requests,
         took,
-        layer="gateway",
-        system=target.system,
-        target="/predict",
-        version=target.version,
-        format=target.format,
         loop="closed",
-        tool="wrk" if have_wrk() else "perf.load.generator",
+        tool=tool,
         concurrency=connections,
         batch_size=batch_size,
         errors=errors,
@@ -113,7 +103,7 @@ def _wrk(
         raise LoadError(f"wrk ended with status {done.returncode}: {said}")
     result = json.loads(told[0].removeprefix("RESULT "))
     errors = {kind: count for kind, count in result["errors"].items() if count}
-    # wrk's requests and latencies are of all answers, whatever their status.
+    # wrk counts requests and latencies of all answers, whatever their status.
     requests = result["requests"] - errors.get("status", 0)
     counts = [(value, count) for value, count in result["counts"]]
     return counts, requests, result["us"] / 1e6, errors

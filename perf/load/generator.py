@@ -5,7 +5,7 @@ open loop requests are due at a fixed rate whatever the answers do, and a latenc
 its request was due; where all connections wait for answers, requests queue and their time runs. In
 a closed loop each connection sends its next request when it has its answer.
 
-It waits for epoll's own file with select(2), which is exact to microseconds where event loops round
+It waits for epoll's own file with select(2), since that is exact to microseconds; event loops round
 to milliseconds.
 """
 
@@ -30,8 +30,8 @@ GRACE_S = 2.0
 """How long answers may take that are still due at the end."""
 
 
-class GeneratorError(Exception):
-    """The load can't be made; the text says why."""
+class LoadError(Exception):
+    """The load can't be made, or no request was answered; the text says why."""
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Saw(msgspec.Struct):
 
 
 def run(load: Load) -> Saw:
-    """Make the load in a process of its own; raises GeneratorError."""
+    """Make the load in a process of its own. Raises LoadError."""
     done = subprocess.run(
         [sys.executable, "-m", "perf.load.generator"],
         input=msgspec.json.encode(load),
@@ -77,7 +77,7 @@ def run(load: Load) -> Saw:
     )
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise GeneratorError(said[-1] if said else f"ended with status {done.returncode}")
+        raise LoadError(said[-1] if said else f"ended with status {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Saw)
 
 
@@ -143,7 +143,7 @@ class _Connection:
 
 
 def generate(load: Load) -> Saw:
-    """Make the load here; raises OSError where nobody listens."""
+    """Make the load in this process. Raises OSError where nobody listens."""
     saw, counts, clock = Saw(), collections.Counter[int](), time.perf_counter
     errors = collections.Counter[str]()
     connections = _Open()

@@ -1,4 +1,4 @@
-"""The floor: preprocessing and the policy in this process, with nothing around them."""
+"""The policy alone: preprocessing and the policy in this process, without Triton or a gateway."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.versions import triton_version
-from perf.bench import results
+from perf.load.measurement import Measurement, measured
 from perf.load.observations import rows
 from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
@@ -23,10 +22,16 @@ class InProcessError(Exception):
 
 
 def run(
-    repository: Path, version: str, form: str, seconds: float, batch_size: int = 1
-) -> results.Measurement:
-    """Compute one batch after another for `seconds`, one caller; raises InProcessError."""
-    number = str(triton_version(version))
+    repository: Path,
+    version: str,
+    form: str,
+    seconds: float,
+    batch_size: int = 1,
+    gpu: bool = False,
+) -> Measurement:
+    """Compute one batch after another for `seconds`, one caller. Raises InProcessError."""
+    major, minor, patch = map(int, version.removeprefix("v").split("."))
+    number = str(major * 1_000_000 + minor * 1_000 + patch)  # as Triton knows the version
     if form not in OPEN:
         raise InProcessError(f"{form} is not run in process")
     # A policy of another shape has its shape in the names of its folders.
@@ -36,7 +41,7 @@ def run(
     if file is None or statistics is None:
         raise InProcessError(f"{repository}: no {form} model of {version} for Triton's Python")
     try:
-        infer = OPEN[form](file)
+        infer = OPEN[form](file, gpu)
     except ImportError as error:
         raise InProcessError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)
@@ -51,7 +56,7 @@ def run(
         infer(preprocessing.features(observation), noise)
         before, now = now, time.perf_counter()
         counts[max(1, round((now - before) * 1e6))] += 1
-    return results.measured(
+    return measured(
         sorted(counts.items()),
         counts.total(),
         now - began,

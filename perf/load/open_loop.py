@@ -6,9 +6,8 @@ real callers, who do not wait for each other (Gil Tene's "coordinated omission")
 
 from __future__ import annotations
 
-from perf.bench import results
 from perf.load import generator
-from perf.load.closed_loop import LoadError
+from perf.load.measurement import Measurement
 from perf.load.observations import body
 from perf.load.target import Target
 
@@ -22,24 +21,14 @@ def run(
     seconds: float,
     batch_size: int = 1,
     connections: int = CONNECTIONS,
-) -> results.Measurement:
-    """Ask a gateway for `rate` requests a second; raises LoadError where none succeeded."""
+) -> Measurement:
+    """Send `rate` requests a second. Raises LoadError where none succeeded."""
     asked = body(batch_size, 0.1, target.sensors, target.asked_version)
-    try:
-        saw = generator.run(target.load(asked, connections, seconds, rate))
-    except generator.GeneratorError as error:
-        raise LoadError(str(error)) from None
-    if not saw.answered:
-        raise LoadError(f"{target.url}: no request was answered: {saw.errors}")
-    return results.measured(
+    saw = generator.run(target.load(asked, connections, seconds, rate))
+    return target.measured(
         saw.counts,
         saw.answered,
         saw.seconds,
-        layer="gateway",
-        system=target.system,
-        target="/predict",
-        version=target.version,
-        format=target.format,
         loop="open",
         tool="perf.load.generator",
         concurrency=connections,
@@ -51,8 +40,8 @@ def run(
     )
 
 
-def trouble(measurement: results.Measurement) -> str | None:
-    """Say in a sentence where the rate could not be kept; None where it was."""
+def trouble(measurement: Measurement) -> str | None:
+    """Say in a sentence that the rate could not be kept; None where it was."""
     asked, sent = measurement.asked_per_s, measurement.sent_per_s
     if asked is None or sent is None or sent >= KEPT_UP * asked:
         return None

@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from gateway.triton import FUSED
-from perf.bench import results
+from perf.load.measurement import Measurement, measured
 from perf.load.observations import SENSORS, rows
 from perf.load.processes import ROOT
+from perf.load.target import fused
 
 FOLDER = ROOT / ".perf-analyzer"
 STEPS = 64
@@ -48,7 +48,7 @@ class PerfAnalyzerError(Exception):
 
 
 def find() -> Path:
-    """Give the program; raises PerfAnalyzerError where it, or a library of it, is missing."""
+    """Give the program. Raises PerfAnalyzerError where it, or a library of it, is missing."""
     named = os.environ.get("PERF_ANALYZER")
     candidates = [named] if named else ["perf_analyzer", str(FOLDER / "bin" / "perf_analyzer")]
     found = next(filter(None, map(shutil.which, candidates)), None)
@@ -62,7 +62,7 @@ def find() -> Path:
 
 
 def missing() -> str | None:
-    """Say what `find` would raise, None where all is there."""
+    """Say what is missing and what to do; None where all is there."""
     try:
         find()
     except PerfAnalyzerError as error:
@@ -87,10 +87,10 @@ def _environment() -> dict[str, str]:
 
 
 def input_data(model: str, sensors: int = len(SENSORS)) -> dict[str, Any]:
-    """Give what `--input-data` takes, deterministic, for an ensemble or a fused model."""
+    """Give the content of an `--input-data` file: deterministic requests to a model."""
     steps: list[dict[str, list[Any]]] = []
     for seen in rows(STEPS, sensors):
-        if model.startswith(FUSED):
+        if model.startswith(fused("")):
             steps.append({"observation": [seen["speed"], seen["steering"], *seen["sensors"]]})
         else:
             steps.append(
@@ -116,11 +116,11 @@ def run(
     sensors: int = len(SENSORS),
     version: str = "v0.2.0",
     form: str = "onnx",
-) -> results.Measurement:
-    """Load `model` at `host:port` with so many callers; raises PerfAnalyzerError.
+) -> Measurement:
+    """Load `model` at `host:port` with so many callers. Raises PerfAnalyzerError.
 
-    perf_analyzer measures three windows and asks whether they agree; here they always do, so that
-    a run takes `seconds`, and how far runs differ is for repeats to say.
+    perf_analyzer measures three windows and goes on until they agree. Here any three agree, so that
+    a run takes `seconds`; repeats show how far runs differ.
     """
     program = find()
     with tempfile.TemporaryDirectory(prefix="carlarl-bench-") as folder:
@@ -144,7 +144,7 @@ def run(
             status = f"status {done.returncode}"
             raise PerfAnalyzerError(f"perf_analyzer ended with {status}: {' '.join(said)}")
         counts, took = _read(export)
-    return results.measured(
+    return measured(
         sorted(counts.items()),
         counts.total(),
         took,
@@ -184,7 +184,7 @@ def _read(export: Path) -> tuple[collections.Counter[int], float]:
 def write_input_files(folder: Path) -> None:
     """Write the input files for use by hand: `python -m perf.load.perf_analyzer`."""
     folder.mkdir(exist_ok=True)
-    for name, model in (("ensemble", "carla_policy"), ("fused", FUSED)):
+    for name, model in (("ensemble", "carla_policy"), ("fused", fused("v0.2.0"))):
         steps = ",\n  ".join(json.dumps(step) for step in input_data(model)["data"])
         (folder / f"{name}.json").write_text(f'{{"data": [\n  {steps}\n]}}\n')
 

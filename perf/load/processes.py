@@ -2,63 +2,94 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-
-from gateway.settings import Settings
+import psutil
 
 ROOT = Path(__file__).parents[2]
 ALONE = {"HOST": "127.0.0.1", "TRITON_URL": "", "API_KEYS_FILE": ""}
 """Settings of a stack that nobody else asks, whatever the environment says."""
+PORTS = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+END_S = 20
+LOG_LINES = 12
 
 
 class StartError(Exception):
-    """A server did not start; the text has its log."""
+    """A server did not start; the text has the end of its log."""
 
 
 @contextmanager
-def server(command: list[str], path: str, port: int, **variables: str) -> Iterator[tuple[str, int]]:
-    """Run a server until the block ends; gives its URL and process id once `path` answers 200."""
-    with (
-        tempfile.TemporaryFile("w+") as log,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | variables,
+def server(
+    command: Sequence[str],
+    is_ready: Callable[[], bool],
+    environment: Mapping[str, str],
+    folder: Path = ROOT,
+    patience_s: float = 60,
+) -> Iterator[int]:
+    """Run a server in `folder` until the block ends; gives its process id once it is ready.
+
+    Nothing that it started outlives it. Raises StartError where it ends or takes too long.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        process = subprocess.Popen(
+            list(command),
+            cwd=folder,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C ends a benchmark, which then ends its servers
-        ) as process,
-    ):
-        url = f"http://127.0.0.1:{port}"
+        )
         try:
-            deadline = time.monotonic() + 60
-            while not _answers(url + path):
-                if process.poll() is not None or time.monotonic() > deadline:
+            deadline = time.monotonic() + patience_s
+            while not is_ready():
+                status = process.poll()
+                if status is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    raise StartError(f"{' '.join(command)} did not start:\n{log.read().strip()}")
+                    said = "\n".join(log.read().strip().splitlines()[-LOG_LINES:])
+                    ended = f"gave no answer in {patience_s:g} s"
+                    ended = ended if status is None else f"ended with status {status}"
+                    raise StartError(f"{' '.join(command)} {ended}: {said or 'it said nothing'}")
                 time.sleep(0.02)
-            yield url, process.pid
+            yield process.pid
         finally:
-            process.terminate()
+            _end(process)
 
 
-Server = AbstractContextManager[tuple[str, int]]
+def _end(process: subprocess.Popen[bytes]) -> None:
+    tree: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        tree = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for left in psutil.wait_procs(tree, timeout=2)[1]:
+        with suppress(psutil.NoSuchProcess):
+            left.kill()
 
 
-def gateway(path: str = "/readyz", **variables: str) -> Server:
-    """Run `carlarl serve` with its defaults, apart from ports and `variables`."""
-    return _serve(free_ports(4), path, **variables)
+@contextmanager
+def gateway(path: str = "/readyz", **variables: str) -> Iterator[tuple[str, int]]:
+    """Run `carlarl serve` on free ports; gives the gateway's URL and the process id.
+
+    It is ready once `path` answers 200. Raises StartError.
+    """
+    ports = free_ports(4)
+    with _serve(ports, path, ("onnx",), variables) as pid:
+        yield f"http://127.0.0.1:{ports[0]}", pid
 
 
 @contextmanager
@@ -68,38 +99,45 @@ def stack(formats: Sequence[str] = ("onnx",), **variables: str) -> Iterator[list
     Raises StartError.
     """
     ports = free_ports(4)
-    with _serve(ports, "/readyz", formats, **variables):
+    with _serve(ports, "/readyz", formats, variables):
         yield ports
 
 
+@contextmanager
 def _serve(
-    ports: list[int], path: str, formats: Sequence[str] = ("onnx",), **variables: str
-) -> Server:
-    names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
-    settings = dict(zip(names, map(str, ports), strict=True))
+    ports: list[int], path: str, formats: Sequence[str], variables: dict[str, str]
+) -> Iterator[int]:
     command = [sys.executable, "-m", "carlarl", "serve", "--formats", ",".join(formats)]
-    return server(command, path, ports[0], **settings, **variables)
+    own = dict(zip(PORTS, map(str, ports), strict=True))
+    url = f"http://127.0.0.1:{ports[0]}{path}"
+    with server(command, lambda: answers(url), os.environ | own | variables) as pid:
+        yield pid
 
 
 def settings() -> dict[str, str]:
-    """Give the settings of the service that are in the environment, which a stack here gets."""
-    names = (name.upper() for name in Settings.model_fields)
-    return {name: value for name in names if (value := os.environ.get(name))}
+    """Give the settings that are not the defaults, as `carlarl config` says; secrets are stars."""
+    command = [sys.executable, "-m", "carlarl", "config", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise StartError(done.stderr.strip())
+    found = json.loads(done.stdout).items()
+    return {k.upper(): str(v["value"]) for k, v in found if v["source"] != "default"}
 
 
-def plain_alternative() -> Server:
-    """Run `perf.studies.peers.fastapi_onnxruntime` as its page says."""
+@contextmanager
+def plain_alternative() -> Iterator[tuple[str, int]]:
+    """Run `perf.studies.peers.fastapi_onnxruntime`, one worker; gives its URL and process id."""
     (port,) = free_ports(1)
     repository = Path("model_repository")
     command = [sys.executable, "-m", "uvicorn", "perf.studies.peers.fastapi_onnxruntime:app"]
-    flags = [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
-    return server(
-        command + flags,
-        "/openapi.json",
-        port,
-        MODEL=str(repository / "policy_onnx" / "2000" / "model.onnx"),
-        PREPROCESSING=str(repository / "preprocess" / "2000" / "preprocessing.json"),
-    )
+    command += [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
+    files = {
+        "MODEL": str(repository / "policy_onnx" / "2000" / "model.onnx"),
+        "PREPROCESSING": str(repository / "preprocess" / "2000" / "preprocessing.json"),
+    }
+    url = f"http://127.0.0.1:{port}"
+    with server(command, lambda: answers(f"{url}/openapi.json"), os.environ | files) as pid:
+        yield url, pid
 
 
 def free_ports(count: int) -> list[int]:
@@ -111,8 +149,9 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a GET of `url` is answered 200."""
     try:
-        return httpx.get(url, timeout=1).status_code == 200
+        return httpx.get(url, timeout=1, trust_env=False).status_code == 200
     except httpx.TransportError:
         return False

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from perf.load.generator import Load
+from perf.load.generator import Load, LoadError
+from perf.load.measurement import Measurement, measured
 
 
 class TargetError(Exception):
     """It does not answer, or not as a gateway does; the text says how."""
+
+
+def ensemble(version: str, form: str | None = None) -> str:
+    """Name a version's ensemble in Triton; that of a further format where one is given."""
+    return f"carla_policy-{version}" if form is None else f"carla_policy_{form}-{version}"
+
+
+def fused(version: str) -> str:
+    """Name the model that does both steps of a version in one process."""
+    return ensemble(version, "fused")
 
 
 @dataclass(frozen=True)
@@ -50,9 +62,19 @@ class Target:
             address.hostname, address.port or 80, head + content, connections, seconds, rate
         )
 
+    def measured(
+        self, counts: Iterable[tuple[int, int]], requests: int, seconds: float, **facts: Any
+    ) -> Measurement:
+        """Make the measurement of a load. Raises LoadError where no request was answered."""
+        if not requests:
+            raise LoadError(f"{self.url}: no request was answered: {facts['errors']}")
+        facts |= {"layer": "gateway", "system": self.system, "target": "/predict"}
+        facts |= {"version": self.version, "format": self.format}
+        return measured(counts, requests, seconds, **facts)
+
 
 def gateway(url: str, version: str | None = None, api_key: str | None = None) -> Target:
-    """Ask the gateway at `url` about `version`, the active one for None; raises TargetError."""
+    """Ask the gateway at `url` about `version`, the active one for None. Raises TargetError."""
     try:
         told = _ask(url, "/metadata", api_key)
         name, form = told["version"], told["format"]

@@ -1,13 +1,14 @@
-"""Ways to call Triton, each with the interface of `gateway.triton.Triton.infer`.
+"""Ways to call Triton by `tritonclient`, all with one interface.
 
-The gateway uses its own minimal client; these are what it is compared with, for speed by
-`python -m perf.studies.fast_path` and for equal answers by the tests.
+The gateway has a minimal client of its own; `python -m perf.studies.layers` compares its speed with
+these, and the tests compare the answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,37 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
+from numpy.typing import NDArray
 from tritonclient.utils import shared_memory
 
-from carlarl import leftovers
-from gateway.rows import ACTION_BYTES, Rows
-from gateway.triton import SECRET_HEADER, tensors_of
+SECRET_HEADER = "carlarl-secret"
+"""What Triton's control APIs ask for where `TRITON_SECRET` is set."""
+ACTION_BYTES = 12
+
+Tensor = tuple[str, str, bytes]
+"""Name, Triton's data type, and the bytes of all rows."""
 
 _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
 
 
-def control_headers(url: str) -> dict[str, str]:
-    """Give what Triton's control APIs ask for at `url`: `carlarl serve` closes them to others."""
-    secret = leftovers.secret_at(url)
-    return {} if secret is None else {SECRET_HEADER: secret}
+def tensors(model: str, observations: NDArray[Any], seed: int | None = None) -> list[Tensor]:
+    """Give a model's inputs for rows of (speed, steering, *sensors); deterministic for no seed."""
+    seen, count = observations.astype(np.float32), len(observations)
+    if "fused" in model:
+        key = [] if seed is None else [("noise_key", "INT64", _keys(seed, count).tobytes())]
+        return [("observation", "FP32", seen.tobytes()), *key]
+    return [
+        ("speed", "FP32", seen[:, 0].tobytes()),
+        ("steering", "FP32", seen[:, 1].tobytes()),
+        ("sensors", "FP32", seen[:, 2:].tobytes()),
+        ("deterministic", "BOOL", bytes([seed is None] * count)),
+        ("seed", "INT64", _keys(seed or 0, count)[:, 0].tobytes()),
+        ("row", "INT64", _keys(0, count)[:, 1].tobytes()),
+    ]
+
+
+def _keys(seed: int, count: int) -> NDArray[Any]:
+    return np.stack([np.full(count, seed, np.int64), np.arange(count, dtype=np.int64)], axis=1)
 
 
 class HttpClient:
@@ -40,17 +59,17 @@ class HttpClient:
         """Take `host:port`."""
         self._client = self._aio.InferenceServerClient(address)
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+    async def infer(self, model: str, inputs: Sequence[Tensor], rows: int) -> bytes:
         """Run `model` once and give its output `action`, `ACTION_BYTES` for each row."""
-        inputs = []
-        for name, kind, data in tensors_of(model, rows):
-            array = np.frombuffer(data, _DTYPES[kind]).reshape(rows.count, -1)
+        asked = []
+        for name, kind, data in inputs:
+            array = np.frombuffer(data, _DTYPES[kind]).reshape(rows, -1)
             one = self._module.InferInput(name, array.shape, kind)
             one.set_data_from_numpy(array)
-            inputs.append(one)
-        async with asyncio.timeout(timeout_s):
-            result = await self._client.infer(model, inputs)
-        action: np.ndarray[Any, Any] = result.as_numpy("action")
+            asked.append(one)
+        async with asyncio.timeout(5):
+            result = await self._client.infer(model, asked)
+        action: NDArray[Any] = result.as_numpy("action")
         return action.tobytes()
 
     async def close(self) -> None:
@@ -70,12 +89,12 @@ class SharedMemoryClient(HttpClient):
 
     _SIZE = 1 << 16
 
-    def __init__(self, address: str) -> None:
-        """Take `host:port`; the first call makes and registers the two segments."""
+    def __init__(self, address: str, secret: str) -> None:
+        """Take `host:port` and TRITON_SECRET; the first call makes the two segments."""
         super().__init__(address)
         self._names = [f"carlarl_bench_{os.getpid()}_{way}" for way in ("in", "out")]
         self._segments: list[Any] = []
-        self._headers = control_headers(f"http://{address}")
+        self._headers = {SECRET_HEADER: secret}
 
     async def _register(self) -> None:
         for name in self._names:
@@ -85,24 +104,23 @@ class SharedMemoryClient(HttpClient):
                 name, f"/{name}", self._SIZE, headers=self._headers
             )
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+    async def infer(self, model: str, inputs: Sequence[Tensor], rows: int) -> bytes:
         """Run `model` once and give its output `action`, `ACTION_BYTES` for each row."""
         if not self._segments:
             await self._register()
-        inputs, offset = [], 0
-        for name, kind, data in tensors_of(model, rows):
-            array = np.frombuffer(data, _DTYPES[kind]).reshape(rows.count, -1)
+        asked, offset = [], 0
+        for name, kind, data in inputs:
+            array = np.frombuffer(data, _DTYPES[kind]).reshape(rows, -1)
             shared_memory.set_shared_memory_region(self._segments[0], [array], offset)
             one = tritonclient.http.InferInput(name, array.shape, kind)
             one.set_shared_memory(self._names[0], len(data), offset)
-            inputs.append(one)
+            asked.append(one)
             offset += len(data)
-        size = rows.count * ACTION_BYTES
         output = tritonclient.http.InferRequestedOutput("action")
-        output.set_shared_memory(self._names[1], size)
-        async with asyncio.timeout(timeout_s):
-            await self._client.infer(model, inputs, outputs=[output])
-        action = shared_memory.get_contents_as_numpy(self._segments[1], np.float32, [rows.count, 3])
+        output.set_shared_memory(self._names[1], rows * ACTION_BYTES)
+        async with asyncio.timeout(5):
+            await self._client.infer(model, asked, outputs=[output])
+        action = shared_memory.get_contents_as_numpy(self._segments[1], np.float32, [rows, 3])
         return bytes(action.tobytes())
 
     async def close(self) -> None:

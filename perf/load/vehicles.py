@@ -10,16 +10,13 @@ from typing import Any
 
 import msgspec
 
+from perf.load.generator import LoadError
 from perf.load.observations import body
 
 UPGRADE = (
     b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-
-
-class LoadError(Exception):
-    """A step failed, or got no answer."""
 
 
 class _Answer(msgspec.Struct, gc=False):

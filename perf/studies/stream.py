@@ -13,14 +13,11 @@ table.
 from __future__ import annotations
 
 import asyncio
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
@@ -29,8 +26,10 @@ import psutil
 import uvloop
 
 from perf.bench import machine
+from perf.bench.tables import Table, spread
 from perf.load import processes
-from perf.load.vehicles import LoadError, Saw, StreamVehicle, Vehicle
+from perf.load.generator import LoadError
+from perf.load.vehicles import Saw, StreamVehicle, Vehicle
 
 FLEETS = (1, 100)
 WAYS = ("/predict", "/stream, JSON", "/stream, msgpack")
@@ -131,54 +130,34 @@ def compare(
     return found
 
 
-def table(found: dict[tuple[int, str], list[Round]]) -> list[str]:
-    """Write a Markdown table: medians of the rounds, and their ranges."""
-    lines = [
-        "| vehicles | way | p50 ms | p99 ms | CPU of the gateway, s/s | of Triton "
-        "| of the load generator | skipped |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def table(found: dict[tuple[int, str], list[Round]]) -> Table:
+    """Show medians of the rounds, and their ranges."""
+    head = ["vehicles", "way", "p50 ms", "p99 ms", "CPU of the gateway, s/s", "of Triton"]
+    shown = Table([*head, "of the load generator", "skipped"])
+    digits = {"p50": 2, "p99": 2, "gateway": 3, "triton": 3, "generator": 3}
     for (vehicles, way), rounds in found.items():
-        figures = [
-            _spread([getattr(one, name) for one in rounds], digits)
-            for name, digits in (
-                ("p50", 2), ("p99", 2), ("gateway", 3), ("triton", 3), ("generator", 3)
-            )
-        ]  # fmt: skip
+        cells = [spread([getattr(one, name) for one in rounds], n) for name, n in digits.items()]
         skipped = sum(one.skipped for one in rounds)
-        lines.append(f"| {vehicles} | `{way}` | {' | '.join(figures)} | {skipped:,} |")
-    return lines
-
-
-def _spread(values: list[float], digits: int) -> str:
-    low, middle, high = min(values), statistics.median(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+        shown.rows.append([str(vehicles), f"`{way}`", *cells, f"{skipped:,}"])
+    return shown
 
 
 @click.command()
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
 @click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1))
 @click.option("--rate", default=20.0, show_default=True, help="Steps of one vehicle a second.")
-@click.option("--output", type=click.Path(path_type=Path), help="Markdown, else standard output.")
-def main(rounds: int, seconds: float, rate: float, output: Path | None) -> None:
+def main(rounds: int, seconds: float, rate: float) -> None:
     """Measure, and write the table."""
     try:
         found = compare(rounds, seconds, rate, lambda line: click.echo(line, err=True))
     except LoadError as error:
         raise click.ClickException(str(error)) from None
-    lines = [
+    click.echo(
         f"Command: `python -m perf.studies.stream --rounds {rounds} --seconds {seconds:g} "
         f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; "
-        "the load generator ran on the same cores.",
-        "",
-        *table(found),
-    ]
-    text = "\n".join(lines) + "\n"
-    if output is None:
-        click.echo(text)
-    else:
-        output.write_text(text)
-    sys.stderr.flush()
+        "the load generator ran on the same cores.\n"
+    )
+    click.echo(table(found).markdown())
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def _places(stack: Stack) -> dict[str, str]:
 
 
 def test_the_usual_line(stack: Stack, carlarl: Carlarl) -> None:
-    line = "bench --batch-sizes 1 --concurrency 8 --duration 1 --json"
+    line = "bench run --batch-sizes 1 --concurrency 8 --duration 1 --json"
     done = carlarl(*line.split(), **_places(stack))
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout, type=results.Results)
@@ -59,7 +59,7 @@ def test_the_usual_line(stack: Stack, carlarl: Carlarl) -> None:
 
 
 def test_formats_versions_and_rate(stack: Stack, carlarl: Carlarl) -> None:
-    line = "bench --layers in-process,gateway --formats onnx,torchscript --versions v0.1.0"
+    line = "bench run --layers in-process,gateway --formats onnx,torchscript --versions v0.1.0"
     flags = "--concurrency 2 --batch-sizes 4 --duration 1 --rate 50 --url"
     done = carlarl(*line.split(), *flags.split(), stack.gateway_url)
     assert done.returncode == 0, done.stderr
@@ -69,7 +69,7 @@ def test_formats_versions_and_rate(stack: Stack, carlarl: Carlarl) -> None:
 
 
 def test_without_wrk_and_perf_analyzer(stack: Stack, carlarl: Carlarl) -> None:
-    line = "bench --layers triton-grpc,gateway --concurrency 2 --duration 1 --json"
+    line = "bench run --layers triton-grpc,gateway --concurrency 2 --duration 1 --json"
     bare = {"PATH": "/nowhere", "PERF_ANALYZER": "/nowhere/perf_analyzer"}
     done = carlarl(*line.split(), **_places(stack), **bare)
     assert done.returncode == 0, done.stderr
@@ -82,9 +82,10 @@ def test_without_wrk_and_perf_analyzer(stack: Stack, carlarl: Carlarl) -> None:
     ]
 
 
-def test_ctrl_c_keeps_what_was_measured(stack: Stack, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_measured_beside_the_older_file(stack: Stack, tmp_path: Path) -> None:
     kept = tmp_path / "results.json"
-    line = "bench --layers in-process,gateway --concurrency 1 --duration 60 --save-results"
+    kept.write_text("the results of an earlier hour")
+    line = "bench run --layers in-process,gateway --concurrency 1 --duration 60 --save-results"
     with subprocess.Popen(
         [sys.executable, "-m", "carlarl", *line.split(), str(kept), "--url", stack.gateway_url],
         cwd=ROOT,
@@ -102,7 +103,9 @@ def test_ctrl_c_keeps_what_was_measured(stack: Stack, tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, said = process.communicate(timeout=30)
     assert process.returncode == 130, said
-    found = results.load(kept)
+    assert kept.read_text() == "the results of an earlier hour"
+    assert f"kept in {kept}.part" in said
+    found = results.load(tmp_path / "results.json.part")
     assert found.interrupted
     assert [one.layer for one in found.measurements] == ["in-process"]
 
@@ -135,15 +138,14 @@ def slow_gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_a_deliberate_slow_down_is_caught(
     stack: Stack, slow_gateway: str, carlarl: Carlarl, tmp_path: Path
 ) -> None:
-    baseline = str(tmp_path / "baseline.json")
-    line = "bench --layers gateway --concurrency 1 --duration 1"
+    baseline, now = (str(tmp_path / name) for name in ("baseline.json", "now.json"))
+    line = "bench run --layers gateway --concurrency 1 --duration 1 --repeats 3"
 
     def measured_and_compared() -> subprocess.CompletedProcess[str]:
-        keep = ("--collect-baseline", "--save-results", baseline, "--url", stack.gateway_url)
-        kept = carlarl(*line.split(), *keep)
-        assert kept.returncode == 0, kept.stderr
-        compare = ("--compare-baseline", baseline, "--threshold", "10", "--url", slow_gateway)
-        return carlarl(*line.split(), *compare)
+        for file, url in ((baseline, stack.gateway_url), (now, slow_gateway)):
+            kept = carlarl(*line.split(), "--save-results", file, "--url", url)
+            assert kept.returncode == 0, kept.stderr
+        return carlarl("bench", "compare", baseline, now, "--threshold", "10")
 
     case = "  gateway: /predict v0.2.0 onnx, batch 1, 1 callers"
     for _ in range(5):  # a machine whose load changes can hide 2 ms: then its repeats differ
@@ -152,19 +154,22 @@ def test_a_deliberate_slow_down_is_caught(
         if any("p50 ms" in line for line in named):
             break
     assert done.returncode == 1
-    assert "worse than the baseline by more than 10 %:" in done.stderr
+    assert f"worse than {baseline} by more than 10 %:" in done.stderr
     assert any("p50 ms" in line for line in named), done.stderr
     assert len(results.load(Path(baseline)).measurements) == 3
+    same = carlarl("bench", "compare", baseline, baseline)
+    assert (same.returncode, "no case is worse" in same.stderr) == (0, True)
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--batch-sizes", "1,x"], "x"),
-        (["--batch-sizes", "0"], "0 is not in the range"),
-        (["--layers", "cache"], "cache"),
-        (["--versions", "latest"], "latest"),
-        (["--url", "localhost"], "must begin with http"),
+        (["run", "--batch-sizes", "1,x"], "x"),
+        (["run", "--batch-sizes", "0"], "0 is not in the range"),
+        (["run", "--layers", "cache"], "cache"),
+        (["run", "--versions", "latest"], "latest"),
+        (["run", "--url", "localhost"], "must begin with http"),
+        (["peers", "--peer", "another"], "choose from fastapi_onnxruntime"),
     ],
 )
 def test_bad_use(arguments: list[str], said: str, carlarl: Carlarl) -> None:
@@ -174,18 +179,18 @@ def test_bad_use(arguments: list[str], said: str, carlarl: Carlarl) -> None:
 
 
 def test_failures_say_what_to_do(stack: Stack, carlarl: Carlarl, tmp_path: Path) -> None:
-    nobody = carlarl("bench", "--url", "http://127.0.0.1:1")
+    nobody = carlarl("bench", "run", "--url", "http://127.0.0.1:1")
     assert (nobody.returncode, "no answer" in nobody.stderr) == (1, True)
-    missing = carlarl("bench", "--compare-baseline", str(tmp_path / "none.json"))
+    missing = carlarl("bench", "compare", str(tmp_path / "none.json"))
     assert missing.returncode == 1
-    assert "carlarl bench --collect-baseline" in missing.stderr
-    unknown = carlarl("bench", "--versions", "v9.9.9", "--url", stack.gateway_url)
+    assert "carlarl bench run --save-results" in missing.stderr
+    unknown = carlarl("bench", "run", "--versions", "v9.9.9", "--url", stack.gateway_url)
     assert unknown.returncode == 1
     assert "no version v9.9.9; it serves v0.1.0, v0.2.0" in unknown.stderr
 
 
 def test_its_own_stack(carlarl: Carlarl) -> None:
-    line = "bench --layers gateway --concurrency 2 --duration 1 --json"
+    line = "bench run --layers gateway --concurrency 2 --duration 1 --json"
     done = carlarl(*line.split(), PORT=str(free_port()))
     assert done.returncode == 0, done.stderr
     assert "starting a stack on free ports" in done.stderr

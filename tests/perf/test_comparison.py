@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from perf.bench import comparison, machine, results
-from perf.bench.results import Measurement, Results
+from perf.bench.results import Results
+from perf.load.measurement import Measurement, measured
 
 
 def _measured(p50_us: int, rate: float, concurrency: int = 1) -> Measurement:
-    return results.measured(
+    return measured(
         [(p50_us, 100)],
         100,
         100 / rate,
@@ -78,9 +79,20 @@ def test_what_is_not_in_both_is_no_change() -> None:
 
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
-    kept = _results(_measured(1000, 1000))
-    kept.save(tmp_path / "new" / "results.json")
-    assert results.load(tmp_path / "new" / "results.json") == kept
+    kept, path = _results(_measured(1000, 1000)), tmp_path / "new" / "results.json"
+    assert kept.save(path) == path
+    assert results.load(path) == kept
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_interrupted_benchmark_leaves_the_older_file(tmp_path: Path) -> None:
+    complete, path = _results(_measured(1000, 1000)), tmp_path / "results.json"
+    complete.save(path)
+    ended = _results()
+    ended.interrupted = True
+    assert ended.save(path) == tmp_path / "results.json.part"
+    assert results.load(path) == complete
+    assert results.load(tmp_path / "results.json.part") == ended
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"schema": 99}'])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from perf.bench import gate, results
-from perf.bench.results import Measurement
+from perf.bench import gate
+from perf.load.measurement import Measurement, measured
 
 
 def _measured(p50_us: int, rate: float) -> Measurement:
-    return results.measured(
+    return measured(
         [(p50_us, 100)],
         100,
         100 / rate,

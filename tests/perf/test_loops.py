@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from perf.bench import results
 from perf.load import closed_loop, generator, open_loop
+from perf.load.measurement import Measurement
 from perf.load.target import Target, TargetError, gateway
 
 ANSWER = b"HTTP/1.1 %s\r\nContent-Length: 2\r\n%s\r\n{}"
@@ -56,7 +56,7 @@ def _stall(number: int) -> bytes:
     return ANSWER % (b"200 OK", b"")
 
 
-def _over(measurement: results.Measurement, ms: float) -> int:
+def _over(measurement: Measurement, ms: float) -> int:
     return sum(count for us, count in measurement.histogram if us >= ms * 1000)
 
 
@@ -136,5 +136,5 @@ def test_all_failed_is_no_measurement() -> None:
 
 
 def test_generator_ends_with_what_it_was_told_not_to_reach() -> None:
-    with pytest.raises(generator.GeneratorError, match="127.0.0.1:1"):
+    with pytest.raises(generator.LoadError, match="127.0.0.1:1"):
         generator.run(generator.Load("127.0.0.1", 1, b"", 1, 1.0))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,16 +37,18 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
     assert "and this gateway" in reasons["wrong"]
     assert "no | way" in reasons["broken"]
 
-    table = comparison.table(found)
+    table = comparison.markdown(found).split("\n\n")[1].splitlines()
     assert len({line.count("|") for line in table}) == 1
     assert [line.split(" |")[0] for line in table[2:]] == [
         "| **carlarl**",
         "| fastapi_onnxruntime (fastapi==0.165.0)",
-        "| wrong",
-        "| broken",
+        "| wrong (x)",
+        "| broken (fastapi==0.165.0)",
     ]
-    assert "not measured: ended with status 1: no / way" in table[-1]
-    assert "--peer=fastapi_onnxruntime" in comparison.keep(found, tmp_path)
+    assert "not measured: " in table[-1]
+    assert "ended with status 1: no / way" in table[-1]
+    assert "--peer=fastapi_onnxruntime" in comparison.markdown(found)
+    assert comparison.keep(found, tmp_path) == tmp_path / "peers.json"
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
     assert load(tmp_path / "peers.json") == found
 
@@ -64,11 +64,3 @@ def test_every_peer_is_described_where_it_runs() -> None:
     for name, peer in PEERS.items():
         assert "Tuned" in (folder / f"{name}.py").read_text()
         assert all("==" in requirement for requirement in peer.requirements)
-
-
-def test_a_baseline_of_peers_is_refused(
-    carlarl: Callable[..., subprocess.CompletedProcess[str]],
-) -> None:
-    done = carlarl("bench", "--peers", "--collect-baseline")
-    assert done.returncode == 2
-    assert "neither --peers nor --memory" in done.stderr

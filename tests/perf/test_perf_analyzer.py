@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.triton import FUSED
 from perf.load import perf_analyzer
+from perf.load.target import fused
 from tests.stack import ROOT, Stack
 
 needs_it = pytest.mark.skipif(
@@ -20,7 +20,7 @@ needs_it = pytest.mark.skipif(
 @needs_it
 @pytest.mark.parametrize(
     ("protocol", "model", "batch"),
-    [("grpc", "carla_policy-v0.2.0", 4), ("http", f"{FUSED}v0.2.0", 1)],
+    [("grpc", "carla_policy-v0.2.0", 4), ("http", fused("v0.2.0"), 1)],
 )
 def test_measures_triton(
     protocol: perf_analyzer.Protocol, model: str, batch: int, stack: Stack

@@ -7,30 +7,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 
 from perf.load.observations import body
-from perf.load.processes import free_ports
+from perf.load.processes import free_ports, server
 from perf.studies.peers.systems import Peer, Place
 
 CACHE = Path("~/.cache/carlarl/peers").expanduser()
 START_S = 120
-END_S = 20
-LOG_LINES = 3
 
 
 class PeerError(Exception):
-    """A peer can't be installed, started or trusted; the text says why."""
+    """A peer can't be installed or trusted; the text says why."""
 
 
 def install(peer: Peer, cache: Path = CACHE) -> Path:
-    """Give the folder of the peer's environment, made where it is not there; raises PeerError."""
+    """Give the folder of the peer's environment, made where it is not there. Raises PeerError."""
     folder = cache / peer.name
     note = folder / "carlarl-requirements.txt"
     wanted = "\n".join(
@@ -46,52 +42,29 @@ def install(peer: Peer, cache: Path = CACHE) -> Path:
     ):
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise PeerError(f"can't be installed: {_end(done.stderr or done.stdout)}")
+            said = " ".join((done.stderr or done.stdout).split())
+            raise PeerError(f"can't be installed: {said[-300:]}")
     note.write_text(wanted)
     return folder
 
 
 @contextmanager
 def running(peer: Peer, environment: Path) -> Iterator[str]:
-    """Run a peer until the block ends; gives its URL once it predicts. Raises PeerError.
+    """Run a peer, in a folder of its own, until the block ends; gives its URL once it predicts.
 
-    It runs in a folder of its own, which is removed, and nothing that it started outlives it.
+    Raises StartError.
     """
     port, *others = free_ports(3)
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="carlarl-", ignore_cleanup_errors=True) as folder:
         place = Place(port, (others[0], others[1]), Path(folder))
         program, *arguments = peer.command(place)
-        log = place.folder / "log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [str(environment / "bin" / program), *arguments],
-                cwd=folder,
-                env=_variables(environment) | {"TMPDIR": folder} | peer.environment(place),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        try:
-            deadline = time.monotonic() + START_S
-            while not _predicts(url):
-                if process.poll() is not None:
-                    said = _end(log.read_text(errors="replace"))
-                    raise PeerError(f"ended with status {process.returncode}: {said}")
-                if time.monotonic() > deadline:
-                    said = _end(log.read_text(errors="replace"))
-                    raise PeerError(f"gave no answer in {START_S} s: {said}")
-                time.sleep(0.1)
+        kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
+        path = f"{environment / 'bin'}:{os.environ.get('PATH', '')}"
+        variables = kept | {"PATH": path, "TMPDIR": folder} | peer.environment(place)
+        command = [str(environment / "bin" / program), *arguments]
+        with server(command, lambda: _predicts(url), variables, place.folder, START_S):
             yield url
-        finally:
-            _end_all(process)
-
-
-def _variables(environment: Path) -> dict[str, str]:
-    """Give the environment variables of this process, without those that choose a Python."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    return kept | {"PATH": f"{environment / 'bin'}:{os.environ.get('PATH', '')}"}
 
 
 def _predicts(url: str) -> bool:
@@ -100,25 +73,3 @@ def _predicts(url: str) -> bool:
     except httpx.TransportError:
         return False
     return answer.status_code == 200
-
-
-def _end_all(process: subprocess.Popen[bytes]) -> None:
-    with suppress(psutil.NoSuchProcess):
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        _, alive = psutil.wait_procs(tree, timeout=2)
-        for left in alive:
-            with suppress(psutil.NoSuchProcess):
-                left.kill()
-        psutil.wait_procs(alive, timeout=5)
-    process.wait()
-
-
-def _end(text: str) -> str:
-    """Give the last lines of what was said, as one line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "; ".join(lines[-LOG_LINES:]) or "it said nothing"

@@ -1,0 +1,137 @@
+"""What a benchmark found, as one JSON file.
+
+A results file is one JSON object, `Results`; the fields below are its fields. `python -m
+perf.bench.results` prints the JSON schema.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from perf.bench.machine import Machine, facts
+from perf.load import processes
+from perf.load.measurement import Measurement
+
+SCHEMA = 1
+
+
+class ResultsError(Exception):
+    """A results file can't be read; the text says why."""
+
+
+class MemorySample(msgspec.Struct, frozen=True):
+    """Memory after so many requests, in MB (10^6 bytes)."""
+
+    seconds: float
+    requests: int
+    gateway: float
+    """Proportional set size of the gateway's processes, without mapped files."""
+    triton: float
+    """The same of Triton and its Python processes."""
+    shm: float
+    """Size of their segments in /dev/shm, which count in the two above as well."""
+
+
+class Slope(msgspec.Struct, frozen=True):
+    """Growth in MB per 1000 requests, with its interval of 95 %."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Whether a part's memory grows."""
+
+    part: str
+    held_mb: float
+    """The median of the last quarter."""
+    growth: Slope
+    kind: Literal["steady", "grows"]
+    text: str
+
+
+class Results(msgspec.Struct, kw_only=True):
+    """One benchmark, with all that its figures depend on."""
+
+    schema: int = SCHEMA
+    started: str
+    """ISO 8601, UTC."""
+    command: str
+    machine: Machine
+    settings: dict[str, str]
+    """The settings of the measured stack that are not the defaults, by environment variable."""
+    measurements: list[Measurement] = []
+    interrupted: bool = False
+    """Whether it ended before its last measurement."""
+    left_out: list[str] = []
+    """What was not measured, and why, a sentence each."""
+    memory: list[MemorySample] = []
+    """Memory over a long run."""
+    verdicts: list[Verdict] = []
+    """What the samples say of each part's memory."""
+
+    @classmethod
+    def of(cls, command: str, **variables: str) -> Results:
+        """Begin: no measurement yet, this machine, and the settings that a stack started here gets.
+
+        `variables` are settings besides those of the environment.
+        """
+        return cls(
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=command,
+            machine=facts(),
+            settings=processes.settings() | variables,
+        )
+
+    def save(self, path: Path) -> Path:
+        """Write the JSON, and return the path that has it.
+
+        A complete benchmark replaces an older file in one step. One that was interrupted leaves
+        the older file as it is, and is beside it as `NAME.part`.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        part.write_bytes(msgspec.json.encode(self) + b"\n")
+        if self.interrupted:
+            return part
+        os.replace(part, path)
+        return path
+
+
+def load(path: Path) -> Results:
+    """Read a results file. Raises ResultsError."""
+    try:
+        results = msgspec.json.decode(path.read_bytes(), type=Results)
+    except OSError as error:
+        raise ResultsError(f"{path}: {error.strerror}") from error
+    except msgspec.MsgspecError as error:
+        raise ResultsError(f"{path}: not a results file: {error}") from error
+    if results.schema != SCHEMA:
+        raise ResultsError(f"{path}: schema {results.schema}; this reads {SCHEMA}")
+    return results
+
+
+def merged(parts: Sequence[Results]) -> Results:
+    """Put benchmarks of one machine together, each measured by its own command."""
+    return msgspec.structs.replace(
+        parts[0],
+        command="; ".join(part.command for part in parts),
+        settings={name: value for part in parts for name, value in part.settings.items()},
+        measurements=[one for part in parts for one in part.measurements],
+        interrupted=any(part.interrupted for part in parts),
+        left_out=[line for part in parts for line in part.left_out],
+        memory=next((part.memory for part in parts if part.memory), []),
+        verdicts=next((part.verdicts for part in parts if part.verdicts), []),
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(msgspec.json.schema(Results), indent=2))
