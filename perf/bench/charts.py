@@ -160,9 +160,10 @@ def stacked(bars: Mapping[str, Sequence[tuple[str, float]]], note: str) -> Pictu
             text = f"{left:.2f}" if left >= 0.1 else f"{left:.3f}"
             axes.text(left + longest * 0.015, place, f"{text} ms", va="center", weight="bold")
         axes.set_xlim(0, longest * 1.16)
-        rows = math.ceil(len(owners) / 3)
+        columns = 3 if len(owners) < 4 else 2
+        rows = math.ceil(len(owners) / columns)
         _rank(axes, list(bars), "A lone request's time, median ms", 10 + 16 * rows)
-        axes.legend(ncols=3, handlelength=1, handleheight=1, columnspacing=1.4, **_ABOVE)
+        axes.legend(ncols=columns, handlelength=1, handleheight=1, columnspacing=1.4, **_ABOVE)
         drawing.note(picture, note)
     return picture
 

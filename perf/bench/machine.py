@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -56,16 +55,13 @@ def facts() -> Machine:
         system=platform.platform(),
         python=platform.python_version(),
         packages={name: version for name in PACKAGES if (version := _version(name))},
-        commit=_commit(),
+        commit=_output("git", "describe", "--always", "--dirty", "--exclude=*") or "unknown",
     )
 
 
 def _gpu() -> str | None:
-    if shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip().replace("\n", "; ") if done.returncode == 0 else None
+    told = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return told.replace("\n", "; ") or None
 
 
 def _version(package: str) -> str | None:
@@ -75,11 +71,11 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+def _output(*command: str) -> str:
+    """Give what a command prints; nothing where it is not there or fails."""
     root = Path(__file__).parents[2]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return ""
+    return "" if done.returncode else done.stdout.strip()

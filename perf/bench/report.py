@@ -13,8 +13,9 @@ from pathlib import Path
 import click
 from matplotlib.figure import Figure as Picture
 
-from perf.bench import charts, drawing, tables
+from perf.bench import charts, drawing
 from perf.bench.results import Results, ResultsError, load, merged
+from perf.bench.tables import tables
 
 PAGE = "report.html"
 
@@ -32,7 +33,7 @@ figure svg text { font-family: system-ui, sans-serif !important }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums }
 th, td { border-bottom: 1px solid var(--grid); padding: .35rem .45rem; text-align: right }
 th:first-child, td:first-child { text-align: left }
-tr.own td { font-weight: 650 }
+caption { text-align: left }
 code { overflow-wrap: anywhere }
 .verdict { border-left: 3px solid var(--series-3); padding-left: .85rem }
 .verdict.grows { border-color: var(--series-2) }
@@ -76,18 +77,17 @@ def write(results: Results, folder: Path) -> Path:
     """Write the page and a PNG of each figure that the results have; gives the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
     below = {
-        "latency": lambda: tables.latencies(results).html(),
-        "peers": lambda: tables.systems(results, ratios=False).html(),
-        "memory": lambda: "".join(
+        "latency": [table.html() for table in tables(results)],
+        "memory": [
             f'<p class="verdict {one.kind}">{escape(one.text)}</p>' for one in results.verdicts
-        ),
+        ],
     }
     sections = []
     for name, (title, draw, caption) in _FIGURES.items():
         if (picture := draw(results)) is not None:
             drawing.save(picture, folder / f"{name}.png")
             figure = drawing.svg(picture, name, escape(title))
-            more = below[name]() if name in below else ""
+            more = "".join(below.get(name, []))
             sections.append(
                 f"<h2>{escape(title)}</h2>\n<figure>{figure}"
                 f"<figcaption>{escape(caption)}</figcaption></figure>{more}"

@@ -43,13 +43,12 @@ class Table:
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n"
 
     def html(self) -> str:
-        """Give it as HTML; the row of a `**name**` is bold."""
-        text = "<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in self.head) + "</tr>"
-        for row in self.rows:
-            kind = ' class="own"' if row[0].startswith("**") else ""
-            cells = "".join(f"<td>{escape(cell.strip('*'))}</td>" for cell in row)
-            text += f"<tr{kind}>{cells}</tr>"
-        return f'<div class="table"><table>{text}</table></div>'
+        """Give it as HTML."""
+        lines = ["".join(f"<th>{escape(cell)}</th>" for cell in self.head)]
+        lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows]
+        text = "".join(f"<tr>{line}</tr>" for line in lines)
+        caption = f"<caption>{escape(self.title)}</caption>"
+        return f'<div class="table"><table>{caption}{text}</table></div>'
 
 
 def rate(one: Measurement) -> float:
@@ -142,27 +141,8 @@ def lone_request(layers: Mapping[str, list[Measurement]]) -> list[float]:
     return [policy, triton - policy, whole - triton]
 
 
-def latencies(results: Results) -> Table:
-    """Give the gateway's latency and rate under each load."""
-    head = ["load", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "requests/s", "generator"]
-    table = Table(head)
-    for (version, form, batch, load), layers in by_load(results.measurements).items():
-        if repeats := layers.get("gateway, JSON"):
-            name = ", ".join([load, f"batch {batch}", f"{version} {form}"])
-            taken = [
-                short(statistics.median(getattr(one.latency_ms, percentile) for one in repeats))
-                for percentile in ("p50", "p90", "p99", "p99_9", "max")
-            ]
-            table.rows.append([name, *taken, short(median(repeats, rate)), repeats[0].tool])
-    return table
-
-
-def systems(results: Results, ratios: bool = True) -> Table:
-    """Show this gateway beside its peers: medians and ranges.
-
-    A ratio is the median of the rounds' ratios, so `ratios` needs the results of `bench peers`
-    alone.
-    """
+def systems(results: Results) -> Table:
+    """Show this gateway beside its peers: medians, ranges, and medians of the rounds' ratios."""
     found: dict[str, dict[int, list[Measurement]]] = {}
     for one in results.measurements:
         if one.layer == "gateway" and one.loop == "closed" and one.batch_size == 1:
@@ -180,15 +160,14 @@ def systems(results: Results, ratios: bool = True) -> Table:
     ]
     if low < high:
         columns.append((f"p50 ms, {callers(low)}", low, p50))
-    added = ["ratio"] if ratios else []
-    table = Table(["system", *(cell for title, _, _ in columns for cell in (title, *added))])
+    table = Table(["system", *(cell for title, _, _ in columns for cell in (title, "ratio"))])
     for name in (OURS, *named):
         cells = [f"**{name}**" if name == OURS else _title(results, name)]
         for _, count, figure in columns:
             cells.append(spread([figure(one) for one in found[name][count]]))
             pairs = zip(found[name][count], found[OURS][count], strict=False)
-            of_pairs = [figure(one) / figure(ours) for one, ours in pairs]
-            cells += [f"{statistics.median(of_pairs):.2f}" for _ in added]
+            ratios = [figure(one) / figure(ours) for one, ours in pairs]
+            cells.append(f"{statistics.median(ratios):.2f}")
         table.rows.append(cells)
     for name in failed:
         if name in results.settings:

@@ -102,9 +102,9 @@ def actions(setup: Setup) -> NDArray[Any]:
         answer = b""
         for model in (ensemble(VERSION), fused(VERSION)):
             for size in (256, 100, 1):  # whole, padded, alone
-                for start in range(0, 3 * size, size):
-                    inputs = tensors(model, observations[start : start + size], 7)
-                    answer += await client.infer(model, inputs, size)
+                for start in range(0, min(3 * size, len(observations)), size):
+                    rows = observations[start : start + size]
+                    answer += await client.infer(model, tensors(model, rows, 7), len(rows))
         await client.close()
         return answer
 
@@ -115,7 +115,7 @@ def tables(served: list[Setup]) -> list[Table]:
     """Show the rounds, and preprocessing and policy in one process."""
     stacks = Table(["format", "device", *FIGURES, "largest difference"])
     title = "The same without Triton, preprocessing and policy in one process, median ms of a call:"
-    alone = Table(["format", "device", *(f"{rows} rows" for rows in BATCHES)], title=title)
+    alone = Table(["format", "device", *(f"batch of {rows}" for rows in BATCHES)], title=title)
     for setup in served:
         figures = [spread(values) for values in zip(*setup.rounds, strict=True)]
         stacks.rows.append([setup.form, setup.device, *figures, f"{setup.difference:.1e}"])

@@ -8,23 +8,8 @@ import pytest
 
 from perf.bench import comparison, machine, results
 from perf.bench.results import Results
-from perf.load.measurement import Measurement, measured
-
-
-def _measured(p50_us: int, rate: float, concurrency: int = 1) -> Measurement:
-    return measured(
-        [(p50_us, 100)],
-        100,
-        100 / rate,
-        layer="gateway",
-        target="/predict",
-        version="v0.2.0",
-        format="onnx",
-        loop="closed",
-        tool="wrk",
-        concurrency=concurrency,
-        batch_size=1,
-    )
+from perf.load.measurement import Measurement
+from tests.perf.made import made
 
 
 def _results(*measured: Measurement) -> Results:
@@ -38,8 +23,8 @@ def _results(*measured: Measurement) -> Results:
 
 
 def test_worse_beyond_the_threshold_is_named() -> None:
-    before = _results(_measured(1000, 1000), _measured(2000, 1000, concurrency=8))
-    now = _results(_measured(1300, 1000), _measured(2000, 1000, concurrency=8))
+    before = _results(made(1000, 1000), made(2000, 1000, concurrency=8))
+    now = _results(made(1300, 1000), made(2000, 1000, concurrency=8))
     worse = comparison.compare(before, now, 10).worse
     assert [(change.figure, change.case) for change in worse] == [
         ("p50 ms", "gateway: /predict v0.2.0 onnx, batch 1, 1 callers (wrk)"),
@@ -49,44 +34,44 @@ def test_worse_beyond_the_threshold_is_named() -> None:
 
 
 def test_the_tail_may_move_ten_times_as_far() -> None:
-    before, now = _results(_measured(1000, 1000)), _results(_measured(1900, 1000))
+    before, now = _results(made(1000, 1000)), _results(made(1900, 1000))
     assert [change.figure for change in comparison.compare(before, now, 10).worse] == ["p50 ms"]
-    beyond = comparison.compare(before, _results(_measured(2100, 1000)), 10)
+    beyond = comparison.compare(before, _results(made(2100, 1000)), 10)
     assert [change.figure for change in beyond.worse] == ["p50 ms", "p99 ms"]
 
 
 def test_less_throughput_is_worse_and_more_is_not() -> None:
-    before = _results(_measured(1000, 1000))
-    slower = comparison.compare(before, _results(_measured(1000, 800)), 10)
+    before = _results(made(1000, 1000))
+    slower = comparison.compare(before, _results(made(1000, 800)), 10)
     assert [change.figure for change in slower.worse] == ["requests/s"]
-    assert not comparison.compare(before, _results(_measured(900, 2000)), 10).worse
+    assert not comparison.compare(before, _results(made(900, 2000)), 10).worse
 
 
 def test_what_repeats_differ_by_is_not_worse() -> None:
-    before = _results(*(_measured(us, 1000) for us in (1000, 1500, 900)))
-    now = _results(*(_measured(us, 1000) for us in (1400, 1450, 1350)))
+    before = _results(*(made(us, 1000) for us in (1000, 1500, 900)))
+    now = _results(*(made(us, 1000) for us in (1400, 1450, 1350)))
     assert not comparison.compare(before, now, 10).worse
-    beyond = _results(*(_measured(us, 1000) for us in (1700, 1710, 1690)))
+    beyond = _results(*(made(us, 1000) for us in (1700, 1710, 1690)))
     assert comparison.compare(before, beyond, 10).worse
 
 
 def test_what_is_not_in_both_is_no_change() -> None:
-    before = _results(_measured(1000, 1000), _measured(1000, 1000, concurrency=8))
-    now = _results(_measured(1000, 1000, concurrency=8), _measured(1, 1, concurrency=32))
+    before = _results(made(1000, 1000), made(1000, 1000, concurrency=8))
+    now = _results(made(1000, 1000, concurrency=8), made(1, 1, concurrency=32))
     found = comparison.compare(before, now, 10)
     assert {change.case for change in found.changes} == {before.measurements[1].name}
     assert found.missing == [before.measurements[0].name]
 
 
 def test_results_come_back_from_their_file(tmp_path: Path) -> None:
-    kept, path = _results(_measured(1000, 1000)), tmp_path / "new" / "results.json"
+    kept, path = _results(made(1000, 1000)), tmp_path / "new" / "results.json"
     assert kept.save(path) == path
     assert results.load(path) == kept
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_an_interrupted_benchmark_leaves_the_older_file(tmp_path: Path) -> None:
-    complete, path = _results(_measured(1000, 1000)), tmp_path / "results.json"
+    complete, path = _results(made(1000, 1000)), tmp_path / "results.json"
     complete.save(path)
     ended = _results()
     ended.interrupted = True
