@@ -114,7 +114,7 @@ def run(
     as_json: bool,
     **plan: Any,
 ) -> None:
-    """Measure the policy in process, Triton, and the gateway: each millisecond has an owner.
+    """Measure the policy alone, Triton, and the gateway, side by side.
 
     It measures the gateway at --url, or the one that answers where HOST and PORT say, or else a
     stack of its own on free ports. `wrk` measures the gateway in a closed loop (each caller waits
@@ -162,10 +162,11 @@ def _keep(results: Results, path: Path) -> None:
     help="Percent by which a case may be worse. [default: 10]",
 )
 def compare(before: Path, now: Path, threshold: float) -> None:
-    """Compare two results of `bench run`; exit status 1 where a case became worse.
+    """Compare two results of `bench run`; fail where a case is worse.
 
-    BEFORE is perf/baseline.json and NOW is runs/bench.json, unless other files are given. Measure
-    both with --repeats 3 or more: what repeats differ by is not worse.
+    Exit status 1 names what became worse. BEFORE is perf/baseline.json and NOW is runs/bench.json,
+    unless other files are given. Measure both with --repeats 3 or more: a difference no larger than
+    between the repeats of one file does not count.
 
     \b
     Example: carlarl bench compare
@@ -198,7 +199,7 @@ def compare(before: Path, now: Path, threshold: float) -> None:
 def peers(
     names: tuple[str, ...], repeats: int, duration: float, concurrency: tuple[int, ...]
 ) -> None:
-    """Measure other ways to serve the same policy, in turns with this one.
+    """Measure other ways to serve the policy, in turns with this one.
 
     Each is installed into an environment of its own. Table, chart and results go to runs/peers/.
 
@@ -220,9 +221,10 @@ def peers(
 @bench.command()
 @click.option("--requests", type=click.IntRange(1), default=500_000, help="[default: 500000]")
 def memory(requests: int) -> None:
-    """Watch the memory of a stack of its own under load; exit status 1 where it grows.
+    """Watch the memory of gateway and Triton; fail where it grows.
 
-    Samples, verdicts and chart go to runs/memory/.
+    A stack of its own runs under load. Exit status 1 says what grows, and what to do. Samples,
+    verdicts and chart go to runs/memory/.
 
     Example: carlarl bench memory --requests 100000
     """
@@ -249,7 +251,7 @@ def _failures() -> Iterator[None]:
 
         try:
             yield
-        except (LoadError, PeerError, StartError, ValueError) as error:
+        except (LoadError, PeerError, StartError) as error:
             raise Failure(str(error)) from None
 
 

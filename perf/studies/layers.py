@@ -19,7 +19,6 @@ import numpy as np
 import uvloop
 
 from gateway.http1 import Pool
-from gateway.policy import Observation
 from gateway.rows import Rows
 from gateway.triton import Triton
 from perf.bench import charts, drawing
@@ -69,8 +68,8 @@ async def measure(
     And a table of the clients that can call Triton.
     """
     http, grpc = (f"127.0.0.1:{port}" for port in ports[1:3])
-    rows = Rows.of([Observation(SEEN[0], SEEN[1], SEEN[2:])], None)
     inputs = {name: tensors(name, np.array([SEEN])) for name in (ENSEMBLE, FUSED)}
+    rows = Rows(1, np.array(SEEN, np.float32).tobytes())
     own, pool = Triton(f"http://{http}", secret=secret), Pool("127.0.0.1", ports[1])
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     parts = [await median_ms(lambda: pool.request(live), calls)]

@@ -128,7 +128,7 @@ def watch(
 def measure(requests: int, say: Say) -> Results:
     """Run `carlarl serve` and watch it; Ctrl-C keeps what was measured.
 
-    Raises LoadError, StartError, or ValueError for too few samples.
+    Raises StartError, and LoadError also for too few samples.
     """
     found = Results.of(f"carlarl bench memory --requests {requests}", **processes.ALONE)
     try:
@@ -137,8 +137,11 @@ def measure(requests: int, say: Say) -> Results:
                 found.memory.append(one)
     except KeyboardInterrupt:
         found.interrupted = True
-    if not found.interrupted or len(found.memory) >= 6:
+    try:
         found.verdicts = [judge(found.memory, part) for part in PARTS]
+    except ValueError as error:
+        if not found.interrupted:
+            raise closed_loop.LoadError(str(error)) from None
     return found
 
 
