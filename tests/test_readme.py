@@ -7,6 +7,7 @@ import re
 import subprocess
 from typing import Any
 
+import click
 import pytest
 import yaml
 
@@ -59,9 +60,13 @@ def test_make_targets_are_there() -> None:
 
 
 def test_commands_are_there() -> None:
-    text = README + SETTINGS + FORMATS
+    perf = "".join((ROOT / "perf" / f"{name}.md").read_text() for name in ("README", "RESULTS"))
+    text = README + SETTINGS + FORMATS + perf
     for name, rest in re.findall(r"carlarl ([a-z][a-z0-9-]+)([^\n`]*)", text):
-        options = {flag for option in cli.commands[name].params for flag in option.opts}
+        command: click.Command = cli.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[rest.split()[0]]
+        options = {flag for option in command.params for flag in option.opts}
         assert set(re.findall(r"--[a-z-]+", rest)) <= options, name
 
 
