@@ -27,7 +27,7 @@ import msgspec
 ROOT = Path(__file__).parents[2]
 
 GRACE_S = 2.0
-"""How long answers may take that are still due at the end."""
+"""How long answers may still take after the end."""
 
 
 class LoadError(Exception):
@@ -46,7 +46,7 @@ class Load(msgspec.Struct, frozen=True):
     rate: float | None = None
     """Requests due a second; None for a closed loop."""
     patient: bool = True
-    """Whether what is due waits for a connection; else it is left out where none is free."""
+    """Whether a request that is due waits for a free connection; else it is not sent at all."""
 
 
 class Saw(msgspec.Struct):
@@ -56,12 +56,12 @@ class Saw(msgspec.Struct):
     """From the first request to the last answer, or to the end where that is later."""
     due: int = 0
     sent: int = 0
-    """Requests that were sent within the time, not after it."""
+    """Requests that were sent within the time."""
     waited: int = 0
     """Requests that found all connections waiting for answers."""
     answered: int = 0
     in_time: int = 0
-    """Of these, those that came within the time, not after it."""
+    """How many of these came within the time."""
     errors: dict[str, int] = {}
     counts: list[tuple[int, int]] = []
     """Microseconds, and how many answers took them."""

@@ -1,4 +1,4 @@
-"""Vehicles for benchmarks: one connection each, over which steps are asked for."""
+"""Vehicles that ask a gateway for their steps, each over one connection."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Saw:
 
 
 class Vehicle(asyncio.Protocol):
-    """One connection, which asks by `POST /predict`."""
+    """A vehicle that asks by `POST /predict`."""
 
     def __init__(self, saw: Saw) -> None:
-        """Note in `saw` what came."""
+        """Write what comes into `saw`."""
         self._saw = saw
         self._transport: Any = None
         self._due: deque[float] = deque()
@@ -49,23 +49,23 @@ class Vehicle(asyncio.Protocol):
         self._closed = False
 
     def connection_made(self, transport: Any) -> None:
-        """Remember the transport."""
+        """Keep the transport."""
         self._transport = transport
         self.ready.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remember where this should not have been."""
+        """Note an error, unless we closed it."""
         if not self._closed:
             self.error = self.error or "the gateway closed a connection"
 
     def step(self, due: float) -> None:
-        """Send one step, or have it wait for its turn."""
+        """Send one step, or keep it until the answer before it has come."""
         self._due.append(due)
         if len(self._due) == 1:
             self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Take an answer, which comes in one piece, and send what waited for it."""
+        """Take an answer, which comes in one piece, and send the next step that waits."""
         if not data.startswith(b"HTTP/1.1 200") or not data.endswith(b"}"):
             self.error = data.decode(errors="replace")
             return
@@ -85,7 +85,7 @@ class Vehicle(asyncio.Protocol):
 
 
 class StreamVehicle(Vehicle):
-    """One connection, which asks by `/stream`."""
+    """A vehicle that asks by `/stream`."""
 
     def __init__(self, saw: Saw, packed: bool) -> None:
         """Send msgpack where `packed`, else JSON."""

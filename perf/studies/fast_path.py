@@ -1,7 +1,7 @@
 """The gateway against the plain alternative: `python -m perf.studies.fast_path`.
 
-Both sides run at once on this machine and are measured in turn with `wrk`, several rounds each; the
-figures are medians, and what is compared are ratios of the same run.
+Both sides run at once on this machine. `wrk` measures them in turn, several rounds each. Figures
+are medians; compare the ratios, which are of the same run.
 """
 
 from __future__ import annotations

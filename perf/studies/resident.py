@@ -1,7 +1,7 @@
 """The memory that a running service holds.
 
-It is the proportional set size of its processes, but for mapped files, whose share changes when any
-other process on the machine maps them.
+It is the proportional set size of its processes, without mapped files: the share of these changes
+when any other process on the machine maps them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perf.bench.results import MemorySample
 
 
 def sample(pid: int, began: float, requests: int) -> MemorySample:
-    """Look at `carlarl serve` with this process id, all below it, and their shared memory."""
+    """Measure `carlarl serve` with this process id, its children, and their shared memory."""
     root = psutil.Process(pid)
     tree = [root, *root.children(recursive=True)]
     triton: set[int] = set()
@@ -41,7 +41,7 @@ def sample(pid: int, began: float, requests: int) -> MemorySample:
 
 
 def _held(pid: int) -> int:
-    """Give the bytes of a process's proportional set size, but for the files that it maps."""
+    """Give the bytes of a process's proportional set size, without the files that it maps."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         sizes = dict(line.split(":", 1) for line in lines if line.startswith("Pss"))
@@ -50,7 +50,7 @@ def _held(pid: int) -> int:
 
 
 def _shared(pids: Iterable[int]) -> int:
-    """Give the bytes that the segments in /dev/shm hold which any of the processes maps."""
+    """Give the bytes of the segments in /dev/shm that the processes map."""
     segments: set[str] = set()
     for pid in pids:
         with suppress(OSError):

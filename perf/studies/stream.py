@@ -1,13 +1,13 @@
 """`/stream` against `/predict`, as a fleet drives: `python -m perf.studies.stream`.
 
-Each vehicle has one connection and a step that is due at a fixed rate, the vehicles spread evenly
-over the time between two steps. The loop is open: a latency counts from when its step was due. Over
-`/predict` a step that is due while the answer before it is still to come is sent behind that
-answer, with its wait counted; over `/stream` it is sent at once, and the gateway may answer
+Each vehicle has one connection, and its steps are due at a fixed rate; the vehicles are spread
+evenly over the time between two steps. The loop is open: a latency counts from when its step was
+due. A step may be due before the answer to the last one has come. Over `/predict` it is sent after
+that answer, and its wait counts; over `/stream` it is sent at once, and the gateway may answer
 `skipped`, which is counted and has no latency. The ways are measured in turns.
 
-The load generator is one process that writes requests made beforehand; its own CPU time is in the
-table.
+The load generator is one process, and its requests are made beforehand; the table has its own CPU
+time.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LAST_ANSWERS_S = 5.0
 
 @dataclass(frozen=True)
 class Round:
-    """What one way took: milliseconds, CPU seconds a second, and steps that were skipped."""
+    """Milliseconds, CPU seconds in a second, and skipped steps of one way."""
 
     p50: float
     p99: float
@@ -50,7 +50,7 @@ class Round:
 
 
 async def drive(url: str, way: str, vehicles: int, rate: float, seconds: float, saw: Saw) -> None:
-    """Drive for so long; raises LoadError where a step fails or gets no answer."""
+    """Drive for `seconds`. Raises LoadError where a step fails or gets no answer."""
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
 

@@ -77,10 +77,10 @@ class Found:
 
     Attributes:
         default: as it is set now.
-        noise: how far the ratio of two equal stacks was from 1; a gain must be more.
+        noise: how far the ratio of two equal stacks was from 1; a gain must be larger.
         best: the fastest setting whose gain is above the noise.
-        gain: ratio of `best` to `default`; of pairs of their own once all is tried.
-        curves: for each thing that was varied, its points; of settings they are that many times
+        gain: ratio of `best` to `default`, measured again in pairs at the end.
+        curves: the points of each thing that was varied. Points of settings are their ratio times
             the default's median, so that they can be compared.
     """
 
@@ -130,9 +130,10 @@ def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Pro
 
 
 def candidates(best: Setting, name: str, cores: int, at_once: int) -> list[Setting]:
-    """Give the settings that differ from `best` in `name`; instances need calls to be busy.
+    """Give the settings that differ from `best` in `name`.
 
-    Sizes of a batch are tried where so many observations `at_once` fill it.
+    More instances get as many calls, which keep them busy. A size of a batch is tried only where
+    the observations `at_once` fill it.
     """
     powers = [n for n in (1, 2, 4, 8, 16) if n <= cores]
     values = {"workers": powers, "calls": [1, 2, 4, 8], "instances": powers, "threads": powers}
@@ -188,7 +189,7 @@ def _search(trial: Trial, found: Found, cores: int, load: Load, progress: Progre
                 with _stack(trial, setting) as other:
                     return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
             except (closed_loop.LoadError, processes.StartError, target.TargetError):
-                return [0.0] * rounds  # under which requests fail, or nothing starts
+                return [0.0] * rounds  # requests fail with this setting, or nothing starts
 
         climb(found, cores, at_once, measure)
         if found.best != found.default:
@@ -226,7 +227,7 @@ def knee(curve: Sequence[Point]) -> int:
 
 
 def _rate(stack: Target, load: Load) -> float:
-    """Give the requests/s; raises LoadError where some failed, which are no work done."""
+    """Give the requests/s. Raises LoadError where a request failed."""
     found = closed_loop.run(stack, load.connections, load.seconds, load.rows)
     if found.errors:
         raise closed_loop.LoadError(f"{stack.url}: requests failed: {found.errors}")
