@@ -21,9 +21,7 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
     wrong = replace(
         PLAIN, name="wrong", model=PLAIN.model.replace("{version}", "1000"), requirements=("x",)
     )
-    broken = replace(
-        PLAIN, name="broken", command=lambda place: ["python", "-c", "raise SystemExit('no | way')"]
-    )
+    broken = replace(PLAIN, name="broken", command="""python -c "raise SystemExit('no | way')\"""")
     said: list[str] = []
     found = comparison.measure(
         {PLAIN: HERE, wrong: HERE, broken: HERE}, 1, 1, (1, 4), say=said.append

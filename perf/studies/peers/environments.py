@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import httpx
 
 from perf.load.observations import body
 from perf.load.processes import free_ports, server
-from perf.studies.peers.systems import Peer, Place
+from perf.studies.peers.systems import Peer
 
 CACHE = Path("~/.cache/carlarl/peers").expanduser()
 START_S = 120
@@ -54,16 +55,16 @@ def running(peer: Peer, environment: Path) -> Iterator[str]:
 
     Raises StartError.
     """
-    port, *others = free_ports(3)
-    url = f"http://127.0.0.1:{port}"
+    places: dict[str, object] = dict(zip(("port", "second", "third"), free_ports(3), strict=True))
+    url = f"http://127.0.0.1:{places['port']}"
     with tempfile.TemporaryDirectory(prefix="carlarl-", ignore_cleanup_errors=True) as folder:
-        place = Place(port, (others[0], others[1]), Path(folder))
-        program, *arguments = peer.command(place)
+        places |= {"folder": folder, "cores": os.cpu_count()}
+        program, *arguments = shlex.split(peer.command.format_map(places))
         kept = {k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"}
         path = f"{environment / 'bin'}:{os.environ.get('PATH', '')}"
-        variables = kept | {"PATH": path, "TMPDIR": folder} | peer.environment(place)
+        variables = kept | {"PATH": path, "TMPDIR": folder} | peer.environment(places)
         command = [str(environment / "bin" / program), *arguments]
-        with server(command, lambda: _predicts(url), variables, place.folder, START_S):
+        with server(command, lambda: _predicts(url), variables, Path(folder), START_S):
             yield url
 
 
