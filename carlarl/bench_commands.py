@@ -246,12 +246,10 @@ def _failures() -> Iterator[None]:
     """Turn what a measurement can fail with into a sentence."""
     with extra("bench"):
         from perf.load.generator import LoadError
-        from perf.load.processes import StartError
-        from perf.studies.peers.environments import PeerError
 
         try:
             yield
-        except (LoadError, PeerError, StartError) as error:
+        except LoadError as error:
             raise Failure(str(error)) from None
 
 

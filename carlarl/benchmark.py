@@ -24,7 +24,7 @@ from perf.bench import suite
 from perf.bench.results import Results
 from perf.bench.tables import tables
 from perf.load import open_loop, processes
-from perf.load.target import TargetError
+from perf.load.generator import LoadError
 
 
 def measure(
@@ -44,7 +44,7 @@ def measure(
                 _measure(work, plan.repeats, results)
             except KeyboardInterrupt:
                 results.interrupted = True
-    except (TargetError, processes.StartError) as error:
+    except LoadError as error:
         raise Failure(str(error)) from None
     return results
 

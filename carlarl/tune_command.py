@@ -56,7 +56,7 @@ def tune(
     import psutil
 
     with extra("bench"):
-        from perf.load import closed_loop, processes, target
+        from perf.load.generator import LoadError
         from perf.studies import tuning
     from carlarl import tuned_repository
     from converters.repository import RepositoryError
@@ -70,12 +70,7 @@ def tune(
         written: list[str] = []
         if found.changes_repository and not dry_run:
             written = tuned_repository.write(root, found.best)
-    except (
-        RepositoryError,
-        closed_loop.LoadError,
-        processes.StartError,
-        target.TargetError,
-    ) as error:
+    except (RepositoryError, LoadError) as error:
         raise Failure(str(error)) from None
     if as_json:
         click.echo(json.dumps(_told(found, written), indent=1))

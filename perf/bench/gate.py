@@ -19,6 +19,7 @@ import click
 from perf.bench.machine import facts
 from perf.bench.tables import Figure, Table, p50, rate, spread
 from perf.load import closed_loop, processes
+from perf.load.generator import LoadError
 from perf.load.measurement import Measurement
 from perf.load.target import Target
 
@@ -51,10 +52,10 @@ def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
 
 def _load(target: Target, connections: int, batch_size: int, seconds: float) -> Measurement:
     if not closed_loop.have_wrk():
-        raise closed_loop.LoadError("wrk is missing: apt-get install wrk")
+        raise LoadError("wrk is missing: apt-get install wrk")
     measurement = closed_loop.run(target, connections, seconds, batch_size)
     if measurement.errors:
-        raise closed_loop.LoadError(f"{target.url}: requests failed: {measurement.errors}")
+        raise LoadError(f"{target.url}: requests failed: {measurement.errors}")
     return measurement
 
 
@@ -107,7 +108,7 @@ def main(times: int) -> None:
             runs.append({limit: limit.ratio(measured) for limit in LIMITS})
             told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
             click.echo(f"run {turn + 1} of {times}: {told}", err=True)
-    except (closed_loop.LoadError, processes.StartError) as error:
+    except LoadError as error:
         sys.exit(f"perf.bench.gate: {error}")
     table = Table(["limit", "median (range)", "failed"])
     for limit in LIMITS:

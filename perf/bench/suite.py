@@ -11,23 +11,17 @@ from typing import get_args
 import httpx
 
 from perf.load import closed_loop, in_process, open_loop, perf_analyzer
+from perf.load.generator import LoadError
 from perf.load.measurement import Layer, Measurement
 from perf.load.perf_analyzer import Protocol
 from perf.load.processes import answers
-from perf.load.target import Target, TargetError, ensemble, fused, gateway
+from perf.load.target import Target, ensemble, fused, gateway
 
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 IN_PROCESS_S = 2.0
 """The policy alone is steady: this long is enough for it."""
 PERF_ANALYZER_START_S = 1.5
-
-_TROUBLES = (
-    closed_loop.LoadError,
-    in_process.InProcessError,
-    perf_analyzer.PerfAnalyzerError,
-    TargetError,
-)
 
 
 @dataclass(frozen=True)
@@ -126,7 +120,7 @@ def run(found: Work, repeats: int, on_job: Callable[[Job, float], None]) -> Iter
             continue
         try:
             yield job.measure()
-        except _TROUBLES as error:
+        except LoadError as error:
             failed.add(id(job))
             found.left_out.append(f"{job.name}: {error}")
 

@@ -31,7 +31,7 @@ GRACE_S = 2.0
 
 
 class LoadError(Exception):
-    """The load can't be made, or no request was answered; the text says why."""
+    """What was to be measured can't be; the text says why, and what to do."""
 
 
 class Load(msgspec.Struct, frozen=True):

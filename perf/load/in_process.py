@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from perf.load.generator import LoadError
 from perf.load.measurement import Measurement, measured
 from perf.load.observations import rows
 from triton_backend import runtimes
@@ -15,10 +16,6 @@ from triton_backend.preprocessing import FILE_NAME, Preprocessing
 
 OPEN = {"onnx": runtimes.onnx, "torchscript": runtimes.torchscript}
 WARMUP = 50
-
-
-class InProcessError(Exception):
-    """The policy can't be run here; the text says why."""
 
 
 def run(
@@ -29,21 +26,21 @@ def run(
     batch_size: int = 1,
     gpu: bool = False,
 ) -> Measurement:
-    """Compute one batch after another for `seconds`, one caller. Raises InProcessError."""
+    """Compute one batch after another for `seconds`, one caller. Raises LoadError."""
     major, minor, patch = map(int, version.removeprefix("v").split("."))
     number = str(major * 1_000_000 + minor * 1_000 + patch)  # as Triton knows the version
     if form not in OPEN:
-        raise InProcessError(f"{form} is not run in process")
+        raise LoadError(f"{form} is not run in process")
     # A policy of another shape has its shape in the names of its folders.
     name = "model.onnx" if form == "onnx" else "model.pt"
     file = next(repository.glob(f"policy_{form}*/{number}/{name}"), None)
     statistics = next(repository.glob(f"preprocess*/{number}/{FILE_NAME}"), None)
     if file is None or statistics is None:
-        raise InProcessError(f"{repository}: no {form} model of {version} for Triton's Python")
+        raise LoadError(f"{repository}: no {form} model of {version} for Triton's Python")
     try:
         infer = OPEN[form](file, gpu)
     except ImportError as error:
-        raise InProcessError(f"{error.name} is not installed") from None
+        raise LoadError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)
     seen = rows(batch_size, preprocessing.sensors)
     observation = np.array([[o["speed"], o["steering"], *o["sensors"]] for o in seen], np.float32)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perf.load.generator import LoadError
 from perf.load.measurement import Measurement, measured
 from perf.load.observations import SENSORS, rows
 from perf.load.processes import ROOT
@@ -43,21 +44,17 @@ _WINDOWS = re.compile(rb'"window_boundaries":\[([\d,]+)\]')
 Protocol = Literal["http", "grpc"]
 
 
-class PerfAnalyzerError(Exception):
-    """perf_analyzer is missing, lacks a library, or could not measure; the text says what to do."""
-
-
 def find() -> Path:
-    """Give the program. Raises PerfAnalyzerError where it, or a library of it, is missing."""
+    """Give the program. Raises LoadError where it, or a library of it, is missing."""
     named = os.environ.get("PERF_ANALYZER")
     candidates = [named] if named else ["perf_analyzer", str(FOLDER / "bin" / "perf_analyzer")]
     found = next(filter(None, map(shutil.which, candidates)), None)
     if found is None:
         where = f"PERF_ANALYZER={named} is no program" if named else "perf_analyzer is missing"
-        raise PerfAnalyzerError(f"{where}: make perf-analyzer")
+        raise LoadError(f"{where}: make perf-analyzer")
     for library, cure in LIBRARIES.items():
         if not _loads(library):
-            raise PerfAnalyzerError(f"perf_analyzer lacks {library}: make perf-analyzer, or {cure}")
+            raise LoadError(f"perf_analyzer lacks {library}: make perf-analyzer, or {cure}")
     return Path(found)
 
 
@@ -65,7 +62,7 @@ def missing() -> str | None:
     """Say what is missing and what to do; None where all is there."""
     try:
         find()
-    except PerfAnalyzerError as error:
+    except LoadError as error:
         return str(error)
     return None
 
@@ -117,7 +114,7 @@ def run(
     version: str = "v0.2.0",
     form: str = "onnx",
 ) -> Measurement:
-    """Load `model` at `host:port` with so many callers. Raises PerfAnalyzerError.
+    """Load `model` at `host:port` with so many callers. Raises LoadError.
 
     perf_analyzer measures three windows and goes on until they agree. Here any three agree, so that
     a run takes `seconds`; repeats show how far runs differ.
@@ -142,7 +139,7 @@ def run(
         if done.returncode or not export.exists():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             status = f"status {done.returncode}"
-            raise PerfAnalyzerError(f"perf_analyzer ended with {status}: {' '.join(said)}")
+            raise LoadError(f"perf_analyzer ended with {status}: {' '.join(said)}")
         counts, took = _read(export)
     return measured(
         sorted(counts.items()),
@@ -170,14 +167,14 @@ def _read(export: Path) -> tuple[collections.Counter[int], float]:
         tail = content[max(0, len(content) - 10_000) :]
         windows = _WINDOWS.search(tail)
         if windows is None:
-            raise PerfAnalyzerError("perf_analyzer's export names no windows")
+            raise LoadError("perf_analyzer's export names no windows")
         bounds = msgspec.json.decode(b"[" + windows[1] + b"]", type=list[int])
         for match in _REQUEST.finditer(content):
             sent, answered = int(match[1]), int(match[2])
             if bounds[0] <= answered <= bounds[-1]:
                 counts[max(1, round((answered - sent) / 1000))] += 1
     if not counts:
-        raise PerfAnalyzerError("no request was answered")
+        raise LoadError("no request was answered")
     return counts, (bounds[-1] - bounds[0]) / 1e9
 
 

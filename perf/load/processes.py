@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from perf.load.generator import LoadError
+
 ROOT = Path(__file__).parents[2]
 ALONE = {"HOST": "127.0.0.1", "TRITON_URL": "", "API_KEYS_FILE": ""}
 """Settings of a stack that nobody else asks, whatever the environment says."""
@@ -24,7 +26,7 @@ END_S = 20
 LOG_LINES = 12
 
 
-class StartError(Exception):
+class StartError(LoadError):
     """A server did not start; the text has the end of its log."""
 
 

@@ -14,7 +14,7 @@ from perf.load.generator import Load, LoadError
 from perf.load.measurement import Measurement, measured
 
 
-class TargetError(Exception):
+class TargetError(LoadError):
     """It does not answer, or not as a gateway does; the text says how."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from perf.bench import charts, drawing
 from perf.bench.results import MemorySample, Results, Slope, Verdict
 from perf.load import closed_loop, processes
+from perf.load.generator import LoadError
 from perf.load.target import Target
 from perf.studies import resident
 
@@ -114,7 +115,7 @@ def watch(
     while sent < warm + requests:
         load = closed_loop.run(Target(url), CALLERS, 1, vary=closed_loop.have_wrk())
         if load.failed:
-            raise closed_loop.LoadError(f"{url}: requests failed: {load.errors}")
+            raise LoadError(f"{url}: requests failed: {load.errors}")
         sent += load.requests
         if sent >= warm:
             one = resident.sample(pid, began, sent)
@@ -128,7 +129,7 @@ def watch(
 def measure(requests: int, say: Say) -> Results:
     """Run `carlarl serve` and watch it; Ctrl-C keeps what was measured.
 
-    Raises StartError, and LoadError also for too few samples.
+    Raises LoadError, also for too few samples.
     """
     found = Results.of(f"carlarl bench memory --requests {requests}", **processes.ALONE)
     try:
@@ -141,7 +142,7 @@ def measure(requests: int, say: Say) -> Results:
         found.verdicts = [judge(found.memory, part) for part in PARTS]
     except ValueError as error:
         if not found.interrupted:
-            raise closed_loop.LoadError(str(error)) from None
+            raise LoadError(str(error)) from None
     return found
 
 

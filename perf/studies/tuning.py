@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from perf.load import closed_loop, processes, target
+from perf.load.generator import LoadError
 from perf.load.target import Target
 
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
@@ -119,7 +120,7 @@ MAX_BATCH = 256
 def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Progress) -> Found:
     """Try one thing after the other, each on top of the best so far; Ctrl-C ends it early.
 
-    Raises LoadError, StartError or TargetError where the setting as it is now fails.
+    Raises LoadError where the setting as it is now fails.
     """
     found = Found(default, default)
     try:
@@ -188,7 +189,7 @@ def _search(trial: Trial, found: Found, cores: int, load: Load, progress: Progre
             try:
                 with _stack(trial, setting) as other:
                     return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
-            except (closed_loop.LoadError, processes.StartError, target.TargetError):
+            except LoadError:
                 return [0.0] * rounds  # requests fail with this setting, or nothing starts
 
         climb(found, cores, at_once, measure)
@@ -204,7 +205,7 @@ def _search(trial: Trial, found: Found, cores: int, load: Load, progress: Progre
         }
         for name, each in loads.items():
             # A curve ends where requests begin to fail.
-            with contextlib.suppress(closed_loop.LoadError):
+            with contextlib.suppress(LoadError):
                 for one in each:
                     rates = [_rate(stack, one) for _ in range(load.rounds)]
                     value = one.connections if name == "concurrency" else one.rows
@@ -230,7 +231,7 @@ def _rate(stack: Target, load: Load) -> float:
     """Give the requests/s. Raises LoadError where a request failed."""
     found = closed_loop.run(stack, load.connections, load.seconds, load.rows)
     if found.errors:
-        raise closed_loop.LoadError(f"{stack.url}: requests failed: {found.errors}")
+        raise LoadError(f"{stack.url}: requests failed: {found.errors}")
     return found.requests_per_s
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from perf.bench.results import load
+from perf.load.generator import LoadError
 from perf.studies.peers import comparison
-from perf.studies.peers.environments import PeerError, install
+from perf.studies.peers.environments import install
 from perf.studies.peers.systems import PEERS
 
 HERE = Path(sys.prefix)
@@ -53,7 +54,7 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
 
 def test_what_cannot_be_installed_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(PeerError, match="can't be installed: .*file"):
+    with pytest.raises(LoadError, match="can't be installed: .*file"):
         install(PLAIN, tmp_path / "file")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from perf.load import perf_analyzer
+from perf.load.generator import LoadError
 from perf.load.target import fused
 from tests.stack import ROOT, Stack
 
@@ -43,13 +44,13 @@ def test_measures_triton(
 
 @needs_it
 def test_an_unknown_model_is_said(stack: Stack) -> None:
-    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="ended with status"):
+    with pytest.raises(LoadError, match="ended with status"):
         perf_analyzer.run("nothing", "http", stack.triton_http, 1, 1.0)
 
 
 def test_says_what_to_do_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERF_ANALYZER", "/nowhere/perf_analyzer")
-    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="make perf-analyzer"):
+    with pytest.raises(LoadError, match="make perf-analyzer"):
         perf_analyzer.find()
 
 
@@ -57,7 +58,7 @@ def test_says_which_library_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PERF_ANALYZER", "/bin/true")
     monkeypatch.setitem(perf_analyzer.LIBRARIES, "libnone.so.7", "apt-get install libnone7")
     monkeypatch.setattr(perf_analyzer, "FOLDER", tmp_path)
-    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="lacks lib.*apt-get install"):
+    with pytest.raises(LoadError, match="lacks lib.*apt-get install"):
         perf_analyzer.find()
 
 

@@ -19,9 +19,10 @@ from perf.bench import charts, drawing, tables
 from perf.bench.results import Results
 from perf.bench.tables import OURS
 from perf.load import closed_loop, processes
+from perf.load.generator import LoadError
 from perf.load.observations import body
 from perf.load.target import Target
-from perf.studies.peers.environments import PeerError, install, running
+from perf.studies.peers.environments import install, running
 from perf.studies.peers.systems import PEERS, VERSION, Peer
 
 TOLERANCE = 1e-5
@@ -42,7 +43,7 @@ def run(
         say(f"{name}: install")
         try:
             environments[PEERS[name]] = install(PEERS[name])
-        except PeerError as error:
+        except LoadError as error:
             left_out.append(f"{name}: {error}")
             say(left_out[-1])
     found = measure(environments, rounds, seconds, concurrency, say)
@@ -60,8 +61,8 @@ def measure(
 ) -> Results:
     """Measure this gateway and the peers; one that fails is left out from then on.
 
-    Ctrl-C ends it early and keeps what was measured. Raises StartError, PeerError or LoadError
-    where this gateway itself fails.
+    Ctrl-C ends it early and keeps what was measured. Raises LoadError where this
+    gateway itself fails.
     """
     options = [f"--peer={peer.name}" for peer in environments]
     options += [f"--repeats={rounds}", f"--duration={seconds:g}"]
@@ -84,13 +85,13 @@ def measure(
                         for connections in concurrency:
                             one = closed_loop.run(target, connections, seconds)
                             if one.failed:
-                                raise closed_loop.LoadError(f"requests failed: {one.errors}")
+                                raise LoadError(f"requests failed: {one.errors}")
                             found.measurements.append(one)
                             say(
                                 f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
                                 f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
                             )
-                except (PeerError, processes.StartError, closed_loop.LoadError) as error:
+                except LoadError as error:
                     if peer is None:
                         raise
                     systems.remove(peer)
@@ -118,7 +119,7 @@ def _actions(url: str) -> Actions:
         return msgspec.convert(answer.json()["actions"], Actions)
     except (ValueError, KeyError, TypeError, msgspec.ValidationError):
         said = f"{answer.status_code}: {answer.text[:200]}"
-        raise PeerError(f"its answer is not the JSON of /predict: {said}") from None
+        raise LoadError(f"its answer is not the JSON of /predict: {said}") from None
 
 
 def _compare(actions: Actions, golden: Actions) -> None:
@@ -128,7 +129,7 @@ def _compare(actions: Actions, golden: Actions) -> None:
         for one, other in zip(actions, golden, strict=True)
     )
     if not same:
-        raise PeerError(f"it answers {actions}, and this gateway {golden}")
+        raise LoadError(f"it answers {actions}, and this gateway {golden}")
 
 
 def keep(results: Results, folder: Path) -> Path:

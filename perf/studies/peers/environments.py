@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from perf.load.generator import LoadError
 from perf.load.observations import body
 from perf.load.processes import free_ports, server
 from perf.studies.peers.systems import Peer
@@ -22,12 +23,8 @@ CACHE = Path("~/.cache/carlarl/peers").expanduser()
 START_S = 120
 
 
-class PeerError(Exception):
-    """A peer can't be installed or trusted; the text says why."""
-
-
 def install(peer: Peer, cache: Path = CACHE) -> Path:
-    """Give the folder of the peer's environment, made where it is not there. Raises PeerError."""
+    """Give the folder of the peer's environment, made where it is not there. Raises LoadError."""
     folder = cache / peer.name
     note = folder / "carlarl-requirements.txt"
     wanted = "\n".join(
@@ -44,7 +41,7 @@ def install(peer: Peer, cache: Path = CACHE) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
-            raise PeerError(f"can't be installed: {said[-300:]}")
+            raise LoadError(f"can't be installed: {said[-300:]}")
     note.write_text(wanted)
     return folder
 
@@ -53,7 +50,7 @@ def install(peer: Peer, cache: Path = CACHE) -> Path:
 def running(peer: Peer, environment: Path) -> Iterator[str]:
     """Run a peer, in a folder of its own, until the block ends; gives its URL once it predicts.
 
-    Raises StartError.
+    Raises LoadError.
     """
     places: dict[str, object] = dict(zip(("port", "second", "third"), free_ports(3), strict=True))
     url = f"http://127.0.0.1:{places['port']}"
