@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from perf.bench import results
-from perf.load import perf_analyzer
+from perf.load import perf_analyzer, processes
 from tests.gateway.processes import free_port, gateway_process
 from tests.stack import ROOT, Stack, clean_environment
 
@@ -159,6 +159,14 @@ def test_a_deliberate_slow_down_is_caught(
     assert len(results.load(Path(baseline)).measurements) == 3
     same = carlarl("bench", "compare", baseline, baseline)
     assert (same.returncode, "no case is worse" in same.stderr) == (0, True)
+
+
+def test_settings_have_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in processes.settings():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WORKERS", "2")
+    monkeypatch.setenv("TRITON_SECRET", "a" * 40)
+    assert processes.settings() == {"WORKERS": "2", "TRITON_SECRET": "**********"}
 
 
 @pytest.mark.parametrize(
