@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
+from gateway.api.codec import Codec, codec_of
 from gateway.errors import InferenceFailed
 from gateway.rows import Rows
 from gateway.triton import Triton
@@ -61,6 +62,11 @@ class PolicyVersion:
     certificate: dict[str, Any] | None
     golden: Golden
     max_batch_size: int
+
+    @property
+    def codec(self) -> Codec:
+        """What decodes observations of its signature."""
+        return codec_of(self.sensors)
 
     @classmethod
     def parse(cls, config: dict[str, Any], model: str, device: str) -> "PolicyVersion":
