@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import click
 
 from perf import closed_loop, fast_path, processes
+from perf.generator import GeneratorError
 from perf.machine import facts
+from perf.studies.request_forms.study import check_forms
 
 ROUNDS, SECONDS = 5, 1.0
 
@@ -73,7 +75,8 @@ def main(times: int) -> None:
             runs.append(gate(lambda line: click.echo(line, err=True)))
             told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
             click.echo(f"run {turn + 1} of {times}: {told}", err=True)
-    except (closed_loop.LoadError, processes.StartError) as error:
+        slow = check_forms(lambda line: click.echo(line, err=True))
+    except (closed_loop.LoadError, processes.StartError, GeneratorError) as error:
         sys.exit(f"perf.gate: {error}")
     failed = sum(not all(limit.holds(ratio) for limit, ratio in run.items()) for run in runs)
     click.echo(f"Command: `python -m perf.gate --times {times}`. {facts()}.\n")
@@ -83,7 +86,8 @@ def main(times: int) -> None:
         count = sum(not limit.holds(ratio) for ratio in ratios)
         click.echo(f"| {limit} | {fast_path.spread(ratios)} | {count} of {times} |")
     click.echo(f"\nThe gate failed in {failed} of {times} runs.")
-    sys.exit(failed > 0)
+    click.echo("\n".join(slow or ["Every form of a request is as fast as the best."]))
+    sys.exit(failed > 0 or bool(slow))
 
 
 if __name__ == "__main__":
