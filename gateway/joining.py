@@ -208,19 +208,24 @@ class Joiner:
             return
         if inference.since is None:
             inference.since = now
+        line.expire_by(inference.deadline, now)
         free = 0 if line.waiting else max(0, self._calls - len(line.batches))
-        if inference.rows.count <= max_rows:
+        rows = inference.rows
+        if free and rows.count <= max_rows:
+            self._send(line, [inference])
+            return
+        if rows.count <= max_rows:
             parts = [inference]
         else:
-            parts = _Parts(inference, inference.rows.split(max_rows), inference.since).inferences
-        if self.waiting + sum(one.rows.count for one in parts[free:]) > self._max_waiting:
+            parts = _Parts(inference, rows.split(max_rows), inference.since).inferences
+        waiting = rows.count - min(rows.count, free * max_rows)
+        if self.waiting + waiting > self._max_waiting:
             inference.settle(ResourceExhausted("too many observations are waiting"))
             return
-        line.expire_by(inference.deadline, now)
+        self.waiting += waiting
+        line.rows += waiting
         for one in parts[free:]:
             (line.waiting.appendleft if first else line.waiting.append)(one)
-            self.waiting += one.rows.count
-            line.rows += one.rows.count
         for one in parts[:free]:
             self._send(line, [one])
 

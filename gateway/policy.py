@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 from typing import Any
 
@@ -63,7 +64,7 @@ class PolicyVersion:
     golden: Golden
     max_batch_size: int
 
-    @property
+    @cached_property
     def codec(self) -> Codec:
         """What decodes observations of its signature."""
         return codec_of(self.sensors)

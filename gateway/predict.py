@@ -23,7 +23,7 @@ Action = tuple[float, float, float]
 _ACTION = Struct("<3f")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """Actions (throttle, brake, steer), who computed them, and their seed if sampled."""
 

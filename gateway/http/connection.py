@@ -78,8 +78,9 @@ class HttpConnection(asyncio.Protocol):
         # The request that is being read.
         self._url = b""
         self._headers: list[Pair] = []
-        self._head_bytes = 0
+        self._head = RequestHead(())
         self._in_head = False
+        self._head_begun = False
         self._incoming: Predict | RequestResponseCycle | None = None
         self._unread_bytes = 0
         # The requests that are read, in their order; the first one is under way where `_started`.
@@ -125,18 +126,17 @@ class HttpConnection(asyncio.Protocol):
             return
         self._unread_bytes += len(data)
         try:
-            self._feed(data)
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserError as error:
             cause = error.__context__
             known = isinstance(cause, (HTTPException, ServiceUnavailable))
             self._fail(cause if known else _bad_request())  # type: ignore[arg-type]
             return
-        if self._unread_bytes > MAX_HEAD_BYTES:
-            self._fail(_head_too_large() if self._in_head else _bad_request())
-        elif self._incoming is not None and not self._started:
-            first = self._pipeline[0] if self._pipeline else None
-            if first is self._incoming and isinstance(first, Predict):
-                self._patient_for_body(first)
+        if self._in_head or self._incoming is not None:
+            self._wait_for_rest()
 
     def pause_writing(self) -> None:
         """Note that the caller does not read; one that does not for long is cut off."""
@@ -170,36 +170,38 @@ class HttpConnection(asyncio.Protocol):
         """Begin with a new request."""
         self._url = b""
         self._headers = []
-        self._head_bytes = 0
         self._in_head = True
-        if not self._pipeline and not self._beyond:
-            self._be_patient(SLOW_S)
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request's target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; one behind the body counts for the limit and is dropped."""
-        self._head_bytes += len(name) + len(value) + 4
-        if self._in_head:
-            self._headers.append((name.lower(), value))
-        if self._head_bytes > MAX_HEAD_BYTES or len(self._headers) > MAX_HEAD_LINES:
+        """Take a header; those behind a body are dropped."""
+        headers = self._headers
+        headers.append((name.lower(), value))
+        if len(headers) > MAX_HEAD_LINES:
             raise _head_too_large()
 
     def on_headers_complete(self) -> None:
         """Put the request in line."""
         arrived = time.perf_counter()
-        self._in_head = False
+        headers, self._headers = self._headers, []
+        self._head = head = RequestHead(headers)
+        self._in_head = self._head_begun = False
+        if self._unread_bytes > MAX_HEAD_BYTES and head.size > MAX_HEAD_BYTES:
+            raise _head_too_large()
         self._unread_bytes = 0
-        parser = self._parser
-        if parser.should_upgrade():
-            return  # `_feed` goes on
-        head = RequestHead(self._headers)
-        if len(head.found.get(b"content-length", b"")) > MAX_LENGTH_DIGITS:
+        parser, found = self._parser, head.found
+        method = parser.get_method()
+        if (b"upgrade" in found or method == b"CONNECT") and parser.should_upgrade():
+            return  # `_upgrade` goes on
+        if len(found.get(b"content-length", b"")) > MAX_LENGTH_DIGITS:
             raise _bad_request()
-        keep_alive = parser.should_keep_alive() and parser.get_http_version() == "1.1"
-        if parser.get_method() != b"POST" or self._path() != _PREDICT or self._beyond:
+        keep_alive = parser.should_keep_alive() and (
+            b"connection" not in found or parser.get_http_version() == "1.1"
+        )
+        if method != b"POST" or self._path() != _PREDICT or self._beyond:
             if self._beyond and self._path() not in _ALWAYS_SERVED:
                 self._edge.observers.metrics.refused()
                 raise ServiceUnavailable("too many connections")
@@ -251,30 +253,37 @@ class HttpConnection(asyncio.Protocol):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what comes then is dropped
         return parser
 
-    def _feed(self, data: bytes) -> None:
-        """Feed the parser. It stops behind a head that asks for an upgrade.
+    def _upgrade(self, rest: bytes) -> None:
+        """Go on behind a head that asks for an upgrade, where the parser stops.
 
-        One that is not heeded is as if it had not been asked for: its head is fed again without it.
+        An upgrade that is not heeded is as if it had not been asked for: the head is read again
+        without it.
         """
-        while True:
-            try:
-                self._parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = data[upgrade.args[0] :]
-            method = self._parser.get_method()
-            asked = RequestHead(self._headers).found.get(b"upgrade", b"").lower()
-            if method == b"GET" and asked == b"websocket" and self._path() == STREAM.encode():
-                self._open_stream(rest)
-                return
-            if method == b"CONNECT" or self._transport.is_closing():
-                self._fail(_bad_request())
-                return
-            version = self._parser.get_http_version().encode()
-            lines = [b"%s %s HTTP/%s\r\n" % (method, self._url, version)]
-            lines += [b"%s: %s\r\n" % pair for pair in self._headers if pair[0] != b"upgrade"]
-            self._parser = self._new_parser()
-            data = b"".join((*lines, b"\r\n", rest))
+        method = self._parser.get_method()
+        asked = self._head.found.get(b"upgrade", b"").lower()
+        if method == b"GET" and asked == b"websocket" and self._path() == STREAM.encode():
+            self._open_stream(rest)
+            return
+        if method == b"CONNECT" or self._transport.is_closing():
+            self._fail(_bad_request())
+            return
+        version = self._parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s\r\n" % (method, self._url, version)]
+        lines += [b"%s: %s\r\n" % pair for pair in self._head.pairs if pair[0] != b"upgrade"]
+        self._parser = self._new_parser()
+        self._unread_bytes = 0
+        self.data_received(b"".join((*lines, b"\r\n", rest)))
+
+    def _wait_for_rest(self) -> None:
+        """Wait for the rest of a head or of a body, which is neither endless nor too slow."""
+        if self._unread_bytes > MAX_HEAD_BYTES:
+            self._fail(_head_too_large() if self._in_head else _bad_request())
+        elif self._in_head:
+            if not (self._head_begun or self._pipeline or self._beyond):
+                self._be_patient(SLOW_S)
+            self._head_begun = True
+        elif self._pipeline and self._pipeline[0] is self._incoming and not self._started:
+            self._patient_for_body(self._incoming)
 
     def _path(self) -> bytes:
         """Return the path of the request's target, however it is spelt."""
@@ -293,7 +302,7 @@ class HttpConnection(asyncio.Protocol):
             "client": self._client,
             "scheme": "https" if is_ssl(self._transport) else "http",
             "root_path": "",
-            "headers": self._headers,
+            "headers": self._head.pairs,
             "state": self._app_state.copy(),
             "method": method.decode("ascii"),
             "path": self._path().decode(),
@@ -318,7 +327,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _open_stream(self, rest: bytes) -> None:
         """Hand the connection over to a stream, or refuse one."""
-        head = RequestHead(self._headers)
+        head = self._head
         exchange = Exchange(
             self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
         )
@@ -447,7 +456,8 @@ class HttpConnection(asyncio.Protocol):
         exchange = exchange or Exchange(
             self._edge.observers, "unmatched", "other", time.perf_counter()
         )
-        self._write_error(error, exchange, RequestHead(self._headers), codec.JSON, close=True)
+        head = RequestHead(self._headers) if self._in_head else self._head
+        self._write_error(error, exchange, head, codec.JSON, close=True)
         self._close_gently()
 
     def _write_error(
@@ -465,13 +475,13 @@ class HttpConnection(asyncio.Protocol):
         self._write(payload.status, headers, codec.encode[form](payload.envelope), close)
 
     def _write(self, status: int, headers: Iterable[Pair], body: bytes, close: bool) -> None:
-        lines = [b"%s: %s\r\n" % pair for pair in self._state.default_headers]
-        lines += [b"%s: %s\r\n" % pair for pair in headers]
+        lines = [b"%s: %s\r\n" % pair for pair in headers]
         if status != 101:
             lines.append(b"content-length: %d\r\n" % len(body))
         if close:
             lines.append(b"connection: close\r\n")
-        self._transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        defaults = self._edge.lines_of(self._state.default_headers)
+        self._transport.write(b"".join((STATUS_LINE[status], defaults, *lines, b"\r\n", body)))
 
     # Patience and the end.
 
@@ -481,7 +491,9 @@ class HttpConnection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._look)
 
-    def _patient_for_body(self, one: Predict) -> None:
+    def _patient_for_body(self, one: Predict | RequestResponseCycle) -> None:
+        if not isinstance(one, Predict):  # its route is patient by itself
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,7 @@
 """What all connections of a process share: who may have a place, and what answers carry."""
 
 import resource
-from typing import Any, Protocol
+from typing import Protocol
 from weakref import WeakSet
 
 from gateway.http.cors import Cors
@@ -87,7 +87,16 @@ class Edge:
         self.stopping = stopping
         self.cors = cors
         self.refusals = Refusals()
+        self._defaults: list[Pair] = []
+        self._lines = b""
         self.places = Places(allowed_connections(settings.max_connections))
+
+    def lines_of(self, headers: list[Pair]) -> bytes:
+        """Write the headers that uvicorn gives every answer; they change once a second."""
+        if headers is not self._defaults:
+            self._defaults = headers
+            self._lines = b"".join([b"%s: %s\r\n" % pair for pair in headers])
+        return self._lines
 
     def stamps(self, head: RequestHead, request_id: str, seconds: float) -> list[Pair]:
         """Return the headers by which a caller knows whose answer it has, and CORS's.
@@ -101,7 +110,5 @@ class Edge:
         echo = head.echo
         if echo is not None:
             stamps.append((b"x-carlarl-echo", echo))
-        cors: Any = self.cors.headers(head.found)
-        if cors:
-            stamps += cors
+        stamps += self.cors.headers(head.found)
         return stamps

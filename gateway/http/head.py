@@ -24,12 +24,17 @@ _PROXIES = (b"via", b"x-forwarded-for", b"forwarded")
 class RequestHead:
     """The headers of one request: names in lower case, the first value of each."""
 
-    __slots__ = ("_headers", "found")
+    __slots__ = ("found", "pairs")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
         """Take pairs of name, in lower case, and value."""
-        self._headers = headers
+        self.pairs = headers
         self.found: dict[bytes, bytes] = dict(reversed(headers))
+
+    @property
+    def size(self) -> int:
+        """How long the headers are, in bytes."""
+        return sum(len(name) + len(value) + 4 for name, value in self.pairs)
 
     @property
     def request_id(self) -> str | None:
@@ -58,7 +63,7 @@ class RequestHead:
         """W3C's trace headers; one that comes several times is joined, as its rules say."""
         context: dict[str, str] = {}
         if b"traceparent" in self.found or b"tracestate" in self.found:
-            for name, value in self._headers:
+            for name, value in self.pairs:
                 if name in _TRACE_CONTEXT:
                     key, text = name.decode(), value.decode("latin-1")
                     context[key] = f"{context[key]},{text}" if key in context else text
@@ -72,7 +77,7 @@ class RequestHead:
         value = self.found.get(_DEADLINE)
         if value is None:
             return math.inf
-        twice = sum(name == _DEADLINE for name, _ in self._headers) > 1
+        twice = sum(name == _DEADLINE for name, _ in self.pairs) > 1
         if twice or not _MILLISECONDS.fullmatch(value):
             message = "Input should be one whole number of milliseconds, from 1 to 999999999"
             raise ValidationFailed([{"field": DEADLINE, "message": message, "type": "int_parsing"}])

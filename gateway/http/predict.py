@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from gateway.api import codec
 from gateway.api.codec import Action, PredictAnswer, PredictRequest
@@ -175,9 +176,6 @@ class Predict:
             Rows.of(observations, seed),
             seed,
             self.deadline,
-            self._settled,
+            partial(self._done, self),
             trace=self.exchange.trace,
         )
-
-    def _settled(self, outcome: Outcome) -> None:
-        self._done(self, outcome)

@@ -1,8 +1,8 @@
 """One request, or one step of a stream, from its arrival to its answer; it is counted once."""
 
-import os
 import time
 from dataclasses import dataclass
+from random import getrandbits
 from typing import TYPE_CHECKING
 
 from gateway.access import AccessLog
@@ -45,7 +45,7 @@ class Exchange:
         self.route = route
         self.method = method
         self.arrived = arrived
-        self.request_id = request_id or os.urandom(16).hex()
+        self.request_id = request_id or f"{getrandbits(128):032x}"
         self.version: str | None = None
         self.trace: Trace | None = None
         self.answered = False
