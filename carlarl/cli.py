@@ -9,24 +9,18 @@ from typing import Any
 
 import click
 
-from carlarl import (
-    bench_commands,
-    config_command,
-    drive_commands,
-    gateway_commands,
-    import_commands,
-    key_commands,
-    trust_commands,
-    tune_command,
-    version_commands,
+from carlarl.commands import (
+    bench,
+    config,
+    drive,
+    import_policies,
+    keys,
+    predict,
+    tune,
+    validate,
+    versions,
 )
-from carlarl.options import (
-    Formats,
-    config_option,
-    profile_option,
-    read,
-    repository_option,
-)
+from carlarl.commands.options import Formats, config_option, profile_option, read, repository_option
 
 
 def main() -> None:
@@ -105,15 +99,15 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
 
 
 MODULES = (
-    bench_commands,
-    config_command,
-    drive_commands,
-    gateway_commands,
-    import_commands,
-    key_commands,
-    trust_commands,
-    tune_command,
-    version_commands,
+    bench,
+    config,
+    drive,
+    predict,
+    import_policies,
+    keys,
+    validate,
+    tune,
+    versions,
 )
 for module in MODULES:
     for command in module.COMMANDS:

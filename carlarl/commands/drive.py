@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carlarl.options import (
+from carlarl.commands.options import (
     Failure,
     Version,
     api_key_option,

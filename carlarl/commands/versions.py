@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from carlarl import options
-from carlarl.options import FORMATS, Failure, Version, extra, public_key, read
+from carlarl.commands import options
+from carlarl.commands.options import FORMATS, Failure, Version, extra, public_key, read
 
 SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
 """Metrics that the table has room for; --json has all."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carlarl.options import (
+from carlarl.commands.options import (
     Failure,
     Formats,
     Version,
@@ -168,7 +168,7 @@ def bench(
     if peers or memory:
         if collect_baseline or compare_baseline is not None:
             raise click.UsageError("a baseline is of neither --peers nor --memory")
-        from carlarl import bench_others
+        from carlarl.commands import bench_others
 
         bench_others.run(
             peers,
@@ -182,7 +182,7 @@ def bench(
             as_json=as_json,
         )
         return
-    from carlarl import benchmark
+    from carlarl.commands import benchmark
     from perf import results as files
     from perf import suite
 

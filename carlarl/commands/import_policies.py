@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from carlarl.options import FILE, F, Failure, Names, Version, artifacts_option, extra, read
+from carlarl.commands.options import FILE, F, Failure, Names, Version, artifacts_option, extra, read
 
 
 def _options(name: str) -> Callable[[F], F]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from carlarl.options import Failure, read
+from carlarl.commands.options import Failure, read
 
 
 @click.group()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from carlarl.options import Failure, config_option, json_option, profile_option
+from carlarl.commands.options import Failure, config_option, json_option, profile_option
 from gateway.settings import SettingsError, is_live, sourced_settings
 
 

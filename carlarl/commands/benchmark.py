@@ -19,7 +19,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from carlarl.options import Failure, read
+from carlarl.commands.options import Failure, read
 from gateway.settings import Settings
 from perf import machine, processes, suite
 from perf.results import Results

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carlarl.options import Failure, extra, json_option, read, repository_option
+from carlarl.commands.options import Failure, extra, json_option, read, repository_option
 
 if TYPE_CHECKING:
     from perf.tuning import Found

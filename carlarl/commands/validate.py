@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from carlarl import options
-from carlarl.options import FILE, Failure, Version, extra, public_key, read
+from carlarl.commands import options
+from carlarl.commands.options import FILE, Failure, Version, extra, public_key, read
 
 
 @click.command()

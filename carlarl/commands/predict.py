@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from carlarl.options import Failure, Version, api_key_option, gateway_url, json_option, url_option
+from carlarl.commands.options import (
+    Failure,
+    Version,
+    api_key_option,
+    gateway_url,
+    json_option,
+    url_option,
+)
 
 
 @click.command()

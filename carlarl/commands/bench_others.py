@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from carlarl.options import Failure, extra
+from carlarl.commands.options import Failure, extra
 
 FOLDER = Path("runs")
 
