@@ -77,15 +77,15 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     Example: carlarl serve --port 8080
     Example: carlarl serve --config carlarl.yaml --profile production
     """
-    from carlarl import ports, serve_log, supervision, triton_server
-    from carlarl import serve as serving
+    from carlarl.serving import log, ports, supervision, triton_server
+    from carlarl.serving import service as serving
     from converters.repository import RepositoryError
 
     given = {"model_repository": repository, **flags}
     settings = read(**given)
     # The gateway's process reads file and environment by itself, where a flag has to win too.
     os.environ.update({k.upper(): str(v) for k, v in given.items() if v is not None})
-    voice = serve_log.voice(settings)
+    voice = log.voice(settings)
     try:
         serving.serve(settings, formats, voice.say, voice.warn)
     except (

@@ -19,7 +19,7 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from carlarl import leftovers
+from carlarl.serving import cleanup
 from converters import configs
 from gateway.triton import SECRET_HEADER
 
@@ -49,13 +49,13 @@ class TritonControl:
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
         host = urlsplit(self.url).hostname or ""
-        port = leftovers.grpc_port_at(self.url) or grpc_port
+        port = cleanup.grpc_port_at(self.url) or grpc_port
         self._grpc_url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._grpc = tritonclient.grpc.InferenceServerClient(
             self._grpc_url, channel_args=[("grpc.enable_http_proxy", 0)]
         )
         self._grpc_headers: dict[str, str] = {}
-        secret = secret or leftovers.secret_at(self.url)
+        secret = secret or cleanup.secret_at(self.url)
         if secret is not None:
             self._client.headers[SECRET_HEADER] = secret
             self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret

@@ -22,7 +22,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from carlarl import gpu
+from carlarl.serving import gpu
 from converters import placement
 from gateway.policy import Observation
 from gateway.rows import Rows

@@ -18,8 +18,9 @@ import httpx
 import numpy as np
 import pytest
 
-from carlarl import leftovers, promotion
+from carlarl import promotion
 from carlarl.promotion import PromotionError
+from carlarl.serving import cleanup
 from carlarl.triton_control import TritonControl
 from converters import activation, artifact, configs, parity, repository
 from tests.gateway.streams import stream
@@ -240,7 +241,7 @@ def test_the_port_that_models_are_loaded_by(
 ) -> None:
     """Another user's embedded server is not found by itself: the setting names the port."""
     stack, target = live
-    secret = leftovers.secret_at(f"http://{stack.triton_http}")
+    secret = cleanup.secret_at(f"http://{stack.triton_http}")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (nobody,) = free_ports(1)
     url = f"http://{stack.triton_http}"

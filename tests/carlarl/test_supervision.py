@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from carlarl.supervision import Keeper, ServeError
+from carlarl.serving.supervision import Keeper, ServeError
 from tests.gateway.processes import check_envelope, predict, status, until
 from tests.stack import ROOT, Stack, running_stack
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from carlarl.serve import start_triton
+from carlarl.serving.service import start_triton
 from converters import artifact, configs, native, parity, pickles, preprocessor, repository
 from converters.export import export
 from converters.tensorrt import BuilderError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carlarl.triton_server import TritonServer
+from carlarl.serving.triton_server import TritonServer
 from converters import tensorrt
 from converters.configs import Shape, policy
 from tests.stack import ROOT, free_ports

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carlarl import leftovers
+from carlarl.serving import cleanup
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def dead() -> int:
 @pytest.fixture
 def segments(dead: int) -> Iterator[tuple[Path, Path]]:
     """Shared memory of a dead process, and of this one."""
-    paths = [leftovers.SHARED_MEMORY / f"carlarl_{pid}_1_test" for pid in (dead, os.getpid())]
+    paths = [cleanup.SHARED_MEMORY / f"carlarl_{pid}_1_test" for pid in (dead, os.getpid())]
     for path in paths:
         path.write_bytes(b"x")
     yield paths[0], paths[1]
@@ -47,7 +47,7 @@ def test_sweep(
         for folder in (left, own)
     ]
     try:
-        leftovers.sweep()
+        cleanup.sweep()
         assert stubs[0].wait(timeout=10) == -9
         assert stubs[1].poll() is None
     finally:
@@ -59,7 +59,7 @@ def test_sweep(
 
 
 def _own_folder() -> str:
-    return tempfile.mkdtemp(prefix=leftovers.folder_prefix())
+    return tempfile.mkdtemp(prefix=cleanup.folder_prefix())
 
 
 def test_a_number_that_another_process_has_by_now(
@@ -68,5 +68,5 @@ def test_a_number_that_another_process_has_by_now(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = Path(_own_folder())
     os.utime(folder, (1, 1))
-    leftovers.sweep()
+    cleanup.sweep()
     assert not folder.exists()

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from carlarl import leftovers
+from carlarl.serving import cleanup
 from converters import placement
 from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
@@ -70,13 +70,13 @@ class TritonServer:
 
         With a `gpu_format`, versions that were exported in it run so on the first GPU. With
         `secret` its control APIs are closed to whoever does not send it, over HTTP as the
-        header `carlarl-secret`; other commands of this user find it by `leftovers.secret_at`.
+        header `carlarl-secret`; other commands of this user find it by `cleanup.secret_at`.
         Raises TritonError where the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
-        leftovers.sweep()
-        self._directory = tempfile.TemporaryDirectory(prefix=leftovers.folder_prefix())
-        self._shared_memory = leftovers.segment_prefix(http)
+        cleanup.sweep()
+        self._directory = tempfile.TemporaryDirectory(prefix=cleanup.folder_prefix())
+        self._shared_memory = cleanup.segment_prefix(http)
         backends = Path(self._directory.name)
         _assemble_python_backend(wheel, backends / "python")
         if gpu_format is not None:
@@ -106,7 +106,7 @@ class TritonServer:
         if (spans := traces_url()) is not None:
             command += _traced(spans)
         if secret is not None:
-            leftovers.keep_secret(backends, http, grpc, secret)
+            cleanup.keep_secret(backends, http, grpc, secret)
             command += [
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from carlarl import gpu, leftovers, ports
-from carlarl.gateway_process import GatewayProcess
-from carlarl.supervision import Keeper, ServeError
-from carlarl.triton_server import TritonServer
+from carlarl.serving import cleanup, gpu, ports
+from carlarl.serving.gateway_process import GatewayProcess
+from carlarl.serving.supervision import Keeper, ServeError
+from carlarl.serving.triton_server import TritonServer
 from converters import configs, repository
 from gateway.settings import TRITON_PORTS, Settings
 
@@ -56,7 +56,7 @@ def serve(
     ports.check_free(settings.host, settings.port, "PORT")
     url = settings.triton_endpoint
     if settings.triton_secret is None:  # one for all starts of this Triton
-        drawn = secrets.token_hex(32) if settings.triton_url is None else leftovers.secret_at(url)
+        drawn = secrets.token_hex(32) if settings.triton_url is None else cleanup.secret_at(url)
         secret = None if drawn is None else SecretStr(drawn)
         settings = settings.model_copy(update={"triton_secret": secret})
     tries = settings.restart_tries

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 
-from carlarl import leftovers
-from carlarl.triton_server import die_with_parent
+from carlarl.serving import cleanup
+from carlarl.serving.triton_server import die_with_parent
 from gateway.settings import Settings
 
 STOP_MARGIN_S = 5.0
@@ -27,7 +27,7 @@ class GatewayProcess:
         own = {"TRITON_URL": triton_url}
         if settings.triton_token is not None:
             own["TRITON_SECRET"] = settings.triton_token
-        leftovers.sweep()
+        cleanup.sweep()
         self._patience_s = settings.shutdown_notice_s + settings.shutdown_timeout_s + STOP_MARGIN_S
         self._process = subprocess.Popen(
             [sys.executable, "-m", "gateway"],

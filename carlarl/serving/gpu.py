@@ -6,7 +6,7 @@ import ctypes
 import importlib.util
 from pathlib import Path
 
-from carlarl.triton_server import TritonError
+from carlarl.serving.triton_server import TritonError
 from converters import configs, repository
 
 _LIBRARIES = {

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from carlarl.ports import PortTakenError
-from carlarl.triton_server import TritonError
+from carlarl.serving.ports import PortTakenError
+from carlarl.serving.triton_server import TritonError
 from converters.repository import RepositoryError
 
 FIRST_PAUSE_S = 0.5

@@ -1,0 +1,1 @@
+"""The embedded Triton and the gateway: started, watched, and cleaned up."""
