@@ -165,10 +165,10 @@ def promote(
 
     Example: carlarl promote v0.2.0
     """
-    from carlarl import promotion
+    from carlarl.promotion import promote
 
     _switch(
-        lambda folder, server, progress: promotion.promote(folder, version, server, progress),
+        lambda folder, server, progress: promote.promote(folder, version, server, progress),
         repository,
         triton,
         offline,
@@ -188,9 +188,9 @@ def rollback(repository: Path | None, triton: str | None, offline: bool, as_json
 
     Example: carlarl rollback
     """
-    from carlarl import promotion
+    from carlarl.promotion import promote
 
-    _switch(promotion.rollback, repository, triton, offline, as_json)
+    _switch(promote.rollback, repository, triton, offline, as_json)
 
 
 def _switch(
@@ -205,13 +205,13 @@ def _switch(
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
-    from carlarl import promotion
+    from carlarl.promotion import promote
 
     settings = read(model_repository=repository, triton_url=triton)
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
     try:
         with (
-            promotion.running_triton(None if offline else settings) as server,
+            promote.running_triton(None if offline else settings) as server,
             Progress(*columns, console=Console(stderr=True)) as progress,
         ):
             task = progress.add_task("")
@@ -220,7 +220,7 @@ def _switch(
                 server,
                 lambda step: progress.update(task, description=step),
             )
-    except promotion.PromotionError as error:
+    except promote.PromotionError as error:
         raise Failure(str(error)) from None
     if as_json:
         click.echo(json.dumps(asdict(done)))

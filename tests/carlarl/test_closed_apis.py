@@ -14,8 +14,8 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
+from carlarl.promotion.triton_control import ControlError, TritonControl
 from carlarl.serving import cleanup
-from carlarl.triton_control import ControlError, TritonControl
 from tests.stack import Stack
 
 

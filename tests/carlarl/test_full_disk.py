@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from carlarl.preflight import check_files
+from carlarl.promotion.preflight import check_files
 from converters import repository
 from gateway.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict

@@ -103,7 +103,7 @@ def test_triton_is_closed_over_http(deployed: Deployed, path: str) -> None:
 
 def test_triton_is_closed_over_grpc(deployed: Deployed) -> None:
     load = (
-        "from carlarl.triton_control import TritonControl as T; "
+        "from carlarl.promotion.triton_control import TritonControl as T; "
         "T('http://triton:8000', 'a-wrong-one').load('carla_policy')"
     )
     program = ("run", "--rm", "-T", "--entrypoint", "python", "tools", "-c")

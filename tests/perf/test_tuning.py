@@ -16,8 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from carlarl import promotion
-from carlarl.triton_control import TritonControl
+from carlarl.promotion import promote
+from carlarl.promotion.triton_control import TritonControl
 from converters import drift, repository
 from perf import tuning
 from perf.tuning import Found, Point, Setting, Spread
@@ -128,7 +128,7 @@ def test_what_is_written_validates_and_is_served(source: Path) -> None:
         assert predict(stack.gateway_url, 300).status_code == 200  # in five calls
         with TritonControl(f"http://{stack.triton_http}") as control:
             for version in ("v0.1.0", "v0.2.0"):
-                promotion.promote(source, version, control)
+                promote.promote(source, version, control)
     tuning.write(source, NOW)
     for model in repository.ensembles(source):
         path = Path(model) / "config.pbtxt"

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from carlarl.preflight import check_files
-from carlarl.triton_control import ControlError, TritonControl
+from carlarl.promotion.preflight import check_files
+from carlarl.promotion.triton_control import ControlError, TritonControl
 from converters import activation, configs
 from converters import repository as repositories
 from converters.repository import RepositoryError

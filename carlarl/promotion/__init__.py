@@ -1,0 +1,1 @@
+"""Another version becomes the active one."""
