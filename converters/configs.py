@@ -9,7 +9,7 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 
 MAX_BATCH_SIZE = 256
 """Rows in one call of a model."""

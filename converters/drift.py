@@ -10,7 +10,7 @@ import numpy as np
 
 from converters import configs
 from converters.activation import HISTORY
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 from triton_backend import engine
 
 _MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "alone_bit_exact")

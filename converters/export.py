@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import activation, artifact, configs, parity, repository
+from converters import activation, configs, parity, repository
+from converters.artifact import artifact
+from converters.artifact.versions import triton_version
 from converters.flavours import FLAVOURS, Flavour
 from converters.formats import DEFAULT, FORMATS, Format, Program
-from converters.versions import triton_version
 from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4

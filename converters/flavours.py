@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from converters import configs, native, parity
-from converters.artifact import Artifact
+from converters.artifact.artifact import Artifact
 from converters.formats import Format
 from converters.tensorrt import BuilderError
 from triton_backend import engine, preprocessing

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters.artifact import Artifact
+from converters.artifact.artifact import Artifact
 from converters.configs import MAX_BATCH_SIZE
 from triton_backend.preprocessing import NoiseSource
 from triton_backend.runtimes import Runtime

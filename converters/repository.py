@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters import configs
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 
 _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
 """A version's ensemble; a user's own models have other names."""

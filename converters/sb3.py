@@ -12,9 +12,10 @@ import stable_baselines3
 import torch
 from torch import nn
 
-from converters import artifact, originals
-from converters.card import Action, Architecture, ArtifactError, Distribution, sentence
-from converters.policy import ACTIVATIONS
+from converters import originals
+from converters.artifact import artifact
+from converters.artifact.card import Action, Architecture, ArtifactError, Distribution, sentence
+from converters.artifact.policy import ACTIVATIONS
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters import artifact, originals
-from converters.card import ArtifactError, read_bytes, sentence
+from converters import originals
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError, read_bytes, sentence
 
 BOUNDS = {
     "throttle": (0.0, 1.0),

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import artifact, certificate, configs, drift, parity, repository, signature
-from converters.card import CARD, ArtifactError, read_bytes
+from converters import certificate, configs, drift, parity, repository
+from converters.artifact import artifact, signature
+from converters.artifact.card import CARD, ArtifactError, read_bytes
+from converters.artifact.versions import triton_version
 from converters.export import export
 from converters.repository import RepositoryError
 from converters.tensorrt import BuilderError
-from converters.versions import triton_version
 
 SHOWN = 5
 """Differing files that a line names; of more it tells the number."""

@@ -99,7 +99,7 @@ def _import(
     metrics: Path | None,
     **given: Any,
 ) -> None:
-    from converters.card import ArtifactError, parse_yaml, read_bytes
+    from converters.artifact.card import ArtifactError, parse_yaml, read_bytes
 
     try:
         measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)

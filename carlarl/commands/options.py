@@ -36,7 +36,7 @@ class Version(click.ParamType[str]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
         """Give the version; anything else is bad use."""
-        from converters.versions import triton_version
+        from converters.artifact.versions import triton_version
 
         try:
             triton_version(value)
@@ -136,7 +136,7 @@ def public_key(given: str | Path | None) -> Any:
     if given is None:
         return None
     with extra("convert"):
-        from converters import signature
+        from converters.artifact import signature
     try:
         return signature.public_key(given)
     except signature.KeyFileError as error:

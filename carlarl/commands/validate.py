@@ -34,8 +34,8 @@ def sign(
     Example: carlarl sign v0.2.0 --key key.pem
     """
     with extra("convert"):
-        from converters import artifact, signature
-        from converters.card import ArtifactError
+        from converters.artifact import artifact, signature
+        from converters.artifact.card import ArtifactError
 
     if (key is None) == (generate is None) or bool(versions) != (generate is None):
         raise click.UsageError("give VERSIONS and --key FILE, or --generate FILE alone")
@@ -82,7 +82,7 @@ def validate(
     """
     with extra("convert"):
         from converters import certificate, validation
-        from converters.card import ArtifactError
+        from converters.artifact.card import ArtifactError
         from converters.repository import RepositoryError
     from rich.console import Console
     from rich.table import Table

@@ -98,9 +98,10 @@ def export(
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
     with extra("convert"):
-        from converters import artifact, export, parity
+        from converters import export, parity
         from converters import repository as repositories
-        from converters.card import ArtifactError
+        from converters.artifact import artifact
+        from converters.artifact.card import ArtifactError
         from converters.tensorrt import BuilderError
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn

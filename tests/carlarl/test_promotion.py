@@ -22,7 +22,8 @@ from carlarl.promotion import promote
 from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import cleanup
-from converters import activation, artifact, configs, parity, repository
+from converters import activation, configs, parity, repository
+from converters.artifact import artifact
 from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 

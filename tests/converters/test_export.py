@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import artifact, configs, formats, parity, repository
+from converters import configs, formats, parity, repository
 from converters.activation import set_alias
+from converters.artifact import artifact
 from converters.export import export
 from triton_backend import runtimes
 

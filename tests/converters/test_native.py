@@ -17,7 +17,8 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from carlarl.serving.service import start_triton
-from converters import artifact, configs, native, parity, pickles, preprocessor, repository
+from converters import configs, native, parity, repository
+from converters.artifact import artifact, pickles, preprocessor
 from converters.export import export
 from converters.tensorrt import BuilderError
 from gateway.settings import read_settings

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from converters import pickles, preprocessor
+from converters.artifact import pickles, preprocessor
 from triton_backend.preprocessing import Preprocessing
 
 OBSERVATIONS = np.random.default_rng(1).uniform(

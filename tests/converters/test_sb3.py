@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
 
-from converters import artifact, parity
-from converters.card import ArtifactError
+from converters import parity
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
 from converters.export import export
 from converters.sb3 import import_sb3
 from examples.track import TrackEnv

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C
 
-from converters.card import ArtifactError
+from converters.artifact.card import ArtifactError
 from converters.sb3 import import_sb3
 
 

@@ -12,8 +12,9 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from converters import artifact, originals, parity
-from converters.card import ArtifactError
+from converters import originals, parity
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
 from converters.export import export
 from converters.torchscript import import_torchscript
 

@@ -16,7 +16,8 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from converters import artifact, drift, parity
+from converters import drift, parity
+from converters.artifact import artifact
 from tests.stack import ROOT, Stack
 
 VERSIONS = {"v0.1.0": "1000", "v0.2.0": "2000"}

@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from converters.card import CARD, ArtifactError
+from converters.artifact.card import CARD, ArtifactError
 
 SIGNATURE = "model_card.sig"
 PUBLIC_SUFFIX = ".pub"

@@ -17,10 +17,10 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
-from converters import pickles, preprocessor, signature
-from converters.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
-from converters.policy import Gaussian, Policy, Scripted
-from converters.versions import triton_version
+from converters.artifact import pickles, preprocessor, signature
+from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
+from converters.artifact.policy import Gaussian, Policy, Scripted
+from converters.artifact.versions import triton_version
 from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 
 CARD = "model_card.yaml"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.pickles import Array, Record
+from converters.artifact.pickles import Array, Record
 from triton_backend.preprocessing import Preprocessing, Step
 
 _MOST_PARTS = 100

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from converters.card import Activation, Architecture, ModelCard
+from converters.artifact.card import Activation, Architecture, ModelCard
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "tanh": nn.Tanh,

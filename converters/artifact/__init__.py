@@ -1,0 +1,1 @@
+"""An artifact on disk: read, checked, and never executed before it is checked."""
