@@ -54,7 +54,7 @@ def import_sb3(policy: Path, **given: Any) -> None:
     Example: carlarl import-sb3 policy.zip --vecnormalize vecnormalize.pkl --version v0.3.0
     """
     with extra("train"):
-        from converters.sb3 import import_sb3
+        from converters.importers.sb3 import import_sb3
     _import(import_sb3, policy, **given)
 
 
@@ -86,7 +86,7 @@ def import_torchscript(program: Path, **given: Any) -> None:
     Example: carlarl import-torchscript program.pt --version v0.3.0 --sensors 5
     """
     with extra("convert"):
-        from converters.torchscript import import_torchscript
+        from converters.importers.torchscript import import_torchscript
     _import(import_torchscript, program, **given)
 
 

@@ -17,7 +17,7 @@ from converters import parity
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.export import export
-from converters.sb3 import import_sb3
+from converters.importers.sb3 import import_sb3
 from examples.track import TrackEnv
 from tests.converters.policies import predict, train
 from tests.stack import Stack, running_stack

@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3 import A2C
 
 from converters.artifact.card import ArtifactError
-from converters.sb3 import import_sb3
+from converters.importers.sb3 import import_sb3
 
 
 def _policy(folder: Path, low: list[float]) -> Path:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from converters import originals
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError, read_bytes, sentence
+from converters.importers import writer
 
 BOUNDS = {
     "throttle": (0.0, 1.0),
@@ -31,7 +31,7 @@ def import_torchscript(
     layout: Sequence[str] = ("throttle", "brake", "steer"),
     squash: str = "clip",
     preprocessor: Path | None = None,
-    **told: Unpack[originals.Told],
+    **told: Unpack[writer.Told],
 ) -> Path:
     """Write the artifact of a TorchScript program and give its folder.
 
@@ -43,7 +43,7 @@ def import_torchscript(
     """
     data = read_bytes(program)
     bounds = [BOUNDS.get(part, (-1.0, 1.0)) for part in layout]
-    action = originals.action(layout, *zip(*bounds, strict=True))
+    action = writer.action(layout, *zip(*bounds, strict=True))
     has_std = _has_std(program, data, sensors, layout)
 
     def predict(features: NDArray[np.float32]) -> NDArray[Any]:
@@ -54,7 +54,7 @@ def import_torchscript(
         squashed: NDArray[Any] = low + 0.5 * (np.tanh(mean) + 1) * (high - low)
         return squashed if squash == "tanh" else mean.clip(low, high)
 
-    return originals.write(
+    return writer.write(
         artifacts / version,
         program,
         data,

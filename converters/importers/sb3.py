@@ -12,10 +12,10 @@ import stable_baselines3
 import torch
 from torch import nn
 
-from converters import originals
 from converters.artifact import artifact
 from converters.artifact.card import Action, Architecture, ArtifactError, Distribution, sentence
 from converters.artifact.policy import ACTIVATIONS
+from converters.importers import writer
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
 
@@ -27,7 +27,7 @@ def import_sb3(
     *,
     vecnormalize: Path | None = None,
     layout: Sequence[str] | None = None,
-    **told: Unpack[originals.Told],
+    **told: Unpack[writer.Told],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and give its folder.
 
@@ -49,7 +49,7 @@ def import_sb3(
             f"{policy}: it was trained on normalised observations: give their statistics with "
             "--vecnormalize FILE"
         )
-    return originals.write(
+    return writer.write(
         artifacts / version,
         policy,
         artifact.state_dict_bytes(state),
@@ -73,7 +73,7 @@ def _action(box: Any, layout: Sequence[str] | None) -> Action:
     reach from 0 up, steering and acceleration to both sides of 0.
     """
     names = tuple(layout or LAYOUTS[box.shape[0]])
-    action = originals.action(names, box.low.tolist(), box.high.tolist())
+    action = writer.action(names, box.low.tolist(), box.high.tolist())
     for name, low, high in zip(names, action.low, action.high, strict=True):
         pedal = name in ("throttle", "brake")
         if (low < 0) if pedal else not low < 0 < high:

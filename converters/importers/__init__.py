@@ -1,0 +1,1 @@
+"""Policies from other libraries → artifacts."""
