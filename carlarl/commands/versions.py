@@ -98,11 +98,11 @@ def export(
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
     with extra("convert"):
-        from converters import export, parity
         from converters import repository as repositories
         from converters.artifact import artifact
         from converters.artifact.card import ArtifactError
-        from converters.tensorrt import BuilderError
+        from converters.export import export, parity
+        from converters.export.tensorrt import BuilderError
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from converters import parity
 from converters.artifact import artifact, pickles
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import Action, ArtifactError, ModelCard, first_fault, read_bytes
+from converters.export import parity
 
 
 class Told(TypedDict, total=False):

@@ -22,8 +22,9 @@ from carlarl.promotion import promote
 from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import cleanup
-from converters import activation, configs, parity, repository
+from converters import activation, configs, repository
 from converters.artifact import artifact
+from converters.export import parity
 from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from converters import parity
 from converters.artifact import artifact, pickles
 from converters.artifact.card import CARD, ArtifactError
+from converters.export import parity
 from triton_backend.engine import digest
 
 MakeArtifact = Callable[..., Path]

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import configs, formats, parity, repository
+from converters import configs, repository
 from converters.activation import set_alias
 from converters.artifact import artifact
-from converters.export import export
+from converters.export import formats, parity
+from converters.export.export import export
 from triton_backend import runtimes
 
 MakeArtifact = Callable[..., Path]
@@ -247,7 +248,7 @@ def test_a_damaged_artifact_leaves_the_repository(target: Path, folders: list[Pa
 def test_killed_while_exporting(target: Path, folders: list[Path]) -> None:
     before = contents(target)
     program = (
-        "import sys, time; from pathlib import Path; from converters.export import export\n"
+        "import sys, time; from pathlib import Path; from converters.export.export import export\n"
         "def halt(version, step):\n"
         "    if step == 'torchscript': print('half-way', flush=True); time.sleep(60)\n"
         "target, *folders = map(Path, sys.argv[1:])\n"

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from converters.artifact import artifact, signature
 from converters.artifact.card import CARD, ArtifactError
-from converters.export import export
+from converters.export.export import export
 from triton_backend.engine import digest
 
 MakeArtifact = Callable[..., Path]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from converters import configs, drift, parity, repository, tensorrt
-from converters.export import export
+from converters import configs, drift, repository
+from converters.export import parity, tensorrt
+from converters.export.export import export
 from triton_backend.engine import BuildRecord, digest
 
 MakeArtifact = Callable[..., Path]

@@ -12,10 +12,10 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from converters import parity
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.export import export
+from converters.export import parity
+from converters.export.export import export
 from converters.importers import writer
 from converters.importers.torchscript import import_torchscript
 

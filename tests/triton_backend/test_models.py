@@ -16,8 +16,9 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from converters import drift, parity
+from converters import drift
 from converters.artifact import artifact
+from converters.export import parity
 from tests.stack import ROOT, Stack
 
 VERSIONS = {"v0.1.0": "1000", "v0.2.0": "2000"}
@@ -199,7 +200,7 @@ def test_repository_is_what_the_artifacts_export_to(tmp_path: Path) -> None:
 
     Compared but for the last digits of what depends on the processor: golden actions and errors.
     """
-    from converters.export import export
+    from converters.export.export import export
 
     fresh = tmp_path / "model_repository"
     export(artifact.versions_in(ROOT / "artifacts"), fresh)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from converters import tensorrt
+from converters.export import tensorrt
 from triton_backend import engine, runtimes
 
 OPSET = 18

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from converters import configs, native, parity
+from converters import configs
 from converters.artifact.artifact import Artifact
-from converters.formats import Format
-from converters.tensorrt import BuilderError
+from converters.export import native, parity
+from converters.export.formats import Format
+from converters.export.tensorrt import BuilderError
 from triton_backend import engine, preprocessing
 
 Files = dict[str, bytes]

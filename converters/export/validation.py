@@ -9,13 +9,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import certificate, configs, drift, parity, repository
+from converters import certificate, configs, drift, repository
 from converters.artifact import artifact, signature
 from converters.artifact.card import CARD, ArtifactError, read_bytes
 from converters.artifact.versions import triton_version
-from converters.export import export
+from converters.export import parity
+from converters.export.export import export
+from converters.export.tensorrt import BuilderError
 from converters.repository import RepositoryError
-from converters.tensorrt import BuilderError
 
 SHOWN = 5
 """Differing files that a line names; of more it tells the number."""
