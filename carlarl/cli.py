@@ -79,7 +79,7 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     """
     from carlarl.serving import log, ports, supervision, triton_server
     from carlarl.serving import service as serving
-    from converters.repository import RepositoryError
+    from converters.repository.repository import RepositoryError
 
     given = {"model_repository": repository, **flags}
     settings = read(**given)

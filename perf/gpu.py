@@ -23,7 +23,7 @@ import uvloop
 from numpy.typing import NDArray
 
 from carlarl.serving import gpu
-from converters import placement
+from converters.repository import placement
 from gateway.policy import Observation
 from gateway.rows import Rows
 from gateway.triton import Triton

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from carlarl.cli import cli
-from converters import certificate
+from converters.repository import certificate
 from gateway.settings import Settings, is_live
 from tests.stack import ROOT, Stack
 

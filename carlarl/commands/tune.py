@@ -56,7 +56,7 @@ def tune(
 
     with extra("bench"):
         from perf import closed_loop, processes, target, tuning
-    from converters.repository import RepositoryError
+    from converters.repository.repository import RepositoryError
 
     settings = read(model_repository=repository)
     root = settings.model_repository

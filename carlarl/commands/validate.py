@@ -81,10 +81,10 @@ def validate(
     Example: carlarl validate v0.2.0 --key key.pem.pub --json
     """
     with extra("convert"):
-        from converters import certificate
         from converters.artifact.card import ArtifactError
         from converters.export import validation
-        from converters.repository import RepositoryError
+        from converters.repository import certificate
+        from converters.repository.repository import RepositoryError
     from rich.console import Console
     from rich.table import Table
 

@@ -28,7 +28,7 @@ def versions(repository: Path | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from converters import repository as repositories
+    from converters.repository import repository as repositories
 
     try:
         found = repositories.versions(read(model_repository=repository).model_repository)
@@ -98,11 +98,11 @@ def export(
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
     with extra("convert"):
-        from converters import repository as repositories
         from converters.artifact import artifact
         from converters.artifact.card import ArtifactError
         from converters.export import export, parity
         from converters.export.tensorrt import BuilderError
+        from converters.repository import repository as repositories
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn
 

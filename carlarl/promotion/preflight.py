@@ -10,8 +10,8 @@ import importlib.util
 import re
 from pathlib import Path
 
-from converters import configs
-from converters.repository import RepositoryError, read_config
+from converters.repository import configs
+from converters.repository.repository import RepositoryError, read_config
 from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
 

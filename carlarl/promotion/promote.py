@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from carlarl.promotion.preflight import check_files
 from carlarl.promotion.triton_control import ControlError, TritonControl
-from converters import activation, configs
-from converters import repository as repositories
-from converters.repository import RepositoryError
+from converters.repository import activation, configs
+from converters.repository import repository as repositories
+from converters.repository.repository import RepositoryError
 from gateway.settings import Settings
 
 WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from carlarl.serving import cleanup
-from converters import configs
+from converters.repository import configs
 from gateway.triton import SECRET_HEADER
 
 LOAD_TIMEOUT_S = 300.0

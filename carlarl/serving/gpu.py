@@ -7,7 +7,7 @@ import importlib.util
 from pathlib import Path
 
 from carlarl.serving.triton_server import TritonError
-from converters import configs, repository
+from converters.repository import configs, repository
 
 _LIBRARIES = {
     "torchscript": ("torch", "lib/libtorch_cuda.so"),

@@ -18,7 +18,7 @@ from carlarl.serving import cleanup, gpu, ports
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters import configs, repository
+from converters.repository import configs, repository
 from gateway.settings import TRITON_PORTS, Settings
 
 START_TIMEOUT_S = 60.0

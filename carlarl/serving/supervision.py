@@ -8,7 +8,7 @@ from typing import Protocol
 
 from carlarl.serving.ports import PortTakenError
 from carlarl.serving.triton_server import TritonError
-from converters.repository import RepositoryError
+from converters.repository.repository import RepositoryError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from carlarl.serving import cleanup
-from converters import placement
+from converters.repository import placement
 from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
 

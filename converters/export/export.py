@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import activation, configs, repository
 from converters.artifact import artifact
 from converters.artifact.versions import triton_version
 from converters.export import parity
 from converters.export.flavours import FLAVOURS, Flavour
 from converters.export.formats import DEFAULT, FORMATS, Format, Program
+from converters.repository import activation, configs, repository
 from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4

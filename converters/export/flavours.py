@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from converters import configs
 from converters.artifact.artifact import Artifact
 from converters.export import native, parity
 from converters.export.formats import Format
 from converters.export.tensorrt import BuilderError
+from converters.repository import configs
 from triton_backend import engine, preprocessing
 
 Files = dict[str, bytes]

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from converters import configs
-from converters.configs import ACTION, Shape, Tensor
+from converters.repository import configs
+from converters.repository.configs import ACTION, Shape, Tensor
 from triton_backend.preprocessing import Floats, Preprocessing
 
 FLAVOUR = "native"

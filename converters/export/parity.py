@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.artifact.artifact import Artifact
-from converters.configs import MAX_BATCH_SIZE
+from converters.repository.configs import MAX_BATCH_SIZE
 from triton_backend.preprocessing import NoiseSource
 from triton_backend.runtimes import Runtime
 

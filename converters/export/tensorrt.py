@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from converters.configs import MAX_BATCH_SIZE
+from converters.repository.configs import MAX_BATCH_SIZE
 from triton_backend.engine import (
     FILE_NAME,
     LIBRARIES,

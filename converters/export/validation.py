@@ -9,14 +9,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from converters import certificate, configs, drift, repository
 from converters.artifact import artifact, signature
 from converters.artifact.card import CARD, ArtifactError, read_bytes
 from converters.artifact.versions import triton_version
 from converters.export import parity
 from converters.export.export import export
 from converters.export.tensorrt import BuilderError
-from converters.repository import RepositoryError
+from converters.repository import certificate, comparison, configs, repository
+from converters.repository.repository import RepositoryError
 
 SHOWN = 5
 """Differing files that a line names; of more it tells the number."""
@@ -79,7 +79,7 @@ def _validate_repository(version: str, folder: Path, target: Path) -> Iterator[C
         with tempfile.TemporaryDirectory() as directory:
             fresh = Path(directory) / "model_repository"
             export([folder], fresh, formats, flavour=repository.flavour(target) or "python")
-            told = drift.differences(fresh, target, version)
+            told = comparison.differences(fresh, target, version)
             measured = certificate.read(fresh, version)
     except (RepositoryError, BuilderError, parity.ParityError, KeyError) as error:
         yield Check(version, "repository", False, str(error), again)

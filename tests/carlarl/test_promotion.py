@@ -22,9 +22,9 @@ from carlarl.promotion import promote
 from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import cleanup
-from converters import activation, configs, repository
 from converters.artifact import artifact
 from converters.export import parity
+from converters.repository import activation, configs, repository
 from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 

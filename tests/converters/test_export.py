@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import configs, repository
-from converters.activation import set_alias
 from converters.artifact import artifact
 from converters.export import formats, parity
 from converters.export.export import export
+from converters.repository import configs, repository
+from converters.repository.activation import set_alias
 from triton_backend import runtimes
 
 MakeArtifact = Callable[..., Path]

@@ -17,11 +17,11 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from carlarl.serving.service import start_triton
-from converters import configs, repository
 from converters.artifact import artifact, pickles, preprocessor
 from converters.export import native, parity
 from converters.export.export import export
 from converters.export.tensorrt import BuilderError
+from converters.repository import configs, repository
 from gateway.settings import read_settings
 from tests.stack import ROOT
 from triton_backend import runtimes

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from converters import repository
-from converters.repository import RepositoryError, transaction
+from converters.repository import repository
+from converters.repository.repository import RepositoryError, transaction
 
 
 @pytest.fixture

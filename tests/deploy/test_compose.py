@@ -231,7 +231,7 @@ def test_a_mount_of_the_same_file_system(tmp_path: Path) -> None:
     place.mkdir()
     held.mkdir()
     program = (
-        "import sys, pathlib, converters.repository as r; "
+        "import sys, pathlib, converters.repository.repository as r; "
         "print([r._is_mount(pathlib.Path(path)) for path in sys.argv[1:]])"
     )
     shell = 'mount --bind "$1" "$2" && exec "$3" -c "$4" "$2" "$1"'

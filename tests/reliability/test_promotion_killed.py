@@ -13,7 +13,7 @@ import pytest
 from carlarl.promotion import promote
 from carlarl.promotion.preflight import check_files
 from carlarl.promotion.triton_control import TritonControl
-from converters import repository
+from converters.repository import repository
 from tests.gateway.processes import predict, status, until
 from tests.stack import ROOT, clean_environment, running_stack
 

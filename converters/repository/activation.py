@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from converters import configs, repository
-from converters.repository import RepositoryError
+from converters.repository import configs, repository
+from converters.repository.repository import RepositoryError
 
 HISTORY = f"{configs.ALIAS}/history.json"
 """In the alias's folder, so that both change in one step; Triton looks at folders there only."""

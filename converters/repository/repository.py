@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters import configs
 from converters.artifact.versions import triton_version
+from converters.repository import configs
 
 _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
 """A version's ensemble; a user's own models have other names."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters import configs, repository
-from converters.repository import RepositoryError
+from converters.repository import configs, repository
+from converters.repository.repository import RepositoryError
 
 COLUMNS = ("version", "format", "from the trained policy", "repeated", "alone or in a batch")
 

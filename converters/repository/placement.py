@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from converters import configs, repository
+from converters.repository import configs, repository
 
 Device = Literal["CPU", "GPU"]
 

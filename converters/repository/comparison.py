@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from converters import configs
-from converters.activation import HISTORY
 from converters.artifact.versions import triton_version
+from converters.repository import configs
+from converters.repository.activation import HISTORY
 from triton_backend import engine
 
 _MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "alone_bit_exact")
