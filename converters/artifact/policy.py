@@ -80,6 +80,10 @@ class Scripted(nn.Module):
 class Policy(nn.Module):
     """(n, features) and (n, actions) of noise → (n, 3): throttle, brake, steer."""
 
+    # TorchScript writes this name into every program. It stays the same wherever this file moves,
+    # so that the same artifact always gives the same export.
+    __module__ = "converters.policy"
+
     low: Tensor
     high: Tensor
 

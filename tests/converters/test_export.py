@@ -271,7 +271,7 @@ def test_killed_while_exporting(target: Path, folders: list[Path]) -> None:
 def test_readers_see_the_old_or_the_new_repository(target: Path) -> None:
     """While the active version flips, whoever reads finds one of both, whole."""
     program = (
-        "import sys; from pathlib import Path; from converters import repository\n"
+        "import sys; from pathlib import Path; from converters.repository import repository\n"
         "seen = set()\n"
         "print('reading', flush=True)\n"
         "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 10:\n"
