@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from carlarl.commands.options import (
-    Failure,
-    Formats,
-    Version,
+    FORMAT_LIST,
+    NEW_FILE,
+    VERSION,
+    Many,
     api_key_option,
     extra,
     json_option,
     repository_option,
     url_option,
 )
+from carlarl.errors import CommandError
 
 if TYPE_CHECKING:
     from perf.results import Results
@@ -29,35 +31,19 @@ REPEATS = 3
 """Repeats of what is kept or compared: a change must exceed their spread."""
 
 
-class _List(click.ParamType[tuple[Any, ...]]):
-    """Values separated by commas, each of one type."""
-
-    def __init__(self, one: click.ParamType[Any]) -> None:
-        self._one = one
-        self.name = f"{one.name},…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
-        """Give the values, each once."""
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in value.split(",")]
-        return tuple(dict.fromkeys(self._one.convert(part, param, ctx) for part in parts))
-
-
-FILE = click.Path(dir_okay=False, path_type=Path)
-LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gateway"]))
+LAYERS = Many(click.Choice(["in-process", "triton-http", "triton-grpc", "gateway"]))
 
 
 @click.command()
 @click.option(
     "--batch-sizes",
-    type=_List(click.IntRange(1, 1000)),
+    type=Many(click.IntRange(1, 1000)),
     default=(1,),
     help="Observations in a request. [default: 1]",
 )
 @click.option(
     "--concurrency",
-    type=_List(click.IntRange(1, 1000)),
+    type=Many(click.IntRange(1, 1000)),
     default=(1, 32),
     help="Callers at a time. [default: 1,32]",
 )
@@ -67,12 +53,12 @@ LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gatewa
     default=5.0,
     help="Seconds of each measurement. [default: 5]",
 )
-@click.option("--formats", type=Formats(), help="[default: the one that is served]")
-@click.option("--versions", type=_List(Version()), help="[default: the active one]")
+@click.option("--formats", type=FORMAT_LIST, help="[default: the one that is served]")
+@click.option("--versions", type=Many(VERSION), help="[default: the active one]")
 @click.option(
     "--rate",
     "rates",
-    type=_List(click.FloatRange(1, 1e6)),
+    type=Many(click.FloatRange(1, 1e6)),
     help="Requests a second, sent to the gateway at that rate whatever it answers: an open loop, "
     "whose latencies count from when a request was due.",
 )
@@ -86,14 +72,14 @@ LAYERS = _List(click.Choice(["in-process", "triton-http", "triton-grpc", "gatewa
 )
 @click.option(
     "--save-results",
-    type=FILE,
+    type=NEW_FILE,
     is_flag=False,
     flag_value=str(RESULTS),
     help=f"Keep the results in this file. [without a file: {RESULTS}]",
 )
 @click.option(
     "--compare-baseline",
-    type=FILE,
+    type=NEW_FILE,
     is_flag=False,
     flag_value=str(BASELINE),
     help="Compare with these results, and fail where a case is worse. "
@@ -200,7 +186,7 @@ def bench(
     try:
         before = None if compare_baseline is None else files.load(compare_baseline)
     except files.ResultsError as error:
-        raise Failure(f"{error}; `carlarl bench --collect-baseline` makes one") from None
+        raise CommandError(f"{error}; `carlarl bench --collect-baseline` makes one") from None
     found = benchmark.measure(plan, url, api_key, repository)
     show(found, as_json)
     if found.interrupted:  # no baseline, but kept
@@ -211,7 +197,7 @@ def bench(
         try:
             found.save(save_results)
         except OSError as error:
-            raise Failure(f"{save_results}: {error.strerror}") from None
+            raise CommandError(f"{save_results}: {error.strerror}") from None
         click.echo(f"kept in {save_results}", err=True)
     if generate_report and found.measurements:
         with extra("bench"):
@@ -221,7 +207,7 @@ def bench(
     if found.interrupted:
         raise click.Abort
     if not found.measurements:
-        raise Failure("nothing was measured:\n" + "\n".join(found.left_out))
+        raise CommandError("nothing was measured:\n" + "\n".join(found.left_out))
     if before is not None:
         compare(before, found, threshold)
 
@@ -264,11 +250,8 @@ def compare(before: Results, now: Results, threshold: float) -> None:
     for case in found.missing:
         click.echo(f"not measured now: {case}", err=True)
     if not found.changes:
-        raise Failure("nothing to compare: no case was measured both now and for the baseline")
+        raise CommandError("nothing to compare: no case was measured both now and for the baseline")
     if found.worse:
         lines = "\n".join(f"  {change}" for change in found.worse)
-        raise Failure(f"worse than the baseline by more than {threshold:g} %:\n{lines}")
+        raise CommandError(f"worse than the baseline by more than {threshold:g} %:\n{lines}")
     click.echo(f"no case is worse than the baseline by more than {threshold:g} %", err=True)
-
-
-COMMANDS = (bench,)

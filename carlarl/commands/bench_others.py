@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from carlarl.commands.options import Failure, extra
+from carlarl.commands.options import extra
+from carlarl.errors import CommandError
 
 FOLDER = Path("runs")
 
@@ -25,7 +26,7 @@ def run(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure either or both, keep table and charts below `runs/`; raises Failure."""
+    """Measure either or both, keep table and charts below `runs/`; raises CommandError."""
     with extra("bench"):
         from perf import memory as watching
         from perf import report as page
@@ -53,7 +54,7 @@ def run(
             grows = [verdict.part for verdict in verdicts if verdict.kind == "grows"]
             failure = f"memory grows: {', '.join(grows)}" if grows else ""
     except (LoadError, PeerError, StartError, ValueError) as error:
-        raise Failure(str(error)) from None
+        raise CommandError(str(error)) from None
     together = merged(parts)
     click.echo(msgspec.json.encode(together) if as_json else "\n".join(said))
     if save is not None:
@@ -64,4 +65,4 @@ def run(
     if together.interrupted:
         raise click.Abort
     if failure:
-        raise Failure(failure)
+        raise CommandError(failure)

@@ -19,8 +19,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from carlarl.commands.options import Failure, read
-from gateway.settings import Settings
+from carlarl.errors import CommandError
+from gateway.settings import Settings, read_settings
 from perf import machine, processes, suite
 from perf.results import Results
 from perf.target import TargetError
@@ -46,7 +46,7 @@ def measure(
             results.left_out = work.left_out
             _measure(work, plan.repeats, results, Console(stderr=True))
     except (TargetError, processes.StartError) as error:
-        raise Failure(str(error)) from None
+        raise CommandError(str(error)) from None
     except KeyboardInterrupt:
         results.interrupted = True
     return results
@@ -78,7 +78,7 @@ def stack(
     url: str | None, api_key: str | None, repository: Path | None, formats: tuple[str, ...]
 ) -> Iterator[tuple[suite.Stack, dict[str, str]]]:
     """Give the stack to measure, started where none runs, and its settings as far as known."""
-    settings = read(model_repository=repository)
+    settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
     known = {name.upper(): os.environ.get(name.upper(), "") for name in Settings.model_fields}
     known = {name: value for name, value in known.items() if value}

@@ -1,4 +1,4 @@
-"""The command that shows which settings are in force, and where each comes from."""
+"""`carlarl config`: the settings in force, and where each comes from."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from carlarl.commands.options import Failure, config_option, json_option, profile_option
-from gateway.settings import SettingsError, is_live, sourced_settings
+from carlarl.commands.options import config_option, json_option, profile_option
+from gateway.settings import is_live, sourced_settings
 
 
 @click.command()
@@ -18,8 +18,8 @@ from gateway.settings import SettingsError, is_live, sourced_settings
 def config(as_json: bool, **flags: Any) -> None:
     """Show the settings in force: name, value, where it comes from, whether it changes live.
 
-    A flag wins over its variable, a variable over the configuration file. Exit status 1 where
-    the file, or a value anywhere, can't be used.
+    A flag wins over its variable, and a variable over the configuration file. The exit status is
+    1 if the file, or a value anywhere, can't be used.
 
     \b
     Example: carlarl config
@@ -28,11 +28,7 @@ def config(as_json: bool, **flags: Any) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    try:
-        settings, sources = sourced_settings(**flags)
-    except SettingsError as error:
-        raise Failure(str(error)) from None
-    # A secret's text is stars.
+    settings, sources = sourced_settings(**flags)
     shown = {name: _plain(value) for name, value in settings}
     if as_json:
         entries = {
@@ -49,9 +45,7 @@ def config(as_json: bool, **flags: Any) -> None:
 
 
 def _plain(value: object) -> object:
+    """Return a value that JSON can hold. A secret becomes stars."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return list(value) if isinstance(value, tuple) else str(value)
-
-
-COMMANDS = (config,)

@@ -1,60 +1,58 @@
-"""Commands that drive the example track through a running gateway."""
+"""`carlarl drive`: drive the example track through a running gateway."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from carlarl.commands.options import (
-    Failure,
-    Version,
+    NEW_FILE,
+    VERSION,
+    Checked,
+    Many,
     api_key_option,
     extra,
     gateway_url,
     json_option,
     url_option,
 )
+from carlarl.errors import CommandError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from examples.drive import Service
+    from examples.drive import DriveResult, Service
     from examples.latency import LatencyResult
 
 
-class _Latencies(click.ParamType[tuple[float | None, ...]]):
-    name = "MS,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float | None, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = dict.fromkeys(part.strip() for part in value.split(","))
-        try:
-            latencies = tuple(None if part == "measured" else float(part) for part in parts)
-        except ValueError:
-            latencies = (math.nan,)
-        if not all(one is None or 0.0 <= one <= 1000.0 for one in latencies):
-            self.fail(f"{value!r}: give milliseconds, 0 to 1000, or `measured`", param, ctx)
-        return latencies
+def _latency(text: str) -> float | None:
+    """Return milliseconds, or None for `measured`."""
+    if text == "measured":
+        return None
+    try:
+        if 0.0 <= float(text) <= 1000.0:
+            return float(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r}: give milliseconds, 0 to 1000, or `measured`")
 
 
 @click.command()
 @click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="PNG of the drive.")
+@click.option("--output", type=NEW_FILE, help="PNG of the drive.")
 @click.option(
     "--latency",
     "latencies",
-    type=_Latencies(),
-    help="Drive once for each of these latencies, in simulated time, and compare: milliseconds, or "
-    "`measured` for what each answer took.",
+    type=Many(Checked("MS", _latency)),
+    help="Drive once with each of these latencies, in simulated time, and compare: milliseconds, "
+    "or `measured` for the time that each answer took.",
 )
 @click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a stochastic drive.")
-@click.option("--version", type=Version(), help="[default: the active one]")
+@click.option("--version", type=VERSION, help="[default: the active one]")
 @url_option
 @api_key_option
 @json_option
@@ -87,35 +85,37 @@ def drive(
         BarColumn(),
         TimeElapsedColumn(),
     )
-    if latencies:
-        service = driver.Service(
-            gateway_url(url),
-            deterministic=not stochastic,
-            seed=seed,
-            version=version,
-            api_key=api_key,
-        )
-        try:
-            with Progress(*columns, console=Console(stderr=True)) as progress, service:
-                results = _compare(service, latencies, laps, progress)
-        except driver.DriveError as error:
-            raise Failure(str(error)) from None
-        _tell(results, laps, output, as_json)
-        return
+    asked: dict[str, Any] = {
+        "deterministic": not stochastic,
+        "seed": seed,
+        "version": version,
+        "api_key": api_key,
+    }
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("", total=laps)
-            result = driver.drive(
-                gateway_url(url),
-                laps,
-                deterministic=not stochastic,
-                seed=seed,
-                version=version,
-                api_key=api_key,
-                on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
-            )
+            if latencies:
+                with driver.Service(gateway_url(url), **asked) as service:
+                    results = _compare(service, latencies, laps, progress)
+            else:
+                task = progress.add_task("", total=laps)
+                result = driver.drive(
+                    gateway_url(url),
+                    laps,
+                    **asked,
+                    on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
+                )
     except driver.DriveError as error:
-        raise Failure(str(error)) from None
+        raise CommandError(str(error)) from None
+    if latencies:
+        _show_comparison(results, laps, output, as_json)
+    else:
+        _show(result, laps, output, as_json)
+
+
+def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) -> None:
+    """Draw and print what one drive did."""
+    from examples import drive as driver
+
     if output is not None:
         driver.plot(result, output)
     if as_json:
@@ -131,7 +131,7 @@ def drive(
     if output is not None:
         click.echo(f"drawn in {output}")
     if result.laps < laps:
-        raise Failure(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
+        raise CommandError(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
 
 
 def _compare(
@@ -152,7 +152,9 @@ def _compare(
     return results
 
 
-def _tell(results: list[LatencyResult], laps: int, output: Path | None, as_json: bool) -> None:
+def _show_comparison(
+    results: list[LatencyResult], laps: int, output: Path | None, as_json: bool
+) -> None:
     """Draw and print what the drives did."""
     from examples import latency
 
@@ -164,6 +166,3 @@ def _tell(results: list[LatencyResult], laps: int, output: Path | None, as_json:
     click.echo(latency.table(results))
     if output is not None:
         click.echo(f"drawn in {output}")
-
-
-COMMANDS = (drive,)

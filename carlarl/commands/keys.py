@@ -1,4 +1,4 @@
-"""The command that makes an API key for the gateway."""
+"""`carlarl keys`: make an API key for the gateway."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import click
 
-from carlarl.commands.options import Failure, read
+from carlarl.commands.options import NEW_FILE
+from carlarl.errors import CommandError
+from gateway.settings import read_settings
 
 
 @click.group()
@@ -21,22 +23,22 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", default="", help="Whose key it is: a comment in the file.")
+@click.option("--name", default="", help="Who uses the key. It is a comment in the file.")
 @click.option(
     "--file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File of hashed keys, made where there is none. [env: API_KEYS_FILE]",
+    type=NEW_FILE,
+    help="File of hashed keys. It is created if it does not exist. [env: API_KEYS_FILE]",
 )
 def new(name: str, file: Path | None) -> None:
-    """Make a key: it is printed once, and only its SHA-256 is added to the file.
+    """Make a key and print it once. Only its SHA-256 is added to the file.
 
-    A running gateway takes it within a second or two.
+    A running gateway accepts the key within two seconds.
 
     Example: carlarl keys new --name agents --file keys
     """
-    target = file or read().api_keys_file
+    target = file or read_settings().api_keys_file
     if target is None:
-        raise click.UsageError("say with --file, or API_KEYS_FILE, which file the keys are in")
+        raise click.UsageError("name the file of keys with --file, or with API_KEYS_FILE")
     if not name.isprintable():
         raise click.UsageError("--name: must be one line of text")
     key = secrets.token_urlsafe(32)
@@ -47,9 +49,6 @@ def new(name: str, file: Path | None) -> None:
             before = content.read()
             content.write(line if not before or before.endswith("\n") else f"\n{line}")
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{target}: the key can't be added ({error})") from None
-    click.echo(f"{target}: added the new key's hash; this is the key, shown once:", err=True)
+        raise CommandError(f"{target}: the key can't be added ({error})") from None
+    click.echo(f"{target}: added the new key's hash. This is the key, shown only once:", err=True)
     click.echo(key)
-
-
-COMMANDS = (keys,)

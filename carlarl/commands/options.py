@@ -1,4 +1,4 @@
-"""Options, settings and failures that the commands share."""
+"""What the commands share: types of options, options, settings, and calls of the gateway."""
 
 from __future__ import annotations
 
@@ -10,77 +10,68 @@ from typing import Any
 
 import click
 
+from carlarl.errors import CommandError
+from converters.artifact.versions import triton_version
 from gateway.profiles import PROFILES
-from gateway.settings import Settings, SettingsError, read_settings
+from gateway.settings import read_settings
 
 F = Callable[..., Any]
 
 FORMATS = ("onnx", "torchscript", "tensorrt")
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-"""A file that must be there."""
+"""A file that must exist."""
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+"""A file that the command writes."""
 
 
-class Failure(click.ClickException):
-    """One sentence for the user, exit status 1."""
+class Checked(click.ParamType[Any]):
+    """A text that `parse` turns into a value. If `parse` raises ValueError, that is bad use."""
 
-    def show(self, file: Any = None) -> None:
-        """Print it to standard error."""
-        click.echo(f"carlarl: {self.message}", err=True)
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        """Take the name that the help shows, and the function."""
+        self.name = name
+        self._parse = parse
 
-
-class Version(click.ParamType[str]):
-    """`vX.Y.Z`, checked."""
-
-    name = "vX.Y.Z"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Give the version; anything else is bad use."""
-        from converters.artifact.versions import triton_version
-
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the value."""
         try:
-            triton_version(value)
+            return self._parse(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return str(value)
+            return self.fail(str(error), param, ctx)
 
 
-class Names(click.ParamType[tuple[str, ...]]):
-    """Names separated by commas."""
+class Many(click.ParamType[tuple[Any, ...]]):
+    """Values of one type, separated by commas. Each value counts once."""
 
-    name = "NAME,…"
+    def __init__(self, one: click.ParamType[Any], name: str | None = None) -> None:
+        """Take the type of one value, and another name for it in the help."""
+        self._one = one
+        self.name = f"{name or one.name},…"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Split them."""
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[Any, ...]:
+        """Return the values."""
         if isinstance(value, tuple):
             return value
-        return tuple(dict.fromkeys(part.strip() for part in value.split(",")))
+        parts = (part.strip() for part in value.split(","))
+        return tuple(dict.fromkeys(self._one.convert(part, param, ctx) for part in parts))
 
 
-class Formats(Names):
-    """Formats separated by commas."""
-
-    name = "FORMAT,…"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Give the formats, each once; an unknown one is bad use."""
-        formats = super().convert(value, param, ctx)
-        if unknown := [name for name in formats if name not in FORMATS]:
-            self.fail(f"{', '.join(unknown)!r}: choose from {', '.join(FORMATS)}", param, ctx)
-        return formats
+def _version(text: str) -> str:
+    triton_version(text)
+    return text
 
 
-class Capabilities(Names):
-    """Compute capabilities separated by commas."""
+def _capability(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d?\.\d", text, re.ASCII):
+        raise ValueError(f"{text!r} is not a compute capability like 8.6")
+    return text
 
-    name = "X.Y,…"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, ...]:
-        """Give them; anything that is not like `8.6` is bad use."""
-        parts = super().convert(value, param, ctx)
-        if wrong := [part for part in parts if not re.fullmatch(r"[1-9]\d?\.\d", part, re.ASCII)]:
-            self.fail(f"{', '.join(wrong)!r}: give them like 8.6", param, ctx)
-        return parts
+VERSION = Checked("vX.Y.Z", _version)
+CAPABILITIES = Many(Checked("X.Y", _capability))
+FORMAT_LIST = Many(click.Choice(FORMATS), "FORMAT")
+NAMES = Many(click.STRING, "NAME")
 
 
 def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
@@ -91,7 +82,7 @@ def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
 artifacts_option = folder_option("--artifacts", "ARTIFACT_DIR", "Folder of versioned artifacts.")
 repository_option = folder_option("--repository", "MODEL_REPOSITORY", "Triton's model repository.")
 url_option = click.option(
-    "--url", help="The gateway. [default: http://127.0.0.1:8080, or as HOST and PORT say]"
+    "--url", help="The gateway. [default: http://127.0.0.1:8080, or what HOST and PORT say]"
 )
 config_option = click.option(
     "--config",
@@ -102,7 +93,7 @@ config_option = click.option(
 profile_option = click.option(
     "--profile",
     type=click.Choice(PROFILES),
-    help="Which of its profiles is in force. [env: PROFILE; default: development]",
+    help="The profile of that file to use. [env: PROFILE; default: development]",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 api_key_option = click.option(
@@ -110,44 +101,63 @@ api_key_option = click.option(
 )
 
 
-def read(**overrides: Any) -> Settings:
-    """Read the settings; a flag that was given wins over its variable."""
-    try:
-        return read_settings(**overrides)
-    except SettingsError as error:
-        raise Failure(str(error)) from None
-
-
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Turn a missing package into the name of the extra that brings it."""
+    """Turn a missing package into an error that names the extra which installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise Failure(
+        raise CommandError(
             f"this command needs the package {error.name}, which comes with the extra {name}: "
             f"pip install -e '.[{name}]'"
         ) from None
 
 
 def public_key(given: str | Path | None) -> Any:
-    """Read the key that artifacts must be signed by: the flag's, else the setting's, else None."""
-    given = str(given) if given is not None else read().artifact_public_key
+    """Return the key that must have signed the artifacts: the flag's, the setting's, or None."""
+    given = str(given) if given is not None else read_settings().artifact_public_key
     if given is None:
         return None
     with extra("convert"):
         from converters.artifact import signature
-    try:
-        return signature.public_key(given)
-    except signature.KeyFileError as error:
-        raise Failure(f"the key that artifacts must be signed by: {error}") from None
+    return signature.public_key(given)
 
 
 def gateway_url(url: str | None) -> str:
-    """Give the gateway's URL: `--url`, or where the settings have it."""
+    """Return the gateway's URL: `--url`, or the address in the settings."""
     if url is None:
-        base: str = read().gateway_url
-        return base
+        return str(read_settings().gateway_url)
     if not url.startswith(("http://", "https://")):
         raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
     return url.rstrip("/")
+
+
+def call_gateway(
+    url: str | None, path: str, api_key: str | None, body: Any = None
+) -> dict[str, Any]:
+    """POST `body` as JSON to a running gateway and return its answer.
+
+    Raises CommandError if nobody answers, if no gateway answers, or if the gateway refuses.
+    """
+    import httpx
+
+    base = gateway_url(url)
+    headers = {} if api_key is None else {"X-API-Key": api_key}
+    no_proxy: dict[str, None] = {base: None} if url is None else {}
+    try:
+        with httpx.Client(headers=headers, timeout=30, mounts=no_proxy) as client:
+            answer = client.post(base + path, json=body)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise CommandError(f"{base}: no answer ({error}); is `carlarl serve` running?") from None
+    where = f"{base}{path}: status {answer.status_code}"
+    try:
+        content: dict[str, Any] = answer.json()
+    except ValueError:
+        raise CommandError(f"{where}, and no JSON") from None
+    if not isinstance(content, dict) or (answer.is_error and "message" not in content):
+        raise CommandError(f"{where}: this is no gateway of CarlaRL")
+    if answer.is_error:
+        problems = content.get("details", {}).get("validation_errors", [])
+        detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
+        raise CommandError(f"{content.get('error')}: {content.get('message')}{detail}")
+    return content

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carlarl.commands.options import Failure, extra, json_option, read, repository_option
+from carlarl.commands.options import extra, json_option, repository_option
+from carlarl.errors import CommandError
+from gateway.settings import read_settings
 
 if TYPE_CHECKING:
     from perf.tuning import Found
@@ -56,9 +58,8 @@ def tune(
 
     with extra("bench"):
         from perf import closed_loop, processes, target, tuning
-    from converters.repository.repository import RepositoryError
 
-    settings = read(model_repository=repository)
+    settings = read_settings(model_repository=repository)
     root = settings.model_repository
     load = tuning.Load(concurrency, rows, seconds, rounds)
     try:
@@ -67,13 +68,8 @@ def tune(
         written: list[str] = []
         if found.changes_repository and not dry_run:
             written = tuning.write(root, found.best)
-    except (
-        RepositoryError,
-        closed_loop.LoadError,
-        processes.StartError,
-        target.TargetError,
-    ) as error:
-        raise Failure(str(error)) from None
+    except (closed_loop.LoadError, processes.StartError, target.TargetError) as error:
+        raise CommandError(str(error)) from None
     if as_json:
         click.echo(json.dumps(_told(found, written), indent=1))
     else:
@@ -149,6 +145,3 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
     for variable, value in best.variables.items():
         if value != found.default.variables[variable]:
             console.print(f"set {variable}={value}")
-
-
-COMMANDS = (tune,)

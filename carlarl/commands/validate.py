@@ -1,4 +1,4 @@
-"""Commands that sign artifacts, and check what is there."""
+"""`carlarl validate`: check artifacts, the repository and the certificates."""
 
 from __future__ import annotations
 
@@ -8,63 +8,29 @@ from pathlib import Path
 
 import click
 
-from carlarl.commands import options
-from carlarl.commands.options import FILE, Failure, Version, extra, public_key, read
-
-
-@click.command()
-@click.argument("versions", type=Version(), nargs=-1)
-@click.option("--key", type=FILE, help="Private Ed25519 key in PEM.")
-@click.option(
-    "--generate",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Make a key pair instead: the private key in FILE, the public one in FILE.pub.",
+from carlarl.commands.options import (
+    FILE,
+    VERSION,
+    artifacts_option,
+    extra,
+    json_option,
+    public_key,
+    repository_option,
 )
-@options.artifacts_option
-def sign(
-    versions: tuple[str, ...], key: Path | None, generate: Path | None, artifacts: Path | None
-) -> None:
-    """Sign artifacts, so that others can tell that they are yours.
-
-    The signature is over the model card, which holds the hashes of all other files.
-
-    \b
-    Example: carlarl sign --generate key.pem
-    Example: carlarl sign v0.2.0 --key key.pem
-    """
-    with extra("convert"):
-        from converters.artifact import artifact, signature
-        from converters.artifact.card import ArtifactError
-
-    if (key is None) == (generate is None) or bool(versions) != (generate is None):
-        raise click.UsageError("give VERSIONS and --key FILE, or --generate FILE alone")
-    source = read(artifact_dir=artifacts).artifact_dir
-    try:
-        if generate is not None:
-            public = signature.generate(generate)
-            click.echo(f"{generate}: private key, keep it safe; {public}: public key, give it away")
-            return
-        assert key is not None  # checked above
-        private = signature.private_key(key)
-        for version in versions:
-            card, _ = artifact.read_card(source / version)
-            artifact.verified_files(source / version, card)
-            click.echo(f"{signature.sign(source / version, private)}: written")
-    except (ArtifactError, signature.KeyFileError, OSError) as error:
-        raise Failure(str(error)) from None
+from carlarl.errors import CommandError
+from gateway.settings import read_settings
 
 
 @click.command()
-@click.argument("versions", type=Version(), nargs=-1)
+@click.argument("versions", type=VERSION, nargs=-1)
 @click.option(
     "--key",
     type=FILE,
     help="Public Ed25519 key that artifacts must be signed by. [default: $ARTIFACT_PUBLIC_KEY]",
 )
-@options.artifacts_option
-@options.repository_option
-@options.json_option
+@artifacts_option
+@repository_option
+@json_option
 def validate(
     versions: tuple[str, ...],
     key: Path | None,
@@ -74,36 +40,28 @@ def validate(
 ) -> None:
     """Check artifacts, the repository against them, and the certificates.
 
-    One line for each check, with what to do where it fails; then exit status 1.
+    Each check is one line. A check that fails says what to do, and the exit status is then 1.
 
     \b
     Example: carlarl validate
     Example: carlarl validate v0.2.0 --key key.pem.pub --json
     """
     with extra("convert"):
-        from converters.artifact.card import ArtifactError
         from converters.export import validation
         from converters.repository import certificate
-        from converters.repository.repository import RepositoryError
     from rich.console import Console
     from rich.table import Table
 
-    settings = read(artifact_dir=artifacts, model_repository=repository)
+    settings = read_settings(artifact_dir=artifacts, model_repository=repository)
     folders = settings.artifact_dir, settings.model_repository
-    console = Console(stderr=True)
     checks = []
-    try:
-        with console.status("validate") as status:
-            for check in validation.validate_all(
-                versions, *folders, public_key(key), status.update
-            ):
-                checks.append(check)
-                if not as_json:
-                    todo = f" → {check.todo}" if check.todo else ""
-                    mark = "✓" if check.ok else "✗"
-                    click.echo(f"{mark} {check.version} {check.check}: {check.found}{todo}")
-    except (ArtifactError, RepositoryError) as error:
-        raise Failure(str(error)) from None
+    with Console(stderr=True).status("validate") as status:
+        for check in validation.validate_all(versions, *folders, public_key(key), status.update):
+            checks.append(check)
+            if not as_json:
+                todo = f" → {check.todo}" if check.todo else ""
+                mark = "✓" if check.ok else "✗"
+                click.echo(f"{mark} {check.version} {check.check}: {check.found}{todo}")
     failed = sum(not check.ok for check in checks)
     if as_json:
         click.echo(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
@@ -115,7 +73,4 @@ def validate(
         if table.row_count:
             Console().print(table)
     if failed:
-        raise Failure(f"{failed} of {len(checks)} checks failed")
-
-
-COMMANDS = (sign, validate)
+        raise CommandError(f"{failed} of {len(checks)} checks failed")

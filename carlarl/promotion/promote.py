@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from carlarl.errors import CommandError
 from carlarl.promotion.preflight import check_files
 from carlarl.promotion.triton_control import ControlError, TritonControl
 from converters.repository import activation, configs
@@ -25,7 +26,7 @@ WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
 Progress = Callable[[str], None]
 
 
-class PromotionError(Exception):
+class PromotionError(CommandError):
     """A promotion that did not happen; the text says at which step, why, and what is active."""
 
 

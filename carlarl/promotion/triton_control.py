@@ -19,6 +19,7 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from converters.repository import configs
 from gateway.triton import SECRET_HEADER
@@ -32,7 +33,7 @@ _CLOSED = (
 )
 
 
-class ControlError(Exception):
+class ControlError(CommandError):
     """What Triton was asked for did not happen; the text gives its own reason."""
 
 

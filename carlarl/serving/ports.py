@@ -8,8 +8,10 @@ from typing import Any
 
 import psutil
 
+from carlarl.errors import CommandError
 
-class PortTakenError(Exception):
+
+class PortTakenError(CommandError):
     """An address that can't be listened on, most often as somebody else does."""
 
 

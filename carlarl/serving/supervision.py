@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from carlarl.serving.ports import PortTakenError
-from carlarl.serving.triton_server import TritonError
-from converters.repository.repository import RepositoryError
+from carlarl.errors import CommandError
+from converters.errors import ConversionError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
@@ -16,7 +15,7 @@ HEALTH_S = 60.0
 """How long a part must work until its earlier falls are forgotten."""
 
 
-class ServeError(Exception):
+class ServeError(CommandError):
     """Serving can't start or can't go on; the text is what the user is told."""
 
 
@@ -98,7 +97,7 @@ class Keeper:
     def _begin(self) -> None:
         try:
             self.part = self._start()
-        except (OSError, PortTakenError, RepositoryError, ServeError, TritonError) as error:
+        except (OSError, CommandError, ConversionError) as error:
             if self._worked_before:
                 self.fell(str(error))
             elif isinstance(error, OSError):

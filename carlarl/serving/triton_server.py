@@ -21,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from converters.repository import placement
 from gateway.otlp import traces_url
@@ -48,7 +49,7 @@ _ENTRY = re.compile(r"[IWEF]\d{4} ")
 _FAILURE = re.compile(r"(?:failed to load|Failed to process the request\(s\) for model) '.*")
 
 
-class TritonError(Exception):
+class TritonError(CommandError):
     """Triton can't be started here, or has ended; the text says why and what to do."""
 
 

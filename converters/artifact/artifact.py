@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from converters.artifact import pickles, preprocessor, signature
-from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes, sentence
+from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
 from converters.artifact.policy import Gaussian, Policy, Scripted
 from converters.artifact.versions import triton_version
+from converters.errors import one_line
 from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 
@@ -124,7 +125,7 @@ def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
         action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
-            f"{path}: refused: no {card.model_type} model as its card says: {sentence(error)}"
+            f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
         ) from None
     if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
         raise ArtifactError(
@@ -141,7 +142,7 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
         if observations.dtype.kind not in "fiu":
             raise ValueError("its elements are no real numbers")
     except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
-        raise ArtifactError(f"{path}: no numpy array: {sentence(error)}") from None
+        raise ArtifactError(f"{path}: no numpy array: {one_line(error)}") from None
     if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
         raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
     if not np.isfinite(observations).all():

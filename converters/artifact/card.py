@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from converters.artifact.versions import triton_version
+from converters.errors import ConversionError, one_line
 
 CARD = "model_card.yaml"
 
@@ -18,7 +19,7 @@ LAYOUTS = (("throttle", "brake", "steer"), ("steer", "acceleration"))
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 
 
-class ArtifactError(Exception):
+class ArtifactError(ConversionError):
     """An artifact that can't be used; the text says which file, why, and what is allowed."""
 
 
@@ -30,11 +31,6 @@ def read_bytes(path: Path) -> bytes:
         raise ArtifactError(f"{path}: no such file") from None
     except OSError as error:
         raise ArtifactError(f"{path}: {error.strerror}") from None
-
-
-def sentence(error: Exception) -> str:
-    """Give an error's text in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
 
 
 def first_fault(error: ValidationError) -> str:
@@ -55,7 +51,7 @@ def parse_yaml(content: bytes, path: Path) -> Any:
             raise ValueError("aliases (*name) are not taken: write the value out")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ArtifactError(f"{path}: not YAML: {sentence(error)}") from None
+        raise ArtifactError(f"{path}: not YAML: {one_line(error)}") from None
 
 
 class Architecture(BaseModel):

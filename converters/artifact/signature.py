@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from converters.artifact.card import CARD, ArtifactError
+from converters.errors import ConversionError, one_line
 
 SIGNATURE = "model_card.sig"
 PUBLIC_SUFFIX = ".pub"
@@ -21,7 +22,7 @@ PUBLIC_SUFFIX = ".pub"
 _PEM = serialization.Encoding.PEM
 
 
-class KeyFileError(Exception):
+class KeyFileError(ConversionError):
     """A key that can't be read or written; the text says which and what is expected."""
 
 
@@ -54,7 +55,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{path}: no private key in PEM: {_reason(error)}") from None
+        raise KeyFileError(f"{path}: no private key in PEM: {one_line(error)}") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path}: no Ed25519 key; `carlarl sign --generate FILE` makes one")
     return key
@@ -70,16 +71,24 @@ def public_key(given: str) -> Ed25519PublicKey:
         text = given.encode() if "-----BEGIN" in given else Path(given).read_bytes()
         key = serialization.load_pem_public_key(text)
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"{shown}: no public key in PEM: {_reason(error)}") from None
+        raise KeyFileError(
+            f"{shown}: no public key in PEM to check signatures with: {one_line(error)}"
+        ) from None
     if not isinstance(key, Ed25519PublicKey):
         raise KeyFileError(f"{shown}: no Ed25519 key; `carlarl sign --generate FILE` makes one")
     return key
 
 
 def sign(folder: Path, key: Ed25519PrivateKey) -> Path:
-    """Sign the card of the artifact in `folder`, and give the signature's path."""
+    """Sign the card of the artifact in `folder` and return the signature's path.
+
+    Raises ArtifactError if the signature can't be written.
+    """
     path = folder / SIGNATURE
-    path.write_bytes(key.sign((folder / CARD).read_bytes()))
+    try:
+        path.write_bytes(key.sign((folder / CARD).read_bytes()))
+    except OSError as error:
+        raise ArtifactError(f"{error.filename}: {error.strerror}") from None
     return path
 
 
@@ -100,7 +109,3 @@ def verify(folder: Path, card: bytes, key: Ed25519PublicKey) -> None:
             f"{path}: not this key's signature of {CARD}: the card was changed, or someone else "
             "signed it"
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.artifact.artifact import Artifact
+from converters.errors import ConversionError
 from converters.repository.configs import MAX_BATCH_SIZE
 from triton_backend.preprocessing import NoiseSource
 from triton_backend.runtimes import Runtime
@@ -23,7 +24,7 @@ REPEATS = 3
 Floats = NDArray[np.float32]
 
 
-class ParityError(Exception):
+class ParityError(ConversionError):
     """An export that does not do what the trained policy does."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from converters.errors import ConversionError
 from converters.repository.configs import MAX_BATCH_SIZE
 from triton_backend.engine import (
     FILE_NAME,
@@ -34,7 +35,7 @@ DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 and 50."""
 
 
-class BuilderError(Exception):
+class BuilderError(ConversionError):
     """An engine that can't be built here; the text says why and what to do."""
 
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from converters.artifact import artifact
-from converters.artifact.card import Action, Architecture, ArtifactError, Distribution, sentence
+from converters.artifact.card import Action, Architecture, ArtifactError, Distribution
 from converters.artifact.policy import ACTIVATIONS
+from converters.errors import one_line
 from converters.importers import writer
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
@@ -105,7 +106,7 @@ def _load(path: Path) -> tuple[str, Any]:
         return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
     except Exception as error:  # whatever a damaged file, or one of another version, provokes
         library = f"Stable-Baselines3 {stable_baselines3.__version__}"
-        raise ArtifactError(f"{path}: {library} can't load it: {sentence(error)}") from None
+        raise ArtifactError(f"{path}: {library} can't load it: {one_line(error)}") from None
 
 
 def _lower(

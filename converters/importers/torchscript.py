@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from converters.artifact import artifact
-from converters.artifact.card import ArtifactError, read_bytes, sentence
+from converters.artifact.card import ArtifactError, read_bytes
+from converters.errors import one_line
 from converters.importers import writer
 
 BOUNDS = {
@@ -75,14 +76,14 @@ def _has_std(path: Path, data: bytes, sensors: int, layout: Sequence[str]) -> bo
     try:
         program = artifact.open_program(data)
     except RuntimeError as error:
-        raise ArtifactError(f"{path}: no TorchScript program: {sentence(error)}") from None
+        raise ArtifactError(f"{path}: no TorchScript program: {one_line(error)}") from None
     try:
         with torch.inference_mode():
             output = program(torch.zeros(2, sensors + 2))
     except RuntimeError as error:
         raise ArtifactError(
             f"{path}: it does not run on two rows of {sensors + 2} features (speed, steering and "
-            f"{sensors} sensors): {sentence(error)[-200:]}"
+            f"{sensors} sensors): {one_line(error)[-200:]}"
         ) from None
     parts = output if isinstance(output, tuple) else (output,)
     if len(parts) > 2 or not all(isinstance(part, torch.Tensor) for part in parts):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.artifact.versions import triton_version
+from converters.errors import ConversionError
 from converters.repository import configs
 
 _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
@@ -26,7 +27,7 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-class RepositoryError(Exception):
+class RepositoryError(ConversionError):
     """A repository that can't be read or written; the text says which file and why."""
 
 

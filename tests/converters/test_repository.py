@@ -94,6 +94,7 @@ def test_killed_at_any_moment_the_repository_is_there(target: Path) -> None:
             for _ in range(100 * pause):
                 assert target.is_dir()
             child.send_signal(signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL  # it did not end by itself
         assert _content(target)
     _change(target)
     assert _content(target) == b"second"
