@@ -16,19 +16,18 @@ from pydantic import SecretStr
 
 from carlarl.serving import cleanup, gpu, ports
 from carlarl.serving.gateway_process import GatewayProcess
-from carlarl.serving.supervision import Keeper, ServeError
+from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
 from converters.repository import configs, repository
+from converters.repository.repository import RepositoryError
 from gateway.settings import TRITON_PORTS, Settings
 
-START_TIMEOUT_S = 60.0
 ANSWER_TIMEOUT_S = 10.0
-"""How long a Triton that is not ours may take until it first answers."""
+"""How long a Triton that another command runs may take until it first answers."""
 LOOK_S = 0.2
+"""Seconds between looks at the processes."""
 ASK_S = 1.0
-"""How long between looks at the processes, and between questions to the gateway."""
-HUNG_S = 15.0
-"""How long what has worked may not work, with its process alive, until it is started again."""
+"""Seconds between questions to the gateway."""
 
 
 def serve(
@@ -37,14 +36,12 @@ def serve(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP; then end everything that was started.
+    """Serve until SIGINT, SIGTERM or SIGHUP. Then end everything that was started.
 
-    With a configuration file SIGHUP ends nothing: the gateway rereads that file.
-
-    What falls meanwhile is started again. `formats` are further formats whose ensembles are
-    loaded beside the default one's. `say` gets what the user should read, `warn` what fell. Raises
-    ServeError, TritonError, PortTakenError or RepositoryError where serving can't start or a part
-    fell too often, after ending the rest.
+    With a configuration file SIGHUP ends nothing: the gateway reads that file again. What fails
+    meanwhile is started again. `formats` are further formats whose ensembles Triton loads. `say`
+    gets what the user should read, `warn` what failed. Raises CommandError or ConversionError if
+    serving can't start or a part failed too often, after ending the rest.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -60,30 +57,30 @@ def serve(
         secret = None if drawn is None else SecretStr(drawn)
         settings = settings.model_copy(update={"triton_secret": secret})
     tries = settings.restart_tries
+    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, warn)
     triton = None
     if settings.triton_url is None:
         triton = Keeper(lambda: start_triton(settings, formats), tries, warn)
-    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, warn)
+    parts = [gateway] if triton is None else [triton, gateway]
     began = time.monotonic()
     with _gateway_client(settings) as client:
         try:
-            if _wait_ready(settings, client, triton, gateway, stopping):
+            if _wait_ready(settings, client, parts, stopping):
                 taken = time.monotonic() - began
                 say(_summary(settings, client, url, embedded=triton is not None, seconds=taken))
                 _watch(client, triton, gateway, stopping, rereading)
             say("stopping")
         finally:
-            gateway.stop()
-            if triton is not None:
-                triton.stop()
+            for part in reversed(parts):
+                part.stop()
 
 
 def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
     """Start the embedded Triton with the repository's ensembles.
 
-    All versions in their default format, and those in `formats` besides. Raises RepositoryError
-    where the repository is missing, damaged, or has no active version, TritonError where a GPU is
-    asked for and can't be used.
+    It loads all versions in their default format and in `formats`. Raises RepositoryError if the
+    repository is missing, damaged, or has no active version, and TritonError if the settings ask
+    for a GPU that can't be used.
     """
     if settings.use_gpu:
         gpu.check_gpu()
@@ -91,20 +88,17 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     names = repository.ensembles(root)
     active_version = repository.active_version(root)
     if active_version is None:
-        raise repository.RepositoryError(
-            f"{root}: no active version; `carlarl export` makes one active"
-        )
+        raise RepositoryError(f"{root}: no active version; `carlarl export` makes one active")
     if repository.flavour(root) == "native":
-        raise repository.RepositoryError(
-            f"{root}: it is of the native flavour, for a stock Triton's C++ backends, which the "
-            "embedded one lacks: `carlarl export` writes the Python flavour into another folder"
+        raise RepositoryError(
+            f"{root}: it is of the native flavour, for the C++ backends of a stock Triton, and the "
+            "embedded Triton has none: `carlarl export` writes the Python flavour into another "
+            "folder"
         )
     pinned = settings.model_version
     if pinned is not None and configs.ensemble_name(pinned) not in names:
         held = ", ".join(one.version for one in repository.versions(root))
-        raise repository.RepositoryError(
-            f"MODEL_VERSION={pinned}: {root} does not hold it; it holds {held}"
-        )
+        raise RepositoryError(f"MODEL_VERSION={pinned}: {root} does not hold it; it holds {held}")
     wanted = (f"{configs.ALIAS}-", *(f"{configs.ALIAS}_{form}-" for form in formats))
     loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
     active = configs.ensemble_name(pinned or active_version, configs.FUSED)
@@ -124,30 +118,27 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
 
 
 def _gateway_client(settings: Settings) -> httpx.Client:
-    """Ask on a connection of its own each time: which worker answers is chance."""
+    """Return a client with a new connection for each request, so that any worker may answer."""
     return httpx.Client(
         base_url=settings.gateway_url,
         timeout=2.0,
         trust_env=False,
-        verify=False,  # the certificate is for the name that others know; here it is our own child
+        verify=False,  # the certificate has a public name, and this is our own child
         limits=httpx.Limits(max_keepalive_connections=0),
     )
 
 
 def _wait_ready(
-    settings: Settings,
-    client: httpx.Client,
-    triton: Keeper | None,
-    gateway: Keeper,
-    stopping: threading.Event,
+    settings: Settings, client: httpx.Client, parts: Sequence[Keeper], stopping: threading.Event
 ) -> bool:
-    """Wait until the gateway is ready, every worker of it; False where a signal came first."""
+    """Wait until every worker of the gateway is ready. Return False if a signal came first."""
     began = time.monotonic()
-    patience = START_TIMEOUT_S if triton is not None else ANSWER_TIMEOUT_S
+    patience = START_TIMEOUT_S if settings.triton_url is None else ANSWER_TIMEOUT_S
     wanted = 1 if settings.workers == 1 else 4 * settings.workers  # answers, each by any worker
     ready, reason = 0, "it did not listen"
     while time.monotonic() < began + patience:
-        _look(triton, gateway)
+        for part in parts:
+            part.look()
         if patience < START_TIMEOUT_S and _answers(settings.triton_url):
             patience = START_TIMEOUT_S
         try:
@@ -157,7 +148,8 @@ def _wait_ready(
         else:
             ready = ready + 1 if answer.status_code == httpx.codes.OK else 0
             if ready == wanted:
-                _note_work(triton, gateway)
+                for part in parts:
+                    part.works()
                 return True
             reason = answer.json().get("message", reason)
         if stopping.wait(0.0 if ready else 0.05):
@@ -172,14 +164,16 @@ def _watch(
     stopping: threading.Event,
     rereading: threading.Event,
 ) -> None:
-    """Start again what falls, until a signal comes; hand `rereading` on to the gateway.
+    """Start again what fails, until a signal comes; pass `rereading` on to the gateway.
 
-    Beside a process that ended, that is a gateway that does not answer, and an embedded Triton
-    whose active version gives no golden action: HUNG_S where it did since its start.
+    A part fails if its process ends, if the gateway does not answer for too long, or if the active
+    version on an embedded Triton gives no golden action for too long.
     """
+    parts = [gateway] if triton is None else [triton, gateway]
     answered = ready = asked = time.monotonic()
     while not stopping.wait(LOOK_S):
-        _look(triton, gateway)
+        for part in parts:
+            part.look()
         if rereading.is_set() and isinstance(gateway.part, GatewayProcess):
             rereading.clear()
             gateway.part.reread()
@@ -192,41 +186,21 @@ def _watch(
         except httpx.TransportError:
             if gateway.since is None:
                 answered = now
-            elif _overdue(gateway, answered, now):
+            elif gateway.overdue(answered, now):
                 gateway.fell(f"the gateway has not answered for {now - answered:.0f} s")
             continue
         answered = now
         if answer.status_code == httpx.codes.OK:
             ready = now
-            _note_work(triton, gateway)
-        elif triton is not None and _overdue(triton, ready, now):
+            for part in parts:
+                part.works()
+        elif triton is not None and triton.overdue(ready, now):
             reason = answer.json().get("message", "")
             triton.fell(f"Triton gave no golden action for {now - ready:.0f} s: {reason}")
 
 
-def _look(triton: Keeper | None, gateway: Keeper) -> None:
-    if triton is not None:
-        triton.look()
-    gateway.look()
-
-
-def _note_work(triton: Keeper | None, gateway: Keeper) -> None:
-    gateway.works()
-    if triton is not None:
-        triton.works()
-
-
-def _overdue(part: Keeper, last: float, now: float) -> bool:
-    """Whether a part that runs, and was seen at work at `last`, should have been again by now."""
-    if part.since is None:
-        return False
-    if part.works_since is None:
-        return now > part.since + START_TIMEOUT_S
-    return now > last + HUNG_S
-
-
 def _answers(triton_url: str | None) -> bool:
-    """Whether anybody answers there, whatever they say."""
+    """Whether a server answers there, whatever it says."""
     try:
         httpx.get(f"{triton_url}/v2/health/live", timeout=1.0, trust_env=False)
     except httpx.TransportError:

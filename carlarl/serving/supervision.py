@@ -1,41 +1,34 @@
-"""Keeping a part of the service running: started again where it fell, with growing pauses."""
+"""Keeping a part of the service running: it is started again, with growing pauses."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from carlarl.errors import CommandError
+from carlarl.serving.child_process import ChildProcess
 from converters.errors import ConversionError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
 HEALTH_S = 60.0
-"""How long a part must work until its earlier falls are forgotten."""
+"""How long a part must work until its earlier failures are forgotten."""
+START_TIMEOUT_S = 60.0
+"""How long a part may take until it first works."""
+HUNG_S = 15.0
+"""How long a part that has worked may do nothing, although its process runs."""
 
 
 class ServeError(CommandError):
-    """Serving can't start or can't go on; the text is what the user is told."""
-
-
-class Part(Protocol):
-    """A part that was started: Triton or the gateway."""
-
-    def fallen(self) -> str | None:
-        """Say why it must be started again; None while it need not."""
-
-    def exit_code(self) -> int | None:
-        """Give the exit status, below 0 where a signal ended it, None while it runs."""
-
-    def stop(self, *, at_once: bool = False) -> None:
-        """End it and whatever it left, `at_once` or in order."""
+    """Serving can't start or can't go on."""
 
 
 class Keeper:
-    """Keeps one part running: starts it at the first `look`, and again when it has fallen."""
+    """Keeps one part running: starts it at the first `look`, and again when it has failed."""
 
-    def __init__(self, start: Callable[[], Part], tries: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, start: Callable[[], ChildProcess], tries: int, say: Callable[[str], None]
+    ) -> None:
         """Take how to start the part, and how often in a row it may be started again.
 
         `say` gets what the user should read.
@@ -43,22 +36,21 @@ class Keeper:
         self._start = start
         self._tries = tries
         self._say = say
-        self.part: Part | None = None
-        """The part, None while it does not run."""
+        self.part: ChildProcess | None = None
+        """The part, or None while it does not run."""
         self._falls = 0
         self._due = 0.0
         self._worked_before = False
         self.since: float | None = None
-        """When it was started (time.monotonic), None while it is not."""
-        self.works_since: float | None = None
-        """When it was first seen at work since then."""
+        """When it was started (time.monotonic), or None while it does not run."""
+        self._works_since: float | None = None
 
     def look(self) -> None:
-        """Start the part where that is due; end it where it has fallen.
+        """Start the part if that is due, and end it if it has failed.
 
-        Raises ServeError where it fell once too often. A part that has never worked and ends by
-        itself would do so again, so its first fall is the last; Triton's own crashes, which a
-        signal ends, are not of that kind.
+        Raises ServeError if it failed too often. A part that has never worked and ends by itself
+        would do so again, so it is not started again. Triton's own crashes are different: a signal
+        ends them.
         """
         if self.part is None:
             if time.monotonic() >= self._due:
@@ -72,12 +64,20 @@ class Keeper:
         """Note that the part was seen at work."""
         now = time.monotonic()
         self._worked_before = True
-        self.works_since = self.works_since or now
-        if now > self.works_since + HEALTH_S:
+        self._works_since = self._works_since or now
+        if now > self._works_since + HEALTH_S:
             self._falls = 0
 
+    def overdue(self, last: float, now: float) -> bool:
+        """Whether a part that was last seen at work at `last` should have worked again by `now`."""
+        if self.since is None:
+            return False
+        if self._works_since is None:
+            return now > self.since + START_TIMEOUT_S
+        return now > last + HUNG_S
+
     def fell(self, reason: str) -> None:
-        """End the part, to be started again after a pause; ServeError where that was too often."""
+        """End the part and start it again after a pause. Raises ServeError if it fell too often."""
         self.stop(at_once=True)
         reason = reason.rstrip()
         if self._falls == self._tries:
@@ -89,8 +89,8 @@ class Keeper:
         self._due = time.monotonic() + pause
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End the part where it runs, `at_once` or in order."""
-        part, self.part, self.since, self.works_since = self.part, None, None, None
+        """End the part if it runs: in order, or `at_once`."""
+        part, self.part, self.since, self._works_since = self.part, None, None, None
         if part is not None:
             part.stop(at_once=at_once)
 

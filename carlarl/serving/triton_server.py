@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import ctypes
 import importlib.util
 import itertools
 import os
 import re
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -23,6 +21,7 @@ import psutil
 
 from carlarl.errors import CommandError
 from carlarl.serving import cleanup
+from carlarl.serving.child_process import ChildProcess
 from converters.repository import placement
 from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
@@ -36,10 +35,11 @@ LOG_LINES = 40
 
 STUB = "triton_python_backend_stub"
 """The program that runs a Python model."""
+STOP_S = 15.0
+"""How long the server may take to end in order."""
 LOOK_S = 1.0
 """How long between looks at the processes of Python models."""
 
-_PR_SET_PDEATHSIG = 1
 _HARMLESS = re.compile(  # what Triton says of a machine without a GPU
     r"CUDA driver version is insufficient|CudaDriverHelper|pinned|CUDA memory pool|NVML|DCGM"
     r"|OTLP"  # that spans can't be sent, which the gateway says
@@ -53,7 +53,7 @@ class TritonError(CommandError):
     """Triton can't be started here, or has ended; the text says why and what to do."""
 
 
-class TritonServer:
+class TritonServer(ChildProcess):
     """One running `tritonserver` on loopback."""
 
     def __init__(
@@ -112,14 +112,12 @@ class TritonServer:
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",
             ]
-        self._process = subprocess.Popen(
+        super().__init__(
             command,
-            env=_environment(libraries),
-            stdin=subprocess.DEVNULL,
+            _environment(libraries),
+            STOP_S,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this command, which then ends Triton in order
-            preexec_fn=die_with_parent,
             text=True,
             errors="replace",
         )
@@ -129,15 +127,6 @@ class TritonServer:
         self._looked = 0.0
         self._models: dict[int, str] = {}
         self._zombies: set[int] = set()
-
-    @property
-    def pid(self) -> int:
-        """The process id."""
-        return self._process.pid
-
-    def exit_code(self) -> int | None:
-        """Give the exit status, None while it runs."""
-        return self._process.poll()
 
     def fallen(self) -> str | None:
         """Say that it has ended, or that the process of a Python model has; None while all run.
@@ -152,7 +141,7 @@ class TritonServer:
         self._looked = time.monotonic()
         zombies = set()
         with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self.pid).children():
+            for child in psutil.Process(self.process.pid).children():
                 if child.status() == psutil.STATUS_ZOMBIE:
                     zombies.add(child.pid)
                 elif child.pid not in self._models and child.name() == STUB:
@@ -169,27 +158,19 @@ class TritonServer:
         return explained(list(self._tail))
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End the server and everything it left: processes, shared memory, files.
+        """End the server and remove what it left: processes, shared memory, files.
 
-        In order, which a server with a dead model takes seconds for, or `at_once`.
+        In order, which takes a server with a dead model seconds, or `at_once`.
         """
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=0 if at_once else 15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # Python models of a killed server
-        self._process.wait()
+        super().stop(at_once=at_once)
         self._reader.join(timeout=5)
-        for segment in Path("/dev/shm").glob(f"{self._shared_memory}*"):
+        for segment in cleanup.SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             segment.unlink(missing_ok=True)
         self._directory.cleanup()
 
     def _read_log(self) -> None:
-        assert self._process.stdout is not None  # a pipe, as asked for
-        with self._process.stdout as log:
+        assert self.process.stdout is not None  # a pipe, as asked for
+        with self.process.stdout as log:
             for line in telling(log):
                 self._tail.append(line)
 
@@ -294,8 +275,3 @@ def _libpython() -> Path:
         f"Ubuntu: apt-get install libpython{version}; with pyenv: install Python with "
         "PYTHON_CONFIGURE_OPTS=--enable-shared"
     )
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that comes about."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
