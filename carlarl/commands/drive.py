@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from carlarl.commands.options import (
-    NEW_FILE,
-    VERSION,
-    Checked,
-    Many,
-    api_key_option,
-    extra,
-    gateway_url,
-    json_option,
-    url_option,
-)
+from carlarl.commands import options
 from carlarl.errors import CommandError
 
 if TYPE_CHECKING:
@@ -42,20 +32,20 @@ def _latency(text: str) -> float | None:
 
 @click.command()
 @click.option("--laps", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--output", type=NEW_FILE, help="PNG of the drive.")
+@click.option("--output", type=options.NEW_FILE, help="PNG of the drive.")
 @click.option(
     "--latency",
     "latencies",
-    type=Many(Checked("MS", _latency)),
+    type=options.Many(options.Checked("MS", _latency)),
     help="Drive once with each of these latencies, in simulated time, and compare: milliseconds, "
     "or `measured` for the time that each answer took.",
 )
 @click.option("--stochastic", is_flag=True, help="Sample actions instead of taking their mean.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Repeats a stochastic drive.")
-@click.option("--version", type=VERSION, help="[default: the active one]")
-@url_option
-@api_key_option
-@json_option
+@click.option("--version", type=options.VERSION, help="[default: the active one]")
+@options.url_option
+@options.api_key_option
+@options.json_option
 def drive(
     laps: int,
     output: Path | None,
@@ -73,7 +63,7 @@ def drive(
     Example: carlarl drive --laps 3 --output drive.png
     Example: carlarl drive --latency 0,5,20,50,100 --output latency.png
     """
-    with extra("drive"):
+    with options.extra("drive"):
         from examples import drive as driver
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -94,12 +84,12 @@ def drive(
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             if latencies:
-                with driver.Service(gateway_url(url), **asked) as service:
+                with driver.Service(options.gateway_url(url), **asked) as service:
                     results = _compare(service, latencies, laps, progress)
             else:
                 task = progress.add_task("", total=laps)
                 result = driver.drive(
-                    gateway_url(url),
+                    options.gateway_url(url),
                     laps,
                     **asked,
                     on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),

@@ -7,38 +7,32 @@ from pathlib import Path
 
 import click
 
-from carlarl.commands.options import (
-    CAPABILITIES,
-    FORMAT_LIST,
-    FORMATS,
-    VERSION,
-    artifacts_option,
-    extra,
-    json_option,
-    public_key,
-    repository_option,
-)
+from carlarl.commands import options
 from gateway.settings import read_settings
 
 
 @click.command()
-@artifacts_option
-@repository_option
+@options.artifacts_option
+@options.repository_option
 @click.option(
-    "--version", "versions", type=VERSION, multiple=True, help="Only this one. [default: all]"
+    "--version",
+    "versions",
+    type=options.VERSION,
+    multiple=True,
+    help="Only this one. [default: all]",
 )
-@click.option("--activate", type=VERSION, help="Make this version the active one.")
+@click.option("--activate", type=options.VERSION, help="Make this version the active one.")
 @click.option(
     "--formats",
-    type=FORMAT_LIST,
-    default=FORMATS[:2],
+    type=options.FORMAT_LIST,
+    default=options.FORMATS[:2],
     help="Formats to write, of onnx, torchscript and tensorrt; the first is served. "
     "[default: onnx,torchscript]",
 )
 @click.option(
     "--compute-capability",
     "capabilities",
-    type=CAPABILITIES,
+    type=options.CAPABILITIES,
     multiple=True,
     help="Kinds of GPU that TensorRT engines are for, like 8.6. Repeat it, or separate them by "
     "commas. [default: the GPU here with NVIDIA's tensorrt, else 8.6,8.9,12.0]",
@@ -50,7 +44,7 @@ from gateway.settings import read_settings
     help="What serves it: Triton's Python backend, which `carlarl serve` starts, or the C++ "
     "backends of a stock Triton. [default: python]",
 )
-@json_option
+@options.json_option
 def export(
     artifacts: Path | None,
     repository: Path | None,
@@ -72,14 +66,14 @@ def export(
     """
     if capabilities and "tensorrt" not in formats:
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
-    with extra("convert"):
+    with options.extra("convert"):
         from converters.artifact import artifact
         from converters.export import export
     from rich.console import Console
 
     settings = read_settings(artifact_dir=artifacts, model_repository=repository)
     source, target = settings.artifact_dir, settings.model_repository
-    key = public_key(None)
+    key = options.public_key(None)
     folders = [source / one for one in dict.fromkeys(versions)] or artifact.versions_in(source)
     with Console(stderr=True).status("export") as status:
         result = export.export(

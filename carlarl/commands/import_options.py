@@ -8,33 +8,29 @@ from typing import Any
 
 import click
 
-from carlarl.commands.options import FILE, VERSION, F, artifacts_option
+from carlarl.commands import options
 from gateway.settings import read_settings
 
 
-def import_options(name: str) -> Callable[[F], F]:
-    """Add the options of every importer: the version, what the card says, and the folder."""
-    options = (
-        click.option("--version", type=VERSION, required=True, help="The new artifact's version."),
+def import_options(name: str) -> options.Decorator:
+    """Make the options of every importer: the version, what the card says, and the folder."""
+    version = click.option(
+        "--version", type=options.VERSION, required=True, help="The new artifact's version."
+    )
+    return options.together(
+        version,
         click.option("--name", help=f"model_name in the card. [default: {name}]"),
         click.option("--description", default="", help="One sentence for the card."),
         click.option(
-            "--metrics", type=FILE, help="YAML of measured performance metrics, for the card."
+            "--metrics", type=options.FILE, help="YAML of performance metrics, for the card."
         ),
         click.option(
             "--observations",
-            type=FILE,
+            type=options.FILE,
             help="Recorded observations (.npy), which exports are compared on.",
         ),
-        artifacts_option,
+        options.artifacts_option,
     )
-
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
 
 
 def write_artifact(

@@ -15,7 +15,7 @@ from converters.artifact.versions import triton_version
 from gateway.profiles import PROFILES
 from gateway.settings import read_settings
 
-F = Callable[..., Any]
+Decorator = Callable[[Any], Any]
 
 FORMATS = ("onnx", "torchscript", "tensorrt")
 
@@ -74,7 +74,18 @@ FORMAT_LIST = Many(click.Choice(FORMATS), "FORMAT")
 NAMES = Many(click.STRING, "NAME")
 
 
-def folder_option(flag: str, variable: str, meaning: str) -> Callable[[F], F]:
+def together(*options: Decorator) -> Decorator:
+    """Make one decorator of several options."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def folder_option(flag: str, variable: str, meaning: str) -> Decorator:
     """Make an option for a folder that has a setting too."""
     return click.option(flag, type=click.Path(path_type=Path), help=f"{meaning} [env: {variable}]")
 

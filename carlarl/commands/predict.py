@@ -8,13 +8,7 @@ from typing import Any
 
 import click
 
-from carlarl.commands.options import (
-    VERSION,
-    api_key_option,
-    call_gateway,
-    json_option,
-    url_option,
-)
+from carlarl.commands import options
 
 
 @click.command()
@@ -28,10 +22,10 @@ from carlarl.commands.options import (
 )
 @click.option("--deterministic/--stochastic", default=None, help="[default: --deterministic]")
 @click.option("--seed", type=int, help="Repeats a stochastic action.")
-@click.option("--version", type=VERSION, help="[default: the active one]")
-@url_option
-@api_key_option
-@json_option
+@click.option("--version", type=options.VERSION, help="[default: the active one]")
+@options.url_option
+@options.api_key_option
+@options.json_option
 def predict(
     speed: float | None,
     steering: float | None,
@@ -57,7 +51,7 @@ def predict(
     if deterministic is not None or "deterministic" not in request:
         request["deterministic"] = deterministic if deterministic is not None else seed is None
     request |= {k: v for k, v in (("seed", seed), ("version", version)) if v is not None}
-    answer = call_gateway(url, "/predict", api_key, request)
+    answer = options.call_gateway(url, "/predict", api_key, request)
     if as_json:
         click.echo(json.dumps(answer))
         return

@@ -10,30 +10,25 @@ from typing import Any
 
 import click
 
-from carlarl.commands.options import VERSION, F, json_option, repository_option
+from carlarl.commands import options
 from gateway.settings import read_settings
 
-
-def switch_options(command: F) -> F:
-    """Add the options of `promote` and `rollback`."""
-    options = (
-        repository_option,
-        click.option(
-            "--triton",
-            metavar="URL",
-            help="Triton's HTTP endpoint; TRITON_GRPC_PORT is its gRPC port. [default: "
-            "$TRITON_URL, or the embedded server if one runs]",
-        ),
-        click.option("--offline", is_flag=True, help="Change only the repository on disk."),
-        json_option,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+switch_options = options.together(
+    options.repository_option,
+    click.option(
+        "--triton",
+        metavar="URL",
+        help="Triton's HTTP endpoint; TRITON_GRPC_PORT is its gRPC port. [default: $TRITON_URL, or "
+        "the embedded server if one runs]",
+    ),
+    click.option("--offline", is_flag=True, help="Change only the repository on disk."),
+    options.json_option,
+)
+"""The options of `promote` and `rollback`."""
 
 
 @click.command()
-@click.argument("version", type=VERSION)
+@click.argument("version", type=options.VERSION)
 @switch_options
 def promote(version: str, **given: Any) -> None:
     """Make a version the active one, in the repository and in the Triton that is running.

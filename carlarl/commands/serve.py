@@ -9,24 +9,19 @@ from typing import Any
 
 import click
 
-from carlarl.commands.options import (
-    FORMAT_LIST,
-    config_option,
-    profile_option,
-    repository_option,
-)
+from carlarl.commands import options
 from carlarl.errors import CommandError
 from converters.errors import ConversionError
 from gateway.settings import read_settings
 
 
 @click.command()
-@repository_option
+@options.repository_option
 @click.option("--host", help="Address that the gateway listens on. [default: $HOST]")
 @click.option("--port", type=int, help="Port of the gateway. [default: $PORT]")
 @click.option("--workers", type=int, help="Gateway processes. [default: $WORKERS]")
-@config_option
-@profile_option
+@options.config_option
+@options.profile_option
 @click.option(
     "--ssl-certfile",
     type=click.Path(path_type=Path),
@@ -39,7 +34,7 @@ from gateway.settings import read_settings
 )
 @click.option(
     "--formats",
-    type=FORMAT_LIST,
+    type=options.FORMAT_LIST,
     default=("onnx",),
     help="Formats whose ensembles Triton loads, beside the active one.",
 )

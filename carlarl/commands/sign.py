@@ -6,20 +6,20 @@ from pathlib import Path
 
 import click
 
-from carlarl.commands.options import FILE, NEW_FILE, VERSION, artifacts_option, extra
+from carlarl.commands import options
 from gateway.settings import read_settings
 
 
 @click.command()
-@click.argument("versions", type=VERSION, nargs=-1)
-@click.option("--key", type=FILE, help="Private Ed25519 key in PEM.")
+@click.argument("versions", type=options.VERSION, nargs=-1)
+@click.option("--key", type=options.FILE, help="Private Ed25519 key in PEM.")
 @click.option(
     "--generate",
-    type=NEW_FILE,
+    type=options.NEW_FILE,
     metavar="FILE",
     help="Make a key pair instead: the private key in FILE, the public one in FILE.pub.",
 )
-@artifacts_option
+@options.artifacts_option
 def sign(
     versions: tuple[str, ...], key: Path | None, generate: Path | None, artifacts: Path | None
 ) -> None:
@@ -31,7 +31,7 @@ def sign(
     Example: carlarl sign --generate key.pem
     Example: carlarl sign v0.2.0 --key key.pem
     """
-    with extra("convert"):
+    with options.extra("convert"):
         from converters.artifact import artifact, signature
 
     if (key is None) == (generate is None) or bool(versions) != (generate is None):

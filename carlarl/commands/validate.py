@@ -8,29 +8,21 @@ from pathlib import Path
 
 import click
 
-from carlarl.commands.options import (
-    FILE,
-    VERSION,
-    artifacts_option,
-    extra,
-    json_option,
-    public_key,
-    repository_option,
-)
+from carlarl.commands import options
 from carlarl.errors import CommandError
 from gateway.settings import read_settings
 
 
 @click.command()
-@click.argument("versions", type=VERSION, nargs=-1)
+@click.argument("versions", type=options.VERSION, nargs=-1)
 @click.option(
     "--key",
-    type=FILE,
+    type=options.FILE,
     help="Public Ed25519 key that artifacts must be signed by. [default: $ARTIFACT_PUBLIC_KEY]",
 )
-@artifacts_option
-@repository_option
-@json_option
+@options.artifacts_option
+@options.repository_option
+@options.json_option
 def validate(
     versions: tuple[str, ...],
     key: Path | None,
@@ -46,7 +38,7 @@ def validate(
     Example: carlarl validate
     Example: carlarl validate v0.2.0 --key key.pem.pub --json
     """
-    with extra("convert"):
+    with options.extra("convert"):
         from converters.export import validation
         from converters.repository import certificate
     from rich.console import Console
@@ -56,7 +48,9 @@ def validate(
     folders = settings.artifact_dir, settings.model_repository
     checks = []
     with Console(stderr=True).status("validate") as status:
-        for check in validation.validate_all(versions, *folders, public_key(key), status.update):
+        for check in validation.validate_all(
+            versions, *folders, options.public_key(key), status.update
+        ):
             checks.append(check)
             if not as_json:
                 todo = f" → {check.todo}" if check.todo else ""

@@ -6,18 +6,18 @@ import json
 
 import click
 
-from carlarl.commands.options import api_key_option, call_gateway, json_option, url_option
+from carlarl.commands import options
 
 
 @click.command()
-@url_option
-@api_key_option
-@json_option
+@options.url_option
+@options.api_key_option
+@options.json_option
 def warmup(url: str | None, api_key: str | None, as_json: bool) -> None:
     """Run the active version a few times, so that the next request is fast.
 
     Example: carlarl warmup
     """
-    answer = call_gateway(url, "/warmup", api_key)
+    answer = options.call_gateway(url, "/warmup", api_key)
     text = f"{answer['status']} in {answer['timingMs']:.1f} ms on {answer['device']}"
     click.echo(json.dumps(answer) if as_json else text)

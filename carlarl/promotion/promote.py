@@ -27,7 +27,7 @@ Progress = Callable[[str], None]
 
 
 class PromotionError(CommandError):
-    """A promotion that did not happen; the text says at which step, why, and what is active."""
+    """A promotion that did not happen. The text names the step, the reason and what is active."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,6 @@ class Promoted:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What the repository says of a version: its identity, and its recorded answers."""
-
-    version: str
-    digest: str
-    observations: list[dict[str, Any]]
-    actions: NDArray[np.float64]
-    tolerance: float
-    max_rows: int
-
-
 def promote(
     repository: Path,
     version: str,
@@ -60,10 +48,10 @@ def promote(
 ) -> Promoted:
     """Make `version` the active one, in the repository and in the server that runs on it.
 
-    Without `triton` only the repository changes. With it, the version is loaded beside the active
-    one, warmed, and must repeat its recorded answers before the alias moves; requests in flight
-    finish on the old version, which stays loaded. Raises PromotionError, naming the step, and
-    leaves repository and server as they were.
+    Without `triton` only the repository changes. Otherwise the server loads the version beside the
+    active one, warms it, and it must repeat its recorded answers before the alias moves. Requests
+    in flight finish on the old version, which stays loaded. Raises PromotionError, which names the
+    step, and then leaves repository and server as they were.
     """
     return _switch(repository, lambda _: version, "promote", triton, progress)
 
@@ -71,19 +59,19 @@ def promote(
 def rollback(
     repository: Path, triton: TritonControl | None, progress: Progress = lambda step: None
 ) -> Promoted:
-    """Go back to the version that was active before the last promotion that is not undone yet.
+    """Go back to the version before the last promotion that was not rolled back yet.
 
-    As careful as `promote`. Raises PromotionError, also where the history holds nothing to undo.
+    It is as careful as `promote`. Raises PromotionError, also if the history has nothing to undo.
     """
     return _switch(repository, activation.before, "rollback", triton, progress)
 
 
 @contextmanager
 def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
-    """Give the server to promote on: at TRITON_URL, or on the embedded server's port.
+    """Give the server to promote on: the one at TRITON_URL, or the embedded one.
 
-    Raises PromotionError where one was named and does not answer; None where none was named and
-    nothing listens on the embedded server's port, or without settings.
+    It is None without settings, or if TRITON_URL is not set and nothing listens on the embedded
+    server's port. Raises PromotionError if no server answers at TRITON_URL.
     """
     if settings is None:
         yield None
@@ -108,125 +96,52 @@ def _switch(
     progress: Progress,
 ) -> Promoted:
     began = time.monotonic()
-    steps = _Steps(progress)
-    previous: str | None = None
+    switch = _Switch(triton, progress)
     try:
-        with steps.step("read the repository"):
-            previous = repositories.active_version(repository)
-            steps.active = previous
-        flip = _Flip(triton, steps)
+        with switch.step("read the repository"):
+            switch.active = previous = repositories.active_version(repository)
         try:
-            with repositories.transaction(repository, flip.confirm, only=configs.ALIAS) as folder:
-                with steps.step("find the version"):
+            with repositories.transaction(
+                repository, switch.move_alias, only=configs.ALIAS
+            ) as folder:
+                with switch.step("find the version"):
                     version = choose(repository)
-                    flip.told = _tell(repository, version)
-                with steps.step("open its files"):
+                    switch.recorded = _recorded(repository, version)
+                with switch.step("open its files"):
                     check_files(repository, version)
-                if triton is not None:
-                    _bring_up(triton, version, flip.told, steps)
-                with steps.step("write the repository"):
+                switch.load_beside()
+                with switch.step("write the repository"):
                     activation.set_alias(repository, version, how, folder=folder)
         except BaseException:
-            flip.put_back()
+            switch.move_alias_back()
             raise
     except RepositoryError as error:  # the lock, or the exchange itself
-        raise PromotionError(f"{error}; {steps.outcome()}") from None
-    return Promoted(
-        version, previous, triton.url if triton else None, round(time.monotonic() - began, 3)
-    )
+        raise PromotionError(f"{error}; {switch.outcome()}") from None
+    url = triton.url if triton else None
+    return Promoted(version, previous, url, round(time.monotonic() - began, 3))
 
 
-class _Steps:
-    """Names the step at which something went wrong."""
+@dataclass(frozen=True)
+class _Recorded:
+    """What the repository says of a version: its identity, and its recorded answers."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.active: str | None = None
-
-    def outcome(self) -> str:
-        return f"{self.active} stays active" if self.active else "no version is active"
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        self._progress(name)
-        try:
-            yield
-        except (ControlError, RepositoryError) as error:
-            raise PromotionError(f"{name}: {error}; {self.outcome()}") from None
+    version: str
+    digest: str
+    observations: list[dict[str, Any]]
+    actions: NDArray[np.float64]
+    tolerance: float
+    max_rows: int
 
 
-class _Flip:
-    """Moves the server's alias once the repository has moved; moves it back where that fails."""
-
-    def __init__(self, triton: TritonControl | None, steps: _Steps) -> None:
-        self._triton = triton
-        self._steps = steps
-        self._touched = False
-        self.told: _Told | None = None
-
-    def confirm(self) -> None:
-        """Let the server read the alias again, and check that it is the new version."""
-        if self._triton is None or self.told is None:
-            return
-        self._touched = True
-        with self._steps.step("move the alias"):
-            self._triton.load(configs.ALIAS)
-            self._triton.wait_ready(configs.ALIAS)
-        with self._steps.step("check the alias"):
-            _check_same(self._triton, configs.ALIAS, self.told)
-            _check_golden(self._triton, configs.ALIAS, self.told)
-
-    def put_back(self) -> None:
-        """Let the server read the alias that the repository has again."""
-        if self._triton is not None and self._touched:
-            try:
-                self._triton.load(configs.ALIAS)
-                self._triton.wait_ready(configs.ALIAS)
-            except ControlError as error:
-                raise PromotionError(
-                    f"move the alias back: {error}; the repository is as it was, restart the "
-                    "server or load carla_policy again"
-                ) from None
-
-
-def _bring_up(triton: TritonControl, version: str, told: _Told, steps: _Steps) -> None:
-    """Load the version's own ensemble beside the active one, warm it, and check its answers."""
-    model = configs.ensemble_name(version)
-    with steps.step("find it on the server"):
-        if model not in triton.models():
-            raise ControlError(
-                f"the Triton at {triton.url} does not see {model}, so it serves another "
-                "repository (--offline changes this one alone)"
-            )
-    with steps.step("load it beside the active version"):
-        triton.load(model)  # nothing happens where it is loaded as the repository has it
-    with steps.step("wait until it is ready"):
-        triton.wait_ready(model)
-        _check_same(triton, model, told)
-    with steps.step("warm it up"):
-        golden = told.observations
-        for rows in sorted({min(rows, told.max_rows) for rows in WARMUP_ROWS}):
-            triton.act(model, [golden[row % len(golden)] for row in range(rows)])
-    with steps.step("golden inference"):
-        _check_golden(triton, model, told)
-    fused = configs.ensemble_name(version, configs.FUSED)
-    if fused in triton.models():
-        with steps.step("load the model that gateways call"):
-            triton.load(fused)
-            triton.wait_ready(fused)
-            _check_golden(triton, fused, told)
-
-
-def _tell(repository: Path, version: str) -> _Told:
+def _recorded(repository: Path, version: str) -> _Recorded:
     held = [one.version for one in repositories.versions(repository)]
     repositories.check_held(repository, version, held)
     config = repositories.read_config(repository, configs.ensemble_name(version))
-    parameters = config.parameters
     try:
-        golden = json.loads(parameters["golden"].string_value)
-        return _Told(
+        golden = json.loads(config.parameters["golden"].string_value)
+        return _Recorded(
             version,
-            parameters["artifact_digest"].string_value,
+            config.parameters["artifact_digest"].string_value,
             golden["observations"],
             np.array(golden["actions"], np.float64).reshape(-1, 3),
             float(golden["tolerance"]),
@@ -239,21 +154,98 @@ def _tell(repository: Path, version: str) -> _Told:
         ) from None
 
 
-def _check_same(triton: TritonControl, model: str, told: _Told) -> None:
-    served = triton.parameters(model)
-    for name, expected in (("version", told.version), ("artifact_digest", told.digest)):
-        if served.get(name) != expected:
+class _Switch:
+    """The server's part of a switch, step by step; without a server it does nothing."""
+
+    recorded: _Recorded
+    active: str | None = None
+
+    def __init__(self, triton: TritonControl | None, progress: Progress) -> None:
+        self._triton = triton
+        self._progress = progress
+        self._moved = False
+
+    def outcome(self) -> str:
+        return f"{self.active} stays active" if self.active else "no version is active"
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Name the step in which something goes wrong."""
+        self._progress(name)
+        try:
+            yield
+        except (ControlError, RepositoryError) as error:
+            raise PromotionError(f"{name}: {error}; {self.outcome()}") from None
+
+    def load_beside(self) -> None:
+        """Load the version's own ensemble beside the active one, warm it, check its answers."""
+        triton, golden = self._triton, self.recorded.observations
+        if triton is None:
+            return
+        model = configs.ensemble_name(self.recorded.version)
+        with self.step("find it on the server"):
+            if model not in triton.models():
+                raise ControlError(
+                    f"the Triton at {triton.url} does not see {model}, so it serves another "
+                    "repository (--offline changes this one alone)"
+                )
+        with self.step("load it beside the active version"):
+            triton.load(model)  # does nothing if it is loaded and its files have not changed
+        with self.step("wait until it is ready"):
+            triton.wait_ready(model)
+            self._check_same(triton, model)
+        with self.step("warm it up"):
+            for rows in sorted({min(rows, self.recorded.max_rows) for rows in WARMUP_ROWS}):
+                triton.act(model, [golden[row % len(golden)] for row in range(rows)])
+        with self.step("golden inference"):
+            self._check_golden(triton, model)
+        fused = configs.ensemble_name(self.recorded.version, configs.FUSED)
+        if fused in triton.models():
+            with self.step("load the model that gateways call"):
+                triton.load(fused)
+                triton.wait_ready(fused)
+                self._check_golden(triton, fused)
+
+    def move_alias(self) -> None:
+        """Let the server read the alias again, and check that it is the new version."""
+        if self._triton is None:
+            return
+        self._moved = True
+        with self.step("move the alias"):
+            self._triton.load(configs.ALIAS)
+            self._triton.wait_ready(configs.ALIAS)
+        with self.step("check the alias"):
+            self._check_same(self._triton, configs.ALIAS)
+            self._check_golden(self._triton, configs.ALIAS)
+
+    def move_alias_back(self) -> None:
+        """Let the server read the old alias again, if it has read the new one."""
+        if self._triton is not None and self._moved:
+            try:
+                self._triton.load(configs.ALIAS)
+                self._triton.wait_ready(configs.ALIAS)
+            except ControlError as error:
+                raise PromotionError(
+                    f"move the alias back: {error}; the repository is as it was, restart the "
+                    "server or load carla_policy again"
+                ) from None
+
+    def _check_same(self, triton: TritonControl, model: str) -> None:
+        served = triton.parameters(model)
+        expected = {"version": self.recorded.version, "artifact_digest": self.recorded.digest}
+        for name, value in expected.items():
+            if served.get(name) != value:
+                raise ControlError(
+                    f"{model} has {name} {served.get(name)} on the server and {value} in the "
+                    "repository: the server serves another repository, or an older export of it, "
+                    "or TRITON_GRPC_PORT is another server's"
+                )
+
+    def _check_golden(self, triton: TritonControl, model: str) -> None:
+        actions = triton.act(model, self.recorded.observations)
+        error = float(np.abs(actions - self.recorded.actions).max())
+        if not error <= self.recorded.tolerance:
             raise ControlError(
-                f"{model} has {name} {served.get(name)} on the server and {expected} in the "
-                "repository: the server serves another repository, or an older export of it, or "
-                "TRITON_GRPC_PORT is another server's"
+                f"{model} does not repeat its recorded answers: they differ by {error:.2g}, "
+                f"allowed is {self.recorded.tolerance:g}"
             )
-
-
-def _check_golden(triton: TritonControl, model: str, told: _Told) -> None:
-    error = float(np.abs(triton.act(model, told.observations) - told.actions).max())
-    if not error <= told.tolerance:
-        raise ControlError(
-            f"{model} does not repeat its recorded answers: they differ by {error:.2g}, allowed "
-            f"is {told.tolerance:g}"
-        )

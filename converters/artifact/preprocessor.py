@@ -90,10 +90,9 @@ def _vec_normalize(record: Any) -> tuple[Step, ...]:
     )
 
 
-def _standard(record: Any) -> tuple[Step, ...]:
-    centre = (("subtract", _values(record.mean_)),) if record.with_mean else ()
-    scale = (("divide", _values(record.scale_)),) if record.with_std else ()
-    return (*centre, *scale)
+def _centred(record: Any, centre: str, with_centre: bool, with_scale: bool) -> tuple[Step, ...]:
+    first = (("subtract", _values(getattr(record, centre))),) if with_centre else ()
+    return (*first, *((("divide", _values(record.scale_)),) if with_scale else ()))
 
 
 def _min_max(record: Any) -> tuple[Step, ...]:
@@ -102,25 +101,13 @@ def _min_max(record: Any) -> tuple[Step, ...]:
     return (("multiply", _values(record.scale_)), ("add", _values(record.min_)), *clip)
 
 
-def _max_abs(record: Any) -> tuple[Step, ...]:
-    return (("divide", _values(record.scale_)),)
-
-
-def _robust(record: Any) -> tuple[Step, ...]:
-    centre = (("subtract", _values(record.center_)),) if record.with_centering else ()
-    scale = (("divide", _values(record.scale_)),) if record.with_scaling else ()
-    return (*centre, *scale)
-
-
-def _own(record: Any) -> tuple[Step, ...]:
-    return tuple((name, _values(values)) for name, values in record.steps)
-
-
 _LOWERINGS: dict[str, Callable[[Any], tuple[Step, ...]]] = {
     "VecNormalize": _vec_normalize,
-    "StandardScaler": _standard,
+    "StandardScaler": lambda record: _centred(record, "mean_", record.with_mean, record.with_std),
     "MinMaxScaler": _min_max,
-    "MaxAbsScaler": _max_abs,
-    "RobustScaler": _robust,
-    "Preprocessing": _own,
+    "MaxAbsScaler": lambda record: (("divide", _values(record.scale_)),),
+    "RobustScaler": lambda record: _centred(
+        record, "center_", record.with_centering, record.with_scaling
+    ),
+    "Preprocessing": lambda record: tuple((name, _values(values)) for name, values in record.steps),
 }

@@ -103,12 +103,3 @@ def _worst(cells: Sequence[dict[str, Any]], what: str) -> str:
     error = max(cell[f"{what}_error"] for cell in inexact)
     batches = ", ".join(str(cell["batch"]) for cell in inexact)
     return f"not bit-exact: up to {error:.1e} (batch {batches})"
-
-
-def markdown(tree: Path) -> str:
-    """Give the table of all versions in the repository, for the README."""
-    rows = [COLUMNS, ("---",) * len(COLUMNS)]
-    for one in repository.versions(tree):
-        rows += [line.cells for line in lines(one.version, read(tree, one.version))]
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return text.replace("| --- ", "|---").replace("|--- |", "|---|") + "\n"
