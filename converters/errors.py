@@ -7,6 +7,6 @@ class ConversionError(Exception):
     """Something that the user must read: which file, what is wrong with it, and what to do."""
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: object) -> str:
     """Return the text of `error` as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -77,7 +77,7 @@ def _measure(work: suite.Work, repeats: int, results: Results, console: Any) -> 
 def stack(
     url: str | None, api_key: str | None, repository: Path | None, formats: tuple[str, ...]
 ) -> Iterator[tuple[suite.Stack, dict[str, str]]]:
-    """Give the stack to measure, started where none runs, and its settings as far as known."""
+    """Return the stack to measure, started where none runs, and its settings as far as known."""
     settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
     known = {name.upper(): os.environ.get(name.upper(), "") for name in Settings.model_fields}

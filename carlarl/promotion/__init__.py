@@ -1,1 +1,1 @@
-"""Another version becomes the active one."""
+"""Promotion and rollback: another version becomes the active one."""

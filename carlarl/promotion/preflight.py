@@ -1,7 +1,7 @@
-"""A version's files looked at before Triton opens them.
+"""Check a version's files before Triton opens them.
 
-Triton 2.51 now and then ends with a segmentation fault where a Python model fails while others of
-its name are loaded again, so that what can be found out beforehand has to be.
+If a Python model fails to load while other versions of it are loaded again, Triton 2.51 sometimes
+ends with a segmentation fault. So a damaged file must be found before.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from converters.errors import one_line
 from converters.repository import configs
 from converters.repository.repository import RepositoryError, read_config
 from triton_backend import runtimes
@@ -19,10 +20,10 @@ _MODEL_PY = re.compile(rb"from triton_backend\.\w+ import \w+( as TritonPythonMo
 
 
 def check_files(repository: Path, version: str) -> None:
-    """Open what the version's ensemble and fused model will run, as far as packages are here.
+    """Open the files of the version's ensemble and fused model, if their runtime is installed.
 
-    Raises RepositoryError, naming the file, for code that is not the converters' and for a file
-    that is missing or that its runtime can't open.
+    Raises RepositoryError, which names the file, for code that the converters did not write and
+    for a file that is missing or that its runtime can't open.
     """
     steps = read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step
     folders = [repository / step.model_name / str(step.model_version) for step in steps]
@@ -48,8 +49,7 @@ def _check_file(path: Path, version: str) -> None:
             runtimes.torchscript(path)
     # ONNX Runtime's and torch's errors for a damaged file derive from RuntimeError or Exception.
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
         raise RepositoryError(
-            f"{path}: it can't be served ({reason}); `carlarl export --version {version}` writes "
-            "it again"
+            f"{path}: it can't be served ({one_line(error)}); `carlarl export --version "
+            f"{version}` writes it again"
         ) from None

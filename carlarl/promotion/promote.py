@@ -68,7 +68,7 @@ def rollback(
 
 @contextmanager
 def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
-    """Give the server to promote on: the one at TRITON_URL, or the embedded one.
+    """Return the server to promote on: the one at TRITON_URL, or the embedded one.
 
     It is None without settings, or if TRITON_URL is not set and nothing listens on the embedded
     server's port. Raises PromotionError if no server answers at TRITON_URL.

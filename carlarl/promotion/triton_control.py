@@ -1,7 +1,7 @@
-"""Triton's API as a promotion needs it: what is there, load, ready, one inference.
+"""The part of Triton's API that a promotion needs: list, load and call models.
 
-Over HTTP, the way that gateways go, but for loading: a load that is asked for over HTTP holds up
-one of Triton's HTTP threads, and so each connection on it. Over gRPC it holds up nobody.
+All calls use HTTP, as the gateway does, except loading. A load over HTTP blocks one of Triton's
+HTTP threads, and with it every connection of that thread. A load over gRPC blocks nobody.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +20,7 @@ from tritonclient.utils import InferenceServerException
 
 from carlarl.errors import CommandError
 from carlarl.serving import cleanup
+from converters.errors import one_line
 from converters.repository import configs
 from gateway.triton import SECRET_HEADER
 
@@ -28,23 +28,23 @@ LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
 
 _CLOSED = (
-    "this Triton is closed to whoever has not its secret: run the command as the user who runs "
+    "this Triton is closed to callers without its secret: run the command as the user who runs "
     "`carlarl serve`, on the same machine, or set TRITON_SECRET"
 )
 
 
 class ControlError(CommandError):
-    """What Triton was asked for did not happen; the text gives its own reason."""
+    """Triton refused or failed. The text gives Triton's own reason."""
 
 
 class TritonControl:
-    """One Triton server in explicit model control mode. Every method raises ControlError."""
+    """One Triton server in explicit model control mode. Every method may raise ControlError."""
 
     def __init__(self, url: str, secret: str | None = None, grpc_port: int = 8001) -> None:
-        """Take `http://host:port`, what its closed APIs ask for, and its gRPC port on that host.
+        """Take `http://host:port`, the secret of its closed APIs, and its gRPC port on that host.
 
-        The first call connects. An embedded Triton that runs here on that HTTP port is asked on its
-        own gRPC port, and without `secret` with its own secret.
+        The first call connects. If an embedded Triton runs on that HTTP port of this machine, its
+        own gRPC port is used and, without `secret`, its own secret.
         """
         self.url = url.rstrip("/")
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
@@ -62,36 +62,31 @@ class TritonControl:
             self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret
 
     def __enter__(self) -> TritonControl:
-        """Give the server itself."""
+        """Return the server itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the connections."""
         self._client.close()
         self._grpc.close()
 
     def answers(self) -> bool:
-        """Whether a Triton server is there."""
+        """Whether a Triton server answers."""
         try:
             return self._client.get("/v2/health/live", timeout=5.0).is_success
         except httpx.HTTPError:
             return False
 
     def models(self) -> set[str]:
-        """Give the names of all models in the server's repository, loaded or not."""
+        """Return the names of all models in the server's repository, loaded or not."""
         return {str(entry["name"]) for entry in self._ask("POST", "/v2/repository/index")}
 
     def load(self, model: str) -> None:
-        """Load `model`, or load it again where its files have changed."""
+        """Load `model`, or load it again if its files have changed."""
         try:
             self._grpc.load_model(model, self._grpc_headers, client_timeout=LOAD_TIMEOUT_S)
         except InferenceServerException as error:
-            said = " ".join(str(error.message()).split())
+            said = one_line(error.message())
             if "protocol is restricted" in said:
                 raise ControlError(_CLOSED) from None
             if error.status() == "StatusCode.UNAVAILABLE":
@@ -101,29 +96,22 @@ class TritonControl:
                 ) from None
             raise ControlError(said) from None
 
-    def is_ready(self, model: str) -> bool:
-        """Whether `model` can be called."""
-        try:
-            return self._client.get(f"/v2/models/{model}/ready").is_success
-        except httpx.HTTPError as error:
-            raise ControlError(f"{self.url}: no answer: {error}") from None
-
     def wait_ready(self, model: str) -> None:
         """Wait until `model` can be called."""
         deadline = time.monotonic() + READY_TIMEOUT_S
-        while not self.is_ready(model):
+        while not self._request("GET", f"/v2/models/{model}/ready").is_success:
             if time.monotonic() > deadline:
                 raise ControlError(f"{model} was not ready within {READY_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
 
     def parameters(self, model: str) -> dict[str, str]:
-        """Give the parameters in the config of `model` as it is loaded."""
+        """Return the parameters in the config of `model` as it is loaded."""
         config = self._ask("GET", f"/v2/models/{model}/config")
         told = config.get("parameters", {})
         return {name: str(entry["string_value"]) for name, entry in told.items()}
 
     def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-        """Give the deterministic actions of an ensemble or a fused model, shape (n, 3).
+        """Return the deterministic actions of an ensemble or a fused model, shape (n, 3).
 
         An observation has `speed` (km/h), `steering` and `sensors`.
         """
@@ -145,11 +133,14 @@ class TritonControl:
         answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
         return np.array(answer["outputs"][0]["data"], np.float64).reshape(rows, 3)
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:
-            answer = self._client.request(method, path, json=body)
+            return self._client.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise ControlError(f"{self.url}: no answer: {error}") from None
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._request(method, path, body)
         try:
             content = answer.json() if answer.content else None
         except json.JSONDecodeError:
@@ -158,5 +149,5 @@ class TritonControl:
             raise ControlError(_CLOSED)
         if answer.is_error:
             reason = content.get("error") if isinstance(content, dict) else None
-            raise ControlError(" ".join(str(reason or f"status {answer.status_code}").split()))
+            raise ControlError(one_line(reason or f"status {answer.status_code}"))
         return content

@@ -1,1 +1,1 @@
-"""The embedded Triton and the gateway: started, watched, and cleaned up."""
+"""`carlarl serve`: starts the embedded Triton and the gateway, watches them, and cleans up."""

@@ -1,4 +1,4 @@
-"""What Triton and the gateway keep in the file system, also where they were killed."""
+"""Temporary files and shared memory of Triton and the gateway: names, secrets, and cleanup."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def folder_prefix() -> str:
-    """Give how the names of this process's temporary folders start."""
+    """Return the start of the names of this process's temporary folders."""
     return f"carlarl-triton-{os.getpid()}-"
 
 
 def segment_prefix(port: int) -> str:
-    """Give how the names of the shared memory of this process's Triton on `port` start."""
+    """Return the start of the names of the shared memory of this process's Triton on `port`."""
     return f"carlarl_{os.getpid()}_{port}_"
 
 
 def keep_secret(folder: Path, http: int, grpc: int, secret: str) -> None:
-    """Write the secret of the Triton on these ports into its folder, for this user's eyes only."""
+    """Write the secret of the Triton on these ports into its folder, for this user alone."""
     file = os.open(folder / f"secret-{http}-{grpc}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "w") as target:
         target.write(secret)
 
 
 def secret_at(url: str) -> str | None:
-    """Find the secret of the Triton at `url` where a command of this user runs it; else None.
+    """Return the secret of the Triton at `url` if a command of this user runs it, else None.
 
-    root finds every user's.
+    For root, any user's command counts.
     """
     file = _secret_file(url)
     with contextlib.suppress(OSError):
@@ -44,13 +44,13 @@ def secret_at(url: str) -> str | None:
 
 
 def grpc_port_at(url: str) -> int | None:
-    """Find the gRPC port of the Triton whose HTTP is at `url`, as `secret_at` finds its secret."""
+    """Return the gRPC port of the Triton at `url`, found as `secret_at` finds its secret."""
     file = _secret_file(url)
     return None if file is None else int(file.name.rpartition("-")[2])
 
 
 def sweep() -> None:
-    """End and remove what is left of commands that are dead: processes, folders, shared memory."""
+    """Remove what dead commands left behind: processes, folders and shared memory."""
     folders = Path(tempfile.gettempdir())
     dead = [path for path in folders.glob("carlarl-triton-*") if _owner_is_dead(path)]
     if dead:
@@ -77,7 +77,7 @@ def _secret_file(url: str) -> Path | None:
 
 
 def _owner_is_dead(path: Path) -> bool:
-    """Whether the process that a name tells of is gone; False where we may not remove it."""
+    """Whether the process in a name is gone; False if this user may not remove the file."""
     try:
         return path.lstat().st_uid == os.getuid() and _owner_is_gone(path)
     except OSError:
@@ -90,7 +90,7 @@ def _owner_is_gone(path: Path) -> bool:
         return False
     try:
         found = path.lstat()
-        # A process that is younger than the file has the number, and not the file.
+        # A process that is younger than the file only got the same number.
         return psutil.Process(int(named[1])).create_time() > found.st_mtime + 1
     except psutil.NoSuchProcess:
         return True

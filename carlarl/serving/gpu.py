@@ -1,4 +1,4 @@
-"""What `USE_GPU=1` needs on this machine, and the format that is then served."""
+"""`USE_GPU=1`: whether this machine has a GPU, and which format then runs on it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _LIBRARIES = {
     "torchscript": ("torch", "lib/libtorch_cuda.so"),
     "onnx": ("onnxruntime", "capi/libonnxruntime_providers_cuda.so"),
 }
-"""Format → the package that runs it, and the file that only a build for CUDA has; fastest first."""
+"""Format → its package, and a file that only the package's CUDA build has; fastest first."""
 
 
 def check_gpu() -> None:
-    """Raise TritonError where there is no GPU to serve on."""
+    """Raise TritonError if there is no GPU to serve on."""
     if _gpus() == 0:
         raise TritonError(
             "USE_GPU=1: no NVIDIA GPU can be used here: install its driver (`nvidia-smi` must list "
@@ -26,9 +26,9 @@ def check_gpu() -> None:
 
 
 def chosen_format(root: Path, version: str) -> str:
-    """Give the fastest format that `version` was exported in and that can run on a GPU here.
+    """Return the fastest format of `version` that can run on a GPU here.
 
-    Raises TritonError where there is none.
+    Raises TritonError if there is none.
     """
     config = repository.read_config(root, configs.ensemble_name(version))
     exported = config.parameters["formats"].string_value.split(",")
@@ -44,7 +44,7 @@ def chosen_format(root: Path, version: str) -> str:
 
 
 def _gpus() -> int:
-    """Count the GPUs that the driver offers, without loading a library that takes seconds."""
+    """Return the number of GPUs, from the driver alone: torch would take seconds to load."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -56,7 +56,7 @@ def _gpus() -> int:
 
 
 def runs(form: str) -> bool:
-    """Whether what is installed here runs `form` on a GPU, if there is one."""
+    """Whether the installed packages can run `form` on a GPU."""
     package, file = _LIBRARIES[form]
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec is not None else None

@@ -1,4 +1,4 @@
-"""What `carlarl serve` says: text for people, or JSON lines beside the gateway's own."""
+"""What `carlarl serve` prints: text for people, or JSON lines like the gateway's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("carlarl.serve")
 
 @dataclass(frozen=True)
 class Voice:
-    """How news, warnings and the reason of an end are told."""
+    """Functions that print news, a warning, and the reason why serving ended."""
 
     say: Callable[[str], None]
     warn: Callable[[str], None]
@@ -25,17 +25,17 @@ class Voice:
 
 
 def voice(settings: Settings) -> Voice:
-    """Give the voice that `LOG_FORMAT` asks for; JSON goes to standard error, as the gateway's."""
+    """Return the voice for `LOG_FORMAT`. JSON goes to standard error, like the gateway's."""
     if settings.log_format == "text":
         return Voice(click.echo, click.echo, lambda text: click.echo(f"carlarl: {text}", err=True))
     logging.config.dictConfig(logs.configuration(settings))
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every probe
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every probe
     return Voice(*map(_logged, (logging.INFO, logging.WARNING, logging.ERROR)))
 
 
 def _logged(level: int) -> Callable[[str], None]:
     def tell(text: str) -> None:
-        """Log the first line; what follows it are its details."""
+        """Log the first line; the lines after it are its details."""
         first, _, details = text.partition("\n")
         _log.log(level, "%s", first, extra={"details": details} if details else None)
 

@@ -1,4 +1,4 @@
-"""Ports: whether they are free, and who holds them."""
+"""Ports: whether they are free, and which process holds them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from carlarl.errors import CommandError
 
 
 class PortTakenError(CommandError):
-    """An address that can't be listened on, most often as somebody else does."""
+    """The gateway or Triton can't listen on an address."""
 
 
 def check_free(host: str, port: int, variable: str) -> None:
-    """Raise PortTakenError, naming port and holder, where `host`:`port` can't be listened on.
+    """Raise PortTakenError if nothing can listen on `host`:`port`.
 
-    Where it is the host that can't be used, the text names that instead.
+    The text names the port and the process that holds it, or the host if that is the reason.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -27,22 +27,22 @@ from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
 
 CLOSED = "model-repository,shared-memory,trace,logging"
-"""Triton's APIs that change what it is; inference, health, metadata and statistics stay open."""
+"""Triton's APIs that change the server. Inference, health, metadata and statistics stay open."""
 SUMMARIES = ("summary_latencies=true", "summary_quantiles=0.5:0.05,0.95:0.01,0.99:0.001")
-"""Triton's own latencies as quantiles of the last minute, which it does not keep by default."""
+"""Let Triton report its own latencies as quantiles of the last minute; by default it does not."""
 LOG_LINES = 40
-"""Last telling lines of Triton's log that are kept for an error message."""
+"""How many of the last relevant lines of Triton's log an error message shows."""
 
 STUB = "triton_python_backend_stub"
 """The program that runs a Python model."""
 STOP_S = 15.0
 """How long the server may take to end in order."""
 LOOK_S = 1.0
-"""How long between looks at the processes of Python models."""
+"""Seconds between looks at the processes of Python models."""
 
-_HARMLESS = re.compile(  # what Triton says of a machine without a GPU
+_HARMLESS = re.compile(  # what Triton logs on a machine without a GPU
     r"CUDA driver version is insufficient|CudaDriverHelper|pinned|CUDA memory pool|NVML|DCGM"
-    r"|OTLP"  # that spans can't be sent, which the gateway says
+    r"|OTLP"  # spans can't be sent; the gateway reports that
 )
 
 _ENTRY = re.compile(r"[IWEF]\d{4} ")
@@ -50,7 +50,7 @@ _FAILURE = re.compile(r"(?:failed to load|Failed to process the request\(s\) for
 
 
 class TritonError(CommandError):
-    """Triton can't be started here, or has ended; the text says why and what to do."""
+    """Triton can't be started here."""
 
 
 class TritonServer(ChildProcess):
@@ -67,12 +67,12 @@ class TritonServer(ChildProcess):
         gpu_format: str | None = None,
         secret: str | None = None,
     ) -> None:
-        """Start the server with `models` of `repository` on three ports; returns at once.
+        """Start the server with `models` of `repository` on three ports and return at once.
 
-        With a `gpu_format`, versions that were exported in it run so on the first GPU. With
-        `secret` its control APIs are closed to whoever does not send it, over HTTP as the
-        header `carlarl-secret`; other commands of this user find it by `cleanup.secret_at`.
-        Raises TritonError where the wheel or Python's shared library is missing.
+        With a `gpu_format`, the versions that have it run in it on the first GPU. With `secret`,
+        callers of the control APIs must send it, over HTTP as the header `carlarl-secret`; other
+        commands of this user find it with `cleanup.secret_at`. Raises TritonError if the wheel or
+        Python's shared library is missing.
         """
         wheel, libraries = _wheel()
         cleanup.sweep()
@@ -91,8 +91,8 @@ class TritonServer(ChildProcess):
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in models),
-            # The converters' configs are complete, and asking each model for what is missing costs
-            # a process and a second each; nor do the models wait for each other.
+            # The converters' configs are complete. Completing them would cost a process and a
+            # second for each model. The models are loaded at the same time.
             "--disable-auto-complete-config",
             "--model-load-thread-count=16",
             "--exit-timeout-secs=5",
@@ -129,10 +129,10 @@ class TritonServer(ChildProcess):
         self._zombies: set[int] = set()
 
     def fallen(self) -> str | None:
-        """Say that it has ended, or that the process of a Python model has; None while all run.
+        """Return that the server or the process of a Python model has ended, or None while all run.
 
-        Triton calls a model ready whose process is dead. It waits for every process that it ends
-        itself, so that one which stays a zombie for two looks ended otherwise.
+        Triton reports a model as ready although its process is dead. Triton waits for the processes
+        that it ends itself. So a process that is a zombie in two looks ended for another reason.
         """
         if (status := self.exit_code()) is not None:
             return f"Triton ended with status {status}; the end of its log:\n{self.log_tail()}"
@@ -153,14 +153,14 @@ class TritonServer(ChildProcess):
         return f"a process of Triton has died, that of the model {names}"
 
     def log_tail(self) -> str:
-        """Give what the log says of the end: the reason in a line of its own, then its lines."""
+        """Return the end of the log: the reason as one line, then the relevant lines."""
         self._reader.join(timeout=5)
         return explained(list(self._tail))
 
     def stop(self, *, at_once: bool = False) -> None:
-        """End the server and remove what it left: processes, shared memory, files.
+        """End the server and remove its processes, shared memory and files.
 
-        In order, which takes a server with a dead model seconds, or `at_once`.
+        In order, which takes seconds if a model is dead, or `at_once`.
         """
         super().stop(at_once=at_once)
         self._reader.join(timeout=5)
@@ -176,7 +176,7 @@ class TritonServer(ChildProcess):
 
 
 def telling(log: Iterable[str]) -> Iterator[str]:
-    """Give the lines of a log that may say why: no news, no tables, no usage, nothing harmless."""
+    """Yield the lines that may explain an error: no news, tables, usage or harmless lines."""
     usage = False
     for line in map(str.rstrip, log):
         entry = _ENTRY.match(line)
@@ -187,7 +187,7 @@ def telling(log: Iterable[str]) -> Iterator[str]:
 
 
 def explained(lines: Sequence[str]) -> str:
-    """Put the failure of a model, where one is named, before `lines`, less what follows from it."""
+    """Put the failure of a model first, if there is one, and drop the lines that it causes."""
     failure = next(filter(None, map(_FAILURE.search, lines)), None)
     if failure is None:
         return "\n".join(lines)
@@ -197,13 +197,13 @@ def explained(lines: Sequence[str]) -> str:
 
 
 def _model_of(command: Sequence[str]) -> str:
-    """Name the model, and its Triton version, that a process of the Python backend runs."""
+    """Return the model and the Triton version that a process of the Python backend runs."""
     path = Path(command[1])
     return f"{path.parent.parent.name} version {path.parent.name}"
 
 
 def _wheel() -> tuple[Path, Path]:
-    """Find the wheel's server folder and its libraries."""
+    """Return the wheel's server folder and the folder of its libraries."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise TritonError(
@@ -226,10 +226,10 @@ def _assemble_python_backend(wheel: Path, target: Path) -> None:
 
 
 def _environment(libraries: Path) -> dict[str, str]:
-    """Give Triton's environment.
+    """Return Triton's environment.
 
-    The stub embeds Python in isolated mode, which ignores PYTHONPATH: it finds this environment's
-    packages only by the first `python3` on the PATH.
+    The stub runs Python in isolated mode, which ignores PYTHONPATH. It finds this environment's
+    packages only through the first `python3` on the PATH.
     """
     paths = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     inherited = os.environ.get("LD_LIBRARY_PATH", "")
@@ -243,9 +243,9 @@ def _environment(libraries: Path) -> dict[str, str]:
 
 
 def _traced(url: str) -> list[str]:
-    """Give the flags that have Triton send spans to `url`, of those calls that bring a trace alone.
+    """Return the flags that let Triton send spans to `url`, only for calls that carry a trace.
 
-    Beside these it samples one call in `rate`.
+    Of the other calls Triton samples one in `rate`.
     """
     service = os.environ.get("OTEL_SERVICE_NAME") or "carlarl"
     return [
@@ -258,7 +258,7 @@ def _traced(url: str) -> list[str]:
 
 
 def _libpython() -> Path:
-    """Find the shared library of this interpreter, which the Python backend links to."""
+    """Return the shared library of this interpreter, which the Python backend needs."""
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
     folders = [
         sysconfig.get_config_var("LIBDIR") or "",

@@ -1,1 +1,1 @@
-"""An artifact on disk: read, checked, and never executed before it is checked."""
+"""An artifact on disk: its card, its signature, its policy and its preprocessing."""

@@ -1,4 +1,4 @@
-"""Versioned artifacts on disk: checked before anything in them is opened."""
+"""Versioned artifacts on disk. Hashes are checked before any file is opened."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Artifact:
     """A loaded artifact.
 
     Attributes:
-        card: its model card.
-        digest: `sha256:…` of the card, which holds the hashes of the other files: the identity.
+        card: the model card.
+        digest: `sha256:…` of the card. It identifies the artifact, as the card holds all hashes.
         preprocessing: observation → features.
         policy: features and noise → action, in PyTorch.
         observations: recorded observations, shape (n, 2 + sensors), n may be 0.
@@ -48,9 +48,9 @@ class Artifact:
 
 
 def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
-    """Read the artifact's files, each only if its hash holds; raises ArtifactError otherwise.
+    """Return the content of the artifact's files; raise ArtifactError if a hash is wrong.
 
-    What is hashed is what is returned: a file that changes afterwards changes nothing.
+    The bytes that were hashed are returned, so that a later change of a file has no effect.
     """
     names = [MODEL, PREPROCESSOR]
     if OBSERVATIONS in card.artifact_hashes or (directory / OBSERVATIONS).exists():
@@ -73,9 +73,9 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
 
 
 def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[ModelCard, str]:
-    """Give the artifact's card and its digest, the signature checked first where there is a key.
+    """Return the artifact's card and its digest. With a `key`, check the signature first.
 
-    Raises ArtifactError, also where the folder's name is not the card's version.
+    Raises ArtifactError, also if the folder's name is not the card's version.
     """
     path = directory / CARD
     content = read_bytes(path)
@@ -90,8 +90,8 @@ def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[Mod
 def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     """Load and check the artifact in `directory`, whose name must be its version.
 
-    With a `key` the card must be signed by its owner, which is checked before anything is opened.
-    Raises ArtifactError, naming the file, for whatever is missing, damaged or unsafe.
+    With a `key`, its owner must have signed the card; that is checked before anything is opened.
+    Raises ArtifactError, which names the file that is missing, damaged or unsafe.
     """
     card, identity = read_card(directory, key)
     files = verified_files(directory, card)
@@ -151,12 +151,12 @@ def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np
 
 
 def open_program(data: bytes) -> Any:
-    """Open a TorchScript file on the CPU; raises RuntimeError where it is none."""
+    """Open a TorchScript file on the CPU; raise RuntimeError if it is something else."""
     return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
 
 def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
-    """Give the `model.pt` of a state dict of `Gaussian`."""
+    """Return the `model.pt` of a state dict of `Gaussian`."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -175,11 +175,11 @@ def create(
     check: Callable[[Artifact], None],
     origins: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write an artifact into the new `folder`, once it loads and `check` does not raise.
+    """Write an artifact into the new `folder`, if it loads and `check` accepts it.
 
-    `model` is what `model.pt` will hold, `pickled` the preprocessor, `observations` a file of
-    recorded ones. Raises ArtifactError, and then leaves nothing behind; where the artifact's file
-    came from one of the user's, which `origins` has by name, the text names that one.
+    `model` is the content of `model.pt`, `pickled` the preprocessor, `observations` a file of
+    recorded ones. Raises ArtifactError, and then leaves nothing behind. `origins` maps a file of
+    the artifact to the user's file that it is made of; an error names the user's file.
     """
     if folder.exists():
         raise _exists(folder)
@@ -208,21 +208,21 @@ def create(
         raise ArtifactError(text.replace(str(staging), str(folder))) from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
-            raise _exists(folder) from None  # made meanwhile, by another command
+            raise _exists(folder) from None  # another command made it meanwhile
         at = error.filename if error.filename == str(observations) else folder
         raise ArtifactError(f"{at}: {error.strerror or error}") from None
     return folder
 
 
 def _named(path: Path) -> bool:
-    """Whether a folder is named as an artifact, so that it is told where it has no card."""
+    """Whether a folder has the name of an artifact. It is then an error if it has no card."""
     return path.is_dir() and re.fullmatch(r"v\d+\.\d+\.\d+", path.name, re.ASCII) is not None
 
 
 def versions_in(directory: Path) -> list[Path]:
-    """Give the artifact folders in `directory`, oldest version first.
+    """Return the artifact folders in `directory`, oldest version first.
 
-    Raises ArtifactError where there is none, or a folder's name is no version.
+    Raises ArtifactError if there is none, or a folder's name is no version.
     """
     if not directory.is_dir():
         raise ArtifactError(f"{directory}: no such folder of artifacts")

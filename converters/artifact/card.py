@@ -1,4 +1,4 @@
-"""The model card: what an artifact says of itself, checked."""
+"""The model card: the description of an artifact, checked."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 
 
 class ArtifactError(ConversionError):
-    """An artifact that can't be used; the text says which file, why, and what is allowed."""
+    """An artifact can't be used."""
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file of an artifact; raises ArtifactError where that is not possible."""
+    """Read a file of an artifact; raise ArtifactError if that fails."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -34,21 +34,21 @@ def read_bytes(path: Path) -> bytes:
 
 
 def first_fault(error: ValidationError) -> str:
-    """Give the first field that is wrong, and why, as one sentence."""
+    """Return the first field that is wrong, and why, as one sentence."""
     first = error.errors()[0]
     where = "".join(f"{part}." for part in first["loc"]).rstrip(".")
     return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
 
 
 def parse_yaml(content: bytes, path: Path) -> Any:
-    """Read YAML without aliases, of which a few lines would make a tree too large to walk.
+    """Read YAML without aliases: with them, a few lines can make a tree that is too large.
 
-    Raises ArtifactError naming `path`.
+    Raises ArtifactError, which names `path`.
     """
     try:
         text = content.decode("utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases (*name) are not taken: write the value out")
+            raise ValueError("aliases (*name) are not allowed: write the value out")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not YAML: {one_line(error)}") from None
@@ -102,7 +102,7 @@ class Action(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """`model_card.yaml`. Fields it does not know are kept and shown as they are."""
+    """`model_card.yaml`. Unknown fields are kept and shown unchanged."""
 
     model_config = ConfigDict(
         extra="allow", protected_namespaces=(), allow_inf_nan=False, ser_json_inf_nan="constants"
@@ -146,7 +146,7 @@ class ModelCard(BaseModel):
 
     @classmethod
     def parse(cls, content: bytes, path: Path) -> ModelCard:
-        """Check a card's bytes; raises ArtifactError naming `path` and the field."""
+        """Check a card's bytes; raise ArtifactError, which names `path` and the field."""
         try:
             return cls.model_validate(parse_yaml(content, path))
         except ValidationError as error:

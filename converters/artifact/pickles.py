@@ -1,8 +1,8 @@
-"""Pickles read as data: known classes become plain records, everything else is refused.
+"""Read pickles as data: known classes become plain records, everything else is refused.
 
-Nothing of a pickle's own choice is ever called, numpy's functions neither: an object of a known
-class becomes a `Record` of its attributes, an array an `Array` of its checked bytes, so that
-neither Stable-Baselines3 nor scikit-learn is imported to read their objects.
+A pickle names the functions that the unpickler calls. Here none of them is ever called, not even
+numpy's. An object of a known class becomes a `Record` of its attributes; an array becomes an
+`Array` of its checked bytes. So neither Stable-Baselines3 nor scikit-learn is imported.
 """
 
 from __future__ import annotations
@@ -43,41 +43,41 @@ RECORDS = {
 
 
 _MOST_TUPLES, _MOST_REUSED = 10_000, 20
-"""Tuples that a pickle may build, and how often it may take up one that it has built before."""
+"""How many tuples a pickle may build, and how often it may use an earlier one again."""
 
 _NO_TUPLES = {
     opcode.name
     for opcode in pickletools.opcodes
     if opcode.arg is not None and not re.search("PUT|GET|PROTO|FRAME", opcode.name)
 } | {"EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX"}
-"""What leaves something else than a tuple of others on the stack."""
+"""Opcodes after which the top of the stack is no tuple of other objects."""
 
 
 class UnsafePickleError(ValueError):
-    """A pickle that names something that is not on the list."""
+    """A pickle holds something that is not on the list of what is safe."""
 
 
 class Record:
-    """The attributes of an object of a known class, which itself was never made."""
+    """The attributes of an object of a known class. The object itself is never created."""
 
     kind = ""
 
     def __init__(self, *arguments: Any) -> None:
-        """Keep nothing: constructor arguments of known classes carry no statistics."""
+        """Ignore the arguments: those of known classes carry no statistics."""
 
     def __setstate__(self, state: Any) -> None:
-        """Take the attributes over as they are."""
+        """Keep the attributes unchanged."""
         if isinstance(state, dict):
             self.__dict__.update((str(name), value) for name, value in state.items())
 
 
 class Dtype:
-    """A number's type: its name, and the byte order that the pickle gives afterwards."""
+    """The type of a number: its name, and its byte order."""
 
     __slots__ = ("name", "order")
 
     def __init__(self, name: Any, align: Any = False, copy: Any = True) -> None:
-        """Take plain numbers, and `O8` for arrays of names, which are kept as lists."""
+        """Accept plain numbers, and `O8` for arrays of names, which stay lists."""
         known = isinstance(name, str) and re.fullmatch(r"[<>|=]?[fiub][1248]|\|?O8?", name)
         if not known or align or copy not in (0, 1):
             raise UnsafePickleError("it holds an array of a type that is no plain number")
@@ -85,7 +85,7 @@ class Dtype:
         self.order = name[0] if name[0] in "<>" else "="
 
     def __setstate__(self, state: Any) -> None:
-        """Take the byte order, where all else is as usual."""
+        """Accept the byte order, if everything else is as usual."""
         flags = 63 if self.name[0] == "O" else 0
         if not isinstance(state, tuple) or state[2:] != (None, None, None, -1, -1, flags):
             raise UnsafePickleError("it holds an array of an unusual type")
@@ -94,7 +94,7 @@ class Dtype:
         self.order = "=" if state[1] == "|" else state[1]
 
     def values(self, data: Any, count: int) -> NDArray[Any]:
-        """Give `count` numbers out of their bytes; raises ValueError where these do not fit."""
+        """Return `count` numbers from their bytes; raise ValueError if the length is wrong."""
         dtype = np.dtype(self.order + self.name)
         if dtype.hasobject or not isinstance(data, bytes | bytearray):
             raise UnsafePickleError("it holds an array of objects")
@@ -104,21 +104,21 @@ class Dtype:
 
 
 class Array:
-    """An array of numbers in `values`, or the list that stood for an array of names."""
+    """An array of numbers in `values`, or a list for an array of names."""
 
     __slots__ = ("values",)
 
     def __init__(self) -> None:
-        """Start empty; the pickle gives the content afterwards."""
+        """Start empty. The pickle sets the content later."""
         self.values: Any = None
 
     def __setstate__(self, state: Any) -> None:
-        """Make the array of what `ndarray.__reduce__` gives."""
+        """Make the array from the state that `ndarray.__reduce__` returns."""
         _, shape, dtype, fortran, data = state
         self.fill(data, dtype, shape, "F" if fortran else "C")
 
     def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> None:
-        """Make the array of its bytes; raises ValueError where these do not fit its shape."""
+        """Make the array from its bytes; raise ValueError if they do not fit its shape."""
         if not isinstance(dtype, Dtype) or not isinstance(shape, tuple) or order not in ("C", "F"):
             raise UnsafePickleError("it holds an array that numpy did not write")
         if not all(type(length) is int and length >= 0 for length in shape):
@@ -133,9 +133,9 @@ class Array:
 
 
 class _Function:
-    """Something that a pickle may name, and call where `body` says what that does.
+    """A function that a pickle may name. Calling it runs `body`, if there is one.
 
-    Without attributes to set, so that a pickle changes nothing outside of itself.
+    It has no attributes to set, so that a pickle can't change anything outside of itself.
     """
 
     __slots__ = ("__body",)
@@ -153,7 +153,7 @@ class _Function:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Stand in for `_codecs.encode`, which old pickles make their bytes with."""
+    """Replace `_codecs.encode`, with which old pickles make bytes."""
     if encoding != "latin1":
         raise UnsafePickleError("it encodes text in another way than latin1")
     return text.encode("latin1")
@@ -175,20 +175,12 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     return array
 
 
-def _no_items() -> dict[Any, Any]:
-    return {}
-
-
-def _no_bytes() -> bytes:
-    return b""
-
-
 _FUNCTIONS: dict[tuple[str, str], Callable[..., Any] | None] = {
     ("numpy", "ndarray"): None,
     ("numpy", "dtype"): Dtype,
-    ("collections", "OrderedDict"): _no_items,
+    ("collections", "OrderedDict"): lambda: {},
     ("_codecs", "encode"): _latin1,
-    ("__builtin__", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): lambda: b"",
 }
 for _package in ("numpy.core", "numpy._core"):
     _FUNCTIONS[f"{_package}.multiarray", "_reconstruct"] = _reconstruct
@@ -210,9 +202,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _scan(data: bytes) -> None:
-    """Refuse what would take the unpickler more memory, time or stack than its bytes are worth.
+    """Refuse a small pickle that would cost the unpickler much memory, time or stack.
 
-    A tuple within a tuple, over and over, grows without limit when it is hashed.
+    Hashing tuples that are nested again and again takes exponential time.
     """
     memo: dict[Any, bool] = {}
     tuples = reused = 0
@@ -232,12 +224,12 @@ def _scan(data: bytes) -> None:
 
 
 def load(data: bytes) -> Any:
-    """Read a pickle; raises UnsafePickleError by name, or ValueError where it is damaged."""
+    """Read a pickle; raise UnsafePickleError if it is unsafe, ValueError if it is damaged."""
     try:
         _scan(data)
         return _Unpickler(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
-    except Exception as error:  # whatever a damaged or hostile file provokes in the unpickler
+    except Exception as error:  # a damaged or hostile file can cause any error in the unpickler
         reason = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"it is no readable pickle: {reason}") from None

@@ -1,7 +1,7 @@
 """The served policy as one pure graph in PyTorch: features and noise → action.
 
 `action = squash(mean(features) + std(features) · noise)`, then mapped and clipped to
-`[throttle 0..1, brake 0..1, steer -1..1]`. Every format is made from this one module.
+`[throttle 0..1, brake 0..1, steer -1..1]`. Every format is exported from this module.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 }
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
-"""Bounds of a state-dependent log standard deviation, those of Stable-Baselines3's SAC."""
+"""Bounds of a state-dependent log standard deviation, as in Stable-Baselines3's SAC."""
 
 
 class Gaussian(nn.Module):
     """Mean and standard deviation of a diagonal Gaussian over the policy's own action.
 
-    Its state dict is what `model.pt` holds: `body.N.*`, `mean.*`, and `log_std` (a vector) or
+    Its state dict is the content of `model.pt`: `body.N.*`, `mean.*`, and `log_std` (a vector) or
     `log_std.*` (a layer).
     """
 
@@ -88,7 +88,7 @@ class Policy(nn.Module):
     high: Tensor
 
     def __init__(self, gaussian: nn.Module, card: ModelCard) -> None:
-        """Put the card's squashing, bounds and layout behind `gaussian`."""
+        """Apply the card's squashing, bounds and layout to the output of `gaussian`."""
         super().__init__()
         self.gaussian = gaussian
         self.squashed = card.distribution.squash == "tanh"
@@ -101,7 +101,7 @@ class Policy(nn.Module):
         self.register_buffer("high", torch.tensor(card.action.high))
 
     def forward(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Give the action; with zero noise the deterministic one."""
+        """Return the action. With zero noise it is the deterministic one."""
         mean, std = self.gaussian(features)
         raw = mean + std * noise
         if self.squashed:

@@ -1,4 +1,4 @@
-"""A trained preprocessor's statistics, lowered into `Preprocessing`."""
+"""The statistics of a trained preprocessor → `Preprocessing`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from converters.artifact.pickles import Array, Record
 from triton_backend.preprocessing import Preprocessing, Step
 
 _MOST_PARTS = 100
-"""Parts of pipelines within pipelines."""
+"""How many parts nested pipelines may have."""
 
 
 def lower(preprocessor: Record | None, sensors: int, noise: int) -> Preprocessing:
-    """Lower what `pickles.load` read, or None for no preprocessing.
+    """Convert what `pickles.load` returned; None means no preprocessing.
 
-    Raises ValueError for an object that is no preprocessor, or one of another width.
+    Raises ValueError if the object is no preprocessor, or one for another number of inputs.
     """
     try:
         with np.errstate(all="ignore"):  # Preprocessing refuses what is not finite
@@ -26,14 +26,14 @@ def lower(preprocessor: Record | None, sensors: int, noise: int) -> Preprocessin
             return Preprocessing(sensors, noise, steps)
     except ValueError:
         raise
-    except Exception as error:  # whatever the attributes of a damaged or hostile object provoke
+    except Exception as error:  # attributes of a damaged or hostile object can cause any error
         kind = getattr(preprocessor, "kind", "object")
         reason = f"{type(error).__name__}: {error}"[:200]
         raise ValueError(f"{kind} does not have the attributes of one: {reason}") from None
 
 
 def _parts(preprocessor: Any) -> list[Any]:
-    """Give the parts of a pipeline, and of those within it, in order."""
+    """Return the parts of a pipeline and of the pipelines inside it, in order."""
     waiting, parts = [] if preprocessor is None else [preprocessor], []
     seen = 0
     while waiting:
@@ -63,7 +63,7 @@ def _steps(part: Any) -> tuple[Step, ...]:
 
 
 def _numbers(array: Any) -> NDArray[np.float64]:
-    """Give an array's or a flat sequence's numbers; never walks what a pickle has nested."""
+    """Return the numbers of an array or of a flat sequence, never of a nested one."""
     if isinstance(array, Array):
         array = array.values
     if isinstance(array, list | tuple):

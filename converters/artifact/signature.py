@@ -1,4 +1,4 @@
-"""Ed25519 signatures over model cards: where an artifact comes from, which a hash can't tell.
+"""Ed25519 signatures over model cards. They prove who made an artifact; a hash can't.
 
 The card holds the hashes of the artifact's other files, so one signature covers them all.
 `model_card.sig` is the 64 bytes of RFC 8032, which `openssl pkeyutl -verify -rawin` checks too.
@@ -23,13 +23,13 @@ _PEM = serialization.Encoding.PEM
 
 
 class KeyFileError(ConversionError):
-    """A key that can't be read or written; the text says which and what is expected."""
+    """A key can't be read or written."""
 
 
 def generate(path: Path) -> Path:
-    """Write a new private key to `path` (mode 600), its public key beside it, and give that path.
+    """Write a new private key to `path` (mode 600) and return the path of its public key.
 
-    Raises KeyFileError where one of the files exists or can't be written.
+    Raises KeyFileError if one of the files exists or can't be written.
     """
     key = Ed25519PrivateKey.generate()
     public = path.with_name(path.name + PUBLIC_SUFFIX)
@@ -51,7 +51,7 @@ def generate(path: Path) -> Path:
 
 
 def private_key(path: Path) -> Ed25519PrivateKey:
-    """Read an unencrypted private key in PEM; raises KeyFileError for anything else."""
+    """Read an unencrypted private key in PEM; raise KeyFileError for anything else."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -62,7 +62,7 @@ def private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def public_key(given: str) -> Ed25519PublicKey:
-    """Read a public key: its PEM text itself, or the path of a file that holds it.
+    """Read a public key from its PEM text, or from the file at that path.
 
     Raises KeyFileError for anything else.
     """
@@ -93,7 +93,7 @@ def sign(folder: Path, key: Ed25519PrivateKey) -> Path:
 
 
 def verify(folder: Path, card: bytes, key: Ed25519PublicKey) -> None:
-    """Check the signature in `folder` over the card's bytes; raises ArtifactError."""
+    """Check the signature in `folder` over the card's bytes; raise ArtifactError if it is wrong."""
     path = folder / SIGNATURE
     try:
         key.verify(path.read_bytes(), card)

@@ -1,4 +1,4 @@
-"""Semantic versions of artifacts, and the integers that Triton knows them by."""
+"""Semantic versions of artifacts, and Triton's integers for them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _PATTERN = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)
 
 
 def triton_version(version: str) -> int:
-    """Give Triton's integer for `vMAJOR.MINOR.PATCH`: `MAJOR·1_000_000 + MINOR·1_000 + PATCH`.
+    """Return Triton's integer for `vMAJOR.MINOR.PATCH`: `MAJOR·1_000_000 + MINOR·1_000 + PATCH`.
 
-    Raises ValueError for anything else, for a minor or patch above 999, and for `v0.0.0`, since
-    Triton's versions start at 1 and the order of the integers must be that of the versions.
+    Raises ValueError for anything else, for a minor or patch above 999 (the integers must have the
+    order of the versions), and for `v0.0.0` (Triton's versions start at 1).
     """
     match = _PATTERN.fullmatch(version)
     if not match:

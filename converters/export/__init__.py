@@ -1,1 +1,1 @@
-"""An artifact → what Triton serves, compared with the policy as it was trained."""
+"""Artifact → models for Triton, compared with the trained policy."""

@@ -23,15 +23,15 @@ from converters.repository import activation, configs, repository
 from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4
-"""Recorded observations whose actions a server must repeat before it counts as ready."""
+"""How many recorded actions a server must repeat before it counts as ready."""
 
 _MODEL = re.compile(rf"(preprocess|policy_({'|'.join(FORMATS)}))(_s\d+a\d+)?")
-"""The names that `configs.Shape` gives; a user's own models have others."""
+"""The names of the converters' models. A user's own models have other names."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did: versions written, and the one that is active afterwards."""
+    """The versions that an export wrote, and the one that is active afterwards."""
 
     versions: tuple[str, ...]
     active: str
@@ -50,12 +50,11 @@ def export(
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
-    The first of `formats` is the one that is served. `activate` names the version that becomes
-    active; without it the active one stays, or is the newest where there was none. `progress` is
-    told each step. `capabilities` are the compute capabilities that TensorRT engines are built for.
-    `flavour` is `python`, or `native` for a stock Triton's C++ backends; a repository has one. With
-    a `key`, artifacts that are not signed by it are refused. Raises ArtifactError, ParityError,
-    BuilderError or RepositoryError, and leaves the repository as it was.
+    The first of `formats` is served. `activate` names the version that becomes active; without it
+    the active one stays, or the newest becomes active if there is none. `progress` gets each step.
+    `capabilities` are the compute capabilities of TensorRT engines. `flavour` is `python`, or
+    `native` for the C++ backends of a stock Triton; a repository has one. With a `key`, artifacts
+    that it did not sign are refused. Raises ConversionError and leaves the repository as it was.
     """
     with repository.transaction(target) as tree:
         held = repository.flavour(tree)
@@ -78,7 +77,7 @@ def export(
 
 
 def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
-    """Refuse, before any conversion, what would change a version or activate one that is absent."""
+    """Refuse to change a version, or to activate one that is absent, before any conversion."""
     digests = {one.version: one.digest for one in repository.versions(tree)}
     for source in sources:
         version = source.card.version
@@ -149,7 +148,7 @@ def _write_version(
 
 
 def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
-    """Take out what an earlier export of this version wrote and this one did not."""
+    """Remove what an earlier export of this version wrote and this one did not."""
     number = str(triton_version(version))
     forms = (None, configs.FUSED, *FORMATS)
     stale = {tree / configs.ensemble_name(version, form) for form in forms} - written
@@ -168,7 +167,7 @@ def _write_config(tree: Path, name: str, config: str) -> None:
 
 
 def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:
-    """Give the files of a format by name; `earlier` is the folder of the last export's."""
+    """Return the files of a format by name. `earlier` is the folder of the last export."""
     names = (form.file, *form.beside)
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -182,7 +181,7 @@ def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes
 def _compared(
     source: artifact.Artifact, form: Format, path: Path, *, first: bool
 ) -> list[dict[str, Any]]:
-    """Give the certificate's cells of one format; a format that is served first must run here."""
+    """Return the certificate's cells of one format. The format that is served must run here."""
     try:
         runtime = form.open(path)
     except UnusableEngineError as error:

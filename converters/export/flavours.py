@@ -1,4 +1,4 @@
-"""What differs between a repository for the Python backend and one for Triton's C++ backends."""
+"""The two flavours of a repository: for the Python backend, and for Triton's C++ backends."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Flavour:
         preprocess: config of the preprocessing model of a shape.
         preprocess_files: files of one version of it.
         policy: config of the policy model of a shape in a format, on a device.
-        policy_files: all files of one version of it, given those that hold the policy.
+        policy_files: files of one version of it, made from those that hold the policy.
         ensemble: config of an ensemble: name, version, shape, format, parameters.
-        fused_files: files of the model that does both steps in one process, given those of the
-            policy as ONNX; None where the flavour has no such model.
+        fused_files: files of the model that does both steps in one process, made from those of
+            the policy as ONNX; None if the flavour has no such model.
     """
 
     preprocess: Callable[[configs.Shape], str]
@@ -60,7 +60,7 @@ def _model_py(module: str, name: str) -> bytes:
 
 
 def _native_preprocess(source: Artifact) -> Files:
-    """Give the graph, once it has made the Python flavour's features; raises ParityError."""
+    """Return the graph. Raises ParityError if its features are not the Python flavour's."""
     graph = native.graph(source.preprocessing)
     observations = parity.observations(source)
     expected = source.preprocessing.features(observations)

@@ -1,4 +1,4 @@
-"""The formats that a policy is exported to, and the runtime that checks and serves each."""
+"""The formats of an exported policy, and the runtime that checks and serves each."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Program:
-    """A policy traced into one frozen TorchScript program, which every format is written from.
+    """A policy, traced into one frozen TorchScript program. Every format is written from it.
 
     Attributes:
         script: the program.
         features: width of its first input, shape (n, features).
         noise: width of its second, shape (n, noise).
-        capabilities: compute capabilities that engines are built for; empty for the default ones.
+        capabilities: compute capabilities of TensorRT engines; empty for the default ones.
     """
 
     script: torch.jit.ScriptModule
@@ -57,11 +57,11 @@ class Format:
         name: as in the model `policy_<name>` and in `--formats`.
         file: the file in the version's folder.
         model: the class of `triton_backend.policy` that serves it.
-        write: writes a program to a path, beside which it finds the files of the last export.
-        open: opens the path in the runtime that will serve it; raises UnusableEngineError where
+        write: writes a program to a path. The files of the last export are in the same folder.
+        open: opens the path in the runtime that will serve it; raises UnusableEngineError if
             this machine has no such runtime.
         beside: further files that `write` makes.
-        device: `CPU`, or `GPU` for what runs nowhere else.
+        device: `CPU`, or `GPU` for a format that runs nowhere else.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Format:
 
 
 def _write_onnx(program: Program, path: Path) -> None:
-    # torch's TorchScript-based exporter: unlike the newer one it takes scripted artifacts, and its
-    # file is the same each time and holds no path of the machine that it was made on.
+    # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
+    # writes the same file, and writes no path of this machine.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -93,8 +93,8 @@ def _write_onnx(program: Program, path: Path) -> None:
 def _write_torchscript(program: Program, path: Path) -> None:
     buffer = io.BytesIO()
     torch.jit.save(program.script, buffer)
-    # The same program, the same file: torch numbers the frozen class by what it traced before,
-    # hashes that into an id, and records the source files of this machine for debugging.
+    # The same program must give the same file. But torch numbers the frozen class by what it traced
+    # before, hashes that into an id, and records source files of this machine for debugging.
     with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(path, "w") as plain:
         for entry in saved.infolist():
             if not entry.filename.endswith((".debug_pkl", "serialization_id")):
@@ -137,4 +137,4 @@ FORMATS = {
 """By name."""
 
 DEFAULT = ("onnx", "torchscript")
-"""What is written where nothing is named; the first is the one that is served by default."""
+"""The formats that are written by default. The first is served."""

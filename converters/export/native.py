@@ -1,7 +1,7 @@
-"""The native flavour: the same ensembles for a stock Triton's C++ backends, without any Python.
+"""The native flavour: the same ensembles for the C++ backends of a stock Triton, without Python.
 
-Preprocessing is an ONNX graph. A graph is pure, so that the caller passes the noise: zeros for the
-deterministic action. Nothing refuses an input that is not finite, as the Python flavour does.
+Preprocessing is an ONNX graph. A graph draws no noise, so the caller passes it: zeros for the
+deterministic action. Unlike the Python flavour, it does not refuse inputs that are not finite.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Backend:
     """One of Triton's C++ backends.
 
     Attributes:
-        name: as in a config's `backend`.
-        platform: the older name of the same, which older servers ask for.
+        name: `backend` in a config.
+        platform: the older name of the same, which older servers need.
         file: the model's file.
-        parameters: settings; ONNX Runtime and PyTorch would else take all cores for each model.
-        numbered: whether a tensor's name carries its position, as the pytorch backend wants.
+        parameters: settings; without them ONNX Runtime and PyTorch use all cores for each model.
+        numbered: whether a tensor's name ends with its position, as the pytorch backend needs.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Backend:
     numbered: bool = False
 
     def names(self, tensors: list[Tensor]) -> list[str]:
-        """Give the backend's names of a model's inputs or outputs."""
+        """Return the backend's names of a model's inputs or outputs."""
         if not self.numbered:
             return [name for name, _, _ in tensors]
         return [f"{name}__{index}" for index, (name, _, _) in enumerate(tensors)]
@@ -70,10 +70,11 @@ BACKENDS = {
 
 
 def graph(preprocessing: Preprocessing) -> bytes:
-    """Give the ONNX file of `Preprocessing.features`: speed, steering, sensors → features.
+    """Return the ONNX file of `Preprocessing.features`: speed, steering, sensors → features.
 
-    Inputs have shapes (n, 1), (n, 1) and (n, sensors), float32; the arithmetic is float64, one node
-    for each operation of numpy, and the features (n, 2 + sensors) are float32: the same bits.
+    Inputs are float32 of shapes (n, 1), (n, 1) and (n, sensors), features float32 of shape
+    (n, 2 + sensors). The arithmetic is float64, with one node for each operation of numpy, so that
+    the bits are the same.
     """
     nodes = [
         helper.make_node("Concat", list(_OBSERVATION), ["observation"], axis=1),
@@ -93,7 +94,7 @@ def graph(preprocessing: Preprocessing) -> bytes:
                 constant(f"{out}_{bound}", value)
                 for bound, value in zip(("low", "high"), values, strict=True)
             )
-            # numpy's own comparisons: Clip, Min and Max leave open which of 0.0 and -0.0 comes out.
+            # numpy's own comparisons: Clip, Min and Max may return either of 0.0 and -0.0.
             nodes += [
                 helper.make_node("LessOrEqual", [last, low], [f"{out}_below"]),
                 helper.make_node("Where", [f"{out}_below", low, last], [f"{out}_raised"]),

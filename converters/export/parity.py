@@ -1,4 +1,4 @@
-"""An exported policy compared with the policy as it was trained, cell by cell."""
+"""Compare an exported policy with the trained policy."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Floats = NDArray[np.float32]
 
 
 class ParityError(ConversionError):
-    """An export that does not do what the trained policy does."""
+    """An export does not act like the trained policy."""
 
 
 def corners(sensors: int) -> Floats:
-    """Give the corners of the observation's ranges, shape (20, 2 + sensors)."""
+    """Return the corners of the observation's ranges, shape (20, 2 + sensors)."""
     alternating = [index % 2 for index in range(sensors)]
     patterns = [[value] * sensors for value in (0, 1, -1000, 1000)] + [alternating]
     return np.array(
@@ -42,10 +42,10 @@ def corners(sensors: int) -> Floats:
 
 
 def observations(artifact: Artifact) -> Floats:
-    """Give the observations that policies are compared on, shape (n, 2 + sensors).
+    """Return the observations that policies are compared on, shape (n, 2 + sensors).
 
-    The recorded ones, or 64 from within the ranges where there are none, and then the corners,
-    where most actions are at their bounds.
+    They are the recorded ones, or 64 random ones if there are none, and then the corners, where
+    most actions are at their bounds.
     """
     sensors = artifact.card.sensors
     found = artifact.observations
@@ -56,9 +56,9 @@ def observations(artifact: Artifact) -> Floats:
 
 
 def probes(artifact: Artifact) -> tuple[Floats, Floats]:
-    """Give the features and noise of `observations`, which exports are compared on.
+    """Return the features and noise of `observations`, for the comparison of exports.
 
-    The first half of the rows is deterministic, the second the same observations with noise.
+    The first half of the rows is deterministic; the second half is the same with noise.
     """
     features = artifact.preprocessing.features(observations(artifact))
     rows = np.arange(len(features))
@@ -67,19 +67,19 @@ def probes(artifact: Artifact) -> tuple[Floats, Floats]:
 
 
 def actions(artifact: Artifact, features: Floats, noise: Floats) -> Floats:
-    """Give the trained policy's own actions, shape (n, 3), one row at a time."""
+    """Return the trained policy's own actions, shape (n, 3), one row at a time."""
     with torch.inference_mode():
         rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
         return np.concatenate([artifact.policy(f[None], n[None]).numpy() for f, n in rows])
 
 
 def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, Any]]:
-    """Compare one format with the trained policy and with itself; one cell per batch size.
+    """Compare one format with the trained policy and with itself. Return a cell per batch size.
 
-    A cell says the largest difference from the trained policy (`max_error`), and whether a row's
-    action was bitwise the same each time (`repeats_bit_exact`) and bitwise the same as for the row
-    alone (`alone_bit_exact`), or else the largest difference (`repeats_error`, `alone_error`).
-    Raises ParityError where a difference from the trained policy is beyond `TOLERANCE`.
+    `max_error` is the largest difference from the trained policy. `repeats_bit_exact` says whether
+    a row's action was bitwise the same each time, `alone_bit_exact` whether it was the same as for
+    the row alone; `repeats_error` and `alone_error` are the largest differences. Raises ParityError
+    if a difference from the trained policy is larger than `TOLERANCE`.
     """
     features, noise = probes(artifact)
     expected = actions(artifact, features, noise)
@@ -115,9 +115,9 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
 
 
 def not_measured(form: str, reason: str) -> list[dict[str, Any]]:
-    """Give the cells of a format that can't run on this machine: why there are no figures.
+    """Return the cells of a format that can't run on this machine.
 
-    They have the keys of `measure`'s, `repeats` 0 and None where a figure would be, and `reason`.
+    They have the keys of `measure`, with `repeats` 0 and None for each figure, and `reason`.
     """
     figures = ("max_error", "repeats_bit_exact", "repeats_error", "alone_bit_exact", "alone_error")
     nothing = dict.fromkeys(figures)

@@ -1,9 +1,8 @@
 """TensorRT engines, built from a policy's ONNX file.
 
-Three ways to the same builder API: NVIDIA's `tensorrt`, installed alone or by `torch-tensorrt`,
-makes a plan for the GPU at hand; `tensorrt-rtx` makes one without a GPU, for the compute
-capabilities that are named. Only the last has been run; the first two need a GPU and packages from
-NVIDIA's own index.
+NVIDIA's `tensorrt`, installed alone or by `torch-tensorrt`, builds a plan for the GPU of this
+machine. `tensorrt-rtx` needs no GPU and builds for named compute capabilities. Both have the same
+API. Only `tensorrt-rtx` has been run: the other needs a GPU and packages from NVIDIA's own index.
 """
 
 from __future__ import annotations
@@ -25,26 +24,25 @@ from triton_backend.engine import (
 )
 
 PROFILE = {"min": 1, "opt": 32, "max": MAX_BATCH_SIZE}
-"""Rows of a batch that a plan takes, and the number that it is tuned for."""
+"""The fewest and the most rows of a batch, and the number that a plan is tuned for."""
 
 PRECISION = "FP32, no TF32"
-"""TF32 rounds to 10 bits of mantissa, far beyond the tolerance of an export."""
+"""TF32 keeps 10 bits of mantissa; that error is far above the tolerance of an export."""
 
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
-"""What tensorrt-rtx builds for where nothing is named: GeForce and RTX cards of the series 30, 40
-and 50."""
+"""What tensorrt-rtx builds for by default: GeForce and RTX cards of the series 30, 40 and 50."""
 
 
 class BuilderError(ConversionError):
-    """An engine that can't be built here; the text says why and what to do."""
+    """An engine can't be built here."""
 
 
 def write(onnx: bytes, plan: Path, capabilities: Sequence[str] = ()) -> None:
     """Build the engine of an ONNX file into `plan`, and `builder.json` beside it.
 
-    `capabilities` are compute capabilities like `8.6`. A plan that is there already stays if its
-    record says that the same builder made it of the same file for the same targets: builders do
-    not promise the same bytes twice. Raises BuilderError.
+    `capabilities` are compute capabilities like `8.6`. An existing plan stays if its record says
+    that the same builder made it from the same file for the same targets, as two builds need not
+    give the same bytes. Raises BuilderError.
     """
     builder, version, targets = _choose(tuple(sorted(set(capabilities), key=float)))
     record = plan.with_name(FILE_NAME)
@@ -62,7 +60,7 @@ def write(onnx: bytes, plan: Path, capabilities: Sequence[str] = ()) -> None:
 
 
 def _choose(capabilities: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
-    """Give the builder, its version and what it builds for."""
+    """Return the builder, its version and its targets."""
     gpu = gpu_capability()
     if gpu is not None and capabilities in ((), (gpu,)):
         version = library_version("tensorrt")
@@ -81,7 +79,7 @@ def _build(builder: str, onnx: bytes, targets: tuple[str, ...]) -> bytes:
     trt: Any = importlib.import_module(LIBRARIES[builder])
     log = _log(trt)
     engine_builder = trt.Builder(log)
-    # Strongly typed: each layer computes in the type that the file says.
+    # Strongly typed: each layer computes in the type that the file names.
     network = engine_builder.create_network(
         1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     )
@@ -123,7 +121,7 @@ def _set_targets(trt: Any, config: Any, targets: tuple[str, ...]) -> None:
 
 
 def _log(trt: Any) -> Any:
-    """Make a logger that keeps errors for the message, and says nothing."""
+    """Return a logger that prints nothing and keeps errors for the message."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Artifacts and the model repository checked against what they promise."""
+"""Check artifacts and the model repository against what they promise."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from converters.artifact import artifact, signature
 from converters.artifact.card import CARD, ArtifactError, read_bytes
 from converters.artifact.versions import triton_version
-from converters.export import parity
+from converters.errors import ConversionError
 from converters.export.export import export
-from converters.export.tensorrt import BuilderError
 from converters.repository import certificate, comparison, configs, repository
 from converters.repository.repository import RepositoryError
 
 SHOWN = 5
-"""Differing files that a line names; of more it tells the number."""
+"""How many differing files a line names. For more it gives only the number."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was checked of a version: whether it holds, what was found, what to do."""
+    """One check of a version: whether it holds, what was found, and what to do if it fails."""
 
     version: str
     check: str
@@ -36,10 +35,10 @@ class Check:
 def validate(
     version: str, artifacts: Path, target: Path, key: Ed25519PublicKey | None = None
 ) -> Iterator[Check]:
-    """Check one version, from its card to its certificate; each check as it is done.
+    """Check one version, from its card to its certificate, and yield each check.
 
-    What can't be checked because an earlier check failed is left out. Never raises for a version
-    that is damaged or missing.
+    A check that an earlier failure makes impossible is left out. A version that is damaged or
+    missing raises nothing.
     """
     folder = artifacts / version
     restore = "restore the file, or import the policy again as the next version"
@@ -79,14 +78,14 @@ def _validate_repository(version: str, folder: Path, target: Path) -> Iterator[C
         with tempfile.TemporaryDirectory() as directory:
             fresh = Path(directory) / "model_repository"
             export([folder], fresh, formats, flavour=repository.flavour(target) or "python")
-            told = comparison.differences(fresh, target, version)
+            different = comparison.differences(fresh, target, version)
             measured = certificate.read(fresh, version)
-    except (RepositoryError, BuilderError, parity.ParityError, KeyError) as error:
+    except (ConversionError, KeyError) as error:
         yield Check(version, "repository", False, str(error), again)
         return
-    if told:
-        more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-        yield Check(version, "repository", False, ", ".join(told[:SHOWN]) + more, again)
+    if different:
+        more = f" and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        yield Check(version, "repository", False, ", ".join(different[:SHOWN]) + more, again)
     else:
         yield Check(version, "repository", True, f"what the artifact exports to: {target}")
     try:
@@ -114,9 +113,9 @@ def validate_all(
     key: Ed25519PublicKey | None = None,
     progress: Callable[[str], None] = lambda version: None,
 ) -> Iterator[Check]:
-    """Check `versions`, or all that the artifacts or the repository hold.
+    """Check `versions`, or all versions that the artifacts or the repository hold.
 
-    Raises ArtifactError where there are no artifacts at all, RepositoryError for a damaged config.
+    Raises ArtifactError if there are no artifacts at all, RepositoryError for a damaged config.
     """
     held = {one.version for one in repository.versions(target)} if target.exists() else set()
     known = {path.name for path in artifact.versions_in(artifacts)}

@@ -1,1 +1,1 @@
-"""Policies from other libraries → artifacts."""
+"""A policy from another library → artifact."""

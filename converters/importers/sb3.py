@@ -30,12 +30,12 @@ def import_sb3(
     layout: Sequence[str] | None = None,
     **told: Unpack[writer.Told],
 ) -> Path:
-    """Write the artifact of a Stable-Baselines3 `.zip` and give its folder.
+    """Write the artifact of a Stable-Baselines3 `.zip` and return its folder.
 
-    PPO, A2C, SAC and TD3 with `MlpPolicy`; observations `[speed, steering, sensors…]`, actions of
-    two or three elements whose meaning is `layout`. The artifact's actions are compared with
-    `model.predict(deterministic=True)`. Raises ArtifactError for a policy of another kind, one
-    that was trained on normalised observations whose statistics are not given, and a version that
+    It accepts PPO, A2C, SAC and TD3 with `MlpPolicy`, observations `[speed, steering, sensors…]`
+    and two or three actions, which `layout` names. The artifact's actions are compared with
+    `model.predict(deterministic=True)`. Raises ArtifactError for another policy, for a policy that
+    was trained on normalised observations if their statistics are missing, and for a version that
     exists.
     """
     algorithm, model = _load(policy)
@@ -68,10 +68,10 @@ def import_sb3(
 
 
 def _action(box: Any, layout: Sequence[str] | None) -> Action:
-    """Give the action that a box is in the given layout, or in the usual one of its width.
+    """Return the action of a box in the given layout, or in the usual layout of its width.
 
-    Raises ArtifactError for a layout that is none, or whose elements the bounds contradict: pedals
-    reach from 0 up, steering and acceleration to both sides of 0.
+    Raises ArtifactError for an unknown layout, and if the bounds contradict it: a pedal is 0 or
+    more, steering and acceleration have both signs.
     """
     names = tuple(layout or LAYOUTS[box.shape[0]])
     action = writer.action(names, box.low.tolist(), box.high.tolist())
@@ -81,7 +81,7 @@ def _action(box: Any, layout: Sequence[str] | None) -> Action:
             wanted = "0 or more" if pedal else "numbers on both sides of 0"
             raise ArtifactError(
                 f"layout {','.join(names)}: the action space bounds {name} by {low:g} and "
-                f"{high:g}, where it takes {wanted}: say with --layout what the elements are"
+                f"{high:g}, but it needs {wanted}: name the elements with --layout"
             )
     return action
 
@@ -104,7 +104,7 @@ def _load(path: Path) -> tuple[str, Any]:
         )
     try:
         return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
-    except Exception as error:  # whatever a damaged file, or one of another version, provokes
+    except Exception as error:  # a damaged file, or one of another version, can cause any error
         library = f"Stable-Baselines3 {stable_baselines3.__version__}"
         raise ArtifactError(f"{path}: {library} can't load it: {one_line(error)}") from None
 
@@ -112,7 +112,7 @@ def _load(path: Path) -> tuple[str, Any]:
 def _lower(
     path: Path, algorithm: str, policy: Any
 ) -> tuple[Distribution, Architecture, dict[str, torch.Tensor]]:
-    """Give how the policy acts, its layers' sizes, and its weights under our names."""
+    """Return the policy's distribution, its architecture, and its weights under our names."""
     if getattr(policy, "use_sde", False) or getattr(
         getattr(policy, "actor", None), "use_sde", False
     ):
@@ -150,10 +150,10 @@ def _lower(
 
 
 def _was_normalised(algorithm: str, model: Any) -> bool:
-    """Whether VecNormalize stood before the policy, as far as its file tells.
+    """Whether the policy was trained behind VecNormalize, as far as its file shows.
 
-    PPO and A2C note the original observation only behind VecNormalize. SAC and TD3 always note one;
-    there it shows in a last observation outside the space, which a normalised one nearly always is.
+    PPO and A2C store the original observation only behind VecNormalize. SAC and TD3 always store
+    one. With them the last observation tells: normalised, it is nearly always outside the space.
     """
     if algorithm in ("PPO", "A2C") and model._last_original_obs is not None:
         return True

@@ -1,4 +1,4 @@
-"""A TorchScript program that computes a policy's action → artifact."""
+"""A TorchScript program of a policy → artifact."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def import_torchscript(
     preprocessor: Path | None = None,
     **told: Unpack[writer.Told],
 ) -> Path:
-    """Write the artifact of a TorchScript program and give its folder.
+    """Write the artifact of a TorchScript program and return its folder.
 
-    The program takes float32 features, shape (n, 2 + sensors), `[speed, steering, sensors…]` as
-    `preprocessor` (a pickle) makes them, and gives the action's mean, shape (n, actions), or mean
-    and standard deviation. `layout` says what the action's elements are; each is clipped to its
-    range, or squashed to it by tanh. The artifact's actions are compared with the program's own.
-    Raises ArtifactError for a file of another kind and a version that exists.
+    The program takes float32 features, shape (n, 2 + sensors): the observation after
+    `preprocessor` (a pickle). It returns the action's mean, shape (n, actions), or mean and
+    standard deviation. `layout` names the action's elements; each is clipped to its range, or
+    squashed to it by tanh. The artifact's actions are compared with the program's own. Raises
+    ArtifactError for another kind of file and for a version that exists.
     """
     data = read_bytes(program)
     bounds = [BOUNDS.get(part, (-1.0, 1.0)) for part in layout]
@@ -72,7 +72,7 @@ def import_torchscript(
 
 
 def _has_std(path: Path, data: bytes, sensors: int, layout: Sequence[str]) -> bool:
-    """Run the program once: whether it gives a standard deviation beside the mean."""
+    """Run the program once. Return whether it gives a standard deviation beside the mean."""
     try:
         program = artifact.open_program(data)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A policy from elsewhere → artifact, whose actions are compared with the policy's own."""
+"""Write the artifact of an imported policy, and compare its actions with the policy's own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from converters.export import parity
 
 
 class Told(TypedDict, total=False):
-    """What the user says of a policy, for its card: each may be left out.
+    """What the user says about a policy, for its card. Every entry is optional.
 
-    `metrics` is a mapping of names to values, `observations` a file (.npy) of recorded ones.
+    `metrics` maps names to values; `observations` is a file (.npy) of recorded ones.
     """
 
     name: str | None
@@ -30,7 +30,7 @@ class Told(TypedDict, total=False):
 
 
 def action(layout: Sequence[str], low: Sequence[float], high: Sequence[float]) -> Action:
-    """Give the action of a layout; raises ArtifactError for one that is none."""
+    """Return the action of a layout; raise ArtifactError for an unknown layout."""
     try:
         return Action(layout=tuple(layout), low=tuple(low), high=tuple(high))
     except ValidationError as error:
@@ -51,12 +51,12 @@ def write(
     preprocessor: Path | None,
     **more: Any,
 ) -> Path:
-    """Write the artifact `folder` of the policy in the user's file `source`, and give the folder.
+    """Write the artifact `folder` of the policy in the user's file `source`, and return the folder.
 
-    `model` is what `model.pt` will hold, `preprocessor` the user's pickle of one; `more` are
-    further fields of the card, whose usual name is `carla-{kind}`. `predict` gives the original's
-    deterministic actions, shape (n, actions) in `action`'s layout and bounds, for features of shape
-    (n, features); `whose` is what an error calls them. Raises ArtifactError, and leaves nothing.
+    `model` is the content of `model.pt`, `preprocessor` the user's pickle. `more` are further
+    fields of the card; its default name is `carla-{kind}`. `predict` maps features, shape
+    (n, features), to the original policy's deterministic actions, shape (n, actions), in `action`'s
+    layout and bounds; an error calls them `whose`. Raises ArtifactError, and then leaves nothing.
     """
     name, metrics = told.get("name"), told.get("metrics")
     try:
@@ -103,7 +103,7 @@ def _compare(
 
 
 def pedals(raw: NDArray[Any], action: Action) -> NDArray[Any]:
-    """Give throttle, brake and steer, shape (n, 3), of actions in a layout of their own."""
+    """Return throttle, brake and steer, shape (n, 3), of actions in the policy's own layout."""
     columns = dict(zip(action.layout, raw.T, strict=True))
     if "acceleration" in columns:
         columns |= {"throttle": columns["acceleration"], "brake": -columns["acceleration"]}

@@ -1,4 +1,4 @@
-"""Which version is active, and the history of that, inside the model repository."""
+"""The active version of the model repository, and its history."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from converters.repository import configs, repository
 from converters.repository.repository import RepositoryError
 
 HISTORY = f"{configs.ALIAS}/history.json"
-"""In the alias's folder, so that both change in one step; Triton looks at folders there only."""
+"""In the alias's folder, so that both change in one step. Triton ignores files there."""
 
 KEPT = 100
-"""Changes that the history keeps; older ones go."""
+"""How many changes the history keeps."""
 
 How = Literal["export", "promote", "rollback"]
 
@@ -31,11 +31,10 @@ class Change:
 
 
 def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | None = None) -> None:
-    """Make `version` the active one of the repository in `tree`, and note it in the history.
+    """Make `version` the active one of the repository in `tree`, and add that to the history.
 
-    The alias is written into `tree`, or into `folder` where that is given: the copy of the alias's
-    folder that `repository.transaction` gives. Raises RepositoryError where the repository does
-    not hold the version.
+    The alias is written into `tree`, or into `folder` if given: the copy of the alias's folder from
+    `transaction`. Raises RepositoryError if the repository does not hold the version.
     """
     repository.check_held(tree, version, [one.version for one in repository.versions(tree)])
     previous = repository.active_version(tree)
@@ -52,9 +51,9 @@ def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | N
 
 
 def history(tree: Path) -> list[Change]:
-    """Give the changes of the active version, oldest first.
+    """Return the changes of the active version, oldest first.
 
-    Raises RepositoryError where the file is damaged.
+    Raises RepositoryError if the file is damaged.
     """
     path = tree / HISTORY
     try:
@@ -68,16 +67,16 @@ def history(tree: Path) -> list[Change]:
 
 
 def before(tree: Path) -> str:
-    """Give the version that a rollback goes to: the one that was active before this one was.
+    """Return the version that a rollback goes to.
 
     A rollback undoes the last change that is not undone yet, so that several in a row go further
-    back. Raises RepositoryError where nothing is left to undo.
+    back. Raises RepositoryError if nothing is left to undo.
     """
     earlier: list[str] = []
     for change in history(tree):
         if change.how != "rollback":
             earlier.append(change.previous)
-        elif earlier:  # else it undid a change that the history no longer holds
+        elif earlier:  # else it undid a change that is no longer in the history
             earlier.pop()
     if not earlier:
         raise RepositoryError(

@@ -1,4 +1,4 @@
-"""The determinism certificate, read: what was measured of each format, in a few words."""
+"""The determinism certificate: what was measured for each format."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Line:
 
     @property
     def bit_exact(self) -> bool:
-        """Whether a row's action never depends on the batch that it travels in."""
+        """Whether a row's action never depends on its batch."""
         return self.alone == "bit-exact"
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """In the order of COLUMNS."""
+        """The cells in the order of COLUMNS."""
         return self.version, self.format, self.parity, self.repeated, self.alone
 
 
 def read(tree: Path, version: str) -> dict[str, Any]:
-    """Give the certificate in the repository; raises RepositoryError where there is none."""
+    """Return the certificate in the repository; raise RepositoryError if there is none."""
     name = configs.ensemble_name(version)
     parameters = repository.read_config(tree, name).parameters
     try:
@@ -59,7 +59,7 @@ def read(tree: Path, version: str) -> dict[str, Any]:
 
 
 def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
-    """Put a certificate into one line per format."""
+    """Return one line per format."""
     formats = dict.fromkeys(cell["format"] for cell in certificate["cells"])
     found = []
     for form in formats:
@@ -75,7 +75,7 @@ def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
 
 
 def overclaims(claimed: dict[str, Any], measured: dict[str, Any]) -> list[str]:
-    """Name what `claimed` promises and `measured`, the same on this machine, does not hold."""
+    """Return what `claimed` promises and `measured`, from this machine, does not keep."""
     found = {(cell["format"], cell["batch"]): cell for cell in measured["cells"]}
     wrong = []
     for cell in claimed["cells"]:

@@ -1,4 +1,4 @@
-"""A model repository compared with what its artifacts export to, file by file."""
+"""Compare a model repository, file by file, with a fresh export of its artifacts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "
 
 
 def differences(fresh: Path, target: Path, version: str | None = None) -> list[str]:
-    """Name the files in which `target` differs from the fresh export `fresh`, each with how.
+    """Return the files in which `target` differs from the fresh export `fresh`, each with how.
 
-    With a `version`, only what belongs to it is compared, and the alias where it is active. What
-    depends on the machine is not: what the certificate measured, the last digits of golden actions,
-    and what `carlarl tune` wrote.
+    With a `version`, only its files are compared, and the alias if it is active. What depends on
+    the machine is ignored: the certificate's measurements, the last digits of golden actions, and
+    what `carlarl tune` wrote.
     """
     expected, found = _files(fresh), _files(target)
     if version is not None:
@@ -75,7 +75,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _same_build(first: Path, second: Path) -> bool:
-    """Whether an engine is the recorded one, made of the same file: no two builds are alike."""
+    """Whether an engine is the recorded one, made from the same file: each build differs."""
     made, held = (
         engine.BuildRecord.load(path.with_name(engine.FILE_NAME)) for path in (first, second)
     )
@@ -89,7 +89,7 @@ def _same_build(first: Path, second: Path) -> bool:
 
 
 def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any]]:
-    """Give a config without what depends on the machine, and its golden actions."""
+    """Return a config without what depends on the machine, and its golden actions."""
     config = configs.parse(path.read_text())
     if config.instance_group:
         configs.tune(config, instances=1, threads=1)

@@ -12,13 +12,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 from converters.artifact.versions import triton_version
 
 MAX_BATCH_SIZE = 256
-"""Rows in one call of a model."""
+"""The most rows in one call of a model."""
 
 ALIAS = "carla_policy"
 """The ensemble with the steps of the active version."""
 
 FUSED = "fused"
-"""Stands in a model's name where a format would: `carla_policy_fused-vX.Y.Z`."""
+"""Takes the place of a format in a model's name: `carla_policy_fused-vX.Y.Z`."""
 
 ACTION_WIDTH = 3
 
@@ -31,10 +31,10 @@ Step = tuple[str, Mapping[str, str], Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What Triton fixes for a model, whatever its version: sensors per observation, noise width.
+    """The sensors of an observation and the width of the noise: fixed for all versions of a model.
 
-    A Triton model's config holds for all its versions, so that policies of another shape get models
-    of their own; only those carry the shape in their names.
+    A Triton model has one config for all its versions. So policies of another shape get models of
+    their own, with the shape in their names.
     """
 
     sensors: int
@@ -68,7 +68,7 @@ class Shape:
 
     @property
     def packed(self) -> list[Tensor]:
-        """What the fused model takes."""
+        """Inputs of the fused model."""
         return [
             ("observation", pb.TYPE_FP32, self.sensors + 2),
             ("noise_key", pb.TYPE_INT64, 2),
@@ -87,7 +87,7 @@ ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
 
 
 def ensemble_name(version: str, form: str | None = None) -> str:
-    """Name of a version's immutable ensemble; of a further format's where one is given."""
+    """Name of a version's immutable ensemble, for the served format or for `form`."""
     return f"{ALIAS}-{version}" if form is None else f"{ALIAS}_{form}-{version}"
 
 
@@ -113,7 +113,7 @@ def ensemble(
 
 
 def same(tensors: Sequence[Tensor]) -> dict[str, str]:
-    """Map tensors that the model and the ensemble know by the same name."""
+    """Map tensors that have the same name in the model and in the ensemble."""
     return {name: name for name, _, _ in tensors}
 
 
@@ -140,10 +140,10 @@ def pipeline(
 def fused(version: str, shape: Shape) -> str:
     """Config of the model that does both steps of a version in one process.
 
-    Its inputs are packed, since each tensor costs a hand-over: `observation` is speed, steering and
-    the sensors; `noise_key` is seed (-1 where deterministic) and row, and may be left out where all
-    rows are deterministic. There is no dynamic batcher, which costs a lone call a tenth of a
-    millisecond: its callers, the gateways, join their requests before they call.
+    Its inputs are packed, since each tensor costs time. `observation` is speed, steering and the
+    sensors. `noise_key` is seed (-1 if deterministic) and row, and may be left out if all rows are
+    deterministic. There is no dynamic batcher, which costs a single call 0.1 ms: the gateways join
+    their requests before they call.
     """
     config = model(ensemble_name(version, FUSED), shape.packed, ACTION)
     config.backend = "python"
@@ -162,13 +162,13 @@ def _python_model(
 
 
 def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
-    """Say of a model how Triton serves it: all versions, one instance, batches, warmed up."""
+    """Configure how Triton serves a model: all versions, one instance, batches, warmed up."""
     config.version_policy.all.SetInParent()
     group = config.instance_group.add(count=1, kind=f"KIND_{device}")
     if device == "GPU":
         group.gpus.append(0)
-    # No queue policy: with one, Triton 2.51 stops handing a model its next batch ahead of time, and
-    # now and then notices half a second late that the model is free. The gateway bounds the queue.
+    # No queue policy: with one, Triton 2.51 does not give a model its next batch ahead of time, and
+    # sometimes notices half a second late that the model is free. The gateway limits the queue.
     config.dynamic_batching.SetInParent()
     for rows in (1, MAX_BATCH_SIZE):
         warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
@@ -179,11 +179,11 @@ def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
 
 
 THREADS = "threads"
-"""The parameter of a model that says how many threads one call of its runtime takes."""
+"""The parameter of a model for the number of threads in one call of its runtime."""
 
 
 def tune(config: Any, instances: int, threads: int) -> None:
-    """Say how many processes of a model there are, and how many threads each takes."""
+    """Set the number of processes of a model, and the threads of each."""
     config.instance_group[0].count = instances
     config.parameters[THREADS].string_value = str(threads)
     if threads == 1:
@@ -191,7 +191,7 @@ def tune(config: Any, instances: int, threads: int) -> None:
 
 
 def threads(config: Any) -> int:
-    """Give the threads that `tune` set, 1 where it did not."""
+    """Return the threads that `tune` set; the default is 1."""
     return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
 
 
@@ -199,7 +199,7 @@ def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any
     """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:
-        # Only a caller who joins several requests into one has to say which row each one is.
+        # Only a caller that joins several requests into one must send the row of each.
         config.input.add(
             name=tensor, data_type=kind, dims=[width], optional=tensor in ("row", "noise_key")
         )
@@ -209,14 +209,14 @@ def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any
 
 
 def text(config: Any) -> str:
-    """Give a config message as the text of its file."""
+    """Return the text of a config's file."""
     return "# Written by `carlarl export`; changes by hand are lost.\n" + str(
         text_format.MessageToString(config, as_utf8=True)
     )
 
 
 def parse(text: str) -> Any:
-    """Read a `config.pbtxt` into a `ModelConfig` message; raises ValueError where it is none."""
+    """Read a `config.pbtxt` into a `ModelConfig` message; raise ValueError if it is damaged."""
     try:
         return text_format.Parse(text, pb.ModelConfig())
     except text_format.ParseError as error:

@@ -1,7 +1,7 @@
-"""A model repository for another device: links into the one that is there, and configs of its own.
+"""A model repository for another device: links into the one on disk, and its own configs.
 
-The repository on disk is for the CPU. What is placed is a snapshot of the versions that it holds,
-apart from the alias: that stays the repository's own, so that a promotion reaches both.
+The repository on disk is for the CPU. The new one is a snapshot of its versions. Only the alias is
+a link to the repository's own, so that a promotion changes both.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Device = Literal["CPU", "GPU"]
 
 
 def place(source: Path, target: Path, form: str, device: Device) -> None:
-    """Write into the new folder `target` what serves the versions of `source` in another way.
+    """Write a repository into the new folder `target` that serves `source` on `device`.
 
-    Each version that was exported in `form` runs in that format on `device`: its ensemble, and the
-    model that does both steps in one process where there is one. Everything else is linked as it
-    is. Raises RepositoryError where `source` can't be read.
+    Each version that was exported in `form` runs in that format there: its ensemble and, if it has
+    one, its fused model. Everything else is linked unchanged. Raises RepositoryError if `source`
+    can't be read.
     """
     policy = re.compile(rf"policy_{form}(_s\d+a\d+)?")
     written: dict[str, Any] = {}
@@ -53,7 +53,7 @@ def place(source: Path, target: Path, form: str, device: Device) -> None:
 
 
 def link(source: Path, target: Path, written: Mapping[str, Any]) -> None:
-    """Write into the new folder `target` the configs `written`, by model, and link all else."""
+    """Write the configs `written`, by model, into the new folder `target`; link everything else."""
     source = source.resolve()
     target.mkdir()
     for model in source.iterdir():
@@ -77,7 +77,7 @@ def _set_device(config: Any, device: Device) -> None:
 
 
 def _link_fused(fused: Path, policy: Path, target: Path) -> None:
-    """Link the preprocessing's files of the one and the policy's of the other."""
+    """Link the preprocessing files of one folder and the policy files of the other."""
     target.mkdir()
     for name in ("model.py", "preprocessing.json"):
         (target / name).symlink_to(fused / name)

@@ -21,18 +21,18 @@ from converters.errors import ConversionError
 from converters.repository import configs
 
 _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
-"""A version's ensemble; a user's own models have other names."""
+"""The name of a version's ensemble. A user's own models have other names."""
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
 class RepositoryError(ConversionError):
-    """A repository that can't be read or written; the text says which file and why."""
+    """A repository can't be read or written."""
 
 
 def read_config(repository: Path, model: str) -> Any:
-    """Read a model's config; raises RepositoryError where it is missing or damaged."""
+    """Read a model's config; raise RepositoryError if it is missing or damaged."""
     path = repository / model / "config.pbtxt"
     try:
         return configs.parse(path.read_text(encoding="utf-8"))
@@ -45,9 +45,9 @@ def read_config(repository: Path, model: str) -> Any:
 
 
 def ensembles(repository: Path) -> list[str]:
-    """Give the names of the repository's ensembles of policies, sorted.
+    """Return the names of the repository's ensembles of policies, sorted.
 
-    A user's own models, whose configs may be for another Triton, are not looked at.
+    A user's own models are not read: their configs may be for another Triton.
     """
     if not repository.is_dir():
         raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
@@ -57,7 +57,7 @@ def ensembles(repository: Path) -> list[str]:
 
 
 def active_version(repository: Path) -> str | None:
-    """Give the version that the alias ensemble serves, None where there is no alias."""
+    """Return the version that the alias ensemble serves, or None if there is no alias."""
     if not (repository / configs.ALIAS / "config.pbtxt").exists():
         return None
     version: str = read_config(repository, configs.ALIAS).parameters["version"].string_value
@@ -65,7 +65,7 @@ def active_version(repository: Path) -> str | None:
 
 
 def flavour(repository: Path) -> str | None:
-    """Give what the repository is served with: `python`, `native`, or None where it is empty."""
+    """Return the repository's flavour: `python`, `native`, or None if it is empty."""
     for name in ensembles(repository):
         parameters = read_config(repository, name).parameters
         return parameters["flavour"].string_value if "flavour" in parameters else "python"
@@ -74,7 +74,7 @@ def flavour(repository: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Version:
-    """One version that the repository holds, as its ensemble's config tells."""
+    """One version in the repository, read from its ensemble's config."""
 
     version: str
     active: bool
@@ -84,7 +84,7 @@ class Version:
 
 
 def versions(repository: Path) -> list[Version]:
-    """Give the versions of the repository, oldest first."""
+    """Return the versions of the repository, oldest first."""
     active = active_version(repository)
     found = []
     for name in filter(_VERSION.fullmatch, ensembles(repository)):
@@ -104,7 +104,7 @@ def versions(repository: Path) -> list[Version]:
 
 
 def check_held(repository: Path, version: str, held: Collection[str]) -> None:
-    """Raise RepositoryError where `version` is not among the versions `held`."""
+    """Raise RepositoryError if `version` is not among the versions `held`."""
     if version not in held:
         known = ", ".join(sorted(held, key=triton_version)) or "none"
         raise RepositoryError(
@@ -116,15 +116,15 @@ def check_held(repository: Path, version: str, held: Collection[str]) -> None:
 def transaction(
     repository: Path, confirm: Callable[[], None] = lambda: None, *, only: str | None = None
 ) -> Iterator[Path]:
-    """Give a copy of the repository to change; it takes the repository's place on a clean exit.
+    """Yield a copy of the repository to change. On a clean exit it replaces the repository.
 
     The two folders are exchanged in one step of the file system. After an exception, or a kill at
     any moment, the repository is as it was. `confirm` is called after the exchange: if it raises,
-    the repository from before is put back. Files of the copy are hard links: replace files, never
-    write into them (`write` does so).
+    the old repository is put back. Files of the copy are hard links: replace a file, never write
+    into it (`write` does so).
 
-    With `only`, what is copied, given and exchanged is the folder of that model. Triton takes all
-    that was linked anew for changed and loads it again, which leaves the other models alone.
+    With `only`, just the folder of that model is copied, yielded and exchanged. Triton loads again
+    every model whose files have new links; so it leaves the other models alone.
     """
     repository = repository.resolve()
     place = repository if only is None else repository / only
@@ -142,10 +142,10 @@ def transaction(
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except RepositoryError as error:
-        # What is told to the user is never the copy's path.
+        # The user never sees the path of the copy.
         error.args = (str(error).replace(str(staging / place.name), str(place)),)
         raise
-    except (ConnectionError, TimeoutError):  # no error of the file system
+    except (ConnectionError, TimeoutError):  # not an error of the file system
         raise
     except OSError as error:
         why = error.strerror or str(error)
@@ -170,13 +170,13 @@ def _check_place(repository: Path, only: str | None) -> None:
 
 
 def _staging_place(repository: Path, only: str | None) -> Path:
-    """Give the folder to prepare a change in: beside the repository, unless that is a mount."""
+    """Return the folder to prepare a change in: beside the repository, or inside a mount."""
     mounted = repository.exists() and _is_mount(repository)
     return repository if only is not None and mounted else repository.parent
 
 
 def _is_mount(path: Path) -> bool:
-    """Whether `path` is a mount, also one of the same file system, as in containers."""
+    """Whether `path` is a mount, also of the same file system, as in containers."""
     if os.path.ismount(path):
         return True
     try:
@@ -212,14 +212,14 @@ def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator
 
 
 def _check_exchange(place: Path, staging: Path) -> None:
-    """Raise RepositoryError where the two folders could not be exchanged once all work is done."""
+    """Raise RepositoryError early if the two folders can't be exchanged later."""
     trials = [Path(tempfile.mkdtemp(dir=staging)) for _ in range(2)]
     code = _rename_exchange(*trials)
     if code != 0:
         raise RepositoryError(_immovable(place, code))
     try:
-        # A folder never takes the place of one that is not empty. What else is in the way comes up
-        # first: a mount, missing rights, or an overlay's lower layer, whose folders do not move.
+        # This always fails, since `staging` is not empty. Another obstacle is reported first: a
+        # mount, missing rights, or the lower layer of an overlay, whose folders can't be moved.
         os.rename(place, staging)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -243,9 +243,9 @@ def _immovable(place: Path, code: int | None) -> str:
 
 @contextmanager
 def _lock(repository: Path, beside: Path) -> Iterator[None]:
-    """Keep other commands from this repository; the lock's file stays, only its lock counts.
+    """Keep other commands away from this repository. The lock's file stays; only its lock counts.
 
-    A mount, where changes are prepared inside, is locked itself: what is above it may be read-only.
+    A mount, where changes are prepared inside, is locked itself: its parent may be read-only.
     """
     if beside == repository:
         file = os.open(repository, os.O_RDONLY)
@@ -264,7 +264,7 @@ def _lock(repository: Path, beside: Path) -> Iterator[None]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, leaving a file that holds it already untouched."""
+    """Replace the file at `path`, unless it already holds `content`."""
     if path.is_file() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,9 +273,9 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_ensemble(tree: Path, name: str, config: str) -> None:
-    """Put an ensemble into the repository in `tree`."""
+    """Write an ensemble into the repository in `tree`."""
     write(tree / name / "config.pbtxt", config.encode())
-    # Triton wants a version's folder, and git keeps no empty one.
+    # Triton needs a version's folder, and git keeps no empty one.
     write(tree / name / "1" / ".gitkeep", b"")
 
 
@@ -293,7 +293,7 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _rename_exchange(first: Path, second: Path) -> int:
-    """Exchange two folders in one step; gives the error's number, 0 where it is done."""
+    """Exchange two folders in one step. Return the error's number, or 0 on success."""
     libc = ctypes.CDLL(None, use_errno=True)
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     return ctypes.get_errno() if libc.renameat2(*arguments) != 0 else 0
