@@ -106,7 +106,7 @@ def test_policies_are_as_their_cards_say() -> None:
 def test_certificate_is_the_repository_s() -> None:
     root = ROOT / "model_repository"
     lines = [
-        line.cells
+        line
         for one in repository.versions(root)
         for line in certificate.lines(one.version, certificate.read(root, one.version))
     ]

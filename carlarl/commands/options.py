@@ -64,7 +64,7 @@ def _version(text: str) -> str:
 
 def _capability(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d?\.\d", text, re.ASCII):
-        raise ValueError(f"{text!r} is not a compute capability like 8.6")
+        raise ValueError(f"{text!r}: give them like 8.6")
     return text
 
 

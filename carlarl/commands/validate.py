@@ -63,7 +63,7 @@ def validate(
         table = Table(*certificate.COLUMNS, title="determinism certificate")
         for version in [one.version for one in checks if one.check == "certificate" and one.ok]:
             for line in certificate.lines(version, certificate.read(folders[1], version)):
-                table.add_row(*line.cells)
+                table.add_row(*line)
         if table.row_count:
             Console().print(table)
     if failed:

@@ -212,35 +212,31 @@ def _summary(
     settings: Settings, client: httpx.Client, triton_url: str, *, embedded: bool, seconds: float
 ) -> str:
     url = settings.gateway_url
-    # Where a key is asked for, this command has none and the gateway will not say.
+    # With API keys the gateway does not answer this command, which has none.
     metadata: dict[str, Any] = {}
     if settings.api_keys_file is None:
         metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
-    sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
-    if metadata.get("sensors", 5) != 5:
-        sensors = [0.5] * metadata["sensors"]
+    count = metadata.get("sensors", 5)
+    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if count == 5 else [0.5] * count
     observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
     body = json.dumps({"observations": [observation], "deterministic": True})
     key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
-    docs = [] if settings.docs_access == "closed" else [f"API docs at {url}/docs"]
-    metrics = [] if settings.metrics_access == "closed" else [f"metrics at {url}/metrics"]
-    console = [] if settings.console_access == "closed" else [f"console at {url}/console"]
-    pages = ", ".join(docs + metrics + console)
+    pages = {
+        f"API docs at {url}/docs": settings.docs_access,
+        f"metrics at {url}/metrics": settings.metrics_access,
+        f"console at {url}/console": settings.console_access,
+    }
+    shown = ", ".join(page for page, access in pages.items() if access != "closed")
     lines = [
         f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
-        f"  gateway       {url}{pages and f'  ({pages})'}",
+        f"  gateway       {url}{shown and f'  ({shown})'}",
         f"  Triton HTTP   {triton_url}",
-    ]
-    if embedded:
-        lines += [
-            f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
-            f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
-        ]
-    lines += [
+        f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
+        f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
         "try:",
         f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
         "Ctrl-C ends it.",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines if embedded else lines[:3] + lines[5:])

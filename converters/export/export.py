@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from converters.artifact import artifact
 from converters.artifact.versions import triton_version
 from converters.export import parity
-from converters.export.flavours import FLAVOURS, Flavour
+from converters.export.flavours import CONTENTS
 from converters.export.formats import DEFAULT, FORMATS, Format, Program
 from converters.repository import activation, configs, repository
 from triton_backend.engine import UnusableEngineError
@@ -69,7 +69,7 @@ def export(
             sources.append(artifact.load(folder, key))
         _check_versions(tree, sources, activate)
         for source in sources:
-            _write_version(tree, source, formats, progress, capabilities, FLAVOURS[flavour])
+            _write_version(tree, source, formats, progress, capabilities, flavour)
         newest = repository.versions(tree)[-1].version
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
@@ -96,15 +96,16 @@ def _write_version(
     formats: Sequence[str],
     progress: Callable[[str, str], None],
     capabilities: tuple[str, ...],
-    flavour: Flavour,
+    flavour: str,
 ) -> None:
     card = source.card
     number = str(triton_version(card.version))
     shape = configs.Shape(card.sensors, len(card.action.layout))
+    served, contents = configs.FLAVOURS[flavour], CONTENTS[flavour]
     written = {tree / shape.preprocess / number}
     model = tree / shape.preprocess
-    _write_config(tree, model.name, flavour.preprocess(shape))
-    for file, content in flavour.preprocess_files(source).items():
+    _write_config(tree, model.name, configs.preprocess(shape, served))
+    for file, content in contents.preprocess(source).items():
         repository.write(model / number / file, content)
 
     program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
@@ -114,10 +115,10 @@ def _write_version(
         form = FORMATS[name]
         progress(card.version, name)
         model = tree / shape.policy(name)
-        _write_config(tree, model.name, flavour.policy(shape, name, form.device))
+        _write_config(tree, model.name, configs.policy(shape, name, form.device, served))
         converted = _converted(form, program, model / number)
         onnx = converted if name == "onnx" else onnx
-        for file, content in flavour.policy_files(form, converted).items():
+        for file, content in contents.policy(form, converted).items():
             repository.write(model / number / file, content)
         written.add(model / number)
         progress(card.version, f"{name} parity")
@@ -135,13 +136,13 @@ def _write_version(
     for name in formats:
         ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
         told = {**parameters, "format": name}
-        text = flavour.ensemble(ensemble, card.version, shape, name, told)
+        text = configs.ensemble(ensemble, card.version, shape, name, told, served)
         repository.write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
-    if flavour.fused_files is not None and formats[0] == "onnx":
+    if contents.fused is not None and formats[0] == "onnx":
         model = tree / configs.ensemble_name(card.version, configs.FUSED)
         _write_config(tree, model.name, configs.fused(card.version, shape))
-        for file, content in flavour.fused_files(source, onnx).items():
+        for file, content in contents.fused(source, onnx).items():
             repository.write(model / "1" / file, content)
         written.add(model)
     _remove_others(tree, card.version, written)

@@ -1,41 +1,34 @@
-"""The two flavours of a repository: for the Python backend, and for Triton's C++ backends."""
+"""The files of the models, for the Python backend and for Triton's C++ backends."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from converters.artifact.artifact import Artifact
 from converters.export import native, parity
 from converters.export.formats import Format
 from converters.export.tensorrt import BuilderError
-from converters.repository import configs
 from triton_backend import engine, preprocessing
 
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
-class Flavour:
-    """One way to serve a repository.
+class Contents:
+    """The files of a flavour's models.
 
     Attributes:
-        preprocess: config of the preprocessing model of a shape.
-        preprocess_files: files of one version of it.
-        policy: config of the policy model of a shape in a format, on a device.
-        policy_files: files of one version of it, made from those that hold the policy.
-        ensemble: config of an ensemble: name, version, shape, format, parameters.
-        fused_files: files of the model that does both steps in one process, made from those of
-            the policy as ONNX; None if the flavour has no such model.
+        preprocess: files of one version of the preprocessing model.
+        policy: files of one version of a policy model, made from those that hold the policy.
+        fused: files of the model that does both steps in one process, made from those of the
+            policy as ONNX; None if the flavour has no such model.
     """
 
-    preprocess: Callable[[configs.Shape], str]
-    preprocess_files: Callable[[Artifact], Files]
-    policy: Callable[[configs.Shape, str, str], str]
-    policy_files: Callable[[Format, Files], Files]
-    ensemble: Callable[[str, str, configs.Shape, str, Mapping[str, str]], str]
-    fused_files: Callable[[Artifact, Files], Files] | None
+    preprocess: Callable[[Artifact], Files]
+    policy: Callable[[Format, Files], Files]
+    fused: Callable[[Artifact, Files], Files] | None
 
 
 def _python_preprocess(source: Artifact) -> Files:
@@ -83,22 +76,8 @@ def _native_policy(form: Format, files: Files) -> Files:
     return files
 
 
-FLAVOURS = {
-    "python": Flavour(
-        configs.preprocess,
-        _python_preprocess,
-        configs.policy,
-        _python_policy,
-        configs.ensemble,
-        _python_fused,
-    ),
-    native.FLAVOUR: Flavour(
-        native.preprocess,
-        _native_preprocess,
-        native.policy,
-        _native_policy,
-        native.ensemble,
-        None,
-    ),
+CONTENTS = {
+    "python": Contents(_python_preprocess, _python_policy, _python_fused),
+    "native": Contents(_native_preprocess, _native_policy, None),
 }
-"""By name; the first is the default."""
+"""By flavour."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from converters.repository import configs, repository
 from converters.repository.repository import RepositoryError
@@ -14,9 +13,8 @@ from converters.repository.repository import RepositoryError
 COLUMNS = ("version", "format", "from the trained policy", "repeated", "alone or in a batch")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One format of one version.
+class Line(NamedTuple):
+    """One format of one version: the cells of the table, in the order of COLUMNS.
 
     Attributes:
         version: `vX.Y.Z`.
@@ -36,11 +34,6 @@ class Line:
     def bit_exact(self) -> bool:
         """Whether a row's action never depends on its batch."""
         return self.alone == "bit-exact"
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The cells in the order of COLUMNS."""
-        return self.version, self.format, self.parity, self.repeated, self.alone
 
 
 def read(tree: Path, version: str) -> dict[str, Any]:

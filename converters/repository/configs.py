@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf import text_format
@@ -24,9 +24,6 @@ ACTION_WIDTH = 3
 
 Tensor = tuple[str, Any, int]
 """Name, data type, width."""
-
-Step = tuple[str, Mapping[str, str], Mapping[str, str]]
-"""A model, and for its inputs and outputs: the model's name of a tensor → the ensemble's."""
 
 
 @dataclass(frozen=True)
@@ -91,48 +88,124 @@ def ensemble_name(version: str, form: str | None = None) -> str:
     return f"{ALIAS}-{version}" if form is None else f"{ALIAS}_{form}-{version}"
 
 
-def preprocess(shape: Shape) -> str:
+@dataclass(frozen=True)
+class Backend:
+    """One of Triton's backends.
+
+    Attributes:
+        name: `backend` in a config.
+        platform: the older name of the same, which older servers need.
+        file: the model's file.
+        parameters: settings; without them ONNX Runtime and PyTorch use all cores for each model.
+        numbered: whether a tensor's name ends with its position, as the pytorch backend needs.
+    """
+
+    name: str
+    platform: str = ""
+    file: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    numbered: bool = False
+
+    def rename(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return a model's inputs or outputs with the backend's names."""
+        if not self.numbered:
+            return list(tensors)
+        return [(f"{name}__{index}", *rest) for index, (name, *rest) in enumerate(tensors)]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One way to serve a repository.
+
+    Attributes:
+        preprocessing: the backend of the preprocessing model.
+        policies: format → backend of the policy model; another format has the same as above.
+        pure: whether the caller passes the noise, because preprocessing does not draw it.
+        parameters: of each ensemble.
+    """
+
+    preprocessing: Backend
+    policies: Mapping[str, Backend] = field(default_factory=dict)
+    pure: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def observation(self, shape: Shape) -> list[Tensor]:
+        """Inputs of the preprocessing model."""
+        return shape.observation[:3] if self.pure else shape.observation
+
+    def features(self, shape: Shape) -> list[Tensor]:
+        """Outputs of the preprocessing model."""
+        return shape.features[:1] if self.pure else shape.features
+
+    def policy(self, form: str) -> Backend:
+        """Return the backend of the policy model of one format."""
+        return self.policies.get(form, self.preprocessing)
+
+
+_ONNX = Backend(
+    "onnxruntime",
+    "onnxruntime_onnx",
+    "model.onnx",
+    {"intra_op_thread_count": "1", "inter_op_thread_count": "1"},
+)
+_PYTORCH = Backend(
+    "pytorch",
+    "pytorch_libtorch",
+    "model.pt",
+    {"INTRA_OP_THREAD_COUNT": "1", "INTER_OP_THREAD_COUNT": "1"},
+    numbered=True,
+)
+
+FLAVOURS = {
+    "python": Flavour(Backend("python")),
+    "native": Flavour(
+        _ONNX,
+        {"torchscript": _PYTORCH, "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan")},
+        pure=True,
+        parameters={"flavour": "native"},
+    ),
+}
+"""By name: for the Python backend, and for the C++ backends of a stock Triton."""
+
+PYTHON = FLAVOURS["python"]
+
+
+def preprocess(shape: Shape, flavour: Flavour = PYTHON) -> str:
     """Config of the preprocessing model."""
-    return _python_model(shape.preprocess, shape.observation, shape.features)
+    inputs, outputs = flavour.observation(shape), flavour.features(shape)
+    return text(_served(shape.preprocess, flavour.preprocessing, inputs, outputs))
 
 
-def policy(shape: Shape, form: str, device: str = "CPU") -> str:
+def policy(shape: Shape, form: str, device: str = "CPU", flavour: Flavour = PYTHON) -> str:
     """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
-    return _python_model(shape.policy(form), shape.features, ACTION, device)
+    backend = flavour.policy(form)
+    return text(_served(shape.policy(form), backend, shape.features, ACTION, device))
 
 
 def ensemble(
-    name: str, version: str, shape: Shape, form: str, parameters: Mapping[str, str]
-) -> str:
-    """Config of an ensemble whose steps are pinned to `version`."""
-    steps = [
-        (shape.preprocess, same(shape.observation), same(shape.features)),
-        (shape.policy(form), same(shape.features), same(ACTION)),
-    ]
-    return pipeline(name, version, shape.observation, steps, parameters)
-
-
-def same(tensors: Sequence[Tensor]) -> dict[str, str]:
-    """Map tensors that have the same name in the model and in the ensemble."""
-    return {name: name for name, _, _ in tensors}
-
-
-def pipeline(
     name: str,
     version: str,
-    inputs: Sequence[Tensor],
-    steps: Sequence[Step],
+    shape: Shape,
+    form: str,
     parameters: Mapping[str, str],
+    flavour: Flavour = PYTHON,
 ) -> str:
-    """Config of an ensemble from `inputs` to the action, its `steps` pinned to `version`."""
-    config = model(name, inputs, ACTION)
+    """Config of an ensemble whose steps are pinned to `version`."""
+    observation, features = flavour.observation(shape), flavour.features(shape)
+    noise = [tensor for tensor in shape.features if tensor not in features]
+    config = _model(name, [*observation, *noise], ACTION)
     config.platform = "ensemble"
-    number = triton_version(version)
-    for called, taken, given in steps:
+    policy = flavour.policy(form)
+    for called, taken, given, rename in (
+        (shape.preprocess, observation, features, list[Tensor]),
+        (shape.policy(form), shape.features, ACTION, policy.rename),
+    ):
+        number = triton_version(version)
         step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
-        step.input_map.update(taken)
-        step.output_map.update(given)
-    for key, value in sorted(parameters.items()):
+        for tensors, mapping in ((taken, step.input_map), (given, step.output_map)):
+            for (ours, *_), (theirs, *_) in zip(tensors, rename(tensors), strict=True):
+                mapping[theirs] = ours
+    for key, value in sorted({**parameters, **flavour.parameters}.items()):
         config.parameters[key].string_value = value
     return text(config)
 
@@ -145,24 +218,24 @@ def fused(version: str, shape: Shape) -> str:
     deterministic. There is no dynamic batcher, which costs a single call 0.1 ms: the gateways join
     their requests before they call.
     """
-    config = model(ensemble_name(version, FUSED), shape.packed, ACTION)
-    config.backend = "python"
-    serve(config, shape.packed, "CPU")
+    config = _served(ensemble_name(version, FUSED), Backend("python"), shape.packed, ACTION)
     config.ClearField("dynamic_batching")
     return text(config)
 
 
-def _python_model(
-    name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], device: str = "CPU"
-) -> str:
-    config = model(name, inputs, outputs)
-    config.backend = "python"
-    serve(config, inputs, device)
-    return text(config)
-
-
-def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
-    """Configure how Triton serves a model: all versions, one instance, batches, warmed up."""
+def _served(
+    name: str,
+    backend: Backend,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    device: str = "CPU",
+) -> Any:
+    """Return the config of a model: all versions, one instance, batches, warmed up."""
+    inputs = backend.rename(inputs)
+    config = _model(name, inputs, backend.rename(outputs))
+    config.backend = backend.name
+    config.platform = backend.platform
+    config.default_model_filename = backend.file
     config.version_policy.all.SetInParent()
     group = config.instance_group.add(count=1, kind=f"KIND_{device}")
     if device == "GPU":
@@ -176,6 +249,9 @@ def serve(config: Any, inputs: Sequence[Tensor], device: str) -> None:
             warmup.inputs[tensor].CopyFrom(
                 pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
             )
+    for key, value in backend.parameters.items():
+        config.parameters[key].string_value = value
+    return config
 
 
 THREADS = "threads"
@@ -195,7 +271,7 @@ def threads(config: Any) -> int:
     return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
 
 
-def model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
     """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:

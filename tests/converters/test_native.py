@@ -29,6 +29,7 @@ from triton_backend.preprocessing import Preprocessing
 
 MakeArtifact = Callable[..., Path]
 
+NATIVE = configs.FLAVOURS["native"]
 EXPECTED = Path(__file__).parent / "expected"
 OBSERVATIONS = np.random.default_rng(1).uniform(
     [0, -1, 0, 0, 0, 0, 0], [200, 1, 1, 1, 1, 1, 1], (500, 7)
@@ -108,12 +109,14 @@ def test_configs() -> None:
     shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": native.preprocess(shape),
-        "policy_onnx": native.policy(shape, "onnx"),
-        "policy_torchscript": native.policy(shape, "torchscript"),
-        "policy_tensorrt": native.policy(shape, "tensorrt", "GPU"),
+        "preprocess": configs.preprocess(shape, NATIVE),
+        "policy_onnx": configs.policy(shape, "onnx", flavour=NATIVE),
+        "policy_torchscript": configs.policy(shape, "torchscript", flavour=NATIVE),
+        "policy_tensorrt": configs.policy(shape, "tensorrt", "GPU", NATIVE),
     } | {
-        f"ensemble_{form}": native.ensemble("carla_policy", "v1.2.3", shape, form, parameters)
+        f"ensemble_{form}": configs.ensemble(
+            "carla_policy", "v1.2.3", shape, form, parameters, NATIVE
+        )
         for form in ("onnx", "torchscript")
     }
     for name, text in written.items():
