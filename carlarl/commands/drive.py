@@ -70,6 +70,7 @@ def drive(
 
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"--output: {output.parent} is no folder")
+    base = options.gateway_url(url)
     columns = (
         TextColumn("{task.description}{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -84,12 +85,12 @@ def drive(
     try:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             if latencies:
-                with driver.Service(options.gateway_url(url), **asked) as service:
+                with driver.Service(base, **asked) as service:
                     results = _compare(service, latencies, laps, progress)
             else:
                 task = progress.add_task("", total=laps)
                 result = driver.drive(
-                    options.gateway_url(url),
+                    base,
                     laps,
                     **asked,
                     on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
