@@ -133,19 +133,17 @@ class Array:
 
 
 class _Function:
-    """A function that a pickle may name. Calling it runs `body`, if there is one.
+    """A function that a pickle may name. Calling it runs `body`.
 
     It has no attributes to set, so that a pickle can't change anything outside of itself.
     """
 
     __slots__ = ("__body",)
 
-    def __init__(self, body: Callable[..., Any] | None) -> None:
+    def __init__(self, body: Callable[..., Any]) -> None:
         self.__body = body
 
     def __call__(self, *arguments: Any) -> Any:
-        if self.__body is None:
-            raise UnsafePickleError("it calls numpy.ndarray itself")
         return self.__body(*arguments)
 
     def __setstate__(self, state: Any) -> None:
@@ -157,6 +155,10 @@ def _latin1(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
         raise UnsafePickleError("it encodes text in another way than latin1")
     return text.encode("latin1")
+
+
+def _ndarray(*arguments: Any) -> Any:
+    raise UnsafePickleError("it calls numpy.ndarray itself")
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
@@ -175,8 +177,8 @@ def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
     return array
 
 
-_FUNCTIONS: dict[tuple[str, str], Callable[..., Any] | None] = {
-    ("numpy", "ndarray"): None,
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _ndarray,
     ("numpy", "dtype"): Dtype,
     ("collections", "OrderedDict"): lambda: {},
     ("_codecs", "encode"): _latin1,

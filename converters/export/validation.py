@@ -41,31 +41,22 @@ def validate(
     missing raises nothing.
     """
     folder = artifacts / version
-    restore = "restore the file, or import the policy again as the next version"
+    check, todo = "signature", "ask its author for a signed one"
     try:
         if key is not None:
             signature.verify(folder, read_bytes(folder / CARD), key)
-            yield Check(version, "signature", True, f"{signature.SIGNATURE} is the key's")
-    except ArtifactError as error:
-        yield Check(version, "signature", False, str(error), "ask its author for a signed one")
-        return
-    try:
+            yield Check(version, check, True, f"{signature.SIGNATURE} is the key's")
+        check, todo = "card", "restore or correct it, and sign it again"
         card, digest = artifact.read_card(folder)
-        yield Check(version, "card", True, f"{card.model_name}, {card.model_type}, {digest[:19]}")
-    except ArtifactError as error:
-        yield Check(version, "card", False, str(error), "restore or correct it, and sign it again")
-        return
-    try:
+        yield Check(version, check, True, f"{card.model_name}, {card.model_type}, {digest[:19]}")
+        check, todo = "hashes", "restore the file, or import the policy again as the next version"
         files = artifact.verified_files(folder, card)
-        yield Check(version, "hashes", True, ", ".join(sorted(files)))
-    except ArtifactError as error:
-        yield Check(version, "hashes", False, str(error), restore)
-        return
-    try:
+        yield Check(version, check, True, ", ".join(sorted(files)))
+        check, todo = "contents", "use no artifact of unknown origin"
         artifact.load(folder)
-        yield Check(version, "contents", True, "safe to open, and they act")
+        yield Check(version, check, True, "safe to open, and they act")
     except ArtifactError as error:
-        yield Check(version, "contents", False, str(error), "use no artifact of unknown origin")
+        yield Check(version, check, False, str(error), todo)
         return
     yield from _validate_repository(version, folder, target)
 
