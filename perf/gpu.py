@@ -22,8 +22,8 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
-from carlarl import gpu
-from converters import placement
+from carlarl.serving import gpu
+from converters.repository import placement
 from gateway.policy import Observation
 from gateway.rows import Rows
 from gateway.triton import Triton

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 from perf import results
 from perf.observations import rows
 from triton_backend import runtimes

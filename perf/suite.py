@@ -10,7 +10,7 @@ from typing import get_args
 
 import httpx
 
-from converters.configs import FUSED, ensemble_name
+from converters.repository.configs import FUSED, ensemble_name
 from perf import closed_loop, in_process, open_loop, perf_analyzer
 from perf.perf_analyzer import Protocol
 from perf.results import Layer, Measurement

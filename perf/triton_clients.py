@@ -17,7 +17,7 @@ import tritonclient.http
 import tritonclient.http.aio
 from tritonclient.utils import shared_memory
 
-from carlarl import leftovers
+from carlarl.serving import cleanup
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.triton import SECRET_HEADER, tensors_of
 
@@ -26,7 +26,7 @@ _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int
 
 def control_headers(url: str) -> dict[str, str]:
     """Give what Triton's control APIs ask for at `url`: `carlarl serve` closes them to others."""
-    secret = leftovers.secret_at(url)
+    secret = cleanup.secret_at(url)
     return {} if secret is None else {SECRET_HEADER: secret}
 
 

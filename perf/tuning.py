@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from converters import configs, placement, repository
+from converters.repository import configs, placement, repository
 from perf import closed_loop, processes, target
 from perf.target import Target
 

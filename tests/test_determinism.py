@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters import artifact, parity
+from converters.artifact import artifact
+from converters.export import parity
 from gateway.rows import Rows
 from perf.triton_clients import GrpcClient, HttpClient
 from tests.stack import ROOT, Stack, running_stack
