@@ -24,7 +24,7 @@ NGINX = """
 daemon off;
 master_process off;
 pid {folder}/nginx.pid;
-error_log stderr warn;
+error_log stderr crit;
 events {{ worker_connections 512; }}
 http {{
     access_log off;
@@ -71,8 +71,11 @@ frontend callers
     default_backend gateways
 backend gateways
     http-reuse always
+    http-request set-header Upgrade foo if METH_POST {{ req.hdr(Connection) -m sub -i upgrade }}
     server gateway {gateway} pool-max-conn 1
 """
+"""It takes the header Upgrade from a request with a body, and leaves Connection: Upgrade as it is.
+The rule stands for those of operators that set Upgrade themselves."""
 
 
 def program(name: str) -> str:

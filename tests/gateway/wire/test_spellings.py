@@ -49,7 +49,9 @@ SPELLINGS: dict[str, tuple[bytes, ...]] = {
     "of a browser": (request(GOOD, *BROWSER),),
     "of both": (request(GOOD, *PROXY, *BROWSER),),
     "mixed case": (MIXED,),
-    "values with blanks around them": (request(GOOD, "X-Blank: \t a \t ", "Accept:*/*", "X-None:"),),
+    "values with blanks around them": (
+        request(GOOD, "X-Blank: \t a \t ", "Accept:*/*", "X-None:"),
+    ),
     "a header twice": (request(GOOD, "Accept: a", "Accept: b", "Cookie: a=b", "Cookie: c=d"),),
     "a parameter": (request(GOOD, "Content-Type: application/json; charset=utf-8"),),
     "a type of its own": (request(GOOD, "Content-Type: application/vnd.car+json"),),
