@@ -61,7 +61,7 @@ CASES = pytest.mark.parametrize("kind", ANSWERS)
 
 
 @CASES
-@pytest.mark.parametrize("lines", [(LINE,), (LINE, COOKIE), (OTHER,), ()], ids=str)
+@pytest.mark.parametrize("lines", [(LINE,), (LINE, COOKIE), (OTHER,)], ids=str)
 def test_is_as_on_other_routes(gateway_url: str, lines: tuple[str, ...], kind: str) -> None:
     """Where every page is let in."""
     status, make = ANSWERS[kind]
@@ -69,8 +69,10 @@ def test_is_as_on_other_routes(gateway_url: str, lines: tuple[str, ...], kind: s
     answer = ask(gateway_url, make(*lines))
     assert answer.status == status
     assert cors(answer) == cors(route)
-    if lines:
-        assert answer.get("access-control-allow-origin") in ("*", lines[0].split()[1])
+    origin = answer.get("access-control-allow-origin")
+    assert origin == "*" or (
+        origin == lines[0].split()[1] and "origin" in (answer.get("vary") or "").lower()
+    )
 
 
 @CASES
@@ -120,6 +122,5 @@ def test_a_preflight_lets_the_headers_of_the_client_through(named_gateway: str) 
     answer = ask(named_gateway, request(None, LINE, *lines, method="OPTIONS"))
     assert answer.status == 200
     assert answer.get("access-control-allow-origin") == ORIGIN
-    assert set((answer.get("access-control-allow-headers") or "").lower().split(", ")) >= set(
-        asked.split(",")
-    )
+    allowed = (answer.get("access-control-allow-headers") or "").lower().replace(" ", "")
+    assert set(allowed.split(",")) >= set(asked.split(","))
