@@ -58,6 +58,7 @@ ROUTES = (
     *("/livez", "/readyz", "/healthz", "/metadata", "/versions", "/metrics", "/openapi.json"),
     *("/asyncapi.json", "/docs", "/console", "/stream", "/nothing", "/", "/warmup", "/livez?a=b"),
 )
+SEEDS = (0, 1, 2**31, 2**53, 2**63 - 1, None)
 TRAILERS = (b"X-Trailer: a", b"Content-Type: text/plain", b"X-Request-ID: b", b"X-Deadline-Ms: x")
 
 
@@ -76,7 +77,7 @@ def right(random: Random) -> bytes:
     if random.random() < 0.8:
         content["deterministic"] = random.choice((True, True, False))
     if random.random() < 0.3:
-        content["seed"] = random.choice((0, 1, 2**31, 2**53, 2**63 - 1, None))
+        content["seed"] = random.choice(SEEDS)
     if random.random() < 0.3:
         content["version"] = random.choice(("v0.1.0", "v0.2.0", None))
     names = list(content)

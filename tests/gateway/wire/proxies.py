@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.gateway.processes import ROOT, free_port, status, until
+from tests.observability.prometheus import left_out
 
 UNPACKED = ROOT / ".proxies" / "usr"
 """Where `make test` puts the programs where they are not installed."""
@@ -83,13 +84,8 @@ def program(name: str) -> str:
     return shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, PLACES))) or ""
 
 
-def left_out(environment: Mapping[str, str], *, there: bool) -> bool:
-    """Whether the tests that need a program are skipped: where `CI` is set they fail instead."""
-    return not there and not environment.get("CI")
-
-
 def needs(*names: str) -> pytest.MarkDecorator:
-    """Mark a test that needs these programs."""
+    """Mark a test that needs these programs: it fails without them where `CI` is set."""
     missing = [name for name in names if not program(name)]
     reason = f"apt-get install {' '.join(missing)}"
     return pytest.mark.skipif(left_out(os.environ, there=not missing), reason=reason)
@@ -116,7 +112,8 @@ def proxy(name: str, gateway_url: str, *, buffering: bool = True) -> Iterator[st
                 user="user root;" if os.geteuid() == 0 else "",
             )
         )
-        options = ["-p", folder, "-c", str(path)] if name == "nginx" else ["-db", "-f", str(path)]
+        of_nginx = ["-e", "stderr", "-p", folder, "-c", str(path)]
+        options = of_nginx if name == "nginx" else ["-db", "-f", str(path)]
         process = subprocess.Popen([program(name), *options], env=_environment(name))
         try:
             url = f"http://127.0.0.1:{port}"
