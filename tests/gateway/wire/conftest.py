@@ -33,8 +33,8 @@ def keyed_gateway(triton_url: str, tmp_path_factory: pytest.TempPathFactory) -> 
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_gateway(triton_url: str) -> Iterator[str]:
-    """URL of a gateway that no other test talks to, with settings as they are by default."""
+    """URL of a gateway that no other module talks to, with settings as they are by default."""
     with gateway_process(TRITON_URL=triton_url) as url:
         yield url

@@ -6,9 +6,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import cycle, islice
+from itertools import cycle
 from random import Random
 from typing import Any
 
@@ -47,7 +47,7 @@ def upgrades(*lines: str) -> Iterator[Segments]:
         for size in (0, BIG):
             body = b"\r\n" * (size // 2) + inner
             top = head(*lines, f"Content-Length: {len(body)}")
-            yield from ((top, body), (top + body,))
+            yield from ((top, body), (top + body,), (top, body))
         top = head(*lines, "Transfer-Encoding: chunked")
         yield (top, chunks(inner, len(inner)))
 
@@ -105,6 +105,13 @@ def victims(gateway_url: str) -> list[Victim]:
     return made
 
 
+@pytest.fixture(scope="module")
+def attacked_gateway(triton_url: str) -> Iterator[str]:
+    """URL of a gateway behind the proxies alone."""
+    with gateway_process(TRITON_URL=triton_url, ACCESS_LOG="none") as url:
+        yield url
+
+
 @contextmanager
 def attacked(url: str, attack: list[Segments]) -> Iterator[Counter[str]]:
     """Attack until the block ends, and count what the attacker is answered."""
@@ -134,11 +141,15 @@ def attacked(url: str, attack: list[Segments]) -> Iterator[Counter[str]]:
         thread.join()
 
 
-def wrong_answers(url: str, victims: list[Victim]) -> list[str]:
+def wrong_answers(
+    url: str, victims: list[Victim], attacked_enough: Callable[[], bool]
+) -> list[str]:
     """Ask for every victim in turn, on one connection, and tell what is not its own answer."""
     wrong = []
     with Connection(url) as connection:
-        for data, echo, action in islice(cycle(victims), REQUESTS):
+        for number, (data, echo, action) in enumerate(cycle(victims)):
+            if number >= REQUESTS and attacked_enough():
+                break
             answer = connection.send(data).answer()
             if answer.status != 200 or answer.content().get("actions") != [action]:
                 wrong.append(f"{echo}: {answer.status} {answer.body[:100]!r}")
@@ -152,19 +163,20 @@ def wrong_answers(url: str, victims: list[Victim]) -> list[str]:
 )
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in PROXIES])
 def test_none_gets_anothers_answer(
-    name: str, attack: str, triton_url: str, victims: list[Victim]
+    name: str, attack: str, attacked_gateway: str, victims: list[Victim]
 ) -> None:
-    settings = {"TRITON_URL": triton_url, "ACCESS_LOG": "none"}
-    with gateway_process(**settings) as gateway, proxy(name, gateway) as url:
+    with proxy(name, attacked_gateway) as url:
         with attacked(url, ATTACKS[attack]) as statuses:
             began = time.monotonic()
-            wrong = wrong_answers(url, victims)
+            once = len(ATTACKS[attack])
+            wrong = wrong_answers(url, victims, lambda: statuses.total() >= once)
             taken = time.monotonic() - began
         swapped = [one for one in wrong if "its own" not in one]
-        print(f"{name}, {attack}: {len(swapped)} of {REQUESTS} wrong in {taken:.1f} s, {statuses}")
+        print(
+            f"{name}, {attack}: {len(swapped)} of {REQUESTS} or more wrong in {taken:.1f} s, {statuses}"
+        )
         assert not swapped, f"{len(swapped)} answers were another's, first {swapped[:3]}"
-        assert statuses["a victim's"] == 0
+        assert "a victim's" not in statuses
         assert not wrong, f"{len(wrong)} answers had another echo, first {wrong[:3]}"
         if attack != "the rest":
             assert set(statuses) <= {"422"}, statuses
-        assert sum(statuses.values()) >= 30, "it was hardly attacked"
