@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools browser quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools proxies browser quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -18,10 +18,10 @@ dev: .venv/.installed  ## serve with a talkative log
 drive: .venv/.installed-drive  ## drive three laps through the running gateway, draw drive.png
 	$(BIN)/carlarl drive --laps 3 --output drive.png
 
-test: .venv/.installed-test load-tools monitor-tools browser  ## set up and run the tests
+test: .venv/.installed-test load-tools monitor-tools proxies browser  ## set up and run the tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-cov: .venv/.installed-dev load-tools monitor-tools  ## the tests, with their coverage of the code
+test-cov: .venv/.installed-dev load-tools monitor-tools proxies  ## the tests, with their coverage of the code
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
 
 test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
@@ -100,7 +100,7 @@ deploy-k8s:  ## apply the overlay cpu to your cluster, or OVERLAY=gpu
 install-dev: .venv/.installed-dev  ## set up everything for working on the code
 
 clean:  ## remove the environment and caches
-	rm -rf .venv .perf-analyzer .prometheus .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf .venv .perf-analyzer .prometheus .proxies .pytest_cache .mypy_cache .ruff_cache build *.egg-info
 
 # Without them the benchmarks leave out what needs them, and say so.
 load-tools:
@@ -117,12 +117,20 @@ load-tools:
 monitor-tools:
 	-@command -v prometheus >/dev/null && command -v promtool >/dev/null || $(MAKE) --no-print-directory .prometheus/.installed
 
+# nginx, HAProxy and curl with what they need, unpacked and not installed for the same reason.
+proxies:
+	-@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v curl >/dev/null || $(MAKE) --no-print-directory .proxies/.installed
+
 # The console's tests use it, and are skipped without it. Ubuntu's package needs snap: there install Chrome.
 browser:
 	-@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit; done; { [ "$$(id -u)" = 0 ] && { apt-get install -qq -y --no-install-recommends chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }; } >/dev/null; } || { echo "make: no browser, so the console's tests will be skipped: apt-get install chromium" >&2; exit 1; }
 
 .prometheus/.installed:
 	@mkdir -p .prometheus && cd .prometheus && { { apt-get download -qq -o APT::Sandbox::User=root prometheus || { apt-get update -qq && apt-get download -qq -o APT::Sandbox::User=root prometheus; }; } && dpkg -x prometheus_*.deb . && rm prometheus_*.deb && usr/bin/promtool --version; } >/dev/null 2>&1 || { echo "make: prometheus is missing: apt-get install prometheus" >&2; exit 1; }
+	@touch $@
+
+.proxies/.installed:
+	@mkdir -p .proxies && cd .proxies && get() { names=$$(apt-get install --simulate --no-install-recommends nginx haproxy curl | sed -n 's/^Inst \([^ ]*\).*/\1/p') && test -n "$$names" && apt-get download -qq -o APT::Sandbox::User=root $$names; } && { { get || { apt-get update -qq && get; }; } && for package in *.deb; do dpkg -x $$package . || exit 1; done && rm *.deb; } >/dev/null 2>&1 || { echo "make: nginx, haproxy or curl is missing: apt-get install nginx haproxy curl" >&2; exit 1; }
 	@touch $@
 
 secrets: secrets/api_keys secrets/triton_secret secrets/grafana_password  ## the files that compose.yaml hands out; each is made once

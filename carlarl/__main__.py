@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported is no trace either."""
+    """Run the command line. Ctrl-C shows no traceback, even while modules are still imported."""
     try:
         from carlarl.cli import main as run
     except KeyboardInterrupt:

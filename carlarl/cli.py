@@ -1,36 +1,35 @@
-"""The command line `carlarl`; each command imports what it needs when it runs."""
+"""The command line `carlarl`. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
-from carlarl import (
-    bench_commands,
-    config_command,
-    drive_commands,
-    gateway_commands,
-    import_commands,
-    key_commands,
-    trust_commands,
-    tune_command,
-    version_commands,
-)
-from carlarl.options import (
-    Formats,
-    config_option,
-    profile_option,
-    read,
-    repository_option,
-)
+from carlarl.commands.bench import bench
+from carlarl.commands.config import config
+from carlarl.commands.drive import drive
+from carlarl.commands.export import export
+from carlarl.commands.import_sb3 import import_sb3
+from carlarl.commands.import_torchscript import import_torchscript
+from carlarl.commands.keys import keys
+from carlarl.commands.predict import predict
+from carlarl.commands.promote import promote
+from carlarl.commands.rollback import rollback
+from carlarl.commands.serve import serve
+from carlarl.commands.sign import sign
+from carlarl.commands.tune import tune
+from carlarl.commands.validate import validate
+from carlarl.commands.versions import versions
+from carlarl.commands.warmup import warmup
+from carlarl.errors import CommandError
+from converters.errors import ConversionError
+from gateway.settings import SettingsError
 
 
 def main() -> None:
-    """Run the command line: status 0, 1 for a failure, 2 for bad use."""
+    """Run the command line. Exit with status 0, with 1 for a failure, or with 2 for bad use."""
     try:
         cli(standalone_mode=False)
     except click.UsageError as error:
@@ -44,77 +43,48 @@ def main() -> None:
         sys.exit(130)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """The one place where an error of another folder becomes a line for the user."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except _errors_of_other_folders() as error:
+            raise CommandError(str(error)) from None
+
+
+def _errors_of_other_folders() -> tuple[type[Exception], ...]:
+    """Return their bases. That of `perf`, which is slow to import, only if it is imported."""
+    generator = sys.modules.get("perf.load.generator")
+    return ConversionError, SettingsError, *(() if generator is None else (generator.LoadError,))
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="carlarl")
 def cli() -> None:
     """Serve trained driving policies: artifact → Triton model repository → JSON actions."""
 
 
-@cli.command()
-@repository_option
-@click.option("--host", help="Address that the gateway listens on. [default: $HOST]")
-@click.option("--port", type=int, help="Port of the gateway. [default: $PORT]")
-@click.option("--workers", type=int, help="Gateway processes. [default: $WORKERS]")
-@config_option
-@profile_option
-@click.option(
-    "--ssl-certfile",
-    type=click.Path(path_type=Path),
-    help="The gateway's certificate chain (PEM); then it serves HTTPS. [env: SSL_CERTFILE]",
-)
-@click.option(
-    "--ssl-keyfile",
-    type=click.Path(path_type=Path),
-    help="The certificate's private key (PEM). [env: SSL_KEYFILE]",
-)
-@click.option(
-    "--formats",
-    type=Formats(),
-    default=("onnx",),
-    help="Formats whose ensembles are loaded, beside the one that is active.",
-)
-def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> None:
-    """Start Triton and the gateway, until Ctrl-C.
-
-    With TRITON_URL set, no Triton is started and that one is used. With --config the gateway
-    follows the file: what can change while it serves does, within a second or on SIGHUP.
-
-    \b
-    Example: carlarl serve --port 8080
-    Example: carlarl serve --config carlarl.yaml --profile production
-    """
-    from carlarl import ports, serve_log, supervision, triton_server
-    from carlarl import serve as serving
-    from converters.repository import RepositoryError
-
-    given = {"model_repository": repository, **flags}
-    settings = read(**given)
-    # The gateway's process reads file and environment by itself, where a flag has to win too.
-    os.environ.update({k.upper(): str(v) for k, v in given.items() if v is not None})
-    voice = serve_log.voice(settings)
-    try:
-        serving.serve(settings, formats, voice.say, voice.warn)
-    except (
-        supervision.ServeError,
-        triton_server.TritonError,
-        ports.PortTakenError,
-        RepositoryError,
-    ) as error:
-        voice.fail(str(error))
-        sys.exit(1)
-
-
-MODULES = (
-    bench_commands,
-    config_command,
-    drive_commands,
-    gateway_commands,
-    import_commands,
-    key_commands,
-    trust_commands,
-    tune_command,
-    version_commands,
-)
-for module in MODULES:
-    for command in module.COMMANDS:
-        cli.add_command(command)
+for command in (
+    bench,
+    config,
+    drive,
+    export,
+    import_sb3,
+    import_torchscript,
+    keys,
+    predict,
+    promote,
+    rollback,
+    serve,
+    sign,
+    tune,
+    validate,
+    versions,
+    warmup,
+):
+    cli.add_command(command)

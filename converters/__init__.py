@@ -1,1 +1,1 @@
-"""Artifact → Triton model repository, offline; the only part that needs torch and onnx."""
+"""Artifact → Triton model repository, offline. Only this folder needs torch and onnx."""

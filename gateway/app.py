@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import logs, openapi, schema
 from gateway.access import AccessLog
+from gateway.api import codec
 from gateway.configuration import Configuration, read_keys
 from gateway.console import add_console
 from gateway.doors import Doors
 from gateway.endpoints import Endpoints
-from gateway.errors import on_error
-from gateway.fast import FastPredict
+from gateway.http.cors import Cors
+from gateway.http.edge import Edge, allowed_connections
+from gateway.http.predict import PredictService
 from gateway.joining import Joiner
 from gateway.keys import Keys
 from gateway.metrics import Metrics
-from gateway.middleware import Arrival, Cors, Errors
+from gateway.middleware import Arrival, Errors, answer_to
+from gateway.observability.exchange import Observers
 from gateway.otlp import traces_url
 from gateway.predict import Predictor
 from gateway.settings import Settings
@@ -44,7 +48,7 @@ VERSION = "0.1.0"
 def create_app(settings: Settings, triton: Triton | None = None) -> "Application":
     """Build the application; it talks to `triton`, or to the one that the settings name.
 
-    A request passes `Arrival`, `Cors`, then FastAPI; a usual prediction is answered before all.
+    Connections answer `POST /predict` themselves; other requests pass `Arrival`, then FastAPI.
     Where the configuration file or the file of API keys changes, it goes on with what they say.
 
     Raises SettingsError where the file of API keys cannot be used.
@@ -60,10 +64,13 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
     stopping = Stopping(settings.shutdown_notice_s)
-    endpoints = Endpoints(settings, triton, versions, predictor, metrics, stopping, git, doors)
+    endpoints = Endpoints(settings, triton, versions, metrics, stopping, git, doors)
     access = AccessLog(settings)
-    fast = FastPredict(settings, doors, versions, predictor, metrics, stopping, access, traces)
-    streams = Streams(settings, doors, versions, predictor, metrics, access)
+    observers = Observers(metrics, access, traces)
+    service = PredictService(settings, doors, versions, predictor, observers)
+    streams = Streams(settings, doors, versions, predictor, observers)
+    cors = Cors(settings)
+    edge = Edge(settings, service, streams, observers, stopping, cors)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,17 +97,17 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         lifespan=lifespan,
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
-        exception_handlers={HTTPException: on_error, RequestValidationError: on_error},
+        exception_handlers={HTTPException: _on_error},
         middleware=[Middleware(Errors, doors=doors)],
     )
     app.describe(keys)
     _add_routes(app, endpoints)
     add_console(app)
-    cors = Cors(app, settings)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
         doors.configure(settings, keys)
-        fast.configure(settings)
+        service.configure(settings)
+        edge.places.limit = allowed_connections(settings.max_connections)
         streams.configure(settings)
         endpoints.configure(settings)
         joiner.limit(settings.calls_in_flight, settings.max_waiting)
@@ -112,18 +119,16 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     configuration = Configuration(settings, keys, apply)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    arrival = Arrival(cors, metrics, paths, stopping, access, traces)
-    return Application(arrival, fast, streams)
+    return Application(Arrival(app, edge, paths), edge)
 
 
 class Application:
-    """The ASGI application, and what `protocol.Protocol` does without it."""
+    """The ASGI application, and what `HttpConnection` answers without it."""
 
-    def __init__(self, app: ASGIApp, fast: FastPredict, streams: Streams) -> None:
-        """Take the framework's way, usual predictions and streams."""
+    def __init__(self, app: ASGIApp, edge: Edge) -> None:
+        """Take both."""
         self._app = app
-        self.fast = fast
-        self.streams = streams
+        self.edge = edge
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request by the framework."""
@@ -152,9 +157,9 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         endpoints.predict,
         methods=["POST"],
         tags=["policy"],
-        response_model=schema.PredictAnswer,
-        responses=openapi.error_responses(openapi.PREDICT_ERRORS),
-        openapi_extra=openapi.request_body(schema.PredictRequest, required=True),
+        responses=openapi.answer(codec.PredictAnswer, "The actions.")
+        | openapi.error_responses(openapi.PREDICT_ERRORS),
+        openapi_extra=openapi.request_body(codec.codec_of(None).request, required=True),
     )
     app.add_api_route(
         "/warmup",
@@ -163,7 +168,7 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
         tags=["policy"],
         response_model=schema.WarmupAnswer,
         responses=openapi.error_responses(openapi.WARMUP_ERRORS),
-        openapi_extra=openapi.request_body(schema.WarmupRequest, required=False),
+        openapi_extra=openapi.request_body(codec.WarmupRequest, required=False),
     )
     app.add_api_route(
         "/metadata",
@@ -210,6 +215,11 @@ def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
 
     app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
     app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    """Answer an exception, as the framework asks for it."""
+    return answer_to(request.scope, error)
 
 
 def _traces() -> "Traces | None":

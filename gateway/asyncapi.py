@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+import msgspec
 
-from gateway.deadline import HEADER
-from gateway.frames import StepAnswer, StepError, StepRequest, StepSkipped
+from gateway.api.codec import StepAnswer, StepError, StepSkipped, codec_of
+from gateway.http.head import DEADLINE
 from gateway.stream import KEY_PREFIX, PATH
 from gateway.websocket import SUBPROTOCOLS
 
-_REF = "#/components/schemas/{model}"
+_REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
 Control streams: one connection for each vehicle, one frame for each step, exactly one frame back.
 Of several observations that wait, the latest wins. A text frame holds JSON and is answered in
@@ -26,12 +26,12 @@ comes too slowly, too many frames get no action (steps, fragments and control fr
 key is not known any more; 1009, a frame is larger than a request's body may be; 1011, the
 connection failed.
 """
-_ANSWERS: dict[str, type[BaseModel]] = {
+_ANSWERS: dict[str, Any] = {
     "answer": StepAnswer,
     "skipped": StepSkipped,
     "error": StepError,
 }
-_MODELS: dict[str, type[BaseModel]] = {"step": StepRequest, **_ANSWERS}
+_MODELS: dict[str, Any] = {"step": codec_of(None).step, **_ANSWERS}
 
 
 def document(version: str, api_keys: bool) -> dict[str, Any]:
@@ -88,18 +88,14 @@ def _messages() -> dict[str, Any]:
         name: {
             "name": name,
             "summary": model.__doc__,
-            "payload": {"$ref": _REF.format(model=model.__name__)},
+            "payload": {"$ref": _REF.format(name=model.__name__)},
         }
         for name, model in _MODELS.items()
     }
 
 
 def _schemas() -> dict[str, Any]:
-    schemas: dict[str, Any] = {}
-    for model in _MODELS.values():
-        schema = model.model_json_schema(ref_template=_REF)
-        schemas.update(schema.pop("$defs", {}))
-        schemas[model.__name__] = schema
+    _, schemas = msgspec.json.schema_components(_MODELS.values(), ref_template=_REF)
     return schemas
 
 
@@ -112,7 +108,7 @@ def _headers() -> dict[str, Any]:
                 "description": f"{' or '.join(SUBPROTOCOLS)}: the first that is offered is chosen, "
                 f"none where none is; beside it {KEY_PREFIX}KEY.",
             },
-            HEADER: {
+            DEADLINE: {
                 "type": "integer",
                 "minimum": 1,
                 "maximum": 999_999_999,

@@ -1,10 +1,9 @@
 """Who may come in: paths that are open, closed or for those with a key, and how often."""
 
+from collections.abc import Mapping
 from math import ceil
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
 
 from gateway.console import CONSOLE
 from gateway.errors import RateExceeded, Unauthorized
@@ -46,34 +45,31 @@ class Doors:
             self._rate = rate
             self.limits = Limits(*rate) if rate[0] else None
 
-    def enter(self, scope: Scope) -> None:
-        """Let a request in, and note in the scope as whose it counts: `caller`.
+    def enter(
+        self, path: str, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
+    ) -> str:
+        """Let a request for `path` in; return as whose it counts.
 
         Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
         Unauthorized without a key that is known.
         """
-        path = scope["path"]
         if path in self._closed:
             raise HTTPException(404)
         asked = self.keys is not None and path not in self._open
-        holder = self.keys.holder(Headers(scope=scope)) if asked and self.keys else None
-        scope["caller"] = holder or address(scope["client"])
+        holder = self.keys.holder(headers) if asked and self.keys else None
+        caller = holder or (client[0] if client else "")
         if self.limits is not None and path not in PROBES and path not in METRICS:
-            wait_s = self.limits.take(scope["caller"])
+            wait_s = self.limits.take(caller)
             if wait_s:
                 raise too_fast(wait_s)
         if asked and holder is None:
             raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
+        return caller
 
     def charge(self, caller: str, observations: int) -> None:
         """Count the observations of a request that came in, beyond the first."""
         if self.limits is not None and observations > 1:
             self.limits.charge(caller, observations - 1)
-
-
-def address(client: tuple[str, int] | None) -> str:
-    """Give the name of a caller without a key."""
-    return client[0] if client else ""
 
 
 def too_fast(wait_s: float) -> RateExceeded:

@@ -3,21 +3,18 @@
 import time
 from typing import Any
 
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import asyncapi
-from gateway.body import gone, read_body
-from gateway.deadline import allowed_s
+from gateway.api import codec
+from gateway.body import read_body
 from gateway.doors import Doors
 from gateway.errors import ServiceUnavailable
+from gateway.http.head import RequestHead
 from gateway.metrics import CONTENT_TYPE, Metrics
 from gateway.policy import PolicyVersion
-from gateway.predict import Predictor, seed_of
-from gateway.rows import Rows
-from gateway.schema import check_sensors, decode_predict, decode_warmup
 from gateway.settings import Settings
 from gateway.stopping import Stopping
 from gateway.triton import Triton
@@ -35,7 +32,6 @@ class Endpoints:
         settings: Settings,
         triton: Triton,
         versions: Versions,
-        predictor: Predictor,
         metrics: Metrics,
         stopping: Stopping,
         git: str,
@@ -47,7 +43,6 @@ class Endpoints:
         self._doors = doors
         self._triton = triton
         self._versions = versions
-        self._predictor = predictor
         self._metrics = metrics
         self._git = git
 
@@ -56,35 +51,9 @@ class Endpoints:
         self._max_body = settings.max_body_bytes
         self._timeout_s = settings.request_timeout_ms / 1000
 
-    async def predict(self, request: Request) -> Response:
-        """Give one action for each observation."""
-        arrived: float = request.scope["arrived"]
-        deadline = arrived + allowed_s(request, self._timeout_s)
-        asked = decode_predict(await read_body(request, self._max_body, deadline))
-        self._doors.charge(request.scope["caller"], len(asked.observations))
-        policy = await self._versions.resolve(asked.version)
-        request.scope["policy_version"] = policy.version
-        check_sensors(asked, policy.sensors)
-        seed = seed_of(asked)
-        answer = await self._predictor.predict(
-            policy,
-            Rows.of(asked.observations, seed),
-            seed,
-            deadline,
-            lambda: gone(request.receive),
-        )
-        content: dict[str, Any] = {
-            "actions": [
-                {"throttle": throttle, "brake": brake, "steer": steer}
-                for throttle, brake, steer in answer.actions
-            ],
-            "version": answer.version,
-            "timingMs": _milliseconds_since(arrived),
-            "deterministic": asked.deterministic,
-        }
-        if answer.seed is not None:
-            content["seed"] = answer.seed
-        return _json(content)
+    async def predict(self, _: Request) -> Response:
+        """Give one action for each observation; connections answer this without the application."""
+        raise AssertionError("`http.connection` answers it")
 
     async def healthz(self, _: Request) -> Response:
         """Say whether the gateway can act; 200 in either case."""
@@ -143,9 +112,11 @@ class Endpoints:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        arrived: float = request.scope["arrived"]
-        deadline = arrived + allowed_s(request, self._timeout_s)
-        decode_warmup(await read_body(request, self._max_body, deadline))
+        head: RequestHead = request.scope["head"]
+        arrived: float = request.scope["exchange"].arrived
+        deadline = arrived + min(head.deadline_s(), self._timeout_s)
+        form = head.body_format(self._max_body)
+        codec.check_warmup(await read_body(request, self._max_body, deadline), form)
         policy = await self._versions.resolve(None)
         await policy.warm_up(self._triton, deadline)
         return _json(
@@ -187,4 +158,4 @@ def _milliseconds_since(arrived: float) -> float:
 
 
 def _json(content: dict[str, Any]) -> Response:
-    return Response(to_json(content), media_type="application/json")
+    return Response(codec.encode[codec.JSON](content), media_type=codec.JSON)

@@ -1,4 +1,4 @@
-"""Every error that a caller can see, and the one handler that writes it."""
+"""Every error that a caller can see, and what the caller gets for it."""
 
 import logging
 import time
@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fastapi.exceptions import RequestValidationError
-from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 RETRY_AFTER_S = 1
-MAX_LISTED = 100
-MAX_FIELD_CHARS = 200
+MAX_PROBLEM_CHARS = 200
+"""Of what a caller sent, no more is said again."""
 
 log = logging.getLogger(__name__)
 
@@ -40,31 +36,17 @@ class ValidationFailed(GatewayError):
     status = 422
 
     def __init__(self, problems: list[dict[str, str]]) -> None:
-        """Take `{field, message, type}` for each problem; the first hundred are listed."""
-        first = problems[0]
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        super().__init__(
-            f"{first['field']}: {first['message']}{more}",
-            validation_errors=problems[:MAX_LISTED],
-        )
-
-    @classmethod
-    def of(cls, errors: Any) -> "ValidationFailed":
-        """Make one from pydantic's list of errors."""
-        return cls(
-            [
-                {
-                    "field": ".".join(map(str, error["loc"]))[:MAX_FIELD_CHARS] or "body",
-                    "message": error["msg"],
-                    "type": error["type"],
-                }
-                for error in errors
-            ]
-        )
+        """Take `{field, message, type}` for each problem, the first one at least."""
+        listed = [
+            {name: value[:MAX_PROBLEM_CHARS] for name, value in one.items()} for one in problems
+        ]
+        first = listed[0]
+        more = f" (and {len(listed) - 1} more)" if len(listed) > 1 else ""
+        super().__init__(f"{first['field']}: {first['message']}{more}", validation_errors=listed)
 
 
 class UnsupportedMediaType(GatewayError):
-    """The body says that it is something other than JSON."""
+    """The body says that it is something other than JSON or msgpack."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
@@ -137,8 +119,8 @@ CODES = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a caller is told of an error: its status, headers, code and envelope."""
+class ErrorPayload:
+    """What a caller gets for an error: status, headers, code, and the envelope around it."""
 
     status: int
     headers: Mapping[str, str]
@@ -146,49 +128,20 @@ class Told:
     envelope: dict[str, Any]
 
 
-def error_response(
-    status: int,
-    code: str,
-    message: str,
-    request_id: str,
-    *,
-    details: Mapping[str, Any] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Write the envelope that every error has."""
-    envelope = _envelope(code, message, request_id, details or {})
-    return Response(to_json(envelope), status, headers, "application/json")
-
-
-async def on_error(request: Request, error: Exception) -> Response:
-    """Answer any exception, as the framework asks for it."""
-    return answer_to(request, error)
-
-
-def answer_to(request: Request, error: Exception) -> Response:
-    """Answer any exception by HTTP."""
-    told = tell(error, request.scope["request_id"])
-    request.scope["error_code"] = told.code
-    return Response(to_json(told.envelope), told.status, told.headers, "application/json")
-
-
-def tell(error: Exception, request_id: str) -> Told:
-    """Say what a caller is told; what nobody foresaw goes to the log with its trace."""
-    if isinstance(error, RequestValidationError):
-        error = ValidationFailed.of(error.errors())
+def payload_of(error: Exception, request_id: str) -> ErrorPayload:
+    """Make what the caller gets; an error that nobody foresaw goes to the log with its trace."""
     if isinstance(error, GatewayError):
         envelope = _envelope(error.code, error.message, request_id, error.details)
-        return Told(error.status, error.headers, error.code, envelope)
+        return ErrorPayload(error.status, error.headers, error.code, envelope)
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
         if headers.get("Allow") == "GET":
             headers["Allow"] = "GET, HEAD"
         envelope = _envelope("HTTP_ERROR", str(error.detail), request_id, {})
-        return Told(error.status_code, headers, "HTTP_ERROR", envelope)
-    named = {"request_id": request_id}
-    log.error("request %s failed", request_id, exc_info=error, extra=named)
+        return ErrorPayload(error.status_code, headers, "HTTP_ERROR", envelope)
+    log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
     envelope = _envelope("INTERNAL_ERROR", "internal error", request_id, {})
-    return Told(500, {}, "INTERNAL_ERROR", envelope)
+    return ErrorPayload(500, {}, "INTERNAL_ERROR", envelope)
 
 
 def _envelope(

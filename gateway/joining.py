@@ -1,15 +1,21 @@
-"""Joined calls: requests that wait while Triton works travel together in the next call."""
+"""Batching: requests that wait while Triton works travel together in the next call."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
-from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, ResourceExhausted
+from gateway.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    InferenceFailed,
+    ResourceExhausted,
+    ServiceUnavailable,
+)
 from gateway.metrics import Metrics
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.triton import Triton
@@ -18,8 +24,8 @@ if TYPE_CHECKING:
     from gateway.traces import Trace, Traces
 
 LATE = "no answer from Triton within the deadline"
-CONGESTED = "too many requests are waiting"
-Gone = Callable[[], bool]
+Outcome = bytes | Exception
+"""The actions of some rows, `ACTION_BYTES` each, or why there are none."""
 
 PATIENCE = 0.5
 """Share of its time that a request may find the line ahead of it to have waited."""
@@ -27,49 +33,137 @@ LEAST_CALL_S = 0.25
 """How long a call keeps its place at least: Triton goes on with it, whoever stops waiting."""
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    """Rows of one request that fit into one call, and whoever waits for their actions."""
+class Inference:
+    """Rows of one request on their way to Triton; `settle` is called once, with their outcome.
 
-    rows: Rows
-    since: float
-    deadline: float
-    gone: Gone
-    actions: asyncio.Future[bytes]
-    trace: "Trace | None" = None
+    `deadline` and `since`, when they began to wait, are of `time.perf_counter`. `gone` says
+    whether nobody waits for the rows any more; such rows are not sent.
+    """
+
+    __slots__ = ("deadline", "done", "gone", "rows", "settled", "since", "trace")
+
+    def __init__(
+        self,
+        rows: Rows,
+        deadline: float,
+        done: Callable[[Outcome], None],
+        *,
+        gone: Callable[[], bool] | None = None,
+        since: float | None = None,
+        trace: "Trace | None" = None,
+    ) -> None:
+        """Call `done` with the outcome."""
+        self.rows = rows
+        self.deadline = deadline
+        self.done = done
+        self.gone = gone
+        self.since = since
+        self.trace = trace
+        self.settled = False
+
+    def settle(self, outcome: Outcome) -> None:
+        """Hand over the outcome, unless that happened already or nobody waits."""
+        if not self.settled:
+            self.settled = True
+            self.done(outcome)
+
+    def abandon(self) -> None:
+        """Note that nobody waits: the rows are not sent where they were not sent yet."""
+        self.settled = True
 
 
-@dataclass(eq=False, slots=True)
+class _Parts:
+    """Puts the outcomes of a request's parts together."""
+
+    def __init__(self, whole: Inference, pieces: list[Rows], since: float) -> None:
+        self._whole = whole
+        self._actions = [b""] * len(pieces)
+        self._missing = len(pieces)
+        self.inferences = [
+            Inference(
+                piece,
+                whole.deadline,
+                lambda outcome, index=index: self._take(index, outcome),  # type: ignore[misc]
+                gone=self._is_gone,
+                since=since,
+                trace=whole.trace,
+            )
+            for index, piece in enumerate(pieces)
+        ]
+
+    def _is_gone(self) -> bool:
+        return self._whole.settled or (self._whole.gone is not None and self._whole.gone())
+
+    def _take(self, index: int, outcome: Outcome) -> None:
+        if isinstance(outcome, Exception):
+            for one in self.inferences:
+                one.abandon()
+            self._whole.settle(outcome)
+            return
+        self._actions[index] = outcome
+        self._missing -= 1
+        if not self._missing:
+            self._whole.settle(b"".join(self._actions))
+
+
 class Line:
-    """What waits for one model, and how many calls of it are under way."""
+    """What waits for one model, and its calls that are under way."""
 
-    model: str
-    max_rows: int
-    waiting: deque[_Waiter] = field(default_factory=deque)
-    calls: int = 0
-    rows: int = 0
-    call_s: float = 0.0
+    def __init__(self, model: str, max_rows: int) -> None:
+        """Take at most `max_rows` rows for each call."""
+        self.model = model
+        self.max_rows = max_rows
+        self.waiting: deque[Inference] = deque()
+        self.batches: list[list[Inference]] = []
+        """The inferences of each call that is under way."""
+        self.rows = 0
+        """Rows that wait."""
+        self._call_s = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._expires_at = math.inf
 
-    def congested(self, now: float, budget_s: float, ahead: int = 0) -> bool:
+    def congested(self, now: float, budget_s: float) -> bool:
         """Whether what is to be answered within `budget_s` from `now` would likely be late.
 
         It is where the first in the line has waited for half of that already, or where the calls
-        that the line needs, and `ahead` rows that come before, take as long, as calls took lately.
+        that the line needs take as long, as calls took lately.
         """
-        wait_s = (self.rows + ahead) / self.max_rows * self.call_s / max(1, self.calls)
+        wait_s = self.rows / self.max_rows * self._call_s / max(1, len(self.batches))
         if self.waiting:
-            wait_s = max(wait_s, now - self.waiting[0].since)
+            since = self.waiting[0].since
+            wait_s = max(wait_s, now - (since if since is not None else now))
         return wait_s > budget_s * PATIENCE
 
     def called(self, seconds: float) -> None:
         """Note how long a call took."""
-        self.call_s += (seconds - self.call_s) * 0.2
+        self._call_s += (seconds - self._call_s) * 0.2
+
+    def expire_by(self, deadline: float, now: float) -> None:
+        """Settle what is late from `deadline` on; one timer serves all that wait."""
+        if deadline < self._expires_at:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expires_at = deadline
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(max(0.0, deadline - now), self._expire)
+
+    def _expire(self) -> None:
+        self._expiry, self._expires_at = None, math.inf
+        now = time.perf_counter()
+        pending = [one for one in self.waiting if not one.settled]
+        pending += [one for batch in self.batches for one in batch if not one.settled]
+        for one in pending:
+            if one.deadline <= now:
+                one.settle(DeadlineExceeded(LATE))
+        later = [one.deadline for one in pending if not one.settled]
+        if later:
+            self.expire_by(min(later), now)
 
 
 class Joiner:
     """Sends requests to Triton, as few calls at a time as `calls`, each as full as may be.
 
-    When a call is free a request leaves at once; there is no timer. Requests for different
+    When a call is free a request leaves at once; no timer delays it. Requests for different
     models never share a call. A request larger than a call is cut up and put together again.
     """
 
@@ -91,60 +185,49 @@ class Joiner:
         self._tasks: set[asyncio.Task[None]] = set()
         self.limit(calls, max_waiting)
 
-    async def infer(
-        self,
-        model: str,
-        max_rows: int,
-        rows: Rows,
-        deadline: float,
-        gone: Gone,
-        since: float | None = None,
-    ) -> bytes:
-        """Give the actions of `rows`, `ACTION_BYTES` each, before `deadline` (perf_counter).
+    def submit(self, model: str, max_rows: int, inference: Inference) -> None:
+        """Send `inference` to `model` in calls of at most `max_rows` rows, or let it wait.
 
-        `gone` says whether nobody waits for them any more; such rows are not sent. `since` is for
-        one row that comes in the place of another, gone from the front of the line, which had
-        waited since then: it goes to the front, or it might never get there. Raises
-        ResourceExhausted where too many observations wait already, or for too long,
-        DeadlineExceeded and ClientDisconnect where it is too late or the caller has gone, and
-        what `Triton.infer` raises.
+        Where it has waited before (`since`), it takes the place of a row that is gone, at the front
+        of the line. Settles it with the actions, or with ResourceExhausted where too many
+        observations wait already or for too long, DeadlineExceeded where it is late,
+        ClientDisconnect where it is `gone`, and what `Triton.infer` raises.
         """
         line = self._lines.get(model)
         if line is None:
             line = self._lines[model] = Line(model, max_rows)
         now = time.perf_counter()
-        left_s = deadline - now
+        left_s = inference.deadline - now
+        first = inference.since is not None
         if left_s <= 0:
             self._metrics.expired()
-            raise DeadlineExceeded(LATE)
-        if since is None and line.congested(now, left_s):
-            raise ResourceExhausted(CONGESTED)
-        loop = asyncio.get_running_loop()
-        trace = None if self._traces is None else self._traces.current()
-        waiters = [
-            _Waiter(piece, since or now, deadline, gone, loop.create_future(), trace)
-            for piece in rows.split(max_rows)
-        ]
-        free = max(0, self._calls - line.calls) if not line.waiting else 0
-        if self.waiting + sum(one.rows.count for one in waiters[free:]) > self._max_waiting:
-            raise ResourceExhausted("too many observations are waiting")
-        if free and len(waiters) == 1 and left_s >= LEAST_CALL_S:
-            return await self._lone(line, waiters[0])
-        for waiter in waiters[:free]:
-            self._send(line, [waiter])
-        for waiter in waiters[free:]:
-            (line.waiting.append if since is None else line.waiting.appendleft)(waiter)
-            self.waiting += waiter.rows.count
-            line.rows += waiter.rows.count
-        expiry = loop.call_later(left_s, _expire, waiters)
-        try:
-            if len(waiters) == 1:
-                return await waiters[0].actions
-            return b"".join(await asyncio.gather(*(waiter.actions for waiter in waiters)))
-        finally:
-            expiry.cancel()
-            for waiter in waiters:
-                waiter.actions.cancel()
+            inference.settle(DeadlineExceeded(LATE))
+            return
+        if not first and line.congested(now, left_s):
+            inference.settle(ResourceExhausted("too many requests are waiting"))
+            return
+        if inference.since is None:
+            inference.since = now
+        line.expire_by(inference.deadline, now)
+        free = 0 if line.waiting else max(0, self._calls - len(line.batches))
+        rows = inference.rows
+        if free and rows.count <= max_rows:
+            self._send(line, [inference])
+            return
+        if rows.count <= max_rows:
+            parts = [inference]
+        else:
+            parts = _Parts(inference, rows.split(max_rows), inference.since).inferences
+        waiting = rows.count - min(rows.count, free * max_rows)
+        if self.waiting + waiting > self._max_waiting:
+            inference.settle(ResourceExhausted("too many observations are waiting"))
+            return
+        self.waiting += waiting
+        line.rows += waiting
+        for one in parts[free:]:
+            (line.waiting.appendleft if first else line.waiting.append)(one)
+        for one in parts[:free]:
+            self._send(line, [one])
 
     def limit(self, calls: int, max_waiting: int) -> None:
         """Allow other numbers from now on; calls that are under way end as they are."""
@@ -152,81 +235,70 @@ class Joiner:
         self._max_waiting = max_waiting
         self._metrics.queue_limit.set(max_waiting)
         for line in self._lines.values():
-            while line.waiting and line.calls < calls:
+            while line.waiting and len(line.batches) < calls:
                 self._send(line, self._next(line))
-
-    def congested(self, model: str, rows: int, now: float, budget_s: float, ahead: int) -> bool:
-        """Whether `infer` would refuse what comes for `model` at `now`, behind `ahead` rows."""
-        line = self._lines.get(model)
-        if line is None:
-            return False
-        full = bool(line.waiting) and self.waiting + ahead + rows > self._max_waiting
-        return full or line.congested(now, budget_s, ahead)
 
     async def close(self) -> None:
-        """Wait for the calls that are under way."""
+        """Refuse what still waits; wait for the calls that are under way."""
+        for line in self._lines.values():
+            for one in [*line.waiting, *(one for batch in line.batches for one in batch)]:
+                one.settle(ServiceUnavailable("the gateway is stopping"))
         await asyncio.gather(*self._tasks)
 
-    async def _lone(self, line: Line, waiter: _Waiter) -> bytes:
-        """Make the call of a request that need not wait, without a task of its own."""
-        line.calls += 1
-        try:
-            await self._answer(line, [waiter])
-        finally:
-            line.calls -= 1
-            if line.waiting and line.calls < self._calls:
-                self._send(line, self._next(line))
-        return waiter.actions.result()
-
-    def _send(self, line: Line, waiters: list[_Waiter]) -> None:
-        if not waiters:  # all were gone: a call without rows would hide that one is free
+    def _send(self, line: Line, batch: list[Inference]) -> None:
+        if not batch:  # all were gone: a call without rows would hide that one is free
             return
-        line.calls += 1
-        task = asyncio.create_task(self._call(line, waiters))
+        line.batches.append(batch)
+        task = asyncio.create_task(self._call(line, batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, line: Line, waiters: list[_Waiter]) -> None:
+    async def _call(self, line: Line, batch: list[Inference]) -> None:
         """Make calls until nothing waits."""
-        try:
-            while waiters:
-                await self._answer(line, waiters)
-                waiters = self._next(line) if line.calls <= self._calls else []
-        finally:
-            line.calls -= 1
-            for waiter in waiters:  # of a call that broke off
-                _settle(waiter, InferenceFailed("the call was broken off"))
+        while batch:
+            try:
+                await self._answer(line, batch)
+            finally:
+                line.batches.remove(batch)
+                for one in batch:  # of a call that broke off
+                    one.settle(InferenceFailed("the call was broken off"))
+            batch = []
+            if len(line.batches) < self._calls:
+                line.batches.append(batch)  # keeps the place while the next ones are taken
+                batch += self._next(line)
+                if not batch:
+                    line.batches.remove(batch)
 
-    def _next(self, line: Line) -> list[_Waiter]:
+    def _next(self, line: Line) -> list[Inference]:
         """Take what fits into one call from the front of the line, in order."""
-        taken: list[_Waiter] = []
+        taken: list[Inference] = []
         room = line.max_rows
         now = time.perf_counter()
         while line.waiting and line.waiting[0].rows.count <= room:
-            waiter = line.waiting.popleft()
-            self.waiting -= waiter.rows.count
-            line.rows -= waiter.rows.count
-            if waiter.deadline <= now:
+            one = line.waiting.popleft()
+            self.waiting -= one.rows.count
+            line.rows -= one.rows.count
+            if one.settled:
+                if one.deadline <= now:
+                    self._metrics.expired()
+            elif one.deadline <= now:
                 self._metrics.expired()
-                _settle(waiter, DeadlineExceeded(LATE))
-                continue
-            if waiter.actions.done():
-                continue
-            if waiter.gone():
-                _settle(waiter, ClientDisconnect())
-                continue
-            taken.append(waiter)
-            room -= waiter.rows.count
+                one.settle(DeadlineExceeded(LATE))
+            elif one.gone is not None and one.gone():
+                one.settle(ClientDisconnect())
+            else:
+                taken.append(one)
+                room -= one.rows.count
         return taken
 
-    async def _answer(self, line: Line, waiters: list[_Waiter]) -> None:
-        """Make one call and hand each waiter its share; a bad request fails alone."""
-        rows = Rows.join([waiter.rows for waiter in waiters])
+    async def _answer(self, line: Line, batch: list[Inference]) -> None:
+        """Make one call and hand each inference its share; a bad request fails alone."""
+        rows = Rows.join([one.rows for one in batch])
         start = time.perf_counter()
-        timeout = max(LEAST_CALL_S, max(waiter.deadline for waiter in waiters) - start)
+        timeout = max(LEAST_CALL_S, max(one.deadline for one in batch) - start)
         traced = None
-        if self._traces is not None and any(waiter.trace for waiter in waiters):
-            asked = [(waiter.trace, waiter.since) for waiter in waiters]
+        if self._traces is not None and any(one.trace for one in batch):
+            asked = [(one.trace, one.since or start) for one in batch]
             traced = self._traces.call(line.model, rows.count, asked)
         try:
             headers = () if traced is None else (traced.headers,)
@@ -234,35 +306,21 @@ class Joiner:
         except GatewayError as error:
             if traced is not None:
                 traced.end(error)
-            if isinstance(error, InferenceFailed) and len(waiters) > 1:
-                for waiter in waiters:
-                    waiter.since = time.perf_counter()
-                    await self._answer(line, [waiter])
+            if isinstance(error, InferenceFailed) and len(batch) > 1:
+                for one in batch:
+                    one.since = time.perf_counter()
+                    await self._answer(line, [one])
             else:
-                for waiter in waiters:
-                    _settle(waiter, error)
+                for one in batch:
+                    one.settle(error)
             return
         if traced is not None:
             traced.end(None)
         seconds = time.perf_counter() - start
         line.called(seconds)
-        self._metrics.called(rows.count, seconds, [start - one.since for one in waiters])
+        self._metrics.called(rows.count, seconds, [start - (one.since or start) for one in batch])
         start_byte = 0
-        for waiter in waiters:
-            stop_byte = start_byte + waiter.rows.count * ACTION_BYTES
-            _settle(waiter, actions[start_byte:stop_byte])
+        for one in batch:
+            stop_byte = start_byte + one.rows.count * ACTION_BYTES
+            one.settle(actions[start_byte:stop_byte])
             start_byte = stop_byte
-
-
-def _settle(waiter: _Waiter, outcome: bytes | Exception) -> None:
-    if waiter.actions.done():
-        return
-    if isinstance(outcome, bytes):
-        waiter.actions.set_result(outcome)
-    else:
-        waiter.actions.set_exception(outcome)
-
-
-def _expire(waiters: list[_Waiter]) -> None:
-    for waiter in waiters:
-        _settle(waiter, DeadlineExceeded(LATE))

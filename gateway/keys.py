@@ -3,9 +3,8 @@
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from pathlib import Path
-
-from starlette.datastructures import Headers
 
 from gateway.settings import SettingsError
 
@@ -44,13 +43,13 @@ class Keys:
             raise SettingsError(f"API_KEYS_FILE={path}: must hold at least one key's SHA-256")
         return cls(tuple(digests))
 
-    def holder(self, headers: Headers) -> str | None:
-        """Give the digest of the known key in `X-API-Key` or the bearer token; None without one."""
-        key = headers.get("x-api-key")
+    def holder(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """Return the digest of the known key in `X-API-Key` or the bearer token, else None."""
+        key = headers.get(b"x-api-key")
         if key is None:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            key = token.strip() if scheme.lower() == "bearer" else ""
-        presented = hashlib.sha256(key.encode("latin-1")).hexdigest()
+            scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+            key = token.strip() if scheme.lower() == b"bearer" else b""
+        presented = hashlib.sha256(key).hexdigest()
         # Every digest is compared, so that the time taken says nothing about which one fits.
         found = [one for one in self.digests if hmac.compare_digest(presented, one)]
         return found[0] if found else None

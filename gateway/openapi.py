@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel
+import msgspec
 
-from gateway.deadline import HEADER
+from gateway.api import codec
 from gateway.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -17,7 +17,7 @@ from gateway.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from gateway.schema import ErrorEnvelope, PredictRequest, WarmupRequest
+from gateway.http.head import DEADLINE
 
 BODY_ERRORS: tuple[type[GatewayError], ...] = (
     PayloadTooLarge,
@@ -45,19 +45,25 @@ VERSIONS_ERRORS: tuple[type[GatewayError], ...] = (
     DeadlineExceeded,
 )
 
-_REF = "#/components/schemas/{model}"
+_REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
 Actions of a trained reinforcement-learning driving policy for CARLA. Send observations to
 `POST /predict`. Every error has the same envelope: a code, a message and details.
 """
 _DEADLINE = {
-    "name": HEADER,
+    "name": DEADLINE,
     "in": "header",
     "required": False,
     "description": "Milliseconds from arrival after which the caller has no use for an answer; "
     "the service's own limit holds where that is sooner.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
+_MODELS = (
+    codec.codec_of(None).request,
+    codec.PredictAnswer,
+    codec.WarmupRequest,
+    codec.ErrorEnvelope,
+)
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
@@ -70,20 +76,31 @@ def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, d
     return described
 
 
-def request_body(model: type[BaseModel], required: bool) -> dict[str, Any]:
+def request_body(model: type[msgspec.Struct], required: bool) -> dict[str, Any]:
     """Describe what a route with a body reads by itself: the body, and the caller's deadline."""
-    content = {"application/json": {"schema": {"$ref": _REF.format(model=model.__name__)}}}
-    return {"requestBody": {"required": required, "content": content}, "parameters": [_DEADLINE]}
+    body = {"required": required, "content": _content(model)}
+    return {"requestBody": body, "parameters": [_DEADLINE]}
+
+
+def answer(model: type[msgspec.Struct], meaning: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the answer of a route that connections answer without the application."""
+    return {200: {"description": meaning, "content": _content(model)}}
+
+
+def _content(model: type[msgspec.Struct]) -> dict[str, Any]:
+    schema = {"schema": {"$ref": _REF.format(name=model.__name__)}}
+    return {codec.JSON: schema, codec.MSGPACK: schema}
 
 
 def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:
     """Add to FastAPI's document the bodies' schemas and, where keys are asked for, how."""
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    for model in (PredictRequest, WarmupRequest):
-        schema = model.model_json_schema(ref_template=_REF)
-        schemas.update(schema.pop("$defs", {}))
-        schemas[model.__name__] = schema
+    _, described = msgspec.json.schema_components(_MODELS, ref_template=_REF)
+    schemas.update(described)
+    schemas["PredictRequest"]["examples"] = [
+        {"observations": [codec.EXAMPLE_OBSERVATION], "deterministic": True}
+    ]
     if api_keys:
         components["securitySchemes"] = {
             "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -102,13 +119,13 @@ def _response(code: str, meaning: str) -> dict[str, Any]:
         details["validation_errors"] = [
             {
                 "field": "observations.0.speed",
-                "message": "Input should be less than or equal to 200",
+                "message": "Expected `float` <= 200.0",
                 "type": "less_than_equal",
             }
         ]
     example = {"error": code, "message": meaning, "details": details, "timestamp": 1695825600.0}
+    schema = {"$ref": _REF.format(name=codec.ErrorEnvelope.__name__)}
     return {
-        "model": ErrorEnvelope,
         "description": f"`{code}`: {meaning}",
-        "content": {"application/json": {"example": example}},
+        "content": {codec.JSON: {"schema": schema, "example": example}},
     }

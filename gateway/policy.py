@@ -4,9 +4,11 @@ import json
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from struct import Struct
 from typing import Any
 
+from gateway.api.codec import Codec, codec_of
 from gateway.errors import InferenceFailed
 from gateway.rows import Rows
 from gateway.triton import Triton
@@ -61,6 +63,11 @@ class PolicyVersion:
     certificate: dict[str, Any] | None
     golden: Golden
     max_batch_size: int
+
+    @cached_property
+    def codec(self) -> Codec:
+        """What decodes observations of its signature."""
+        return codec_of(self.sensors)
 
     @classmethod
     def parse(cls, config: dict[str, Any], model: str, device: str) -> "PolicyVersion":

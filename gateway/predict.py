@@ -2,36 +2,28 @@
 
 import math
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from gateway.cache import Cache
 from gateway.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
-from gateway.joining import Gone, Joiner
+from gateway.joining import Inference, Joiner, Outcome
 from gateway.metrics import Metrics
 from gateway.policy import PolicyVersion
 from gateway.rows import ACTION_BYTES, Rows
 from gateway.versions import Versions
+
+if TYPE_CHECKING:
+    from gateway.traces import Trace
 
 Action = tuple[float, float, float]
 
 _ACTION = Struct("<3f")
 
 
-class Asked(Protocol):
-    """A decoded request, whichever decoder made it."""
-
-    @property
-    def deterministic(self) -> bool:
-        """The mean action, or a sampled one."""
-
-    @property
-    def seed(self) -> int | None:
-        """What sampled actions depend on."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Prediction:
     """Actions (throttle, brake, steer), who computed them, and their seed if sampled."""
 
@@ -62,76 +54,83 @@ class Predictor:
         else:
             self._cache.resize(cache_bytes)
 
-    async def predict(
+    def predict(
         self,
         policy: PolicyVersion,
         rows: Rows,
         seed: int | None,
         deadline: float,
-        gone: Gone,
+        done: Callable[[Prediction | Exception], None],
+        *,
+        gone: Callable[[], bool] | None = None,
         since: float | None = None,
-    ) -> Prediction:
+        trace: "Trace | None" = None,
+    ) -> Inference | None:
         """Answer `rows`, deterministic where `seed` is None, before `deadline` (perf_counter).
 
-        `gone` and `since` are as `Joiner.infer` takes them. Raises what it raises, and
-        InferenceFailed for an action that is not finite.
+        Calls `done` once, perhaps before this returns, with the prediction, with what
+        `Joiner.submit` settles with, or with InferenceFailed for an action that is not finite.
+        Returns what is on its way to Triton, for whoever stops waiting; None where the cache has
+        every action. `gone`, `since` and `trace` are as `Inference` takes them.
         """
-        try:
-            if self._cache is None or seed is not None:
-                data = await self._infer(policy, rows, deadline, gone, since)
-            else:
-                data = await self._by_cache(self._cache, policy, rows, deadline, gone, since)
-        except (ModelNotFound, ServiceUnavailable):
-            self._versions.forget(policy)
-            raise
-        actions: list[Action] = list(_ACTION.iter_unpack(data))
+        cache = self._cache if seed is None else None
+        found: list[bytes | None] = []
+        missing: list[int] = []
+        keys: list[bytes] = []
+        if cache is not None:
+            keys = cache.keys(policy.artifact_digest, rows)
+            found = cache.look_up(keys)
+            missing = [index for index, action in enumerate(found) if action is None]
+            if not missing:
+                self._finish(policy, seed, b"".join(filter(None, found)), done)
+                return None
+
+        def settled(outcome: Outcome) -> None:
+            if isinstance(outcome, bytes) and cache is not None:
+                outcome = _filled(cache, keys, found, missing, outcome)
+            self._finish(policy, seed, outcome, done)
+
+        asked = rows if len(missing) in (0, rows.count) else rows.pick(missing)
+        inference = Inference(asked, deadline, settled, gone=gone, since=since, trace=trace)
+        self._joiner.submit(policy.model, policy.max_batch_size, inference)
+        return inference
+
+    def _finish(
+        self,
+        policy: PolicyVersion,
+        seed: int | None,
+        outcome: Outcome,
+        done: Callable[[Prediction | Exception], None],
+    ) -> None:
+        """Check the actions, count them and hand them over."""
+        if isinstance(outcome, Exception):
+            if isinstance(outcome, (ModelNotFound, ServiceUnavailable)):
+                self._versions.forget(policy)
+            done(outcome)
+            return
+        actions: list[Action] = list(_ACTION.iter_unpack(outcome))
         for action in actions:
             if not math.isfinite(action[0] + action[1] + action[2]):
-                raise InferenceFailed(f"{policy.model} gave an action that is not finite")
-        self._metrics.acted(rows.count, data)
-        return Prediction(actions, policy.version, seed)
-
-    def congested(
-        self, policy: PolicyVersion, rows: int, now: float, budget_s: float, ahead: int
-    ) -> bool:
-        """Whether a request with so many seconds, behind `ahead` rows, would be refused."""
-        if self._cache is not None:  # which may have all that it asks for
-            return False
-        return self._joiner.congested(policy.model, rows, now, budget_s, ahead)
-
-    async def _infer(
-        self, policy: PolicyVersion, rows: Rows, deadline: float, gone: Gone, since: float | None
-    ) -> bytes:
-        return await self._joiner.infer(
-            policy.model, policy.max_batch_size, rows, deadline, gone, since
-        )
-
-    async def _by_cache(
-        self,
-        cache: Cache,
-        policy: PolicyVersion,
-        rows: Rows,
-        deadline: float,
-        gone: Gone,
-        since: float | None,
-    ) -> bytes:
-        """Take from the cache what it has, and call for the rest."""
-        keys = cache.keys(policy.artifact_digest, rows)
-        found = cache.look_up(keys)
-        missing = [index for index, action in enumerate(found) if action is None]
-        if missing:
-            asked = rows if len(missing) == rows.count else rows.pick(missing)
-            data = await self._infer(policy, asked, deadline, gone, since)
-            for place, index in enumerate(missing):
-                action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
-                found[index] = action
-                if all(map(math.isfinite, _ACTION.unpack(action))):
-                    cache.store(keys[index], action)
-        return b"".join(filter(None, found))
+                done(InferenceFailed(f"{policy.model} gave an action that is not finite"))
+                return
+        self._metrics.acted(len(actions), outcome)
+        done(Prediction(actions, policy.version, seed))
 
 
-def seed_of(asked: Asked) -> int | None:
-    """Give the seed to sample with, drawn where none is given; None where deterministic."""
-    if asked.deterministic:
+def _filled(
+    cache: Cache, keys: list[bytes], found: list[bytes | None], missing: list[int], data: bytes
+) -> bytes:
+    """Put the actions that were asked for beside those that were found, and remember them."""
+    for place, index in enumerate(missing):
+        action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
+        found[index] = action
+        if all(map(math.isfinite, _ACTION.unpack(action))):
+            cache.store(keys[index], action)
+    return b"".join(filter(None, found))
+
+
+def seed_of(deterministic: bool, seed: int | None) -> int | None:
+    """Return the seed to sample with, drawn where none is given; None where deterministic."""
+    if deterministic:
         return None
-    return secrets.randbits(63) if asked.seed is None else asked.seed
+    return secrets.randbits(63) if seed is None else seed

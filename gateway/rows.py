@@ -31,7 +31,7 @@ class Seen(Protocol):
         """Readings."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
     """`count` rows, little-endian.
 

@@ -5,7 +5,6 @@ import os
 import resource
 import signal
 import socket
-import ssl
 import sys
 import tempfile
 from contextlib import suppress
@@ -20,12 +19,11 @@ from uvicorn.supervisors import Multiprocess
 from gateway import logs, otlp
 from gateway.app import create_app
 from gateway.configuration import read_keys
-from gateway.protocol import Protocol
+from gateway.http import tls
+from gateway.http.connection import HttpConnection
+from gateway.http.edge import allowed_connections
 from gateway.settings import Settings, SettingsError
 from gateway.workers import MULTIPROCESS_DIR
-
-OTHER_FILES = 200
-"""Files that a gateway has open beside its callers' connections, at most."""
 
 METRICS_BYTES = 1 << 19
 """Files of one worker's metrics, at most."""
@@ -57,8 +55,8 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        loop="uvloop",
-        http=Protocol,
+        loop="gateway.http.tls:Loop",
+        http=HttpConnection,
         proxy_headers=False,
         ws="none",
         lifespan="on",
@@ -124,9 +122,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _check_certificate(settings: Settings) -> None:
     certificate, key = settings.ssl_certfile, settings.ssl_keyfile
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(str(certificate), str(key), password="")  # else it would ask
+        tls.check(str(certificate), str(key))
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key}: must be a certificate chain and its "
@@ -147,13 +144,16 @@ def _check_room(folder: Path, workers: int) -> None:
 
 
 def _allow_files(connections: int) -> None:
-    """Let this process open as many files as it may, and say where that is too few."""
+    """Let this process open as many files as it may; say where that is too few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < connections + OTHER_FILES:
+    allowed = allowed_connections(connections)
+    if allowed < connections:
         log.warning(
-            "MAX_CONNECTIONS=%d: this process may open %d files only; raise `ulimit -n`",
+            "MAX_CONNECTIONS=%d is lowered to %d, as this process may open %d files only; "
+            "raise `ulimit -n`",
             connections,
+            allowed,
             hard,
         )

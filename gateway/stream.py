@@ -1,24 +1,22 @@
 """Control streams: one vehicle's steps over one connection, of which the latest wins."""
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-from gateway import frames
-from gateway.access import AccessLog
-from gateway.deadline import allowed_s
+from gateway.api import codec
+from gateway.api.codec import Action, StepAnswer, StepRequest
 from gateway.doors import Doors, too_fast
-from gateway.errors import Unauthorized, tell
-from gateway.frames import Step
+from gateway.errors import Unauthorized, payload_of
+from gateway.http.head import RequestHead
 from gateway.limits import Limits
-from gateway.metrics import Metrics
+from gateway.observability.exchange import Exchange, Observers
 from gateway.policy import PolicyVersion
 from gateway.predict import Prediction, Predictor, seed_of
 from gateway.rows import Rows
@@ -63,12 +61,17 @@ class Vehicle:
 
 @dataclass(eq=False, slots=True)
 class _Taken:
-    """A step that came in, as the how-manieth, when and how it is to be answered."""
+    """A step that came in; `step` is None where Triton must be asked for its version first."""
 
-    step: Step
-    text: bool
-    number: int
-    arrived: float
+    frame: bytes
+    form: str
+    step: StepRequest | None
+    exchange: Exchange
+
+    @property
+    def id(self) -> int | None:
+        """The caller's number of this step, None where it can't be read."""
+        return codec.step_of(self.frame, self.form) if self.step is None else self.step.step_id
 
 
 class Streams:
@@ -80,15 +83,13 @@ class Streams:
         doors: Doors,
         versions: Versions,
         predictor: Predictor,
-        metrics: Metrics,
-        access: AccessLog,
+        observers: Observers,
     ) -> None:
         """Take what `POST /predict` works with."""
-        self.access = access
         self.doors = doors
         self.versions = versions
         self.predictor = predictor
-        self.metrics = metrics
+        self.observers = observers
         self.configure(settings)
 
     def configure(self, settings: Settings) -> None:
@@ -104,20 +105,14 @@ class Streams:
         an origin that is not allowed, ValidationFailed for a deadline that is none.
         """
         headers = Headers(scope=scope)
-        scope = {**scope, "path": PATH}
+        head = RequestHead(scope["headers"])
         for offered in headers.get("sec-websocket-protocol", "").split(","):
             name = offered.strip()
-            if name.startswith(KEY_PREFIX) and "x-api-key" not in headers:
-                key = name.removeprefix(KEY_PREFIX).encode("latin-1")
-                scope["headers"] = [*scope["headers"], (b"x-api-key", key)]
-        self.doors.enter(scope)
+            if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
+                head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
+        caller = self.doors.enter(PATH, head.found, scope["client"])
         self._check_origin(headers, scope["scheme"])
-        return Vehicle(
-            scope["caller"],
-            self.doors.keys is not None,
-            request_id,
-            allowed_s(HTTPConnection(scope), math.inf),
-        )
+        return Vehicle(caller, self.doors.keys is not None, request_id, head.deadline_s())
 
     def _check_origin(self, headers: Headers, scheme: str) -> None:
         """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
@@ -148,35 +143,41 @@ class Stream:
         self._tasks = tasks
         self._idle = Limits(IDLE_FRAMES_PER_S, IDLE_FRAMES_PER_S)
         self._received = 0
+        self._current: _Taken | None = None
         self._latest: _Taken | None = None
+        self._place: tuple[PolicyVersion, float] | None = None
+        """The policy that the step before waited for, and since when, where it was overtaken."""
         self._lost = False
-        self.busy = False
+        streams.observers.metrics.streams.inc()
+
+    @property
+    def busy(self) -> bool:
         """Whether a step is under way."""
-        streams.metrics.streams.inc()
+        return self._current is not None
 
     def receive(self, data: bytes, text: bool) -> None:
         """Take one frame, which gets exactly one answer."""
-        arrived = time.perf_counter()
+        form = codec.JSON if text else codec.MSGPACK
         self._received += 1
-        number = self._received
+        exchange = Exchange(
+            *(self._streams.observers, PATH, "WS", time.perf_counter()),
+            f"{self._vehicle.request_id}-{self._received}",
+        )
+        taken = _Taken(data, form, None, exchange)
         try:
             self._enter()
-            step = frames.read(data, text)
+            taken.step = self._read(data, form)
         except Exception as error:
-            self._refuse(frames.step_of(data, text), text, number, arrived, error)
+            self._refuse(taken, error)
             if isinstance(error, Unauthorized):
                 self._connection.end(POLICY_VIOLATION, error.message)
             return
-        taken = _Taken(step, text, number, arrived)
-        if self.busy:
-            if self._latest is not None:
-                self._skip(self._latest)
-            self._latest = taken
+        if self._current is None:
+            self._begin(taken)
             return
-        self.busy = True
-        task = asyncio.get_running_loop().create_task(self._work(taken))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._latest is not None:
+            self._skip(self._latest)
+        self._latest = taken
 
     def count_idle(self) -> None:
         """Count a frame that gets no action; cut off who sends hardly anything else."""
@@ -187,7 +188,7 @@ class Stream:
         """Note that the vehicle has gone: what was not sent to Triton never is."""
         self._lost = True
         self._latest = None
-        self._streams.metrics.streams.dec()
+        self._streams.observers.metrics.streams.dec()
 
     def _enter(self) -> None:
         """Ask at the doors, whose keys may be others by now."""
@@ -199,80 +200,124 @@ class Stream:
             if wait_s:
                 raise too_fast(wait_s)
 
-    async def _work(self, taken: _Taken) -> None:
-        """Answer one step after the other, for as long as there is a latest one."""
-        place: tuple[PolicyVersion, float] | None = None
-        following: _Taken | None = taken
-        while following is not None:
-            taken = following
-            try:
-                policy = await self._streams.versions.resolve(taken.step.version)
-                frames.check_sensors(taken.step, policy.sensors)
-                if self._overtaken():
-                    raise ClientDisconnect
-                since = place[1] if place is not None and place[0] is policy else None
-                place = (policy, since or time.perf_counter())
-                prediction = await self._predict(taken, policy, since)
-            except ClientDisconnect:
-                if not self._lost:
-                    self._skip(taken)
-            except Exception as error:
-                place = None
-                self._refuse(taken.step.stepId, taken.text, taken.number, taken.arrived, error)
-            else:
-                place = None
-                self._answer(taken, prediction)
-            following, self._latest = self._latest, None
-        self.busy = False
-        self._connection.rested()
+    def _read(self, data: bytes, form: str) -> StepRequest | None:
+        """Decode a frame by the active version's signature, or by that of the version it names.
 
-    async def _predict(
-        self, taken: _Taken, policy: PolicyVersion, since: float | None
-    ) -> Prediction:
-        """Ask as `POST /predict` does. Raises ClientDisconnect where it was overtaken."""
-        seed = seed_of(taken.step)
-        return await self._streams.predictor.predict(
+        Returns None where that version is not known yet. Raises ValidationFailed.
+        """
+        active = self._streams.versions.active
+        if active is not None:
+            try:
+                return active.codec.read_step[form](data)
+            except codec.NOT_READ:
+                pass
+        version = codec.version_of(data, form)
+        policy = self._streams.versions.known(version)
+        if policy is None and version is not None:
+            return None
+        decoder = codec.codec_of(None) if policy is None else policy.codec
+        return decoder.read_step_apart(data, form)
+
+    def _begin(self, taken: _Taken) -> None:
+        """Work on a step."""
+        self._current = taken
+        step = taken.step
+        version = codec.version_of(taken.frame, taken.form) if step is None else step.version
+        policy = self._streams.versions.known(version)
+        if policy is not None:
+            self._ask(taken, policy)
+            return
+        task = asyncio.ensure_future(self._resolve(taken, version))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resolve(self, taken: _Taken, version: str | None) -> None:
+        try:
+            policy = await self._streams.versions.resolve(version)
+        except Exception as error:
+            self._settled(error)
+        else:
+            self._ask(taken, policy)
+
+    def _ask(self, taken: _Taken, policy: PolicyVersion) -> None:
+        """Ask as `POST /predict` does, in the place of a step that this one has overtaken."""
+        step = taken.step
+        if step is None or not isinstance(step, policy.codec.step):
+            try:
+                step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
+            except Exception as error:
+                self._settled(error)
+                return
+        if self._overtaken():
+            self._settled(ClientDisconnect())
+            return
+        since = None
+        if self._place is not None and self._place[0] is policy:
+            since = self._place[1]
+        self._place = (policy, since or time.perf_counter())
+        taken.exchange.version = policy.version
+        seed = seed_of(step.deterministic, step.seed)
+        arrived = taken.exchange.arrived
+        self._streams.predictor.predict(
             policy,
-            Rows.of([taken.step.observation], seed),
+            Rows.of([step.observation], seed),
             seed,
-            taken.arrived + min(self._vehicle.deadline_s, self._streams.timeout_s),
-            self._overtaken,
-            since,
+            arrived + min(self._vehicle.deadline_s, self._streams.timeout_s),
+            self._settled,
+            gone=self._overtaken,
+            since=since,
         )
 
     def _overtaken(self) -> bool:
         return self._lost or self._latest is not None
 
+    def _settled(self, outcome: Prediction | Exception) -> None:
+        """Answer the step that is under way, and go on with the latest one."""
+        taken = self._current
+        assert taken is not None
+        if isinstance(outcome, ClientDisconnect):
+            if not self._lost:
+                self._skip(taken)
+        else:
+            self._place = None
+            if isinstance(outcome, Exception):
+                self._refuse(taken, outcome)
+            else:
+                self._answer(taken, outcome)
+        self._current = None
+        following, self._latest = self._latest, None
+        if following is not None:
+            self._begin(following)
+        else:
+            self._connection.rested()
+
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
-        seconds = time.perf_counter() - taken.arrived
-        self._streams.metrics.answered(PATH, "WS", 200, seconds, None)
-        if self._streams.access.all:
-            named = (self._id(taken.number), prediction.version)
-            self._streams.access.answered(PATH, "WS", 200, seconds, *named)
-        self._send(frames.answer(taken.step, prediction, seconds, taken.text), taken.text)
+        seconds = taken.exchange.answer(200)
+        assert taken.step is not None
+        answer = StepAnswer(
+            taken.step.step_id,
+            Action(*prediction.actions[0]),
+            prediction.version,
+            round(seconds * 1000, 3),
+            prediction.seed is None,
+        )
+        if prediction.seed is not None:
+            answer.seed = prediction.seed
+        self._send(answer, taken.form)
 
     def _skip(self, taken: _Taken) -> None:
-        self._streams.metrics.skipped()
-        self._send(frames.skipped(taken.step, taken.text), taken.text)
+        self._streams.observers.metrics.skipped()
+        self._send({"stepId": taken.id, "skipped": True}, taken.form)
         self.count_idle()
 
-    def _refuse(
-        self, step: int | None, text: bool, number: int, arrived: float, error: Exception
-    ) -> None:
-        request_id = self._id(number)
-        told = tell(error, request_id)
-        if "Retry-After" in told.headers:  # where there are no headers
-            told.envelope["details"]["retry_after_s"] = int(told.headers["Retry-After"])
-        seconds = time.perf_counter() - arrived
-        outcome = (PATH, "WS", told.status, seconds)
-        self._streams.metrics.answered(*outcome, told.code)
-        self._streams.access.answered(*outcome, request_id, error=told.code)
-        self._send(frames.failed(step, told.envelope, text), text)
+    def _refuse(self, taken: _Taken, error: Exception) -> None:
+        payload = payload_of(error, taken.exchange.request_id)
+        if "Retry-After" in payload.headers:  # where there are no headers
+            payload.envelope["details"]["retry_after_s"] = int(payload.headers["Retry-After"])
+        taken.exchange.answer(payload.status, payload.code)
+        self._send({"stepId": taken.id, **payload.envelope}, taken.form)
         self.count_idle()
 
-    def _id(self, number: int) -> str:
-        return f"{self._vehicle.request_id}-{number}"
-
-    def _send(self, data: bytes, text: bool) -> None:
+    def _send(self, content: object, form: str) -> None:
         if not self._lost:
-            self._connection.send(data, text)
+            self._connection.send(codec.encode[form](content), form == codec.JSON)

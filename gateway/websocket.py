@@ -46,8 +46,8 @@ class WebSocket(asyncio.Protocol):
             )
         except InvalidHandshake:
             raise HTTPException(400, "the request is not a valid WebSocket upgrade") from None
-        self.lines = _lines(accepted, subprotocol)
-        """Header lines of the answer, beside those that every answer has."""
+        self.headers = _headers(accepted, subprotocol)
+        """Headers of the answer, beside those that every answer has."""
         self._connections: set[Any] = server_state.connections
         self._streams = streams
         self._stream = Stream(streams, vehicle, self, server_state.tasks)
@@ -236,8 +236,12 @@ def _choose(_: ServerProtocol, offered: Any) -> Any:
     return next((name for name in offered if name in SUBPROTOCOLS), None)
 
 
-def _lines(accepted: str, subprotocol: str | None) -> bytes:
-    lines = f"upgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accepted}\r\n"
+def _headers(accepted: str, subprotocol: str | None) -> list[tuple[bytes, bytes]]:
+    headers = [
+        (b"upgrade", b"websocket"),
+        (b"connection", b"upgrade"),
+        (b"sec-websocket-accept", accepted.encode("latin-1")),
+    ]
     if subprotocol is not None:
-        lines += f"sec-websocket-protocol: {subprotocol}\r\n"
-    return lines.encode("latin-1")
+        headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+    return headers

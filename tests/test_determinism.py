@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters import artifact, parity
+from converters.artifact import artifact
+from converters.export import parity
 from gateway.rows import Rows
 from gateway.triton import tensors_of
 from perf.load.triton_clients import GrpcClient, HttpClient

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from carlarl.cli import cli
-from converters import certificate
+from converters.repository import certificate, repository
 from gateway.settings import Settings, is_live
 from tests.stack import ROOT, Stack
 
@@ -109,4 +109,12 @@ def test_policies_are_as_their_cards_say() -> None:
 
 
 def test_certificate_is_the_repository_s() -> None:
-    assert certificate.markdown(ROOT / "model_repository") in FORMATS
+    root = ROOT / "model_repository"
+    lines = [
+        line
+        for one in repository.versions(root)
+        for line in certificate.lines(one.version, certificate.read(root, one.version))
+    ]
+    head, *rows = (f"| {' | '.join(cells)} |\n" for cells in (certificate.COLUMNS, *lines))
+    assert rows
+    assert "".join([head, "|---" * len(certificate.COLUMNS), "|\n", *rows]) in FORMATS

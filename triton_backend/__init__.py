@@ -1,1 +1,1 @@
-"""The Python code that Triton's Python backend runs; the converters share its preprocessing."""
+"""The code that Triton's Python backend runs. The converters use its preprocessing, too."""

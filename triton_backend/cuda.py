@@ -1,7 +1,7 @@
 """Policies on the first GPU, replayed as CUDA graphs.
 
-A launch costs more than the arithmetic of a small policy, so that all launches of a run are
-captured once for each of `SIZES` and then replayed with one call.
+A launch costs more time than the arithmetic of a small policy. So all launches of a run are
+captured once for each of `SIZES`, and then replayed with one call.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Rows of the graphs that are captured; a batch is padded to the next of them."""
+"""Rows of the captured graphs. A batch is padded to the next size."""
 
 PROVIDER = "CUDAExecutionProvider"
 
 
 class NoGpuError(Exception):
-    """What a policy needs to run on a GPU is not here; the text says what."""
+    """A policy can't run on a GPU here. The text says what is missing."""
 
 
 class Graph(Protocol):
-    """A captured run: `run` takes what lies in `features` and `noise`, and gives all rows."""
+    """A captured run: `run` reads `features` and `noise`, and returns all rows."""
 
     features: NDArray[Any]
     noise: NDArray[Any]
 
     def run(self) -> NDArray[Any]:
-        """Give the action, in memory that the next run may use again."""
+        """Return the action. The next run may overwrite its memory."""
 
 
 class Graphs:
     """Features (n, features) and noise (n, actions) → action (n, 3), by the graphs of a policy.
 
-    They are captured at the first call, which tells the widths and which Triton's warm-up makes.
-    Not for several threads at once.
+    They are captured at the first call, which Triton's warm-up makes: it shows the widths. Use
+    them in one thread at a time.
     """
 
     def __init__(self, capture: Callable[[int, int, int], Graph]) -> None:
-        """Take what captures a run of some rows, width of features and width of noise."""
+        """Take the function that captures a run of (rows, width of features, width of noise)."""
         self._capture = capture
         self._graphs: dict[int, Graph] = {}
 
     def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
-        """Run it; more rows than the largest graph has take several replays."""
+        """Run the policy. More rows than the largest graph has need several replays."""
         if not self._graphs:
             widths = features.shape[1], noise.shape[1]
             self._graphs = {rows: self._capture(rows, *widths) for rows in SIZES}
@@ -55,19 +55,19 @@ class Graphs:
             part = slice(start, start + SIZES[-1])
             rows = len(features[part])
             graph = self._graphs[padded(rows)]
-            graph.features[:rows] = features[part]  # rows beyond keep what was there before
+            graph.features[:rows] = features[part]  # further rows keep their old content
             graph.noise[:rows] = noise[part]
             action[part] = graph.run()[:rows]
         return action
 
 
 def padded(rows: int) -> int:
-    """Give the rows of the graph that takes `rows`, 1 to the largest of `SIZES`."""
+    """Return the smallest of `SIZES` that holds `rows`."""
     return next(size for size in SIZES if size >= rows)
 
 
 def torchscript(path: Path) -> Graphs:
-    """Open a TorchScript program; raises NoGpuError where PyTorch can use no GPU."""
+    """Open a TorchScript program; raise NoGpuError if PyTorch can use no GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -81,7 +81,7 @@ def torchscript(path: Path) -> Graphs:
 
 
 class _TorchGraph:
-    """From pinned memory to pinned memory, both copies included."""
+    """A graph from pinned memory to pinned memory. It includes both copies."""
 
     def __init__(self, program: Any, rows: int, features: int, noise: int) -> None:
         import torch
@@ -98,7 +98,7 @@ class _TorchGraph:
         with torch.inference_mode(), plain:
             beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             with torch.cuda.stream(beside):
-                program(*given)  # libraries make their handles now; none may be made in a capture
+                program(*given)  # libraries create handles now: a capture may create none
             beside.synchronize()
             with torch.cuda.graph(self._graph, stream=beside):
                 self._inputs.copy_(sent, non_blocking=True)
@@ -114,7 +114,7 @@ class _TorchGraph:
 
 
 def onnx(path: Path) -> Graphs:
-    """Open an ONNX model; raises NoGpuError where ONNX Runtime can use no GPU."""
+    """Open an ONNX model; raise NoGpuError if ONNX Runtime can use no GPU."""
     import onnxruntime
 
     if PROVIDER not in onnxruntime.get_available_providers():
@@ -127,13 +127,13 @@ def onnx(path: Path) -> Graphs:
     options.intra_op_num_threads = 1  # the host has nothing to compute
     flags = {"use_tf32": "0", "enable_cuda_graph": "1"}
     session = onnxruntime.InferenceSession(str(path), options, [(PROVIDER, flags)])
-    if PROVIDER not in session.get_providers():  # it only warns, and takes the CPU
+    if PROVIDER not in session.get_providers():  # it only warns, and uses the CPU
         raise NoGpuError(f"ONNX Runtime's {PROVIDER} can use no GPU here, as its log says")
     return Graphs(lambda *shape: _OnnxGraph(session, *shape))
 
 
 class _OnnxGraph:
-    """From memory of the GPU to memory of the GPU; the copies are calls of their own."""
+    """A graph from GPU memory to GPU memory. The copies are separate calls."""
 
     def __init__(self, session: Any, rows: int, features: int, noise: int) -> None:
         from onnxruntime import OrtValue, RunOptions

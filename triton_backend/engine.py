@@ -22,18 +22,18 @@ EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "tensorrt"}
 
 
 class UnusableEngineError(Exception):
-    """An engine that this machine can't run; the text says why."""
+    """This machine can't run an engine. The text says why."""
 
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """What `builder.json` says of the plan beside it.
+    """The content of `builder.json`: how the plan beside it was built.
 
     Attributes:
         builder: `tensorrt` (NVIDIA's, alone or with torch-tensorrt) or `tensorrt-rtx`.
         version: the builder's version; only the same one runs the plan.
         compute_capabilities: the kinds of GPU it was built for, like `8.6`.
-        profile: rows of a batch: `min`, `opt` (what it is tuned for) and `max`.
+        profile: rows of a batch: `min`, `opt` (it is tuned for these) and `max`.
         precision: of weights and arithmetic.
         source: `sha256:…` of the ONNX file that it was built from.
         plan: `sha256:…` of the plan.
@@ -48,12 +48,12 @@ class BuildRecord:
     plan: str
 
     def dumps(self) -> str:
-        """Give the text of the file."""
+        """Return the text of the file."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> BuildRecord:
-        """Read what `dumps` gave; raises ValueError for anything else, OSError without a file."""
+        """Read the text of `dumps`; raise ValueError for anything else, OSError without a file."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             content["compute_capabilities"] = tuple(content["compute_capabilities"])
@@ -64,10 +64,10 @@ class BuildRecord:
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides whether an engine runs here.
+    """The properties of a machine that decide whether it can run an engine.
 
     Attributes:
-        library: version of the record's library, None where it is not installed.
+        library: version of the record's library, or None if it is not installed.
         capability: compute capability of the first GPU, like `8.6`; None without one.
     """
 
@@ -76,12 +76,12 @@ class Machine:
 
     @classmethod
     def here(cls, builder: str) -> Machine:
-        """Look at this machine for what an engine of `builder` needs."""
+        """Return the properties of this machine for an engine of `builder`."""
         return cls(library_version(builder), gpu_capability())
 
 
 def refusal(record: BuildRecord, machine: Machine) -> str | None:
-    """Say in one sentence why `machine` can't run the recorded engine; None where it can."""
+    """Return one sentence why `machine` can't run the recorded engine, or None if it can."""
     if record.builder not in LIBRARIES:
         known = " or ".join(LIBRARIES)
         return f"the engine was built by {record.builder!r}, and only {known} can be run"
@@ -105,7 +105,7 @@ def refusal(record: BuildRecord, machine: Machine) -> str | None:
 
 
 def library_version(builder: str) -> str | None:
-    """Give the installed version of a builder's library, None where there is none."""
+    """Return the installed version of a builder's library, or None if there is none."""
     try:
         version: str = importlib.import_module(LIBRARIES[builder]).__version__
     except ImportError:
@@ -114,7 +114,7 @@ def library_version(builder: str) -> str | None:
 
 
 def gpu_capability() -> str | None:
-    """Give the first GPU's compute capability, like `8.6`; None where PyTorch finds no GPU."""
+    """Return the first GPU's compute capability, like `8.6`; or None if PyTorch finds no GPU."""
     try:
         import torch
     except ImportError:
@@ -126,22 +126,22 @@ def gpu_capability() -> str | None:
 
 
 def digest(content: bytes) -> str:
-    """Give `sha256:` and the hexadecimal digest of a file's content."""
+    """Return `sha256:` and the hexadecimal digest of a file's content."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 class Engine:
     """A plan on the first GPU: features (n, features) and noise (n, actions) → action (n, 3).
 
-    Neither opening past the check of the record nor calling it has been run: no GPU that these
-    engines are built for was at hand when it was written.
+    Only the check of the record has been run: there was no GPU for these engines when this class
+    was written.
     """
 
     def __init__(self, path: Path) -> None:
         """Open the plan at `path`.
 
-        Raises UnusableEngineError with the reason where its record says that this machine can't run
-        it, and ValueError where the plan is not the recorded one or can't be read.
+        Raises UnusableEngineError if its record says that this machine can't run it, and
+        ValueError if the plan is not the recorded one or can't be read.
         """
         record = BuildRecord.load(path.with_name(FILE_NAME))
         reason = refusal(record, Machine.here(record.builder))
@@ -165,7 +165,7 @@ class Engine:
         self._width = self._engine.get_tensor_shape("action")[-1]
 
     def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
-        """Run it; raises ValueError for more rows than the plan's profile has."""
+        """Run the plan; raise ValueError for more rows than its profile has."""
         torch, context = self._torch, self._context
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             buffers = {

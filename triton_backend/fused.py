@@ -1,7 +1,7 @@
 """The Triton model `carla_policy_fused-vX.Y.Z`: observations → action in one process.
 
-The same code and the same answers as the ensemble, without its second hand-over between Triton and
-a Python process and with fewer tensors, which is what most of a lone call's time goes into.
+It runs the same code and gives the same answers as the ensemble. But it has fewer tensors, and data
+goes only once from Triton to a Python process and back: that takes most of the time of a call.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class TritonPythonModel:
             self._steps.close()
 
     def _read(self, request: Any) -> joining.Arrays:
-        """Give a request's observations and noise, rows first."""
+        """Return a request's observations and noise, rows first."""
         observation = joining.tensor(request, "observation")
         key = pb.get_input_tensor_by_name(request, "noise_key")
         width = self._preprocessing.noise

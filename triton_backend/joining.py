@@ -1,4 +1,4 @@
-"""One call of the runtime for all the requests that Triton hands over at once."""
+"""One call of the runtime for all requests that Triton passes at once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ def answer(
 ) -> list[Any]:
     """Answer `requests` with one `compute` over all their rows, in the order they came.
 
-    `read` gives a request's arrays, first dimension rows, or raises ValueError: then that request
-    alone is answered with the error. `compute` takes the joined arrays and gives one array for each
-    name in `outputs`; a request whose share of them is not finite gets an error, the others their
-    answers.
+    `read` returns a request's arrays, first dimension rows. If it raises ValueError, only that
+    request gets the error. `compute` takes the joined arrays and returns one array for each name in
+    `outputs`. A request whose rows of them are not finite gets an error, the others their answers.
     """
     responses: list[Any] = [None] * len(requests)
     good: list[int] = []
@@ -56,9 +55,9 @@ def answer(
 
 
 def tensor(request: Any, name: str) -> NDArray[Any]:
-    """Give the input `name` of `request`, rows first; raises ValueError for what is no such thing.
+    """Return the input `name` of `request`, rows first. Raise ValueError if it is unusable.
 
-    Triton lets requests through that lack an input, where another may be left out, or have no rows.
+    Triton accepts requests without an input if another input is optional, and inputs without rows.
     """
     given = pb.get_input_tensor_by_name(request, name)
     if given is None:

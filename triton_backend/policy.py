@@ -57,7 +57,7 @@ class TorchScriptPolicy(_PolicyModel):
 
 
 class TensorRTPolicy(_PolicyModel):
-    """`policy_tensorrt`, on the TensorRT that built it; refuses a machine that can't run it."""
+    """`policy_tensorrt`, on the TensorRT that built it. It refuses other machines."""
 
     open = staticmethod(runtimes.tensorrt)
     file = "model.plan"

@@ -1,7 +1,7 @@
-"""From observations to what the policy takes: normalised features, and noise for sampling.
+"""Make the inputs of a policy: normalised features of observations, and noise for sampling.
 
-Pure numpy, used by the `preprocess` model when serving and by the converters when they check an
-export, so that both compute the same numbers.
+Pure numpy. The `preprocess` model uses it to serve, and the converters use it to check an export,
+so that both compute the same numbers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Preprocessing:
 
     Attributes:
         sensors: sensors per observation; the observation is `[speed, steering, sensor…]`.
-        noise: width of the policy's own action, which is the width of the noise it takes.
+        noise: width of the policy's own action, and so of its noise.
         steps: `(operation, values)` in order; `values` has one number per element of the
             observation, or `(low, high)` for `clip`. Computed in float64, as Stable-Baselines3's
             `VecNormalize.normalize_obs` does.
@@ -48,7 +48,7 @@ class Preprocessing:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not be computed: raises ValueError."""
+        """Raise ValueError for steps that can't be computed."""
         for operation, values in self.steps:
             if operation not in _OPERATIONS:
                 raise ValueError(f"unknown preprocessing operation {operation!r}")
@@ -75,13 +75,13 @@ class Preprocessing:
         return [(_OPERATIONS[name], np.array(values)) for name, values in self.steps]
 
     def dumps(self) -> str:
-        """Give the text that serving reads; numbers keep all their bits."""
+        """Return the file's text. Numbers keep all their bits."""
         content = {"sensors": self.sensors, "noise": self.noise, "steps": self.steps}
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Preprocessing:
-        """Read a file that holds what `dumps` gave; raises ValueError for anything else."""
+        """Read a file with the text of `dumps`; raise ValueError for anything else."""
         content = json.loads(path.read_text())
         steps = tuple((name, tuple(map(float, values))) for name, values in content["steps"])
         return cls(int(content["sensors"]), int(content["noise"]), steps)
@@ -92,8 +92,8 @@ class NoiseSource:
 
     Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is counter-based: the
     key is the seed, the counter's second word the row's index, and its first word counts the draws
-    of one row. So a row gets the same noise in whatever batch it travels. One generator is re-keyed
-    for each row, which costs a fifth of making a new one; not for use by several threads.
+    of one row. So a row gets the same noise in every batch. One generator gets a new key for each
+    row, which costs a fifth of a new generator. Use it in one thread at a time.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class NoiseSource:
         row: NDArray[np.int64],
         width: int,
     ) -> Floats:
-        """Draw noise, shape (n, width), for n rows; zeros where `deterministic`.
+        """Return noise, shape (n, width), for n rows; zeros for rows that are `deterministic`.
 
         `seed` (0 to 2^63-1) and `row` (0 and up) have shape (n,).
         """

@@ -1,4 +1,4 @@
-"""The libraries that run a policy's file, each behind the same call."""
+"""The libraries that run a policy's file. All have the same call."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
 def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
     """Open `path` in ONNX Runtime: on the CPU, or as CUDA graphs on the first GPU.
 
-    For a small policy more threads than one would only wait for each other. Raises NoGpuError
-    where a GPU is asked for and ONNX Runtime can't use one.
+    For a small policy, several threads would only wait for each other. Raises NoGpuError if a GPU
+    is wanted and ONNX Runtime can't use one.
     """
     if gpu:
         return cuda.onnx(path)
@@ -39,7 +39,7 @@ def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
 def torchscript(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
     """Open `path` in PyTorch: on the CPU, or as CUDA graphs on the first GPU.
 
-    Raises NoGpuError where a GPU is asked for and PyTorch can't use one.
+    Raises NoGpuError if a GPU is wanted and PyTorch can't use one.
     """
     if gpu:
         return cuda.torchscript(path)
@@ -58,8 +58,8 @@ def torchscript(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
 
 
 def tensorrt(path: Path, gpu: bool = True, threads: int = 1) -> Runtime:
-    """Open `path` in the TensorRT that built it, on the first GPU whatever the others say.
+    """Open `path` in the TensorRT that built it, always on the first GPU.
 
-    Raises engine.UnusableEngineError, saying why, where this machine can't run it.
+    Raises engine.UnusableEngineError if this machine can't run it.
     """
     return engine.Engine(path)

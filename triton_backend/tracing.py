@@ -1,4 +1,4 @@
-"""Spans of the steps that a model does within one process, which are one to Triton."""
+"""Spans of the steps inside one model, which Triton sees as one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLUSH_S = 1.0
 
 
 def steps() -> Steps | None:
-    """Give what records steps; None where traces are off, or OpenTelemetry's SDK is not there."""
+    """Return a recorder, or None if traces are off or OpenTelemetry's SDK is not installed."""
     if not any(map(os.environ.get, NAMED)):
         return None
     try:
@@ -24,10 +24,10 @@ def steps() -> Steps | None:
 
 
 class Steps:
-    """Records steps of the requests that Triton traces, which it does as the gateway says."""
+    """Records the steps of requests that Triton traces. The gateway decides which these are."""
 
     def __init__(self) -> None:
-        """Begin to send. Raises ImportError where OpenTelemetry's SDK is missing."""
+        """Start to send spans. Raises ImportError if OpenTelemetry's SDK is missing."""
         from opentelemetry.context import Context
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -35,7 +35,7 @@ class Steps:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        # The gateway says where spans can't be sent; here it would be said of every batch.
+        # The gateway reports that spans can't be sent; here it would be logged for each batch.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         service = os.environ.get("OTEL_SERVICE_NAME") or "carlarl"
         self._provider = TracerProvider(
@@ -49,10 +49,10 @@ class Steps:
         self._nothing = Context()
 
     def record(self, requests: Sequence[Any], names: Sequence[str], times: Sequence[int]) -> None:
-        """Record steps that followed each other, for each of `requests` that is traced.
+        """Record successive steps for each of `requests` that is traced.
 
-        `times` (time.time_ns) has when the first one began, and when each of them ended; where it
-        is shorter, the last steps were not done.
+        `times` (time.time_ns) holds the start of the first step and the end of each. If it is
+        shorter than that, the last steps were not done.
         """
         for request in requests:
             carrier = request.trace().get_context()
@@ -63,7 +63,7 @@ class Steps:
                 self._tracer.start_span(name, parent, start_time=began).end(ended)
 
     def close(self) -> None:
-        """Send what is left, as far as that is soon done."""
+        """Send the rest, for at most FLUSH_S seconds."""
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         sending.join(FLUSH_S)

@@ -5,18 +5,20 @@ alternative (`perf.studies.peers.fastapi_onnxruntime`), measured in turn by `wrk
 limit is the ratio in RESULTS.md with a margin that its spread never reached. So the gate finds a
 request that takes half as long again, but not a few percent: for those there is `carlarl bench
 compare` on a quiet machine.
+
+Then every form of a request is measured against the best one: `perf.bench.request_forms`.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import click
 
 from perf.bench.machine import facts
+from perf.bench.request_forms import Say, check_forms
 from perf.bench.tables import Figure, Table, p50, rate, spread
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
@@ -30,7 +32,6 @@ CASES = ((32, 1), (1, 1), (8, 32))
 Case = tuple[int, int]
 Pairs = dict[Case, list[tuple[Measurement, Measurement]]]
 """For each case the pairs of gateway and plain alternative, one after the other."""
-Say = Callable[[str], None]
 
 
 def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
@@ -108,6 +109,7 @@ def main(times: int) -> None:
             runs.append({limit: limit.ratio(measured) for limit in LIMITS})
             told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
             click.echo(f"run {turn + 1} of {times}: {told}", err=True)
+        slow = check_forms(lambda line: click.echo(line, err=True))
     except LoadError as error:
         sys.exit(f"perf.bench.gate: {error}")
     table = Table(["limit", "median (range)", "failed"])
@@ -118,7 +120,8 @@ def main(times: int) -> None:
     bad = sum(not all(limit.holds(ratio) for limit, ratio in run.items()) for run in runs)
     click.echo(f"Command: `python -m perf.bench.gate --times {times}`. {facts()}.\n")
     click.echo(f"{table.markdown()}\nThe gate failed in {bad} of {times} runs.")
-    sys.exit(bad > 0)
+    click.echo("\n".join(slow or ["Every form of a request is as fast as the best."]))
+    sys.exit(bad > 0 or bool(slow))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,18 @@ import msgspec
 
 from perf.bench.machine import Machine, facts
 from perf.load import processes
+from perf.load.generator import LoadError
 from perf.load.measurement import Measurement
 
 SCHEMA = 1
 
 
-class ResultsError(Exception):
-    """A results file can't be read; the text says why."""
+class ResultsError(LoadError):
+    """A results file can't be read; the text says why, and what writes one."""
+
+    def __init__(self, path: Path, why: object) -> None:
+        """Take the file, and what is wrong with it."""
+        super().__init__(f"{path}: {why}; `carlarl bench run --save-results FILE` makes one")
 
 
 class MemorySample(msgspec.Struct, frozen=True):
@@ -111,11 +116,11 @@ def load(path: Path) -> Results:
     try:
         results = msgspec.json.decode(path.read_bytes(), type=Results)
     except OSError as error:
-        raise ResultsError(f"{path}: {error.strerror}") from error
+        raise ResultsError(path, error.strerror) from error
     except msgspec.MsgspecError as error:
-        raise ResultsError(f"{path}: not a results file: {error}") from error
+        raise ResultsError(path, f"not a results file: {error}") from error
     if results.schema != SCHEMA:
-        raise ResultsError(f"{path}: schema {results.schema}; this reads {SCHEMA}")
+        raise ResultsError(path, f"schema {results.schema}; this reads {SCHEMA}")
     return results
 
 

@@ -31,7 +31,10 @@ GRACE_S = 2.0
 
 
 class LoadError(Exception):
-    """What was to be measured can't be; the text says why, and what to do."""
+    """What was to be measured can't be: the base of perf's errors.
+
+    The text says why, and what to do.
+    """
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -40,13 +43,15 @@ class Load(msgspec.Struct, frozen=True):
     host: str
     port: int
     request: bytes
-    """Head and body, as they go over the wire."""
+    """Head and body, as they go over the wire, or their first segment."""
     connections: int
     seconds: float
     rate: float | None = None
     """Requests due a second; None for a closed loop."""
     patient: bool = True
     """Whether a request that is due waits for a free connection; else it is not sent at all."""
+    later_segments: tuple[bytes, ...] = ()
+    """What follows of each request, each part in a TCP segment of its own."""
 
 
 class Saw(msgspec.Struct):
@@ -114,9 +119,11 @@ class _Connection:
         self._complete, self._keep_alive = False, True
         self._open.add(self)
 
-    def send(self, request: bytes, due: float) -> None:
+    def send(self, load: Load, due: float) -> None:
         self.due = due
-        self.socket.sendall(request)
+        self.socket.sendall(load.request)
+        for segment in load.later_segments:
+            self.socket.sendall(segment)
 
     def receive(self) -> int:
         """Take what came; gives the status of a complete answer, 0 while it is not."""
@@ -172,7 +179,7 @@ def generate(load: Load) -> Saw:
             saw.sent += now < end
             busy.add(connection)
             with contextlib.suppress(OSError):  # the server closed it; reading says so too
-                connection.send(load.request, queue.popleft())
+                connection.send(load, queue.popleft())
         if now >= end and (not busy or now >= end + GRACE_S):
             break
         if load.rate is not None and now < end and idle:

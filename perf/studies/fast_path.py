@@ -12,7 +12,8 @@ import click
 import httpx
 
 from perf.bench import gate, machine
-from perf.bench.gate import Case, Pairs, Say
+from perf.bench.gate import Case, Pairs
+from perf.bench.request_forms import Say
 from perf.bench.tables import Figure, Table, p50, p99, rate, spread
 from perf.load import closed_loop, processes
 from perf.load.observations import body

@@ -19,7 +19,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from converters import placement
+from converters.repository import placement
 from perf.bench import machine
 from perf.bench.tables import Table, spread
 from perf.load import closed_loop, in_process, perf_analyzer, processes

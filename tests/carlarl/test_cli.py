@@ -25,18 +25,54 @@ def test_help_has_an_example(name: str, command: Run) -> None:
     assert f"Example: carlarl {name}" in result.stdout
 
 
-def test_bad_use_is_status_2(command: Run) -> None:
-    for arguments in (
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["nothing"],
         ["predict"],
         ["predict", "--speed", "fast"],
         ["predict", *FLAGS[:4], "--sensors", "one"],
+        ["predict", *FLAGS[:4], "--sensors", "1,nan,1,1,1"],
+        ["predict", *FLAGS, "--url", "localhost:8080"],
+        ["predict", *FLAGS, "--file", "-"],
         ["export", "--formats", "caffe"],
         ["export", "--version", "latest"],
-    ):
-        result = command(*arguments)
-        assert result.returncode == 2, arguments
-        assert "Traceback" not in result.stderr
+        ["drive", "--output", "no/such/folder/drive.png"],
+        ["drive", "--url", "localhost:8080"],
+        ["drive", "--stochastic", "--seed", "-5"],
+        ["drive", "--latency", "0,soon"],
+        ["drive", "--latency", "-1"],
+        ["promote", "v0.1.0", "--offline", "--triton", "http://127.0.0.1:1"],
+    ],
+)
+def test_bad_use_is_status_2(command: Run, arguments: list[str]) -> None:
+    result = command(*arguments)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Usage: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["versions", "--repository", "no/such/repository"],
+        ["promote", "v0.1.0", "--offline", "--repository", "no/such/repository"],
+        ["serve", "--repository", "no/such/repository", "--port", "0"],
+        ["config", "--config", "no/such/file.yaml"],
+        ["sign", "v0.2.0", "--key", "README.md"],
+        ["validate", "--artifacts", "no/such/artifacts"],
+        ["import-torchscript", "README.md", "--version", "v0.3.0", "--sensors", "5"],
+        ["bench", "run", "--url", "http://127.0.0.1:1"],
+        ["bench", "compare", "no/such/results.json"],
+        ["tune", "--repository", "no/such/repository"],
+    ],
+)
+def test_what_fails_is_one_line_and_status_1(carlarl: Run, arguments: list[str]) -> None:
+    """Whichever folder the error comes from."""
+    result = carlarl(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith("carlarl: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_predict(stack: Stack, command: Run, tmp_path: Path) -> None:
@@ -150,24 +186,6 @@ def test_a_file_that_is_no_request(command: Run, tmp_path: Path, content: str) -
     result = command("predict", "--file", str(file))
     assert result.returncode == 2
     assert "--file" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["predict", *FLAGS[:4], "--sensors", "1,nan,1,1,1"],
-        ["predict", *FLAGS, "--url", "localhost:8080"],
-        ["drive", "--output", "no/such/folder/drive.png"],
-        ["drive", "--url", "localhost:8080"],
-        ["drive", "--stochastic", "--seed", "-5"],
-        ["drive", "--latency", "0,soon"],
-        ["drive", "--latency", "-1"],
-    ],
-)
-def test_more_bad_use(command: Run, arguments: list[str]) -> None:
-    result = command(*arguments)
-    assert result.returncode == 2
     assert "Traceback" not in result.stderr
 
 

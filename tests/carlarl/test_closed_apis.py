@@ -14,8 +14,8 @@ import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
-from carlarl import leftovers
-from carlarl.triton_control import ControlError, TritonControl
+from carlarl.promotion.triton_control import ControlError, TritonControl
+from carlarl.serving import cleanup
 from tests.stack import Stack
 
 
@@ -61,7 +61,7 @@ def test_closed_over_grpc(triton_grpc: str) -> None:
 
 def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
     url = f"http://{stack.triton_http}"
-    secret = leftovers.secret_at(url)
+    secret = cleanup.secret_at(url)
     assert secret
     assert len(secret) == 64
     with TritonControl(url) as control:
@@ -100,12 +100,12 @@ def test_no_secret_of_another_machine_or_of_a_dead_command(
     for pid in (os.getpid(), 2**22 + 1):  # the second is above any process's number
         folder = tmp_path / f"carlarl-triton-{pid}-x"
         folder.mkdir()
-        leftovers.keep_secret(folder, pid, 9, "kept")
-    assert leftovers.secret_at(f"http://127.0.0.1:{os.getpid()}") == "kept"
-    assert leftovers.secret_at(f"http://localhost:{os.getpid()}") == "kept"
-    assert leftovers.grpc_port_at(f"http://localhost:{os.getpid()}") == 9
-    assert leftovers.secret_at(f"http://triton:{os.getpid()}") is None
-    assert leftovers.secret_at(f"http://127.0.0.1:{2**16 - 1}") is None
+        cleanup.keep_secret(folder, pid, 9, "kept")
+    assert cleanup.secret_at(f"http://127.0.0.1:{os.getpid()}") == "kept"
+    assert cleanup.secret_at(f"http://localhost:{os.getpid()}") == "kept"
+    assert cleanup.grpc_port_at(f"http://localhost:{os.getpid()}") == 9
+    assert cleanup.secret_at(f"http://triton:{os.getpid()}") is None
+    assert cleanup.secret_at(f"http://127.0.0.1:{2**16 - 1}") is None
     dead = next(tmp_path.glob("*/secret-4194305-9"))
     dead.rename(dead.with_name("secret-7-9"))
-    assert leftovers.secret_at("http://127.0.0.1:7") is None
+    assert cleanup.secret_at("http://127.0.0.1:7") is None

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from carlarl.preflight import check_files
-from converters import repository
+from carlarl.promotion.preflight import check_files
+from converters.repository import repository
 from gateway.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, free_ports, running_stack

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carlarl import gpu
-from carlarl.triton_server import TritonError
+from carlarl.serving import gpu
+from carlarl.serving.triton_server import TritonError
 from tests.stack import ROOT
 
 

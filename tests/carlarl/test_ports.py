@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from carlarl.ports import PortTakenError, check_free
+from carlarl.serving.ports import PortTakenError, check_free
 
 
 def test_a_holder_is_named() -> None:

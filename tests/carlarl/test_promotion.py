@@ -18,10 +18,13 @@ import httpx
 import numpy as np
 import pytest
 
-from carlarl import leftovers, promotion
-from carlarl.promotion import PromotionError
-from carlarl.triton_control import TritonControl
-from converters import activation, artifact, configs, parity, repository
+from carlarl.promotion import promote
+from carlarl.promotion.promote import PromotionError
+from carlarl.promotion.triton_control import TritonControl
+from carlarl.serving import cleanup
+from converters.artifact import artifact
+from converters.export import parity
+from converters.repository import activation, configs, repository
 from tests.gateway.streams import stream
 from tests.stack import ROOT, Stack, free_ports, running_stack
 
@@ -155,11 +158,11 @@ def test_promoted_and_rolled_back_under_load(
         clients += [pool.submit(load.ask_stream) for _ in range(2)]
         try:
             for _ in range(turns):
-                done = promotion.promote(target, "v0.1.0", control)
+                done = promote.promote(target, "v0.1.0", control)
                 assert (done.version, done.previous) == ("v0.1.0", "v0.2.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.1.0"))
-                done = promotion.rollback(target, control)
+                done = promote.rollback(target, control)
                 assert (done.version, done.previous) == ("v0.2.0", "v0.1.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.2.0"))
@@ -240,7 +243,7 @@ def test_the_port_that_models_are_loaded_by(
 ) -> None:
     """Another user's embedded server is not found by itself: the setting names the port."""
     stack, target = live
-    secret = leftovers.secret_at(f"http://{stack.triton_http}")
+    secret = cleanup.secret_at(f"http://{stack.triton_http}")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (nobody,) = free_ports(1)
     url = f"http://{stack.triton_http}"
@@ -249,10 +252,10 @@ def test_the_port_that_models_are_loaded_by(
         TritonControl(url, secret, nobody) as control,
         pytest.raises(PromotionError, match=rf"^load it .* no answer at 127\.0\.0\.1:{nobody}, .*"),
     ):
-        promotion.promote(target, "v0.1.0", control)
+        promote.promote(target, "v0.1.0", control)
     assert contents(target) == before
     with TritonControl(url, secret, int(stack.triton_grpc.rpartition(":")[2])) as control:
-        assert promotion.promote(target, "v0.2.0", control).version == "v0.2.0"
+        assert promote.promote(target, "v0.2.0", control).version == "v0.2.0"
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -351,7 +354,7 @@ def test_a_failed_step_changes_nothing(
         "damaged config": "find the version: .* recorded answers can't be read",
     }[broken]
     with pytest.raises(PromotionError, match=rf"^{step}.*; v0\.2\.0 stays active"):
-        promotion.promote(target, version, control)
+        promote.promote(target, version, control)
     assert_stays(live, control, before)
 
 
@@ -361,9 +364,9 @@ def test_a_good_new_version_after_all_that(
     """A version that came after the server started is loaded beside the others."""
     stack, target = live
     add_version(target)
-    assert promotion.promote(target, "v0.3.0", control).version == "v0.3.0"
+    assert promote.promote(target, "v0.3.0", control).version == "v0.3.0"
     follows(stack, "v0.3.0")
-    assert promotion.rollback(target, control).version == "v0.2.0"
+    assert promote.rollback(target, control).version == "v0.2.0"
     follows(stack, "v0.2.0")
 
 
@@ -382,7 +385,7 @@ def test_an_alias_that_does_not_move_is_put_back(
     with monkeypatch.context() as patch:
         patch.setattr(TritonControl, "parameters", parameters)
         with pytest.raises(PromotionError, match=r"^check the alias: .* v0\.2\.0 stays active"):
-            promotion.promote(target, "v0.1.0", control)
+            promote.promote(target, "v0.1.0", control)
     assert_stays(live, control, before)
 
 
@@ -398,9 +401,9 @@ def test_a_server_of_another_repository(
         for path in (*tree.glob("*/3000"), *tree.glob("carla_policy*-v0.3.0")):
             shutil.rmtree(path)
     with pytest.raises(PromotionError, match=r"serves another repository"):
-        promotion.promote(other, "v0.3.0", control)
+        promote.promote(other, "v0.3.0", control)
     with pytest.raises(PromotionError, match=r"move the alias|check the alias"):
-        promotion.promote(other, "v0.1.0", control)
+        promote.promote(other, "v0.1.0", control)
     assert contents(other) == before
     assert_stays(live, control, contents(target))
 

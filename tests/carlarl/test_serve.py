@@ -22,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from carlarl import leftovers
+from carlarl.serving import cleanup
 from tests.stack import (
     ROOT,
     Stack,
@@ -156,7 +156,7 @@ def test_killed_itself_it_leaves_no_triton(tmp_path: Path, monkeypatch: pytest.M
         _, alive = psutil.wait_procs(processes, timeout=20)
         assert [process.name() for process in alive] == []
         (folder,) = tmp_path.glob(f"carlarl-triton-{stack.process.pid}-*")
-        leftovers.sweep()  # as the next start does
+        cleanup.sweep()  # as the next start does
         assert not folder.exists()
         assert shared_memory(stack) == []
 

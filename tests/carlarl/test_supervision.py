@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from carlarl.supervision import Keeper, ServeError
+from carlarl.serving.child_process import ChildProcess
+from carlarl.serving.supervision import Keeper, ServeError
 from tests.gateway.processes import check_envelope, predict, status, until
 from tests.stack import ROOT, Stack, running_stack
 
@@ -147,22 +148,9 @@ def test_while_triton_is_away_all_say_so(own_stack: tuple[Stack, Path]) -> None:
     until(lambda: works(stack), 60)
 
 
-class Child:
+def child(script: str) -> ChildProcess:
     """The smallest part there can be: a shell that ends by itself or by a signal."""
-
-    def __init__(self, script: str) -> None:
-        self.process = subprocess.Popen(["sh", "-c", script])
-
-    def fallen(self) -> str | None:
-        code = self.exit_code()
-        return None if code is None else f"it ended with status {code}"
-
-    def exit_code(self) -> int | None:
-        return self.process.poll()
-
-    def stop(self, *, at_once: bool = False) -> None:
-        self.process.kill()
-        self.process.wait()
+    return ChildProcess(["sh", "-c", script], os.environ, 1)
 
 
 CRASH, FAIL = "kill -SEGV $$", "exit 1"
@@ -178,7 +166,7 @@ def watch(keeper: Keeper) -> None:
 def test_it_gives_up_after_so_many_tries() -> None:
     said: list[str] = []
     with pytest.raises(ServeError, match="status -11\nit was started again 2 times in a row"):
-        watch(Keeper(lambda: Child(CRASH), 2, said.append))
+        watch(Keeper(lambda: child(CRASH), 2, said.append))
     again = [line for text in said for line in text.splitlines()[1:]]
     assert again == [f"{AGAIN} 0.5 s (1 of 2)", f"{AGAIN} 1 s (2 of 2)"]
 
@@ -186,11 +174,11 @@ def test_it_gives_up_after_so_many_tries() -> None:
 def test_what_a_restart_can_not_cure_is_told_at_once() -> None:
     said: list[str] = []
 
-    def missing() -> Child:
+    def missing() -> ChildProcess:
         raise FileNotFoundError("nothing there")
 
     with pytest.raises(ServeError, match="^it ended with status 1$"):
-        watch(Keeper(lambda: Child(FAIL), 3, said.append))
+        watch(Keeper(lambda: child(FAIL), 3, said.append))
     with pytest.raises(ServeError, match="can't be started: nothing there"):
         Keeper(missing, 3, said.append).look()
     assert said == []
@@ -199,12 +187,12 @@ def test_what_a_restart_can_not_cure_is_told_at_once() -> None:
 @pytest.mark.parametrize("fault", ["exit", "start"])
 def test_what_worked_before_is_tried_again(fault: str) -> None:
     said: list[str] = []
-    begun: list[Child] = []
+    begun: list[ChildProcess] = []
 
-    def start() -> Child:
+    def start() -> ChildProcess:
         if begun and fault == "start":
             raise OSError("no room")
-        begun.append(Child(FAIL))
+        begun.append(child(FAIL))
         return begun[-1]
 
     keeper = Keeper(start, 1, said.append)

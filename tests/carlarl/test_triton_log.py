@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carlarl.triton_server import explained, telling
+from carlarl.serving.triton_server import explained, telling
 
 FAILED = (
     "E1122 21:58:44.2 1626 model_lifecycle.cc:642] \"failed to load 'policy_onnx' version 2000:"

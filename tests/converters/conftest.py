@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from converters import artifact
-from converters.card import Action, Architecture, Distribution, ModelCard
-from converters.policy import Gaussian
+from converters.artifact import artifact
+from converters.artifact.card import Action, Architecture, Distribution, ModelCard
+from converters.artifact.policy import Gaussian
 from triton_backend.preprocessing import Preprocessing
 
 MakeArtifact = Callable[..., Path]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from converters import activation, repository
-from converters.repository import RepositoryError
+from converters.repository import activation, repository
+from converters.repository.repository import RepositoryError
 from tests.stack import ROOT
 
 

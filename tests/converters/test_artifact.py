@@ -14,8 +14,9 @@ import pytest
 import torch
 import yaml
 
-from converters import artifact, parity, pickles
-from converters.card import CARD, ArtifactError
+from converters.artifact import artifact, pickles
+from converters.artifact.card import CARD, ArtifactError
+from converters.export import parity
 from triton_backend.engine import digest
 
 MakeArtifact = Callable[..., Path]

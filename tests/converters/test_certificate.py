@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from converters import certificate, parity
+from converters.export import parity
+from converters.repository import certificate
 from tests.stack import ROOT
 
 REPOSITORY = ROOT / "model_repository"

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters import artifact, configs, formats, parity, repository
-from converters.activation import set_alias
-from converters.export import export
+from converters.artifact import artifact
+from converters.export import formats, parity
+from converters.export.export import export
+from converters.repository import configs, repository
+from converters.repository.activation import set_alias
 from triton_backend import runtimes
 
 MakeArtifact = Callable[..., Path]
@@ -246,7 +248,7 @@ def test_a_damaged_artifact_leaves_the_repository(target: Path, folders: list[Pa
 def test_killed_while_exporting(target: Path, folders: list[Path]) -> None:
     before = contents(target)
     program = (
-        "import sys, time; from pathlib import Path; from converters.export import export\n"
+        "import sys, time; from pathlib import Path; from converters.export.export import export\n"
         "def halt(version, step):\n"
         "    if step == 'torchscript': print('half-way', flush=True); time.sleep(60)\n"
         "target, *folders = map(Path, sys.argv[1:])\n"
@@ -269,7 +271,7 @@ def test_killed_while_exporting(target: Path, folders: list[Path]) -> None:
 def test_readers_see_the_old_or_the_new_repository(target: Path) -> None:
     """While the active version flips, whoever reads finds one of both, whole."""
     program = (
-        "import sys; from pathlib import Path; from converters import repository\n"
+        "import sys; from pathlib import Path; from converters.repository import repository\n"
         "seen = set()\n"
         "print('reading', flush=True)\n"
         "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 10:\n"

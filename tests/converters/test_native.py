@@ -3,80 +3,29 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import onnx
 import pytest
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
-from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from carlarl.serve import start_triton
-from converters import artifact, configs, native, parity, pickles, preprocessor, repository
-from converters.export import export
-from converters.tensorrt import BuilderError
+from carlarl.serving.service import start_triton
+from converters.artifact import artifact
+from converters.export import native, parity
+from converters.export.export import export
+from converters.export.tensorrt import BuilderError
+from converters.repository import configs, repository
 from gateway.settings import read_settings
-from tests.stack import ROOT
+from tests.converters.test_preprocessor import assert_same_features, observed
 from triton_backend import runtimes
 from triton_backend.preprocessing import Preprocessing
 
 MakeArtifact = Callable[..., Path]
 
+NATIVE = configs.FLAVOURS["native"]
 EXPECTED = Path(__file__).parent / "expected"
-OBSERVATIONS = np.random.default_rng(1).uniform(
-    [0, -1, 0, 0, 0, 0, 0], [200, 1, 1, 1, 1, 1, 1], (500, 7)
-)
-
-
-def observed() -> np.ndarray:
-    """Recorded, at the corners of the ranges, and both zeros."""
-    recorded = [np.load(path) for path in sorted(ROOT.glob("artifacts/*/observations.npy"))]
-    zeros = np.array([[0.0] * 7, [-0.0] * 7], np.float32)
-    return np.concatenate([*recorded, parity.corners(5), zeros]).astype(np.float32)
-
-
-def assert_same_features(preprocessing: Preprocessing) -> None:
-    observations = observed()
-    graph = native.graph(preprocessing)
-    expected = preprocessing.features(observations)
-    assert native.features(graph, observations).tobytes() == expected.tobytes()
-    for rows in (1, 7, 256):
-        part = observations[:rows]
-        assert native.features(graph, part).tobytes() == expected[:rows].tobytes()
-
-
-@pytest.mark.parametrize("clip_obs", [0.5, 10.0])
-def test_features_of_vec_normalize(clip_obs: float) -> None:
-    class Random(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(-200, 200, (7,))
-        action_space = gymnasium.spaces.Box(-1, 1, (3,))
-
-    env = VecNormalize(DummyVecEnv([Random]), clip_obs=clip_obs)
-    env.obs_rms.update(OBSERVATIONS)
-    assert_same_features(preprocessor.lower(pickles.load(pickle.dumps(env)), 5, 3))
-
-
-@pytest.mark.parametrize(
-    "scaler",
-    [
-        StandardScaler(),
-        StandardScaler(with_mean=False),
-        MinMaxScaler(),
-        MinMaxScaler((-1, 1), clip=True),
-        MaxAbsScaler(),
-        RobustScaler(),
-        make_pipeline(RobustScaler(), MinMaxScaler((-1, 1), clip=True), StandardScaler()),
-    ],
-    ids=str,
-)
-def test_features_of_scikit_learn(scaler: Any) -> None:
-    scaler.fit(OBSERVATIONS)
-    assert_same_features(preprocessor.lower(pickles.load(pickle.dumps(scaler)), 5, 3))
 
 
 @pytest.mark.parametrize(
@@ -106,12 +55,14 @@ def test_configs() -> None:
     shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": native.preprocess(shape),
-        "policy_onnx": native.policy(shape, "onnx"),
-        "policy_torchscript": native.policy(shape, "torchscript"),
-        "policy_tensorrt": native.policy(shape, "tensorrt", "GPU"),
+        "preprocess": configs.preprocess(shape, NATIVE),
+        "policy_onnx": configs.policy(shape, "onnx", flavour=NATIVE),
+        "policy_torchscript": configs.policy(shape, "torchscript", flavour=NATIVE),
+        "policy_tensorrt": configs.policy(shape, "tensorrt", "GPU", NATIVE),
     } | {
-        f"ensemble_{form}": native.ensemble("carla_policy", "v1.2.3", shape, form, parameters)
+        f"ensemble_{form}": configs.ensemble(
+            "carla_policy", "v1.2.3", shape, form, parameters, NATIVE
+        )
         for form in ("onnx", "torchscript")
     }
     for name, text in written.items():

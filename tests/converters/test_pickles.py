@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from converters import pickles, preprocessor
+from converters.artifact import pickles, preprocessor
 from triton_backend.preprocessing import Preprocessing
 
 

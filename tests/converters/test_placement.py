@@ -12,8 +12,8 @@ import httpx
 import numpy as np
 import pytest
 
-from converters import placement, repository
-from converters.repository import RepositoryError
+from converters.repository import placement, repository
+from converters.repository.repository import RepositoryError
 from tests.stack import ROOT, running_stack
 
 

@@ -1,4 +1,4 @@
-"""Each preprocessor's lowered form makes the features that the library itself makes."""
+"""Each preprocessor's lowered form, and its graph, make the features of the library itself."""
 
 from __future__ import annotations
 
@@ -12,12 +12,31 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from converters import pickles, preprocessor
+from converters.artifact import pickles, preprocessor
+from converters.export import native, parity
+from tests.stack import ROOT
 from triton_backend.preprocessing import Preprocessing
 
 OBSERVATIONS = np.random.default_rng(1).uniform(
     [0, -1, 0, 0, 0, 0, 0], [200, 1, 1, 1, 1, 1, 1], (500, 7)
 )
+
+
+def observed() -> np.ndarray:
+    """Recorded, at the corners of the ranges, and both zeros."""
+    recorded = [np.load(path) for path in sorted(ROOT.glob("artifacts/*/observations.npy"))]
+    zeros = np.array([[0.0] * 7, [-0.0] * 7], np.float32)
+    return np.concatenate([*recorded, parity.corners(5), zeros]).astype(np.float32)
+
+
+def assert_same_features(preprocessing: Preprocessing) -> None:
+    observations = observed()
+    graph = native.graph(preprocessing)
+    expected = preprocessing.features(observations)
+    assert native.features(graph, observations).tobytes() == expected.tobytes()
+    for rows in (1, 7, 256):
+        part = observations[:rows]
+        assert native.features(graph, part).tobytes() == expected[:rows].tobytes()
 
 
 @pytest.mark.parametrize(
@@ -30,7 +49,7 @@ OBSERVATIONS = np.random.default_rng(1).uniform(
         MinMaxScaler((-1, 1), clip=True),
         MaxAbsScaler(),
         RobustScaler(),
-        make_pipeline(RobustScaler(), MinMaxScaler((-1, 1))),
+        make_pipeline(RobustScaler(), MinMaxScaler((-1, 1), clip=True), StandardScaler()),
     ],
     ids=str,
 )
@@ -40,20 +59,23 @@ def test_scikit_learn(scaler: Any) -> None:
     observations = OBSERVATIONS.astype(np.float32)
     expected = scaler.transform(observations.astype(np.float64)).astype(np.float32)
     np.testing.assert_allclose(lowered.features(observations), expected, rtol=2e-7, atol=1e-7)
+    assert_same_features(lowered)
 
 
-def test_vec_normalize_bit_for_bit() -> None:
+@pytest.mark.parametrize("clip_obs", [0.5, 1.5, 10.0])
+def test_vec_normalize_bit_for_bit(clip_obs: float) -> None:
     class Random(gymnasium.Env[Any, Any]):
         observation_space = gymnasium.spaces.Box(-200, 200, (7,))
         action_space = gymnasium.spaces.Box(-1, 1, (3,))
 
-    env = VecNormalize(DummyVecEnv([Random]), clip_obs=1.5)
+    env = VecNormalize(DummyVecEnv([Random]), clip_obs=clip_obs)
     env.obs_rms.update(OBSERVATIONS)
     lowered = preprocessor.lower(pickles.load(pickle.dumps(env)), 5, 3)
     observations = OBSERVATIONS.astype(np.float32)
     expected = env.normalize_obs(observations)
     assert lowered.features(observations).tobytes() == expected.tobytes()
-    assert np.abs(expected).max() == 1.5  # the clipping was met
+    assert (np.abs(expected).max() == clip_obs) == (clip_obs < 10)  # the clipping was met
+    assert_same_features(lowered)
 
 
 def test_own_and_none() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from converters import repository
-from converters.repository import RepositoryError, transaction
+from converters.repository import repository
+from converters.repository.repository import RepositoryError, transaction
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_mount_point() -> None:
 def test_killed_at_any_moment_the_repository_is_there(target: Path) -> None:
     """A child changes it over and over, and is killed."""
     program = (
-        "import sys; from pathlib import Path; from converters import repository\n"
+        "import sys; from pathlib import Path; from converters.repository import repository\n"
         "target = Path(sys.argv[1]); print('go', flush=True)\n"
         "for turn in range(10**6):\n"
         "    with repository.transaction(target) as tree:\n"
@@ -94,6 +94,7 @@ def test_killed_at_any_moment_the_repository_is_there(target: Path) -> None:
             for _ in range(100 * pause):
                 assert target.is_dir()
             child.send_signal(signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL  # it did not end by itself
         assert _content(target)
     _change(target)
     assert _content(target) == b"second"

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from stable_baselines3 import DQN, PPO
 
-from converters import artifact, parity
-from converters.card import ArtifactError
-from converters.export import export
-from converters.sb3 import import_sb3
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
+from converters.export import parity
+from converters.export.export import export
+from converters.importers.sb3 import import_sb3
 from examples.track import TrackEnv
 from tests.converters.policies import predict, train
 from tests.stack import Stack, running_stack

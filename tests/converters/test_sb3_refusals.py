@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from stable_baselines3 import A2C
 
-from converters.card import ArtifactError
-from converters.sb3 import import_sb3
+from converters.artifact.card import ArtifactError
+from converters.importers.sb3 import import_sb3
 
 
 def _policy(folder: Path, low: list[float]) -> Path:
@@ -32,9 +32,9 @@ PEDALS = ["throttle", "brake", "steer"]
 @pytest.mark.parametrize(
     ("low", "layout", "message"),
     [
-        ([-1, 0, -1], PEDALS, "bounds throttle by -1 and 1, where it takes 0 or more"),
+        ([-1, 0, -1], PEDALS, "bounds throttle by -1 and 1, but it needs 0 or more"),
         ([0, -1, -1], PEDALS, "bounds brake by -1 and 1"),
-        ([0, 0, 0], PEDALS, "bounds steer by 0 and 1, where it takes numbers on both sides of 0"),
+        ([0, 0, 0], PEDALS, "bounds steer by 0 and 1, but it needs numbers on both sides of 0"),
         ([-1, 0, 0], None, "bounds throttle by -1 and 1"),
         ([-1, 0], None, "bounds acceleration by 0 and 1"),
         ([0, 0, -1], ["gas", "brake", "steer"], "layout gas,brake,steer: .*layout must be"),

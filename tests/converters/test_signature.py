@@ -13,9 +13,9 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-from converters import artifact, signature
-from converters.card import CARD, ArtifactError
-from converters.export import export
+from converters.artifact import artifact, signature
+from converters.artifact.card import CARD, ArtifactError
+from converters.export.export import export
 from triton_backend.engine import digest
 
 MakeArtifact = Callable[..., Path]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from converters import configs, drift, parity, repository, tensorrt
-from converters.export import export
+from converters.export import parity, tensorrt
+from converters.export.export import export
+from converters.repository import comparison, configs, repository
 from triton_backend.engine import BuildRecord, digest
 
 MakeArtifact = Callable[..., Path]
@@ -112,12 +113,12 @@ def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: P
     assert record.plan == digest(plan.read_bytes())
     fresh = plan.parents[3] / "fresh"
     shutil.copytree(target, fresh)
-    assert drift.differences(fresh, target) == []
+    assert comparison.differences(fresh, target) == []
     plan.write_bytes(b"damaged")
     other = plan.with_name("builder.json").read_text().replace(record.source, "sha256:another")
     plan.with_name("builder.json").write_text(other)
     named = [f"policy_tensorrt/1000/{name} differs" for name in ("builder.json", "model.plan")]
-    assert drift.differences(fresh, target) == named
+    assert comparison.differences(fresh, target) == named
     export([folder], target, ALL)
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.plan == digest(plan.read_bytes())

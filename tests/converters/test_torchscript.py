@@ -12,10 +12,12 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from converters import artifact, originals, parity
-from converters.card import ArtifactError
-from converters.export import export
-from converters.torchscript import import_torchscript
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
+from converters.export import parity
+from converters.export.export import export
+from converters.importers import writer
+from converters.importers.torchscript import import_torchscript
 
 
 class Program(nn.Module):
@@ -66,7 +68,7 @@ def test_acts_as_the_program(
         mean = low + (np.tanh(mean) + 1) / 2 * (1 - low)
     noise = np.zeros((20, len(layout)), np.float32)
     got = parity.actions(source, source.preprocessing.features(observations), noise)
-    np.testing.assert_allclose(got, originals.pedals(mean, source.card.action), atol=1e-5)
+    np.testing.assert_allclose(got, writer.pedals(mean, source.card.action), atol=1e-5)
     export([folder], tmp_path / "repository")
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from converters.versions import triton_version
+from converters.artifact.versions import triton_version
 
 
 @pytest.mark.parametrize(

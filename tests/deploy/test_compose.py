@@ -103,7 +103,7 @@ def test_triton_is_closed_over_http(deployed: Deployed, path: str) -> None:
 
 def test_triton_is_closed_over_grpc(deployed: Deployed) -> None:
     load = (
-        "from carlarl.triton_control import TritonControl as T; "
+        "from carlarl.promotion.triton_control import TritonControl as T; "
         "T('http://triton:8000', 'a-wrong-one').load('carla_policy')"
     )
     program = ("run", "--rm", "-T", "--entrypoint", "python", "tools", "-c")
@@ -231,7 +231,7 @@ def test_a_mount_of_the_same_file_system(tmp_path: Path) -> None:
     place.mkdir()
     held.mkdir()
     program = (
-        "import sys, pathlib, converters.repository as r; "
+        "import sys, pathlib, converters.repository.repository as r; "
         "print([r._is_mount(pathlib.Path(path)) for path in sys.argv[1:]])"
     )
     shell = 'mount --bind "$1" "$2" && exec "$3" -c "$4" "$2" "$1"'

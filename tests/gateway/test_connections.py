@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from gateway.protocol import SLOW_S
+from gateway.http.connection import SLOW_S
 from tests.gateway.processes import OBSERVATION, check_envelope, predict, until
 from tests.gateway.stand_in import StandIn
 
@@ -115,7 +115,9 @@ def test_connections_beyond_the_limit(run_gateway: Callable, stand_in: StandIn) 
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(httpx.Client(base_url=url)) for _ in range(4)]
         assert [one.get("/livez").status_code for one in held] == [200] * 4
-        refused = httpx.get(url + "/livez")
+        for path in ("/livez", "/readyz", "/healthz", "/metrics"):
+            assert httpx.get(url + path).status_code == 200
+        refused = httpx.get(url + "/versions")
         check_envelope(refused, 503, "SERVICE_UNAVAILABLE")
         assert refused.headers["connection"] == "close"
         assert int(refused.headers["retry-after"]) >= 1
@@ -130,7 +132,7 @@ def test_connections_beyond_the_limit(run_gateway: Callable, stand_in: StandIn) 
 def test_a_long_line_is_told_at_once(
     run_gateway: Callable, stand_in: StandIn, origin: dict[str, str]
 ) -> None:
-    """By both ways: the one call there may be hangs, and somebody waits behind it."""
+    """The one call there may be hangs, and somebody waits behind it."""
     url = run_gateway(TRITON_URL=stand_in.url, CALLS_IN_FLIGHT="1", REQUEST_TIMEOUT_MS="30000")
     stand_in.mode = "hang"
     with ThreadPoolExecutor(2) as pool, httpx.Client(base_url=url, timeout=60) as client:

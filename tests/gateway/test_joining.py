@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from gateway.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
-from gateway.joining import Joiner
+from gateway.joining import Inference, Joiner, Outcome
 from gateway.metrics import Metrics
 from gateway.policy import Observation
 from gateway.rows import Rows
@@ -64,13 +64,31 @@ class Bench:
         *speeds: float,
         model: str = "m",
         timeout: float = 5.0,
-        gone: Any = lambda: False,
+        gone: Any = None,
         since: float | None = None,
     ) -> asyncio.Task[bytes]:
-        deadline = time.perf_counter() + timeout
         return asyncio.ensure_future(
-            self.joiner.infer(model, self.max_rows, rows(*speeds), deadline, gone, since)
+            self._ask(model, rows(*speeds), time.perf_counter() + timeout, gone, since)
         )
+
+    async def _ask(
+        self, model: str, rows: Rows, deadline: float, gone: Any, since: float | None
+    ) -> bytes:
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, bytes):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+        inference = Inference(rows, deadline, done, gone=gone, since=since)
+        self.joiner.submit(model, self.max_rows, inference)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            inference.abandon()
+            raise
 
     async def sent_are(self, calls: int) -> None:
         """Wait until so many calls were sent; never more."""
@@ -188,7 +206,6 @@ def test_beyond_the_bound_refused_at_once() -> None:
         await asyncio.sleep(0)
         with pytest.raises(ResourceExhausted):
             await bench.ask(5)
-        assert bench.joiner.congested("m", 1, time.perf_counter(), 60, 0)
         bench.triton.hold.set()
         await asyncio.gather(*asked)
         assert speeds_of(await bench.ask(6)) == [6]
@@ -231,10 +248,9 @@ def test_who_asks_as_soon_as_another_is_found_gone_is_sent() -> None:
         bench = Bench()
 
         async def ask_again() -> bytes:
-            deadline = time.perf_counter() + 5.0
             with pytest.raises(ClientDisconnect):
-                await bench.joiner.infer("m", 8, rows(2), deadline, lambda: True)
-            return await bench.joiner.infer("m", 8, rows(3), deadline, lambda: False)
+                await bench.ask(2, gone=lambda: True)
+            return await bench.ask(3)
 
         first = bench.ask(1)
         asked = asyncio.ensure_future(ask_again())
@@ -287,20 +303,18 @@ def test_who_would_be_late_is_refused_at_once() -> None:
         with pytest.raises(ResourceExhausted):
             await bench.ask(3, timeout=0.25)
         patient = bench.ask(4, timeout=60)
+        other = bench.ask(5, model="another", timeout=0.25)
         await asyncio.sleep(0)
-        now = time.perf_counter()
-        assert bench.joiner.congested("m", 1, now, 0.25, 0)
-        assert not bench.joiner.congested("m", 1, now, 60, 0)
-        assert not bench.joiner.congested("another", 1, now, 0.25, 0)
         bench.triton.hold.set()
         assert [speeds_of(one) for one in await asyncio.gather(*asked, patient)] == [[1], [2], [4]]
-        assert bench.sent == [[1], [2, 4]]
+        assert speeds_of(await other) == [5]
+        assert bench.sent == [[1], [5], [2, 4]]
 
     run(test())
 
 
-def test_what_is_on_its_way_to_the_line_counts() -> None:
-    """Of many that are read at once, those that come behind too many are refused unread."""
+def test_a_line_that_needs_too_many_calls_is_full() -> None:
+    """As long as calls took lately."""
 
     async def test() -> None:
         bench = Bench(max_waiting=100)
@@ -308,17 +322,15 @@ def test_what_is_on_its_way_to_the_line_counts() -> None:
         await asyncio.sleep(0.1)
         bench.triton.hold.set()
         await asyncio.gather(first, waiting)  # a call takes about 20 ms, says the mean of late
-        congested = bench.joiner.congested
-        now = time.perf_counter()
-        assert not congested("m", 1, now, 0.05, 0)
-        assert congested("m", 1, now, 0.05, 80)
-        assert not congested("m", 1, now, 5.0, 80)
-        bench.triton.hold.clear()
-        behind = bench.ask(3), bench.ask(4)
+        bench.triton.hold = asyncio.Event()
+        asked = [bench.ask(3), bench.ask(*range(100, 180), timeout=60)]
         await asyncio.sleep(0)
-        assert congested("m", 1, now, 5.0, 99)  # max_waiting
+        with pytest.raises(ResourceExhausted):
+            await bench.ask(4, timeout=0.05)
+        asked.append(bench.ask(5, timeout=60))
+        await asyncio.sleep(0)
         bench.triton.hold.set()
-        await asyncio.gather(*behind)
+        await asyncio.gather(*asked)
 
     run(test())
 
@@ -351,7 +363,7 @@ def test_a_call_that_breaks_off_leaves_nobody_waiting() -> None:
         )
         bench = Bench()
         first, second = bench.ask(1), bench.ask(2)
-        await asyncio.sleep(0)
+        await bench.sent_are(1)
         right = bench.triton.infer
 
         async def broken(model: str, rows: Rows, timeout_s: float) -> bytes:

@@ -16,9 +16,10 @@ import httpx
 import psutil
 import pytest
 
-from carlarl import promotion, tuned_repository
-from carlarl.triton_control import TritonControl
-from converters import drift, repository
+from carlarl.commands import tuned_repository
+from carlarl.promotion import promote
+from carlarl.promotion.triton_control import TritonControl
+from converters.repository import comparison, repository
 from perf.studies import tuning
 from perf.studies.tuning import Found, Point, Setting, Spread
 from tests.gateway.processes import predict
@@ -117,7 +118,7 @@ def test_what_is_written_validates_and_is_served(source: Path) -> None:
     changed = ["carla_policy_fused-v0.2.0", "carla_policy", "carla_policy-v0.2.0"]
     assert tuned_repository.write(source, setting) == changed
     assert tuned_repository.current(source, 4, 1) == setting
-    assert drift.differences(ROOT / "model_repository", source) == []
+    assert comparison.differences(ROOT / "model_repository", source) == []
     with running_stack(MODEL_REPOSITORY=str(source), **setting.variables) as stack:
         url = f"http://{stack.triton_http}/v2/models/carla_policy_fused-v0.2.0/config"
         config = httpx.get(url).json()
@@ -128,7 +129,7 @@ def test_what_is_written_validates_and_is_served(source: Path) -> None:
         assert predict(stack.gateway_url, 300).status_code == 200  # in five calls
         with TritonControl(f"http://{stack.triton_http}") as control:
             for version in ("v0.1.0", "v0.2.0"):
-                promotion.promote(source, version, control)
+                promote.promote(source, version, control)
     tuned_repository.write(source, NOW)
     for model in repository.ensembles(source):
         path = Path(model) / "config.pbtxt"
@@ -164,4 +165,4 @@ def test_ctrl_c_while_the_second_stack_starts(source: Path) -> None:
     assert (process.returncode, told["interrupted"], told["written"]) == (0, True, [])
     assert told["best"] == told["default"]
     assert psutil.wait_procs(children, timeout=30)[1] == []
-    assert drift.differences(ROOT / "model_repository", source) == []
+    assert comparison.differences(ROOT / "model_repository", source) == []

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from carlarl import promotion
-from carlarl.preflight import check_files
-from carlarl.triton_control import TritonControl
-from converters import repository
+from carlarl.promotion import promote
+from carlarl.promotion.preflight import check_files
+from carlarl.promotion.triton_control import TritonControl
+from converters.repository import repository
 from tests.gateway.processes import predict, status, until
 from tests.stack import ROOT, clean_environment, running_stack
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.reliability
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from carlarl import promotion
-from carlarl.triton_control import TritonControl
+from carlarl.promotion import promote
+from carlarl.promotion.triton_control import TritonControl
 steps = []
 def progress(step):
     steps.append(step)
@@ -31,7 +31,7 @@ def progress(step):
         print(step, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 with TritonControl(sys.argv[2]) as control:
-    promotion.promote(Path(sys.argv[1]), "v0.1.0", control, progress)
+    promote.promote(Path(sys.argv[1]), "v0.1.0", control, progress)
 """
 
 
@@ -57,7 +57,7 @@ def test_killed_at_each_step(tmp_path: Path) -> None:
             until(lambda: status(stack.gateway_url + "/readyz") == 200)
             assert predict(stack.gateway_url).status_code == 200
             with TritonControl(triton) as control:  # the next one works, and clears up
-                promotion.promote(target, "v0.2.0", control)
+                promote.promote(target, "v0.2.0", control)
             left = {path.name for path in tmp_path.iterdir()}
             assert left == {"model_repository", ".model_repository.lock"}
     assert killed_at[0] == "read the repository"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from carlarl.triton_server import TritonServer
-from converters import tensorrt
-from converters.configs import Shape, policy
+from carlarl.serving.triton_server import TritonServer
+from converters.export import tensorrt
+from converters.repository.configs import Shape, policy
 from tests.stack import ROOT, free_ports
 from triton_backend import runtimes
 from triton_backend.engine import BuildRecord, Machine, UnusableEngineError, refusal

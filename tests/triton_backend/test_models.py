@@ -16,7 +16,9 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from converters import artifact, drift, parity
+from converters.artifact import artifact
+from converters.export import parity
+from converters.repository import comparison
 from tests.stack import ROOT, Stack
 
 VERSIONS = {"v0.1.0": "1000", "v0.2.0": "2000"}
@@ -198,11 +200,11 @@ def test_repository_is_what_the_artifacts_export_to(tmp_path: Path) -> None:
 
     Compared but for the last digits of what depends on the processor: golden actions and errors.
     """
-    from converters.export import export
+    from converters.export.export import export
 
     fresh = tmp_path / "model_repository"
     export(artifact.versions_in(ROOT / "artifacts"), fresh)
-    assert drift.differences(fresh, ROOT / "model_repository") == []
+    assert comparison.differences(fresh, ROOT / "model_repository") == []
 
 
 def test_a_missing_input_is_refused(client: Client) -> None:

@@ -1,0 +1,23 @@
+"""`carlarl rollback`: the version before the active one becomes active again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from carlarl.commands.promote import switch, switch_options
+
+
+@click.command()
+@switch_options
+def rollback(**given: Any) -> None:
+    """Go back to the version that was active before, as carefully as promote.
+
+    Each further run goes back one more promotion.
+
+    Example: carlarl rollback
+    """
+    from carlarl.promotion.promote import rollback
+
+    switch(rollback, **given)

@@ -1,0 +1,1 @@
+"""Promotion and rollback: another version becomes the active one."""

@@ -1,0 +1,153 @@
+"""The part of Triton's API that a promotion needs: list, load and call models.
+
+All calls use HTTP, as the gateway does, except loading. A load over HTTP blocks one of Triton's
+HTTP threads, and with it every connection of that thread. A load over gRPC blocks nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import tritonclient.grpc
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from carlarl.errors import CommandError
+from carlarl.serving import cleanup
+from converters.errors import one_line
+from converters.repository import configs
+from gateway.triton import SECRET_HEADER
+
+LOAD_TIMEOUT_S = 300.0
+READY_TIMEOUT_S = 60.0
+
+_CLOSED = (
+    "this Triton is closed to callers without its secret: run the command as the user who runs "
+    "`carlarl serve`, on the same machine, or set TRITON_SECRET"
+)
+
+
+class ControlError(CommandError):
+    """Triton refused or failed. The text gives Triton's own reason."""
+
+
+class TritonControl:
+    """One Triton server in explicit model control mode. Every method may raise ControlError."""
+
+    def __init__(self, url: str, secret: str | None = None, grpc_port: int = 8001) -> None:
+        """Take `http://host:port`, the secret of its closed APIs, and its gRPC port on that host.
+
+        The first call connects. If an embedded Triton runs on that HTTP port of this machine, its
+        own gRPC port is used and, without `secret`, its own secret.
+        """
+        self.url = url.rstrip("/")
+        timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
+        self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+        host = urlsplit(self.url).hostname or ""
+        port = cleanup.grpc_port_at(self.url) or grpc_port
+        self._grpc_url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._grpc = tritonclient.grpc.InferenceServerClient(
+            self._grpc_url, channel_args=[("grpc.enable_http_proxy", 0)]
+        )
+        self._grpc_headers: dict[str, str] = {}
+        secret = secret or cleanup.secret_at(self.url)
+        if secret is not None:
+            self._client.headers[SECRET_HEADER] = secret
+            self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret
+
+    def __enter__(self) -> TritonControl:
+        """Return the server itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the connections."""
+        self._client.close()
+        self._grpc.close()
+
+    def answers(self) -> bool:
+        """Whether a Triton server answers."""
+        try:
+            return self._client.get("/v2/health/live", timeout=5.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def models(self) -> set[str]:
+        """Return the names of all models in the server's repository, loaded or not."""
+        return {str(entry["name"]) for entry in self._ask("POST", "/v2/repository/index")}
+
+    def load(self, model: str) -> None:
+        """Load `model`, or load it again if its files have changed."""
+        try:
+            self._grpc.load_model(model, self._grpc_headers, client_timeout=LOAD_TIMEOUT_S)
+        except InferenceServerException as error:
+            said = one_line(error.message())
+            if "protocol is restricted" in said:
+                raise ControlError(_CLOSED) from None
+            if error.status() == "StatusCode.UNAVAILABLE":
+                raise ControlError(
+                    f"no answer at {self._grpc_url}, where models are loaded by gRPC; set "
+                    f"TRITON_GRPC_PORT to the gRPC port of {self.url} ({said})"
+                ) from None
+            raise ControlError(said) from None
+
+    def wait_ready(self, model: str) -> None:
+        """Wait until `model` can be called."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while not self._request("GET", f"/v2/models/{model}/ready").is_success:
+            if time.monotonic() > deadline:
+                raise ControlError(f"{model} was not ready within {READY_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
+
+    def parameters(self, model: str) -> dict[str, str]:
+        """Return the parameters in the config of `model` as it is loaded."""
+        config = self._ask("GET", f"/v2/models/{model}/config")
+        told = config.get("parameters", {})
+        return {name: str(entry["string_value"]) for name, entry in told.items()}
+
+    def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+        """Return the deterministic actions of an ensemble or a fused model, shape (n, 3).
+
+        An observation has `speed` (km/h), `steering` and `sensors`.
+        """
+        rows = len(observations)
+        packed = [[one["speed"], one["steering"], *one["sensors"]] for one in observations]
+        tensors: list[tuple[str, str, list[list[Any]]]] = [("observation", "FP32", packed)]
+        if not model.startswith(configs.ensemble_name("", configs.FUSED)):
+            tensors = [
+                ("speed", "FP32", [row[:1] for row in packed]),
+                ("steering", "FP32", [row[1:2] for row in packed]),
+                ("sensors", "FP32", [row[2:] for row in packed]),
+                ("deterministic", "BOOL", [[True]] * rows),
+                ("seed", "INT64", [[0]] * rows),
+            ]
+        inputs = [
+            {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
+            for name, kind, data in tensors
+        ]
+        answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
+        return np.array(answer["outputs"][0]["data"], np.float64).reshape(rows, 3)
+
+    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        try:
+            return self._client.request(method, path, json=body)
+        except httpx.HTTPError as error:
+            raise ControlError(f"{self.url}: no answer: {error}") from None
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self._request(method, path, body)
+        try:
+            content = answer.json() if answer.content else None
+        except json.JSONDecodeError:
+            raise ControlError(f"{self.url}{path}: status {answer.status_code}, no JSON") from None
+        if answer.status_code == httpx.codes.FORBIDDEN:
+            raise ControlError(_CLOSED)
+        if answer.is_error:
+            reason = content.get("error") if isinstance(content, dict) else None
+            raise ControlError(one_line(reason or f"status {answer.status_code}"))
+        return content

@@ -1,0 +1,1 @@
+"""`carlarl serve`: starts the embedded Triton and the gateway, watches them, and cleans up."""

@@ -1,0 +1,42 @@
+"""What `carlarl serve` prints: text for people, or JSON lines like the gateway's."""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import click
+
+from gateway import logs
+from gateway.settings import Settings
+
+_log = logging.getLogger("carlarl.serve")
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Functions that print news, a warning, and the reason why serving ended."""
+
+    say: Callable[[str], None]
+    warn: Callable[[str], None]
+    fail: Callable[[str], None]
+
+
+def voice(settings: Settings) -> Voice:
+    """Return the voice for `LOG_FORMAT`. JSON goes to standard error, like the gateway's."""
+    if settings.log_format == "text":
+        return Voice(click.echo, click.echo, lambda text: click.echo(f"carlarl: {text}", err=True))
+    logging.config.dictConfig(logs.configuration(settings))
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every probe
+    return Voice(*map(_logged, (logging.INFO, logging.WARNING, logging.ERROR)))
+
+
+def _logged(level: int) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        """Log the first line; the lines after it are its details."""
+        first, _, details = text.partition("\n")
+        _log.log(level, "%s", first, extra={"details": details} if details else None)
+
+    return tell

@@ -1,0 +1,242 @@
+"""`carlarl serve`: an embedded Triton and the gateway, started, watched and ended together."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from carlarl.serving import cleanup, gpu, ports
+from carlarl.serving.gateway_process import GatewayProcess
+from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
+from carlarl.serving.triton_server import TritonServer
+from converters.repository import configs, repository
+from converters.repository.repository import RepositoryError
+from gateway.settings import TRITON_PORTS, Settings
+
+ANSWER_TIMEOUT_S = 10.0
+"""How long a Triton that another command runs may take until it first answers."""
+LOOK_S = 0.2
+"""Seconds between looks at the processes."""
+ASK_S = 1.0
+"""Seconds between questions to the gateway."""
+
+
+def serve(
+    settings: Settings,
+    formats: Sequence[str],
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP. Then end everything that was started.
+
+    With a configuration file SIGHUP ends nothing: the gateway reads that file again. What fails
+    meanwhile is started again. `formats` are further formats whose ensembles Triton loads. `say`
+    gets what the user should read, `warn` what failed. Raises CommandError or ConversionError if
+    serving can't start or a part failed too often, after ending the rest.
+    """
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, lambda *_: stopping.set())
+    rereading = threading.Event()
+    if settings.config_file is not None:
+        signal.signal(signal.SIGHUP, lambda *_: rereading.set())
+    ports.check_free(settings.host, settings.port, "PORT")
+    url = settings.triton_endpoint
+    if settings.triton_secret is None:  # one for all starts of this Triton
+        drawn = secrets.token_hex(32) if settings.triton_url is None else cleanup.secret_at(url)
+        secret = None if drawn is None else SecretStr(drawn)
+        settings = settings.model_copy(update={"triton_secret": secret})
+    tries = settings.restart_tries
+    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, warn)
+    triton = None
+    if settings.triton_url is None:
+        triton = Keeper(lambda: start_triton(settings, formats), tries, warn)
+    parts = [gateway] if triton is None else [triton, gateway]
+    began = time.monotonic()
+    with _gateway_client(settings) as client:
+        try:
+            if _wait_ready(settings, client, parts, stopping):
+                taken = time.monotonic() - began
+                say(_summary(settings, client, url, embedded=triton is not None, seconds=taken))
+                _watch(client, triton, gateway, stopping, rereading)
+            say("stopping")
+        finally:
+            for part in reversed(parts):
+                part.stop()
+
+
+def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
+    """Start the embedded Triton with the repository's ensembles.
+
+    It loads all versions in their default format and in `formats`. Raises RepositoryError if the
+    repository is missing, damaged, or has no active version, and TritonError if the settings ask
+    for a GPU that can't be used.
+    """
+    if settings.use_gpu:
+        gpu.check_gpu()
+    root = Path(settings.model_repository)
+    names = repository.ensembles(root)
+    active_version = repository.active_version(root)
+    if active_version is None:
+        raise RepositoryError(f"{root}: no active version; `carlarl export` makes one active")
+    if repository.flavour(root) == "native":
+        raise RepositoryError(
+            f"{root}: it is of the native flavour, for the C++ backends of a stock Triton, and the "
+            "embedded Triton has none: `carlarl export` writes the Python flavour into another "
+            "folder"
+        )
+    pinned = settings.model_version
+    if pinned is not None and configs.ensemble_name(pinned) not in names:
+        held = ", ".join(one.version for one in repository.versions(root))
+        raise RepositoryError(f"MODEL_VERSION={pinned}: {root} does not hold it; it holds {held}")
+    wanted = (f"{configs.ALIAS}-", *(f"{configs.ALIAS}_{form}-" for form in formats))
+    loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
+    active = configs.ensemble_name(pinned or active_version, configs.FUSED)
+    loaded += [active] if (root / active).is_dir() else []
+    gpu_format = gpu.chosen_format(root, pinned or active_version) if settings.use_gpu else None
+    for name in TRITON_PORTS:
+        ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
+    return TritonServer(
+        root.resolve(),
+        loaded,
+        http=settings.triton_http_port,
+        grpc=settings.triton_grpc_port,
+        metrics=settings.triton_metrics_port,
+        gpu_format=gpu_format,
+        secret=settings.triton_token,
+    )
+
+
+def _gateway_client(settings: Settings) -> httpx.Client:
+    """Return a client with a new connection for each request, so that any worker may answer."""
+    return httpx.Client(
+        base_url=settings.gateway_url,
+        timeout=2.0,
+        trust_env=False,
+        verify=False,  # the certificate has a public name, and this is our own child
+        limits=httpx.Limits(max_keepalive_connections=0),
+    )
+
+
+def _wait_ready(
+    settings: Settings, client: httpx.Client, parts: Sequence[Keeper], stopping: threading.Event
+) -> bool:
+    """Wait until every worker of the gateway is ready. Return False if a signal came first."""
+    began = time.monotonic()
+    patience = START_TIMEOUT_S if settings.triton_url is None else ANSWER_TIMEOUT_S
+    wanted = 1 if settings.workers == 1 else 4 * settings.workers  # answers, each by any worker
+    ready, reason = 0, "it did not listen"
+    while time.monotonic() < began + patience:
+        for part in parts:
+            part.look()
+        if patience < START_TIMEOUT_S and _answers(settings.triton_url):
+            patience = START_TIMEOUT_S
+        try:
+            answer = client.get("/readyz")
+        except httpx.TransportError:
+            ready = 0
+        else:
+            ready = ready + 1 if answer.status_code == httpx.codes.OK else 0
+            if ready == wanted:
+                for part in parts:
+                    part.works()
+                return True
+            reason = answer.json().get("message", reason)
+        if stopping.wait(0.0 if ready else 0.05):
+            return False
+    raise ServeError(f"the gateway was not ready within {patience:.0f} s: {reason}")
+
+
+def _watch(
+    client: httpx.Client,
+    triton: Keeper | None,
+    gateway: Keeper,
+    stopping: threading.Event,
+    rereading: threading.Event,
+) -> None:
+    """Start again what fails, until a signal comes; pass `rereading` on to the gateway.
+
+    A part fails if its process ends, if the gateway does not answer for too long, or if the active
+    version on an embedded Triton gives no golden action for too long.
+    """
+    parts = [gateway] if triton is None else [triton, gateway]
+    answered = ready = asked = time.monotonic()
+    while not stopping.wait(LOOK_S):
+        for part in parts:
+            part.look()
+        if rereading.is_set() and isinstance(gateway.part, GatewayProcess):
+            rereading.clear()
+            gateway.part.reread()
+        now = time.monotonic()
+        if now < asked + ASK_S:
+            continue
+        asked = now
+        try:
+            answer = client.get("/readyz")
+        except httpx.TransportError:
+            if gateway.since is None:
+                answered = now
+            elif gateway.overdue(answered, now):
+                gateway.fell(f"the gateway has not answered for {now - answered:.0f} s")
+            continue
+        answered = now
+        if answer.status_code == httpx.codes.OK:
+            ready = now
+            for part in parts:
+                part.works()
+        elif triton is not None and triton.overdue(ready, now):
+            reason = answer.json().get("message", "")
+            triton.fell(f"Triton gave no golden action for {now - ready:.0f} s: {reason}")
+
+
+def _answers(triton_url: str | None) -> bool:
+    """Whether a server answers there, whatever it says."""
+    try:
+        httpx.get(f"{triton_url}/v2/health/live", timeout=1.0, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def _summary(
+    settings: Settings, client: httpx.Client, triton_url: str, *, embedded: bool, seconds: float
+) -> str:
+    url = settings.gateway_url
+    # With API keys the gateway does not answer this command, which has none.
+    metadata: dict[str, Any] = {}
+    if settings.api_keys_file is None:
+        metadata = client.get("/metadata").json()
+    name, version = metadata.get("modelName", ""), metadata.get("version", "")
+    count = metadata.get("sensors", 5)
+    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if count == 5 else [0.5] * count
+    observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
+    body = json.dumps({"observations": [observation], "deterministic": True})
+    key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
+    insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
+    pages = {
+        f"API docs at {url}/docs": settings.docs_access,
+        f"metrics at {url}/metrics": settings.metrics_access,
+        f"console at {url}/console": settings.console_access,
+    }
+    shown = ", ".join(page for page, access in pages.items() if access != "closed")
+    lines = [
+        f"serving {name} {version} after {seconds:.1f} s".replace("  ", ""),
+        f"  gateway       {url}{shown and f'  ({shown})'}",
+        f"  Triton HTTP   {triton_url}",
+        f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
+        f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
+        "try:",
+        f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
+        "Ctrl-C ends it.",
+    ]
+    return "\n".join(lines if embedded else lines[:3] + lines[5:])

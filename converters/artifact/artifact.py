@@ -1,0 +1,235 @@
+"""Versioned artifacts on disk. Hashes are checked before any file is opened."""
+
+from __future__ import annotations
+
+import errno
+import io
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from converters.artifact import pickles, preprocessor, signature
+from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
+from converters.artifact.policy import Gaussian, Policy, Scripted
+from converters.artifact.versions import triton_version
+from converters.errors import one_line
+from triton_backend.engine import digest
+from triton_backend.preprocessing import Preprocessing
+
+MODEL, PREPROCESSOR, OBSERVATIONS = "model.pt", "preprocessor.pkl", "observations.npy"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded artifact.
+
+    Attributes:
+        card: the model card.
+        digest: `sha256:…` of the card. It identifies the artifact, as the card holds all hashes.
+        preprocessing: observation → features.
+        policy: features and noise → action, in PyTorch.
+        observations: recorded observations, shape (n, 2 + sensors), n may be 0.
+    """
+
+    card: ModelCard
+    digest: str
+    preprocessing: Preprocessing
+    policy: Policy
+    observations: NDArray[np.float32]
+
+
+def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
+    """Return the content of the artifact's files; raise ArtifactError if a hash is wrong.
+
+    The bytes that were hashed are returned, so that a later change of a file has no effect.
+    """
+    names = [MODEL, PREPROCESSOR]
+    if OBSERVATIONS in card.artifact_hashes or (directory / OBSERVATIONS).exists():
+        names.append(OBSERVATIONS)
+    files = {}
+    for name in names:
+        path = directory / name
+        expected = card.artifact_hashes.get(name)
+        if expected is None:
+            raise ArtifactError(f"{directory / CARD}: artifact_hashes has no entry for {name}")
+        data = read_bytes(path)
+        actual = digest(data)
+        if actual != expected:
+            raise ArtifactError(
+                f"{path}: its hash is {actual}, the card says {expected}: "
+                "the file was changed or damaged; restore it, or import the policy again"
+            )
+        files[name] = data
+    return files
+
+
+def read_card(directory: Path, key: Ed25519PublicKey | None = None) -> tuple[ModelCard, str]:
+    """Return the artifact's card and its digest. With a `key`, check the signature first.
+
+    Raises ArtifactError, also if the folder's name is not the card's version.
+    """
+    path = directory / CARD
+    content = read_bytes(path)
+    if key is not None:
+        signature.verify(directory, content, key)
+    card = ModelCard.parse(content, path)
+    if card.version != directory.name:
+        raise ArtifactError(f"{path}: version is {card.version}, the folder says {directory.name}")
+    return card, digest(content)
+
+
+def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
+    """Load and check the artifact in `directory`, whose name must be its version.
+
+    With a `key`, its owner must have signed the card; that is checked before anything is opened.
+    Raises ArtifactError, which names the file that is missing, damaged or unsafe.
+    """
+    card, identity = read_card(directory, key)
+    files = verified_files(directory, card)
+    try:
+        record = pickles.load(files[PREPROCESSOR])
+        preprocessing = preprocessor.lower(record, card.sensors, len(card.action.layout))
+    except ValueError as error:
+        raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
+    return Artifact(
+        card=card,
+        digest=identity,
+        preprocessing=preprocessing,
+        policy=_policy(directory / MODEL, files[MODEL], card),
+        observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
+    )
+
+
+def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
+    std = card.distribution.std
+    try:
+        if card.model_type == "torchscript":
+            gaussian: torch.nn.Module = Scripted(open_program(data), std)
+        else:
+            assert card.architecture is not None  # the card's own check
+            actions = len(card.action.layout)
+            gaussian = Gaussian(card.sensors + 2, actions, card.architecture, std)
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            gaussian.load_state_dict(state)
+        policy = Policy(gaussian, card).eval().requires_grad_(False)
+        width = len(card.action.layout)
+        action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
+    except Exception as error:  # whatever a foreign model file can provoke in torch
+        raise ArtifactError(
+            f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
+        ) from None
+    if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
+        raise ArtifactError(
+            f"{path}: its action for two rows of zeros is not finite, or not (2, 3)"
+        )
+    return policy
+
+
+def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np.float32]:
+    if data is None:
+        return np.empty((0, card.sensors + 2), np.float32)
+    try:
+        observations: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        if observations.dtype.kind not in "fiu":
+            raise ValueError("its elements are no real numbers")
+    except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
+        raise ArtifactError(f"{path}: no numpy array: {one_line(error)}") from None
+    if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
+        raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
+    if not np.isfinite(observations).all():
+        raise ArtifactError(f"{path}: it holds values that are not finite")
+    return observations.astype(np.float32)
+
+
+def open_program(data: bytes) -> Any:
+    """Open a TorchScript file on the CPU; raise RuntimeError if it is something else."""
+    return torch.jit.load(io.BytesIO(data), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+
+
+def state_dict_bytes(state: dict[str, torch.Tensor]) -> bytes:
+    """Return the `model.pt` of a state dict of `Gaussian`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _exists(folder: Path) -> ArtifactError:
+    return ArtifactError(f"{folder}: this version exists, and versions never change: take the next")
+
+
+def create(
+    folder: Path,
+    card: ModelCard,
+    model: bytes,
+    pickled: bytes,
+    observations: Path | None,
+    check: Callable[[Artifact], None],
+    origins: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write an artifact into the new `folder`, if it loads and `check` accepts it.
+
+    `model` is the content of `model.pt`, `pickled` the preprocessor, `observations` a file of
+    recorded ones. Raises ArtifactError, and then leaves nothing behind. `origins` maps a file of
+    the artifact to the user's file that it is made of; an error names the user's file.
+    """
+    if folder.exists():
+        raise _exists(folder)
+    origins = dict(origins or {})
+    if observations is not None:
+        origins[OBSERVATIONS] = observations
+    staging = folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
+            staging = Path(made) / folder.name
+            staging.mkdir()
+            (staging / MODEL).write_bytes(model)
+            (staging / PREPROCESSOR).write_bytes(pickled)
+            if observations is not None:
+                shutil.copyfile(observations, staging / OBSERVATIONS)
+            paths = sorted(staging.iterdir())
+            card.artifact_hashes = {path.name: digest(path.read_bytes()) for path in paths}
+            card.write(staging / CARD)
+            check(load(staging))
+            staging.rename(folder)
+    except ArtifactError as error:
+        text = str(error)
+        for name, origin in origins.items():
+            text = text.replace(str(staging / name), str(origin))
+        raise ArtifactError(text.replace(str(staging), str(folder))) from None
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
+            raise _exists(folder) from None  # another command made it meanwhile
+        at = error.filename if error.filename == str(observations) else folder
+        raise ArtifactError(f"{at}: {error.strerror or error}") from None
+    return folder
+
+
+def _named(path: Path) -> bool:
+    """Whether a folder has the name of an artifact. It is then an error if it has no card."""
+    return path.is_dir() and re.fullmatch(r"v\d+\.\d+\.\d+", path.name, re.ASCII) is not None
+
+
+def versions_in(directory: Path) -> list[Path]:
+    """Return the artifact folders in `directory`, oldest version first.
+
+    Raises ArtifactError if there is none, or a folder's name is no version.
+    """
+    if not directory.is_dir():
+        raise ArtifactError(f"{directory}: no such folder of artifacts")
+    found = [path for path in directory.glob("[!.]*") if (path / CARD).is_file() or _named(path)]
+    if not found:
+        raise ArtifactError(f"{directory}: no artifact in it (a folder vX.Y.Z with a {CARD})")
+    try:
+        return sorted(found, key=lambda path: triton_version(path.name))
+    except ValueError as error:
+        raise ArtifactError(f"{directory}: {error}") from None

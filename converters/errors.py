@@ -1,0 +1,12 @@
+"""The base of all errors that the converters raise on purpose."""
+
+from __future__ import annotations
+
+
+class ConversionError(Exception):
+    """Something that the user must read: which file, what is wrong with it, and what to do."""
+
+
+def one_line(error: object) -> str:
+    """Return the text of `error` as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300]

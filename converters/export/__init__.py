@@ -1,0 +1,1 @@
+"""Artifact → models for Triton, compared with the trained policy."""

@@ -1,0 +1,213 @@
+"""Artifacts → Triton model repository."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from converters.artifact import artifact
+from converters.artifact.versions import triton_version
+from converters.export import parity
+from converters.export.flavours import CONTENTS
+from converters.export.formats import DEFAULT, FORMATS, Format, Program
+from converters.repository import activation, configs, repository
+from triton_backend.engine import UnusableEngineError
+
+GOLDEN_ROWS = 4
+"""How many recorded actions a server must repeat before it counts as ready."""
+
+_MODEL = re.compile(rf"(preprocess|policy_({'|'.join(FORMATS)}))(_s\d+a\d+)?")
+"""The names of the converters' models. A user's own models have other names."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The versions that an export wrote, and the one that is active afterwards."""
+
+    versions: tuple[str, ...]
+    active: str
+
+
+def export(
+    folders: Sequence[Path],
+    target: Path,
+    formats: Sequence[str] = DEFAULT,
+    activate: str | None = None,
+    progress: Callable[[str, str], None] = lambda version, step: None,
+    capabilities: tuple[str, ...] = (),
+    flavour: str = "python",
+    *,
+    key: Ed25519PublicKey | None = None,
+) -> Exported:
+    """Write the artifacts in `folders` into the model repository `target`, all or nothing.
+
+    The first of `formats` is served. `activate` names the version that becomes active; without it
+    the active one stays, or the newest becomes active if there is none. `progress` gets each step.
+    `capabilities` are the compute capabilities of TensorRT engines. `flavour` is `python`, or
+    `native` for the C++ backends of a stock Triton; a repository has one. With a `key`, artifacts
+    that it did not sign are refused. Raises ConversionError and leaves the repository as it was.
+    """
+    with repository.transaction(target) as tree:
+        held = repository.flavour(tree)
+        if held not in (None, flavour):
+            raise repository.RepositoryError(
+                f"{target}: it is of the {held} flavour, and a repository has one: export the "
+                f"{flavour} flavour into another folder with --repository"
+            )
+        sources = []
+        for folder in folders:
+            progress(folder.name, "load")
+            sources.append(artifact.load(folder, key))
+        _check_versions(tree, sources, activate)
+        for source in sources:
+            _write_version(tree, source, formats, progress, capabilities, flavour)
+        newest = repository.versions(tree)[-1].version
+        active = activate or repository.active_version(tree) or newest
+        activation.set_alias(tree, active)
+    return Exported(tuple(folder.name for folder in folders), active)
+
+
+def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
+    """Refuse to change a version, or to activate one that is absent, before any conversion."""
+    digests = {one.version: one.digest for one in repository.versions(tree)}
+    for source in sources:
+        version = source.card.version
+        if digests.setdefault(version, source.digest) != source.digest:
+            raise repository.RepositoryError(
+                f"{tree}: it holds {version} of another artifact, {digests[version]}, and versions "
+                "never change; give the changed artifact a new version"
+            )
+    if activate is not None:
+        repository.check_held(tree, activate, digests)
+
+
+def _write_version(
+    tree: Path,
+    source: artifact.Artifact,
+    formats: Sequence[str],
+    progress: Callable[[str, str], None],
+    capabilities: tuple[str, ...],
+    flavour: str,
+) -> None:
+    card = source.card
+    number = str(triton_version(card.version))
+    shape = configs.Shape(card.sensors, len(card.action.layout))
+    served, contents = configs.FLAVOURS[flavour], CONTENTS[flavour]
+    written = {tree / shape.preprocess / number}
+    model = tree / shape.preprocess
+    _write_config(tree, model.name, configs.preprocess(shape, served))
+    for file, content in contents.preprocess(source).items():
+        repository.write(model / number / file, content)
+
+    program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
+    cells: list[dict[str, Any]] = []
+    onnx: dict[str, bytes] = {}
+    for name in formats:
+        form = FORMATS[name]
+        progress(card.version, name)
+        model = tree / shape.policy(name)
+        _write_config(tree, model.name, configs.policy(shape, name, form.device, served))
+        converted = _converted(form, program, model / number)
+        onnx = converted if name == "onnx" else onnx
+        for file, content in contents.policy(form, converted).items():
+            repository.write(model / number / file, content)
+        written.add(model / number)
+        progress(card.version, f"{name} parity")
+        cells += _compared(source, form, model / number / form.file, first=name == formats[0])
+
+    parameters = {
+        "version": card.version,
+        "artifact_digest": source.digest,
+        "sensors": str(card.sensors),
+        "formats": ",".join(formats),
+        "model_card": _json(card.model_dump(mode="json", exclude_none=True)),
+        "golden": _json(_golden(source)),
+        "certificate": _json({"tolerance": parity.TOLERANCE, "cells": cells}),
+    }
+    for name in formats:
+        ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
+        told = {**parameters, "format": name}
+        text = configs.ensemble(ensemble, card.version, shape, name, told, served)
+        repository.write_ensemble(tree, ensemble, text)
+        written.add(tree / ensemble)
+    if contents.fused is not None and formats[0] == "onnx":
+        model = tree / configs.ensemble_name(card.version, configs.FUSED)
+        _write_config(tree, model.name, configs.fused(card.version, shape))
+        for file, content in contents.fused(source, onnx).items():
+            repository.write(model / "1" / file, content)
+        written.add(model)
+    _remove_others(tree, card.version, written)
+
+
+def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
+    """Remove what an earlier export of this version wrote and this one did not."""
+    number = str(triton_version(version))
+    forms = (None, configs.FUSED, *FORMATS)
+    stale = {tree / configs.ensemble_name(version, form) for form in forms} - written
+    models = [path for path in tree.iterdir() if _MODEL.fullmatch(path.name) and path.is_dir()]
+    stale |= {path / number for path in models} - written
+    for path in stale:
+        if path.is_dir():
+            shutil.rmtree(path)
+    for path in models:
+        if not any(child.is_dir() for child in path.iterdir()):
+            shutil.rmtree(path)
+
+
+def _write_config(tree: Path, name: str, config: str) -> None:
+    repository.write(tree / name / "config.pbtxt", config.encode())
+
+
+def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes]:
+    """Return the files of a format by name. `earlier` is the folder of the last export."""
+    names = (form.file, *form.beside)
+    with tempfile.TemporaryDirectory() as directory:
+        folder = Path(directory)
+        for name in names:
+            if (earlier / name).is_file():
+                shutil.copyfile(earlier / name, folder / name)
+        form.write(program, folder / form.file)
+        return {name: (folder / name).read_bytes() for name in names}
+
+
+def _compared(
+    source: artifact.Artifact, form: Format, path: Path, *, first: bool
+) -> list[dict[str, Any]]:
+    """Return the certificate's cells of one format. The format that is served must run here."""
+    try:
+        runtime = form.open(path)
+    except UnusableEngineError as error:
+        if first:
+            raise parity.ParityError(
+                f"{source.card.version} as {form.name} can't be compared with the trained policy "
+                f"here, so it can't be the format that is served by default: {error}"
+            ) from None
+        return parity.not_measured(form.name, str(error))
+    return parity.measure(source, form.name, runtime)
+
+
+def _golden(source: artifact.Artifact) -> dict[str, Any]:
+    observations = parity.observations(source)[:GOLDEN_ROWS]
+    features = source.preprocessing.features(observations)
+    noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
+    return {
+        "observations": [
+            {"speed": row[0], "steering": row[1], "sensors": row[2:]}
+            for row in observations.tolist()
+        ],
+        "actions": parity.actions(source, features, noise).round(6).tolist(),
+        "tolerance": parity.TOLERANCE,
+    }
+
+
+def _json(content: Any) -> str:
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)

@@ -1,0 +1,140 @@
+"""The formats of an exported policy, and the runtime that checks and serves each."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from converters.export import tensorrt
+from triton_backend import engine, runtimes
+
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class Program:
+    """A policy, traced into one frozen TorchScript program. Every format is written from it.
+
+    Attributes:
+        script: the program.
+        features: width of its first input, shape (n, features).
+        noise: width of its second, shape (n, noise).
+        capabilities: compute capabilities of TensorRT engines; empty for the default ones.
+    """
+
+    script: torch.jit.ScriptModule
+    features: int
+    noise: int
+    capabilities: tuple[str, ...] = ()
+
+    @classmethod
+    def trace(
+        cls,
+        policy: torch.nn.Module,
+        features: int,
+        noise: int,
+        capabilities: tuple[str, ...] = (),
+    ) -> Program:
+        """Trace `policy`, whose inputs are (n, features) and (n, noise)."""
+        example = (torch.zeros(2, features), torch.zeros(2, noise))
+        script = torch.jit.trace(policy, example)  # type: ignore[no-untyped-call]
+        return cls(torch.jit.freeze(script), features, noise, capabilities)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to store a policy.
+
+    Attributes:
+        name: as in the model `policy_<name>` and in `--formats`.
+        file: the file in the version's folder.
+        model: the class of `triton_backend.policy` that serves it.
+        write: writes a program to a path. The files of the last export are in the same folder.
+        open: opens the path in the runtime that will serve it; raises UnusableEngineError if
+            this machine has no such runtime.
+        beside: further files that `write` makes.
+        device: `CPU`, or `GPU` for a format that runs nowhere else.
+    """
+
+    name: str
+    file: str
+    model: str
+    write: Callable[[Program, Path], None]
+    open: Callable[[Path], runtimes.Runtime]
+    beside: tuple[str, ...] = ()
+    device: str = "CPU"
+
+
+def _write_onnx(program: Program, path: Path) -> None:
+    # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
+    # writes the same file, and writes no path of this machine.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            program.script,
+            (torch.zeros(2, program.features), torch.zeros(2, program.noise)),
+            str(path),
+            dynamo=False,
+            input_names=["features", "noise"],
+            output_names=["action"],
+            dynamic_axes={name: {0: "batch"} for name in ("features", "noise", "action")},
+            opset_version=OPSET,
+        )
+
+
+def _write_torchscript(program: Program, path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.jit.save(program.script, buffer)
+    # The same program must give the same file. But torch numbers the frozen class by what it traced
+    # before, hashes that into an id, and records source files of this machine for debugging.
+    with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(path, "w") as plain:
+        for entry in saved.infolist():
+            if not entry.filename.endswith((".debug_pkl", "serialization_id")):
+                entry_data = _MANGLED.sub(b"__torch_mangle_0", saved.read(entry))
+                name = _MANGLED.sub(b"__torch_mangle_0", entry.filename.encode()).decode()
+                plain.writestr(zipfile.ZipInfo(name), entry_data)
+
+
+def _write_tensorrt(program: Program, path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        onnx = Path(directory) / "model.onnx"
+        _write_onnx(program, onnx)
+        tensorrt.write(onnx.read_bytes(), path, program.capabilities)
+
+
+_MANGLED = re.compile(rb"__torch_mangle_\d+")
+
+FORMATS = {
+    form.name: form
+    for form in (
+        Format("onnx", "model.onnx", "OnnxPolicy", _write_onnx, runtimes.onnx),
+        Format(
+            "torchscript",
+            "model.pt",
+            "TorchScriptPolicy",
+            _write_torchscript,
+            runtimes.torchscript,
+        ),
+        Format(
+            "tensorrt",
+            "model.plan",
+            "TensorRTPolicy",
+            _write_tensorrt,
+            runtimes.tensorrt,
+            beside=(engine.FILE_NAME,),
+            device="GPU",
+        ),
+    )
+}
+"""By name."""
+
+DEFAULT = ("onnx", "torchscript")
+"""The formats that are written by default. The first is served."""

@@ -1,0 +1,299 @@
+"""Triton's `config.pbtxt` of every model in the repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from converters.artifact.versions import triton_version
+
+MAX_BATCH_SIZE = 256
+"""The most rows in one call of a model."""
+
+ALIAS = "carla_policy"
+"""The ensemble with the steps of the active version."""
+
+FUSED = "fused"
+"""Takes the place of a format in a model's name: `carla_policy_fused-vX.Y.Z`."""
+
+ACTION_WIDTH = 3
+
+Tensor = tuple[str, Any, int]
+"""Name, data type, width."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sensors of an observation and the width of the noise: fixed for all versions of a model.
+
+    A Triton model has one config for all its versions. So policies of another shape get models of
+    their own, with the shape in their names.
+    """
+
+    sensors: int
+    noise: int
+
+    @property
+    def suffix(self) -> str:
+        """Empty for five sensors and three actions, else like `_s7a2`."""
+        return "" if (self.sensors, self.noise) == (5, 3) else f"_s{self.sensors}a{self.noise}"
+
+    @property
+    def preprocess(self) -> str:
+        """Name of the preprocessing model."""
+        return f"preprocess{self.suffix}"
+
+    def policy(self, form: str) -> str:
+        """Name of the policy model of a format."""
+        return f"policy_{form}{self.suffix}"
+
+    @property
+    def observation(self) -> list[Tensor]:
+        """Inputs of the preprocessing model and of the ensembles."""
+        return [
+            ("speed", pb.TYPE_FP32, 1),
+            ("steering", pb.TYPE_FP32, 1),
+            ("sensors", pb.TYPE_FP32, self.sensors),
+            ("deterministic", pb.TYPE_BOOL, 1),
+            ("seed", pb.TYPE_INT64, 1),
+            ("row", pb.TYPE_INT64, 1),
+        ]
+
+    @property
+    def packed(self) -> list[Tensor]:
+        """Inputs of the fused model."""
+        return [
+            ("observation", pb.TYPE_FP32, self.sensors + 2),
+            ("noise_key", pb.TYPE_INT64, 2),
+        ]
+
+    @property
+    def features(self) -> list[Tensor]:
+        """Inputs of the policy models."""
+        return [
+            ("features", pb.TYPE_FP32, self.sensors + 2),
+            ("noise", pb.TYPE_FP32, self.noise),
+        ]
+
+
+ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+
+
+def ensemble_name(version: str, form: str | None = None) -> str:
+    """Name of a version's immutable ensemble, for the served format or for `form`."""
+    return f"{ALIAS}-{version}" if form is None else f"{ALIAS}_{form}-{version}"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One of Triton's backends.
+
+    Attributes:
+        name: `backend` in a config.
+        platform: the older name of the same, which older servers need.
+        file: the model's file.
+        parameters: settings; without them ONNX Runtime and PyTorch use all cores for each model.
+        numbered: whether a tensor's name ends with its position, as the pytorch backend needs.
+    """
+
+    name: str
+    platform: str = ""
+    file: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    numbered: bool = False
+
+    def rename(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return a model's inputs or outputs with the backend's names."""
+        if not self.numbered:
+            return list(tensors)
+        return [(f"{name}__{index}", *rest) for index, (name, *rest) in enumerate(tensors)]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One way to serve a repository.
+
+    Attributes:
+        preprocessing: the backend of the preprocessing model.
+        policies: format → backend of the policy model; another format has the same as above.
+        pure: whether the caller passes the noise, because preprocessing does not draw it.
+        parameters: of each ensemble.
+    """
+
+    preprocessing: Backend
+    policies: Mapping[str, Backend] = field(default_factory=dict)
+    pure: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    def observation(self, shape: Shape) -> list[Tensor]:
+        """Inputs of the preprocessing model."""
+        return shape.observation[:3] if self.pure else shape.observation
+
+    def features(self, shape: Shape) -> list[Tensor]:
+        """Outputs of the preprocessing model."""
+        return shape.features[:1] if self.pure else shape.features
+
+    def policy(self, form: str) -> Backend:
+        """Return the backend of the policy model of one format."""
+        return self.policies.get(form, self.preprocessing)
+
+
+_ONNX = Backend(
+    "onnxruntime",
+    "onnxruntime_onnx",
+    "model.onnx",
+    {"intra_op_thread_count": "1", "inter_op_thread_count": "1"},
+)
+_PYTORCH = Backend(
+    "pytorch",
+    "pytorch_libtorch",
+    "model.pt",
+    {"INTRA_OP_THREAD_COUNT": "1", "INTER_OP_THREAD_COUNT": "1"},
+    numbered=True,
+)
+
+FLAVOURS = {
+    "python": Flavour(Backend("python")),
+    "native": Flavour(
+        _ONNX,
+        {"torchscript": _PYTORCH, "tensorrt": Backend("tensorrt", "tensorrt_plan", "model.plan")},
+        pure=True,
+        parameters={"flavour": "native"},
+    ),
+}
+"""By name: for the Python backend, and for the C++ backends of a stock Triton."""
+
+PYTHON = FLAVOURS["python"]
+
+
+def preprocess(shape: Shape, flavour: Flavour = PYTHON) -> str:
+    """Config of the preprocessing model."""
+    inputs, outputs = flavour.observation(shape), flavour.features(shape)
+    return text(_served(shape.preprocess, flavour.preprocessing, inputs, outputs))
+
+
+def policy(shape: Shape, form: str, device: str = "CPU", flavour: Flavour = PYTHON) -> str:
+    """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
+    backend = flavour.policy(form)
+    return text(_served(shape.policy(form), backend, shape.features, ACTION, device))
+
+
+def ensemble(
+    name: str,
+    version: str,
+    shape: Shape,
+    form: str,
+    parameters: Mapping[str, str],
+    flavour: Flavour = PYTHON,
+) -> str:
+    """Config of an ensemble whose steps are pinned to `version`."""
+    observation, features = flavour.observation(shape), flavour.features(shape)
+    noise = [tensor for tensor in shape.features if tensor not in features]
+    config = _model(name, [*observation, *noise], ACTION)
+    config.platform = "ensemble"
+    policy = flavour.policy(form)
+    for called, taken, given, rename in (
+        (shape.preprocess, observation, features, list[Tensor]),
+        (shape.policy(form), shape.features, ACTION, policy.rename),
+    ):
+        number = triton_version(version)
+        step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
+        for tensors, mapping in ((taken, step.input_map), (given, step.output_map)):
+            for (ours, *_), (theirs, *_) in zip(tensors, rename(tensors), strict=True):
+                mapping[theirs] = ours
+    for key, value in sorted({**parameters, **flavour.parameters}.items()):
+        config.parameters[key].string_value = value
+    return text(config)
+
+
+def fused(version: str, shape: Shape) -> str:
+    """Config of the model that does both steps of a version in one process.
+
+    Its inputs are packed, since each tensor costs time. `observation` is speed, steering and the
+    sensors. `noise_key` is seed (-1 if deterministic) and row, and may be left out if all rows are
+    deterministic. There is no dynamic batcher, which costs a single call 0.1 ms: the gateways join
+    their requests before they call.
+    """
+    config = _served(ensemble_name(version, FUSED), Backend("python"), shape.packed, ACTION)
+    config.ClearField("dynamic_batching")
+    return text(config)
+
+
+def _served(
+    name: str,
+    backend: Backend,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    device: str = "CPU",
+) -> Any:
+    """Return the config of a model: all versions, one instance, batches, warmed up."""
+    inputs = backend.rename(inputs)
+    config = _model(name, inputs, backend.rename(outputs))
+    config.backend = backend.name
+    config.platform = backend.platform
+    config.default_model_filename = backend.file
+    config.version_policy.all.SetInParent()
+    group = config.instance_group.add(count=1, kind=f"KIND_{device}")
+    if device == "GPU":
+        group.gpus.append(0)
+    # No queue policy: with one, Triton 2.51 does not give a model its next batch ahead of time, and
+    # sometimes notices half a second late that the model is free. The gateway limits the queue.
+    config.dynamic_batching.SetInParent()
+    for rows in (1, MAX_BATCH_SIZE):
+        warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
+        for tensor, kind, width in inputs:
+            warmup.inputs[tensor].CopyFrom(
+                pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
+            )
+    for key, value in backend.parameters.items():
+        config.parameters[key].string_value = value
+    return config
+
+
+THREADS = "threads"
+"""The parameter of a model for the number of threads in one call of its runtime."""
+
+
+def tune(config: Any, instances: int, threads: int) -> None:
+    """Set the number of processes of a model, and the threads of each."""
+    config.instance_group[0].count = instances
+    config.parameters[THREADS].string_value = str(threads)
+    if threads == 1:
+        del config.parameters[THREADS]
+
+
+def threads(config: Any) -> int:
+    """Return the threads that `tune` set; the default is 1."""
+    return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
+
+
+def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
+    """Start the config message of a model: its name and tensors."""
+    config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
+    for tensor, kind, width in inputs:
+        # Only a caller that joins several requests into one must send the row of each.
+        config.input.add(
+            name=tensor, data_type=kind, dims=[width], optional=tensor in ("row", "noise_key")
+        )
+    for tensor, kind, width in outputs:
+        config.output.add(name=tensor, data_type=kind, dims=[width])
+    return config
+
+
+def text(config: Any) -> str:
+    """Return the text of a config's file."""
+    return "# Written by `carlarl export`; changes by hand are lost.\n" + str(
+        text_format.MessageToString(config, as_utf8=True)
+    )
+
+
+def parse(text: str) -> Any:
+    """Read a `config.pbtxt` into a `ModelConfig` message; raise ValueError if it is damaged."""
+    try:
+        return text_format.Parse(text, pb.ModelConfig())
+    except text_format.ParseError as error:
+        raise ValueError(str(error)) from None

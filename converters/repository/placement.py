@@ -1,0 +1,86 @@
+"""A model repository for another device: links into the one on disk, and its own configs.
+
+The repository on disk is for the CPU. The new one is a snapshot of its versions. Only the alias is
+a link to the repository's own, so that a promotion changes both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from converters.repository import configs, repository
+
+Device = Literal["CPU", "GPU"]
+
+
+def place(source: Path, target: Path, form: str, device: Device) -> None:
+    """Write a repository into the new folder `target` that serves `source` on `device`.
+
+    Each version that was exported in `form` runs in that format there: its ensemble and, if it has
+    one, its fused model. Everything else is linked unchanged. Raises RepositoryError if `source`
+    can't be read.
+    """
+    policy = re.compile(rf"policy_{form}(_s\d+a\d+)?")
+    written: dict[str, Any] = {}
+    fused: dict[str, Path] = {}
+    for version in [one.version for one in repository.versions(source)]:
+        name = configs.ensemble_name(version)
+        config = repository.read_config(source, name)
+        last = config.ensemble_scheduling.step[-1]
+        last.model_name = re.sub("^policy_[a-z]+", f"policy_{form}", last.model_name)
+        files = source / last.model_name / str(last.model_version)
+        if not files.is_dir():  # it was not exported in this format
+            continue
+        config.parameters["format"].string_value = form
+        written[name] = config
+        name = configs.ensemble_name(version, configs.FUSED)
+        if (source / name).is_dir():
+            written[name] = repository.read_config(source, name)
+            fused[name] = files
+    for path in source.iterdir():
+        if policy.fullmatch(path.name):
+            written[path.name] = repository.read_config(source, path.name)
+    for config in written.values():
+        if config.platform != "ensemble":
+            _set_device(config, device)
+    link(source, target, written)
+    for name, files in fused.items():
+        (target / name / "1").unlink()
+        _link_fused((source / name / "1").resolve(), files.resolve(), target / name / "1")
+
+
+def link(source: Path, target: Path, written: Mapping[str, Any]) -> None:
+    """Write the configs `written`, by model, into the new folder `target`; link everything else."""
+    source = source.resolve()
+    target.mkdir()
+    for model in source.iterdir():
+        if model.name in written:
+            (target / model.name).mkdir()
+            text = configs.text(written[model.name])
+            (target / model.name / "config.pbtxt").write_text(text, encoding="utf-8")
+            for path in model.iterdir():
+                if path.is_dir():
+                    (target / model.name / path.name).symlink_to(path)
+        elif model.is_dir():
+            (target / model.name).symlink_to(model)
+
+
+def _set_device(config: Any, device: Device) -> None:
+    for group in config.instance_group:
+        group.kind = group.Kind.Value(f"KIND_{device}")
+        group.ClearField("gpus")
+        if device == "GPU":
+            group.gpus.append(0)
+
+
+def _link_fused(fused: Path, policy: Path, target: Path) -> None:
+    """Link the preprocessing files of one folder and the policy files of the other."""
+    target.mkdir()
+    for name in ("model.py", "preprocessing.json"):
+        (target / name).symlink_to(fused / name)
+    for path in policy.iterdir():
+        if path.is_file() and path.name != "model.py":
+            (target / path.name).symlink_to(path)

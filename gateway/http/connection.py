@@ -1,0 +1,543 @@
+"""One connection: its requests are read, answered in their order, and bounded in size and time."""
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from starlette.exceptions import HTTPException
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
+from uvicorn.server import ServerState
+
+from gateway.api import codec
+from gateway.doors import METRICS, PROBES
+from gateway.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, payload_of
+from gateway.http.edge import Edge, Pair
+from gateway.http.head import RequestHead
+from gateway.http.predict import PATH, Outcome, Predict
+from gateway.observability.exchange import Exchange
+from gateway.stream import PATH as STREAM
+from gateway.websocket import WebSocket
+
+MAX_HEAD_BYTES = 1 << 16
+MAX_HEAD_LINES = 200
+MAX_LENGTH_DIGITS = 18
+"""Digits of a `Content-Length`."""
+MAX_PIPELINED = 100
+"""Requests that a caller may send ahead on one connection; one that sends more is cut off."""
+SLOW_S = 5.0
+"""How long a connection may be idle, and how long a caller may take to send a head, to send the
+rest of a body that is already answered, and to read on with an answer under way."""
+BEYOND_S = 2.0
+"""How long a head may take on a connection beyond the limit."""
+LINGER_S = 1.0
+"""How long what comes is read and dropped after an answer that ends the connection before all was
+read: a connection that is closed with unread bytes is reset, and its caller may lose the answer."""
+
+_PREDICT = PATH.encode()
+_ALWAYS_SERVED = frozenset(path.encode() for path in PROBES | METRICS)
+_CLOSE = (b"connection", b"close")
+
+log = logging.getLogger(__name__)
+
+
+class HttpConnection(asyncio.Protocol):
+    """The server's side of one HTTP/1.1 connection.
+
+    `POST /predict` is answered here, with what the application that uvicorn runs has as its
+    attribute `edge`. Other requests go to that application by uvicorn's cycle of request and
+    response, and upgrades of `/stream` to a `WebSocket`; other upgrades are not heeded.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """Take what uvicorn gives."""
+        self._config = config
+        self._edge: Edge = config.loaded_app.edge
+        self._state: Any = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        if config.is_ssl:
+            self._edge.places.expect(self)
+        self._transport: Any = None
+        self._flow: FlowControl
+        self._parser = self._new_parser()
+        # The request that is being read.
+        self._url = b""
+        self._headers: list[Pair] = []
+        self._head = RequestHead(())
+        self._in_head = False
+        self._head_begun = False
+        self._incoming: Predict | RequestResponseCycle | None = None
+        self._unread_bytes = 0
+        # The requests that are read, in their order; the first one is under way where `_started`.
+        self._pipeline: deque[Predict | RequestResponseCycle] = deque()
+        self._started = False
+        self._advancing = False
+        self._resting = False
+        # How it ends.
+        self._error: Exception | None = None
+        self._last = False
+        self._lost = False
+        self._beyond = False
+        # Until when the caller may be slow (loop.time).
+        self._patient_until = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    # What the transport calls.
+
+    def connection_made(self, transport: Any) -> None:
+        """Take a place among the connections; wait for the first request."""
+        self._transport = transport
+        self._flow = FlowControl(transport)
+        self._client = get_remote_addr(transport)
+        self._beyond = self._edge.places.take(self, len(self._state.connections))
+        self._state.connections.add(self)
+        self._be_patient(BEYOND_S if self._beyond else SLOW_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that nobody waits for answers any more."""
+        self._leave()
+        for one in self._pipeline:
+            if isinstance(one, Predict):
+                one.abandon()
+            else:
+                one.disconnected = True
+                one.message_event.set()
+        self._flow.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; requests that it finds are answered, or wait for their turn."""
+        if self._error is not None:
+            return
+        self._unread_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            known = isinstance(cause, (HTTPException, ServiceUnavailable))
+            self._fail(cause if known else _bad_request())  # type: ignore[arg-type]
+            return
+        if self._in_head or self._incoming is not None:
+            self._wait_for_rest()
+
+    def pause_writing(self) -> None:
+        """Note that the caller does not read; one that does not for long is cut off."""
+        self._flow.pause_writing()
+        self._write_timer = self._loop.call_later(SLOW_S, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: the caller reads again."""
+        self._flow.resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        self._advance()
+
+    def shutdown(self) -> None:
+        """End the connection after the answer that is under way; uvicorn calls this."""
+        self._last = True
+        first = self._pipeline[0] if self._pipeline else None
+        if first is None:
+            self._transport.close()
+        elif isinstance(first, RequestResponseCycle):
+            first.keep_alive = False
+
+    def drop(self) -> None:
+        """End the connection at once; another one needs its place."""
+        self._transport.abort()
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        """Begin with a new request."""
+        self._url = b""
+        self._headers = []
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the request's target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind a body are dropped."""
+        headers = self._headers
+        headers.append((name.lower(), value))
+        if len(headers) > MAX_HEAD_LINES:
+            raise _head_too_large()
+
+    def on_headers_complete(self) -> None:
+        """Put the request in line."""
+        arrived = time.perf_counter()
+        headers, self._headers = self._headers, []
+        self._head = head = RequestHead(headers)
+        self._in_head = self._head_begun = False
+        if self._unread_bytes > MAX_HEAD_BYTES and head.size > MAX_HEAD_BYTES:
+            raise _head_too_large()
+        self._unread_bytes = 0
+        parser, found = self._parser, head.found
+        method = parser.get_method()
+        if (b"upgrade" in found or method == b"CONNECT") and parser.should_upgrade():
+            return  # `_upgrade` goes on
+        if len(found.get(b"content-length", b"")) > MAX_LENGTH_DIGITS:
+            raise _bad_request()
+        keep_alive = parser.should_keep_alive() and (
+            b"connection" not in found or parser.get_http_version() == "1.1"
+        )
+        if method != b"POST" or self._path() != _PREDICT or self._beyond:
+            if self._beyond and self._path() not in _ALWAYS_SERVED:
+                self._edge.observers.metrics.refused()
+                raise ServiceUnavailable("too many connections")
+            incoming: Predict | RequestResponseCycle = self._cycle(head, keep_alive)
+        else:
+            incoming = Predict(self._edge.predict, head, self._client, arrived, keep_alive)
+            if incoming.error is None and head.expects_continue:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._incoming = incoming
+        self._pipeline.append(incoming)
+        self._patient_until = math.inf
+        if len(self._pipeline) > 1:
+            self._flow.pause_reading()
+            if len(self._pipeline) > MAX_PIPELINED:
+                self._transport.abort()
+        elif not isinstance(incoming, Predict) or incoming.error is not None:
+            self._advance()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body; that of a request that is answered already is dropped."""
+        self._unread_bytes = 0
+        incoming = self._incoming
+        if isinstance(incoming, Predict):
+            if incoming.error is None:
+                incoming.feed(body)
+                if incoming.error is not None:
+                    self._advance()
+        elif incoming is not None and not incoming.response_complete:
+            incoming.body += body
+            if len(incoming.body) > HIGH_WATER_LIMIT:
+                self._flow.pause_reading()
+            incoming.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """Start the request where it is its turn."""
+        self._unread_bytes = 0
+        incoming, self._incoming = self._incoming, None
+        if isinstance(incoming, Predict):
+            incoming.complete = True
+            self._advance()
+        elif incoming is not None and not incoming.response_complete:
+            incoming.more_body = False
+            incoming.message_event.set()
+
+    # Reading.
+
+    def _new_parser(self) -> Any:
+        parser: Any = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what comes then is dropped
+        return parser
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Go on behind a head that asks for an upgrade, where the parser stops.
+
+        An upgrade that is not heeded is as if it had not been asked for: the head is read again
+        without it.
+        """
+        method = self._parser.get_method()
+        asked = self._head.found.get(b"upgrade", b"").lower()
+        if method == b"GET" and asked == b"websocket" and self._path() == STREAM.encode():
+            self._open_stream(rest)
+            return
+        if method == b"CONNECT" or self._transport.is_closing():
+            self._fail(_bad_request())
+            return
+        version = self._parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s\r\n" % (method, self._url, version)]
+        lines += [b"%s: %s\r\n" % pair for pair in self._head.pairs if pair[0] != b"upgrade"]
+        self._parser = self._new_parser()
+        self._unread_bytes = 0
+        self.data_received(b"".join((*lines, b"\r\n", rest)))
+
+    def _wait_for_rest(self) -> None:
+        """Wait for the rest of a head or of a body, which is neither endless nor too slow."""
+        if self._unread_bytes > MAX_HEAD_BYTES:
+            self._fail(_head_too_large() if self._in_head else _bad_request())
+        elif self._in_head:
+            if not (self._head_begun or self._pipeline or self._beyond):
+                self._be_patient(SLOW_S)
+            self._head_begun = True
+        elif self._pipeline and self._pipeline[0] is self._incoming and not self._started:
+            self._patient_for_body(self._incoming)
+
+    def _path(self) -> bytes:
+        """Return the path of the request's target, however it is spelt."""
+        if self._url == _PREDICT:
+            return self._url
+        path: bytes = httptools.parse_url(self._url).path
+        return unquote(path.decode("ascii")).encode() if b"%" in path else path
+
+    def _scope(self, method: bytes) -> Any:
+        url = httptools.parse_url(self._url)
+        return {
+            "type": "http",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
+            "http_version": self._parser.get_http_version(),
+            "server": get_local_addr(self._transport),
+            "client": self._client,
+            "scheme": "https" if is_ssl(self._transport) else "http",
+            "root_path": "",
+            "headers": self._head.pairs,
+            "state": self._app_state.copy(),
+            "method": method.decode("ascii"),
+            "path": self._path().decode(),
+            "raw_path": url.path,
+            "query_string": url.query or b"",
+        }
+
+    def _cycle(self, head: RequestHead, keep_alive: bool) -> RequestResponseCycle:
+        return RequestResponseCycle(
+            scope=self._scope(self._parser.get_method()),
+            transport=self._transport,
+            flow=self._flow,
+            logger=log,
+            access_logger=log,
+            access_log=False,
+            default_headers=self._state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=head.expects_continue,
+            keep_alive=keep_alive and not self._beyond,
+            on_response=self._answered,
+        )
+
+    def _open_stream(self, rest: bytes) -> None:
+        """Hand the connection over to a stream, or refuse one."""
+        head = self._head
+        exchange = Exchange(
+            self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
+        )
+        if self._pipeline or self._flow.write_paused:  # it was sent ahead of answers
+            self._transport.abort()
+            return
+        try:
+            if self._beyond:
+                raise ServiceUnavailable("too many connections")
+            stream = WebSocket(
+                self._scope(b"GET"), exchange.request_id, self._edge.streams, self._state
+            )
+        except Exception as error:
+            self._fail(error, exchange)
+            return
+        seconds = exchange.answer(101)
+        stamps = self._edge.stamps(head, exchange.request_id, seconds)
+        self._write(101, [*stream.headers, *stamps], b"", close=False)
+        self._leave()
+        stream.start(self._transport, rest)
+
+    # Answering.
+
+    def _advance(self) -> None:
+        """Start requests in their order, until one has to be waited for."""
+        if self._advancing:
+            return
+        self._advancing = True
+        while self._pipeline and not (
+            self._started or self._resting or self._lost or self._flow.write_paused
+        ):
+            first = self._pipeline[0]
+            if isinstance(first, Predict):
+                if first.error is None and not first.complete:
+                    self._patient_for_body(first)
+                    break
+                self._started = True
+                self._patient_until = math.inf
+                if first.error is not None:
+                    self._answer(first, first.error)
+                else:
+                    first.start(self._answer)
+            else:
+                self._started = True
+                task = self._loop.create_task(first.run_asgi(self._config.loaded_app))
+                task.add_done_callback(self._state.tasks.discard)
+                self._state.tasks.add(task)
+        self._advancing = False
+
+    def _answer(self, one: Predict, outcome: Outcome) -> None:
+        """Write the answer of the first request in line."""
+        if self._lost:
+            return
+        try:
+            close = self._last or not one.keep_alive or self._edge.stopping.begun
+            if isinstance(outcome, Exception):
+                late = isinstance(outcome, DeadlineExceeded)
+                close = close or (late and not one.complete)
+                self._write_error(outcome, one.exchange, one.head, one.form, close)
+                busy = late or isinstance(outcome, ResourceExhausted)
+                if busy and one.complete and not (close or one.head.by_proxy):
+                    self._rest(one.exchange.arrived if not late else time.perf_counter())
+            else:
+                seconds, body = one.answer(outcome)
+                stamps = self._edge.stamps(one.head, one.exchange.request_id, seconds)
+                self._write(200, [(b"content-type", one.form.encode()), *stamps], body, close)
+        except Exception:
+            log.exception("an answer can't be written")
+            self._transport.abort()
+            return
+        if close:
+            self._last = True
+        self._answered()
+
+    def _answered(self) -> None:
+        """Go on with the next request, or wait for it; uvicorn's cycle calls this, too."""
+        self._started = False
+        one = self._pipeline.popleft()
+        self._state.total_requests += 1
+        if self._lost or self._transport.is_closing():
+            return
+        if self._last:
+            if one is self._incoming:
+                self._close_gently()
+            else:
+                self._transport.close()
+            return
+        if len(self._pipeline) <= 1 and not self._resting:
+            self._flow.resume_reading()
+        if self._pipeline:
+            self._advance()
+        elif self._error is not None:
+            self._fail(self._error)
+        else:
+            self._be_patient(SLOW_S)
+
+    def _rest(self, began: float) -> None:
+        """Read no further until it is this connection's turn; refusing it began at `began`."""
+        self._resting = True
+        self._flow.pause_reading()
+        self._loop.call_later(self._edge.refusals.pause_s(began), self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if not self._lost and not self._transport.is_closing():
+            self._flow.resume_reading()
+            self._advance()
+
+    def _fail(self, error: Exception, exchange: Exchange | None = None) -> None:
+        """Answer what is no request, behind the answers that are under way; end the connection."""
+        self._error = error
+        broken, self._incoming = self._incoming, None
+        if broken is not None:  # its body can't be read
+            answered = not self._pipeline or self._pipeline[-1] is not broken
+            if isinstance(broken, RequestResponseCycle):
+                answered = answered or broken.response_started
+                broken.disconnected = True
+                broken.message_event.set()
+            if answered:
+                self._close_gently()
+                return
+            self._pipeline.pop()
+            self._started = self._started and bool(self._pipeline)
+        if self._pipeline or self._lost:
+            return
+        exchange = exchange or Exchange(
+            self._edge.observers, "unmatched", "other", time.perf_counter()
+        )
+        head = RequestHead(self._headers) if self._in_head else self._head
+        self._write_error(error, exchange, head, codec.JSON, close=True)
+        self._close_gently()
+
+    def _write_error(
+        self, error: Exception, exchange: Exchange, head: RequestHead, form: str, close: bool
+    ) -> None:
+        payload = payload_of(error, exchange.request_id)
+        seconds = exchange.answer(payload.status, payload.code)
+        headers = [
+            (name.lower().encode(), value.encode("latin-1"))
+            for name, value in payload.headers.items()
+            if name != "Connection"  # `close` says it
+        ]
+        stamps = self._edge.stamps(head, exchange.request_id, seconds)
+        headers += [(b"content-type", form.encode()), *stamps]
+        self._write(payload.status, headers, codec.encode[form](payload.envelope), close)
+
+    def _write(self, status: int, headers: Iterable[Pair], body: bytes, close: bool) -> None:
+        lines = [b"%s: %s\r\n" % pair for pair in headers]
+        if status != 101:
+            lines.append(b"content-length: %d\r\n" % len(body))
+        if close:
+            lines.append(b"connection: close\r\n")
+        defaults = self._edge.lines_of(self._state.default_headers)
+        self._transport.write(b"".join((STATUS_LINE[status], defaults, *lines, b"\r\n", body)))
+
+    # Patience and the end.
+
+    def _be_patient(self, seconds: float) -> None:
+        """Wait so long for the caller; one timer for each connection does."""
+        self._patient_until = self._loop.time() + seconds
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    def _patient_for_body(self, one: Predict | RequestResponseCycle) -> None:
+        if not isinstance(one, Predict):  # its route is patient by itself
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._be_patient(max(0.0, one.deadline - time.perf_counter()))
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._patient_until == math.inf:
+            return
+        left_s = self._patient_until - self._loop.time()
+        if left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look)
+            return
+        first = self._pipeline[0] if self._pipeline else None
+        if isinstance(first, Predict) and not first.complete and not self._started:
+            self._started = True
+            self._answer(first, first.late())
+        elif self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._transport.close()
+
+    def _close_gently(self) -> None:
+        """Say that no more will be sent, and read on for a moment."""
+        self._error = self._error or _bad_request()  # what comes from now on is dropped
+        self._flow.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._loop.call_later(LINGER_S, self._transport.close)
+
+    def _leave(self) -> None:
+        self._lost = True
+        self._state.connections.discard(self)
+        self._edge.places.leave(self)
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+
+
+def _bad_request() -> HTTPException:
+    return HTTPException(400, "the request is not valid HTTP")
+
+
+def _head_too_large() -> HTTPException:
+    return HTTPException(
+        431, f"the head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEAD_LINES} lines"
+    )

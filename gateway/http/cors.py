@@ -1,0 +1,63 @@
+"""Cross-origin requests: pages of which origins may read answers."""
+
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.settings import Settings
+
+EXPOSED = ("X-Request-ID", "X-Process-Time", "X-Carlarl-Echo", "Retry-After")
+"""Headers of answers that pages may read."""
+
+_Pair = tuple[bytes, bytes]
+_VARY = (b"vary", b"Origin")
+
+
+class Cors:
+    """The origins that the settings name; for every answer, and for preflight requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Allow those origins."""
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Allow other origins from now on."""
+        self._preflight = CORSMiddleware(
+            _unreachable,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_credentials,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("*",),
+        )
+        self._all = "*" in settings.cors_origins
+        self._origins = frozenset(origin.encode() for origin in settings.cors_origins)
+        self._read: list[_Pair] = [(b"access-control-expose-headers", ", ".join(EXPOSED).encode())]
+        if settings.cors_credentials:
+            self._read.append((b"access-control-allow-credentials", b"true"))
+
+    def headers(self, asked: Mapping[bytes, bytes]) -> list[_Pair]:
+        """Return what an answer says to the page that asked, by the headers of its request."""
+        origin = asked.get(b"origin")
+        if self._all:
+            if origin is None:
+                return []
+            if b"cookie" not in asked:
+                return [(b"access-control-allow-origin", b"*"), *self._read]
+        elif origin not in self._origins:
+            return [_VARY]
+        assert origin is not None
+        return [(b"access-control-allow-origin", origin), _VARY, *self._read]
+
+    def preflight(self, asked: Headers) -> Response:
+        """Answer a browser that asks what a page may send, without what `headers` returns."""
+        response = self._preflight.preflight_response(request_headers=asked)
+        for name in ("access-control-allow-origin", "access-control-allow-credentials", "vary"):
+            del response.headers[name]
+        return response
+
+
+async def _unreachable(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("preflight requests are answered without an application")

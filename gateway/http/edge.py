@@ -1,0 +1,114 @@
+"""What all connections of a process share: who may have a place, and what answers carry."""
+
+import resource
+from typing import Protocol
+from weakref import WeakSet
+
+from gateway.http.cors import Cors
+from gateway.http.head import RequestHead
+from gateway.http.predict import PredictService
+from gateway.observability.exchange import Observers
+from gateway.refusals import Refusals
+from gateway.settings import Settings
+from gateway.stopping import Stopping
+from gateway.stream import Streams
+
+RESERVED = 64
+"""Places beyond `MAX_CONNECTIONS`, for one request each: probes find one of them."""
+OTHER_FILES = 200 + RESERVED
+"""Files that a gateway has open beside its callers' connections, at most."""
+
+Pair = tuple[bytes, bytes]
+
+
+class Droppable(Protocol):
+    """A connection that gives its place to another one."""
+
+    def drop(self) -> None:
+        """End the connection at once."""
+
+
+class Places:
+    """Places for connections: so many, and `RESERVED` ones beyond.
+
+    Where those are taken, too, the oldest of them is dropped: whoever holds one without a request
+    keeps no probe out.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """Have `limit` places."""
+        self.limit = limit
+        self._beyond: dict[Droppable, None] = {}
+        self._handshakes = WeakSet[Droppable]()  # one that fails tells nobody
+
+    def expect(self, connection: Droppable) -> None:
+        """Give a place to a connection that is made as soon as its TLS handshake is done."""
+        self._handshakes.add(connection)
+
+    def take(self, connection: Droppable, others: int) -> bool:
+        """Give a place to a connection beside `others`; return whether it is one beyond."""
+        self._handshakes.discard(connection)
+        if others - len(self._beyond) + len(self._handshakes) < self.limit:
+            return False
+        if len(self._beyond) >= RESERVED:
+            oldest = next(iter(self._beyond))
+            self.leave(oldest)
+            oldest.drop()
+        self._beyond[connection] = None
+        return True
+
+    def leave(self, connection: Droppable) -> None:
+        """Take the place back."""
+        self._beyond.pop(connection, None)
+
+
+def allowed_connections(wanted: int) -> int:
+    """Return how many connections there may be: fewer than `wanted` where files do not suffice."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - OTHER_FILES))
+
+
+class Edge:
+    """What connections work with: one for all connections of a process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        predict: PredictService,
+        streams: Streams,
+        observers: Observers,
+        stopping: Stopping,
+        cors: Cors,
+    ) -> None:
+        """Take what answers `/predict` and `/stream`, and what every answer is made with."""
+        self.predict = predict
+        self.streams = streams
+        self.observers = observers
+        self.stopping = stopping
+        self.cors = cors
+        self.refusals = Refusals()
+        self._defaults: list[Pair] = []
+        self._lines = b""
+        self.places = Places(allowed_connections(settings.max_connections))
+
+    def lines_of(self, headers: list[Pair]) -> bytes:
+        """Write the headers that uvicorn gives every answer; they change once a second."""
+        if headers is not self._defaults:
+            self._defaults = headers
+            self._lines = b"".join([b"%s: %s\r\n" % pair for pair in headers])
+        return self._lines
+
+    def stamps(self, head: RequestHead, request_id: str, seconds: float) -> list[Pair]:
+        """Return the headers by which a caller knows whose answer it has, and CORS's.
+
+        Every answer carries them, whoever writes it.
+        """
+        stamps = [
+            (b"x-request-id", request_id.encode()),
+            (b"x-process-time", b"%.6f" % seconds),
+        ]
+        echo = head.echo
+        if echo is not None:
+            stamps.append((b"x-carlarl-echo", echo))
+        stamps += self.cors.headers(head.found)
+        return stamps

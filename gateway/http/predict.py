@@ -1,0 +1,181 @@
+"""`POST /predict`: from a head and a body to a prediction, without a task of its own."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+from gateway.api import codec
+from gateway.api.codec import Action, PredictAnswer, PredictRequest
+from gateway.doors import Doors
+from gateway.errors import DeadlineExceeded
+from gateway.http.head import RequestHead, late_body, too_large
+from gateway.joining import Inference
+from gateway.observability.exchange import Exchange, Observers
+from gateway.policy import PolicyVersion
+from gateway.predict import Prediction, Predictor, seed_of
+from gateway.rows import Rows
+from gateway.settings import Settings
+from gateway.versions import Versions
+
+PATH = "/predict"
+
+Outcome = Prediction | Exception
+
+
+class PredictService:
+    """What all requests of a process work with."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        doors: Doors,
+        versions: Versions,
+        predictor: Predictor,
+        observers: Observers,
+    ) -> None:
+        """Take who may ask, what is served, the way to Triton, and who is told of each answer."""
+        self.doors = doors
+        self.versions = versions
+        self.predictor = predictor
+        self.observers = observers
+        self.configure(settings)
+
+    def configure(self, settings: Settings) -> None:
+        """Take other limits."""
+        self.max_body = settings.max_body_bytes
+        self.timeout_s = settings.request_timeout_ms / 1000
+
+
+class Predict:
+    """One request: admitted by its head, fed with its body, then started.
+
+    `error` is why it is refused, as soon as that is known; it need not be fed any further.
+    """
+
+    __slots__ = (
+        "_body", "_caller", "_deterministic", "_done", "_inference", "_parts", "_service",
+        "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
+        "keep_alive",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        service: PredictService,
+        head: RequestHead,
+        client: tuple[str, int] | None,
+        arrived: float,
+        keep_alive: bool,
+    ) -> None:
+        """Look at the head of a request that came from `client` at `arrived` (perf_counter).
+
+        `keep_alive` says whether another request may follow on its connection.
+        """
+        self._service = service
+        self.head = head
+        self.keep_alive = keep_alive
+        self.exchange = Exchange(service.observers, PATH, "POST", arrived, head.request_id)
+        if service.observers.traces is not None:
+            self.exchange.start_trace(head.trace_context)
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._inference: Inference | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.complete = False
+        self.form = codec.JSON
+        self.error: Exception | None = None
+        self.deadline = arrived + service.timeout_s
+        try:
+            self._caller = service.doors.enter(PATH, head.found, client)
+            self.deadline = arrived + min(head.deadline_s(), service.timeout_s)
+            self.form = head.body_format(service.max_body)
+        except Exception as error:
+            self.error = error
+
+    def feed(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self.error is None:
+            self._size += len(data)
+            if self._size > self._service.max_body:
+                self._parts.clear()
+                self.error = too_large(self._service.max_body)
+            else:
+                self._parts.append(data)
+
+    def late(self) -> DeadlineExceeded:
+        """Give up: the body did not arrive within the deadline."""
+        self._parts.clear()
+        self.error = error = late_body()
+        return error
+
+    def start(self, done: Callable[["Predict", Outcome], None]) -> None:
+        """Decode the body and ask the policy; `done` is called once, perhaps at once."""
+        self._done = done
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts = []
+        versions = self._service.versions
+        try:
+            active = versions.active
+            if active is not None:
+                try:
+                    request = active.codec.read_request[self.form](body)
+                except codec.NOT_READ:
+                    pass
+                else:
+                    policy = versions.known(request.version)
+                    if policy is not None and policy.codec is active.codec:
+                        self._ask(policy, request)
+                        return
+            version = codec.version_of(body, self.form)
+            policy = versions.known(version)
+            if policy is not None:
+                self._ask(policy, policy.codec.read_request_apart(body, self.form))
+                return
+            if version is None:  # none is active yet
+                codec.codec_of(None).read_request_apart(body, self.form)
+        except Exception as error:
+            done(self, error)
+            return
+        self._task = asyncio.ensure_future(self._resolve(version, body))
+
+    def abandon(self) -> None:
+        """Note that the caller has gone: what was not sent to Triton never is."""
+        if self._inference is not None:
+            self._inference.abandon()
+        if self._task is not None:
+            self._task.cancel()
+        self.exchange.abandon()
+
+    def answer(self, prediction: Prediction) -> tuple[float, bytes]:
+        """Count the answer; return the seconds that it took and its body."""
+        seconds = self.exchange.answer(200)
+        answer = PredictAnswer(
+            [Action(*action) for action in prediction.actions],
+            prediction.version,
+            round(seconds * 1000, 3),
+            prediction.seed is None,
+        )
+        if prediction.seed is not None:
+            answer.seed = prediction.seed
+        return seconds, codec.encode[self.form](answer)
+
+    async def _resolve(self, version: str | None, body: bytes) -> None:
+        """Find the policy where Triton must be asked for it."""
+        try:
+            policy = await self._service.versions.resolve(version)
+            self._ask(policy, policy.codec.read_request_apart(body, self.form))
+        except Exception as error:
+            self._done(self, error)
+
+    def _ask(self, policy: PolicyVersion, request: PredictRequest) -> None:
+        self.exchange.version = policy.version
+        observations = request.observations
+        self._service.doors.charge(self._caller, len(observations))
+        seed = seed_of(request.deterministic, request.seed)
+        self._inference = self._service.predictor.predict(
+            policy,
+            Rows.of(observations, seed),
+            seed,
+            self.deadline,
+            partial(self._done, self),
+            trace=self.exchange.trace,
+        )
