@@ -17,7 +17,6 @@ from carlarl_client._names import Names
 PIECE = 16_384
 """Bytes that are written, or read and understood, between two looks at the clock."""
 
-Timeout = TypeVar("Timeout", bound=Exception)
 Pool = TypeVar("Pool")
 
 
