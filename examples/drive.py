@@ -151,7 +151,8 @@ class Service:
     ) -> tuple[NDArray[np.float32], str, float]:
         """Return the action, shape (3,), the version that computed it, and milliseconds taken.
 
-        Sampled actions are asked for with the seed plus `step`. Raises DriveError.
+        Sampled actions are asked for with the seed plus `step`. All answers are of the version that
+        answered first, also where another is promoted meanwhile. Raises DriveError.
         """
         request: dict[str, Any] = {
             "observations": [to_json(observation)],
@@ -162,8 +163,8 @@ class Service:
         if self._version is not None:
             request["version"] = self._version
         started = time.perf_counter()
-        action, served = _predict(self._client, request)
-        return action, served, (time.perf_counter() - started) * 1000.0
+        action, self._version = _predict(self._client, request)
+        return action, self._version, (time.perf_counter() - started) * 1000.0
 
 
 def _on_this_machine(url: str) -> bool:

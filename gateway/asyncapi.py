@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.codec import StepAnswer, StepError, StepSkipped, codec_of
+from gateway.api.codec import EXAMPLE_OBSERVATION, StepAnswer, StepError, StepSkipped, codec_of
 from gateway.http.head import DEADLINE
 from gateway.stream import KEY_PREFIX, PATH
 from gateway.websocket import SUBPROTOCOLS
@@ -96,6 +96,8 @@ def _messages() -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_MODELS.values(), ref_template=_REF)
+    step = {"stepId": 17, "observation": EXAMPLE_OBSERVATION, "deterministic": True}
+    schemas["StepRequest"]["examples"] = [step]
     return schemas
 
 

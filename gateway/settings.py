@@ -218,7 +218,7 @@ class Settings(BaseSettings):
     )
     max_connections: int = _field(
         4000,
-        "Connections that one gateway process serves at a time; more are refused with 503.",
+        "Connections that one gateway process serves at a time; of more only probes are served.",
         "a whole number from 1 to 1000000",
         live=True,
         ge=1,

@@ -38,9 +38,9 @@ SLOW_S = 5.0
 rest of a body that is already answered, and to read on with an answer under way."""
 BEYOND_S = 2.0
 """How long a head may take on a connection beyond the limit."""
-LINGER_S = 1.0
-"""How long what comes is read and dropped after an answer that ends the connection before all was
-read: a connection that is closed with unread bytes is reset, and its caller may lose the answer."""
+LINGER_S, LINGER_BYTES = 1.0, 1 << 20
+"""How long, and how much, is read and dropped after an answer that ends the connection before all
+was read: a connection that is closed with unread bytes is reset, and may lose that answer."""
 
 _PREDICT = PATH.encode()
 _ALWAYS_SERVED = frozenset(path.encode() for path in PROBES | METRICS)
@@ -74,7 +74,7 @@ class HttpConnection(asyncio.Protocol):
             self._edge.places.expect(self)
         self._transport: Any = None
         self._flow: FlowControl
-        self._parser = self._new_parser()
+        self._parser: Any = None
         # The request that is being read.
         self._url = b""
         self._headers: list[Pair] = []
@@ -83,6 +83,8 @@ class HttpConnection(asyncio.Protocol):
         self._head_begun = False
         self._incoming: Predict | RequestResponseCycle | None = None
         self._unread_bytes = 0
+        self._large = False
+        """Whether a head that ends in the piece that is fed may be over the limit."""
         # The requests that are read, in their order; the first one is under way where `_started`.
         self._pipeline: deque[Predict | RequestResponseCycle] = deque()
         self._started = False
@@ -103,6 +105,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take a place among the connections; wait for the first request."""
         self._transport = transport
+        self._parser = self._new_parser()
         self._flow = FlowControl(transport)
         self._client = get_remote_addr(transport)
         self._beyond = self._edge.places.take(self, len(self._state.connections))
@@ -122,9 +125,12 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; requests that it finds are answered, or wait for their turn."""
-        if self._error is not None:
-            return
         self._unread_bytes += len(data)
+        if self._error is not None:
+            if self._unread_bytes > LINGER_BYTES:
+                self._transport.abort()
+            return
+        self._large = self._unread_bytes > MAX_HEAD_BYTES
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -189,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
         headers, self._headers = self._headers, []
         self._head = head = RequestHead(headers)
         self._in_head = self._head_begun = False
-        if self._unread_bytes > MAX_HEAD_BYTES and head.size > MAX_HEAD_BYTES:
+        if self._large and head.size + len(self._url) > MAX_HEAD_BYTES:
             raise _head_too_large()
         self._unread_bytes = 0
         parser, found = self._parser, head.found
@@ -202,13 +208,14 @@ class HttpConnection(asyncio.Protocol):
             b"connection" not in found or parser.get_http_version() == "1.1"
         )
         if method != b"POST" or self._path() != _PREDICT or self._beyond:
-            if self._beyond and self._path() not in _ALWAYS_SERVED:
+            probe = method in (b"GET", b"HEAD") and self._path() in _ALWAYS_SERVED
+            if self._beyond and not probe:
                 self._edge.observers.metrics.refused()
                 raise ServiceUnavailable("too many connections")
-            incoming: Predict | RequestResponseCycle = self._cycle(head, keep_alive)
+            incoming: Predict | RequestResponseCycle = self._cycle(keep_alive)
         else:
             incoming = Predict(self._edge.predict, head, self._client, arrived, keep_alive)
-            if incoming.error is None and head.expects_continue:
+            if incoming.error is None and self._expects_continue():
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._incoming = incoming
         self._pipeline.append(incoming)
@@ -239,6 +246,8 @@ class HttpConnection(asyncio.Protocol):
         """Start the request where it is its turn."""
         self._unread_bytes = 0
         incoming, self._incoming = self._incoming, None
+        if self._headers and incoming is not None and not self._parser.should_keep_alive():
+            incoming.keep_alive = False  # behind its body it asked for that: no more is parsed
         if isinstance(incoming, Predict):
             incoming.complete = True
             self._advance()
@@ -310,7 +319,16 @@ class HttpConnection(asyncio.Protocol):
             "query_string": url.query or b"",
         }
 
-    def _cycle(self, head: RequestHead, keep_alive: bool) -> RequestResponseCycle:
+    def _expects_continue(self) -> bool:
+        """Whether the caller waits for a word before it sends the body."""
+        expect = self._head.found.get(b"expect")
+        return (
+            expect is not None
+            and expect.lower() == b"100-continue"
+            and self._parser.get_http_version() == "1.1"
+        )
+
+    def _cycle(self, keep_alive: bool) -> RequestResponseCycle:
         return RequestResponseCycle(
             scope=self._scope(self._parser.get_method()),
             transport=self._transport,
@@ -320,7 +338,7 @@ class HttpConnection(asyncio.Protocol):
             access_log=False,
             default_headers=self._state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=head.expects_continue,
+            expect_100_continue=self._expects_continue(),
             keep_alive=keep_alive and not self._beyond,
             on_response=self._answered,
         )

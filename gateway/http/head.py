@@ -49,11 +49,6 @@ class RequestHead:
         return value if value and _SANE_ECHO.fullmatch(value) else None
 
     @property
-    def expects_continue(self) -> bool:
-        """Whether the caller waits for a word before it sends the body."""
-        return self.found.get(b"expect", b"").lower() == b"100-continue"
-
-    @property
     def by_proxy(self) -> bool:
         """Whether a proxy sent it, on whose connection other callers' requests may follow."""
         return any(name in self.found for name in _PROXIES)

@@ -64,7 +64,9 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        data = answer.content
+        data, asked = answer.content, self.server.requests[-1]
+        if data is GOOD and not asked.get("deterministic", True):
+            data = {**GOOD, "deterministic": False, "seed": asked.get("seed", 7)}
         data = data if isinstance(data, bytes) else json.dumps(data).encode()
         self.send_response(answer.status)
         self.send_header("Content-Length", str(len(data)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import math
 import time
@@ -18,7 +17,6 @@ import carlarl_client
 from carlarl_client import (
     Action,
     AsyncPolicyClient,
-    BadAnswer,
     ConnectionFailed,
     DeadlineExceeded,
     ModelNotFound,
@@ -29,41 +27,12 @@ from carlarl_client import (
     ServiceUnavailable,
     ValidationFailed,
 )
-from carlarl_client._core import Call, Deadline, Retries, retry_after
+from carlarl_client._answers import retry_after
+from carlarl_client._core import Call, Deadline, Retries
 from carlarl_client.errors import BY_CODE
 from gateway import errors as gateway_errors
-from tests.client.scripted import ACTION, GOOD, Answer, Scripted, error, nobody, scripted, silent
-
-SEEN = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
-
-
-class Plain:
-    """A client for each call, closed after it."""
-
-    def __init__(self, url: str, **options: Any) -> None:
-        self.url = url
-        self.options = {"timeout": 20.0, **options}
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            with PolicyClient(self.url, **self.options) as client:
-                return getattr(client, name)(*arguments, **options)
-
-        return call
-
-
-class Twin(Plain):
-    """The same with the asyncio twin, so that one test asks both."""
-
-    def __getattr__(self, name: str) -> Any:
-        async def call(*arguments: Any, **options: Any) -> Any:
-            async with AsyncPolicyClient(self.url, **self.options) as client:
-                return await getattr(client, name)(*arguments, **options)
-
-        return lambda *arguments, **options: asyncio.run(call(*arguments, **options))
-
-
-KINDS = pytest.mark.parametrize("kind", [Plain, Twin])
+from tests.client.kinds import KINDS, SEEN
+from tests.client.scripted import ACTION, Answer, Scripted, error, nobody, scripted, silent
 
 
 @pytest.fixture
@@ -135,9 +104,8 @@ def test_one_connection_is_kept(server: Scripted) -> None:
         for _ in range(3):
             assert client.predict(SEEN, deterministic=True).action == Action(**ACTION)
     assert len(server.connections) == 1
-    assert server.heads[0] == server.heads[2]  # the service remembers heads
     assert server.heads[0]["x-api-key"] == "let-me-in"
-    assert server.heads[0]["x-deadline-ms"] == "20000"
+    assert 0 < int(server.heads[0]["x-deadline-ms"]) <= 20_000
 
 
 @KINDS
@@ -249,26 +217,6 @@ def test_a_refused_connection_is_tried_again_with_growing_jittered_pauses() -> N
     assert len({tuple(each) for each in pauses}) == 50
 
 
-@KINDS
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"<html>",
-        [1],
-        {"actions": [{"gas": 1.0}]},
-        {**GOOD, "actions": []},
-        {**GOOD, "actions": [ACTION, ACTION]},
-    ],
-)
-def test_an_answer_from_something_else_is_named(server: Scripted, kind: Any, content: Any) -> None:
-    server.answers = [Answer(200, content)]
-    with pytest.raises(BadAnswer):
-        kind(server.url).predict(SEEN)
-    server.answers = [Answer(502, b"Bad Gateway")]
-    with pytest.raises(BadAnswer, match="502 .* not from this API: 'Bad Gateway'"):
-        kind(server.url).predict(SEEN)
-
-
 def test_a_code_of_the_future_is_told_as_it_is(server: Scripted) -> None:
     server.answers = [error(418, "TEAPOT")]
     with (
@@ -313,9 +261,8 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], said: str) -> None
 def test_a_path_before_the_api_is_kept(server: Scripted) -> None:
     with PolicyClient(f"{server.url}/cars/", timeout=20.0) as client:
         assert client.predict(SEEN, deterministic=True).version == "v0.2.0"
-        assert client._requests.write(Call("GET", "/metadata"), Deadline(1.0)).url.path == (
-            "/cars/metadata"
-        )
+        _, request = client._requests.write(Call("GET", "/metadata"), Deadline(1.0))
+        assert request.url.target == b"/cars/metadata"
 
 
 def test_both_clients_have_the_same_methods() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.scripted import scripted
+from tests.client.scripted import scripted, silent
 from tests.stack import ROOT
 
 NEEDED = ("httpx", "httpcore", "h11", "anyio", "certifi", "idna", "sniffio", "typing_extensions")
@@ -28,20 +28,40 @@ print(carlarl_client.__file__)
 """
 OTHERS = [minor for minor in range(8, 14) if minor != sys.version_info.minor]
 ASKS = """
-import asyncio, sys
+import asyncio, pickle, sys, time
 import carlarl_client.carla, carlarl_client.leaderboard
-from carlarl_client import AsyncPolicyClient, PolicyClient, SafeDriver
+from carlarl_client import AsyncPolicyClient, PolicyClient, PolicyError, SafeDriver
 
-url, seen = sys.argv[1], {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
+url, silent = sys.argv[1:]
+seen = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
 
-async def ask():
-    async with AsyncPolicyClient(url, timeout=20.0) as client:
+async def ask(url, timeout):
+    async with AsyncPolicyClient(url, timeout=timeout) as client:
         return await client.predict(seen, deterministic=True)
+
+def predict(url, timeout):
+    with pickle.loads(pickle.dumps(PolicyClient(url, timeout=timeout))) as client:
+        return client.predict(seen, deterministic=True)
+
+def ask_twin(url, timeout):
+    return asyncio.run(ask(url, timeout))
 
 with PolicyClient(url, timeout=20.0) as client:
     actions = [client.predict(seen).action, SafeDriver(client, deadline=20.0).step(seen).action]
-actions.append(asyncio.run(ask()).action)
-assert [action.steer for action in actions] == [-0.25] * 3, actions
+actions += [predict(url, 20.0).action, ask_twin(url, 20.0).action]
+assert [action.steer for action in actions] == [-0.25] * 4, actions
+for call in (predict, ask_twin):
+    for other, code in ((silent, "DEADLINE_EXCEEDED"), ("http://a..b", "CONNECTION_FAILED")):
+        started = time.monotonic()
+        try:
+            call(other, 0.2)
+        except PolicyError as error:
+            copied = pickle.loads(pickle.dumps(error))
+            assert str(copied) == str(error), copied
+            assert (copied.code, copied.outage) == (code, True), copied
+        else:
+            raise AssertionError(other)
+        assert time.monotonic() - started < 5.0
 print(carlarl_client.__file__)
 """
 
@@ -74,7 +94,7 @@ def test_the_wheel_has_all_of_it(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "Requires-Python: >=3.8" in lines
     always = [line for line in lines if line.startswith("Requires-Dist") and "extra" not in line]
-    assert [line.split()[1].split(">")[0] for line in always] == ["httpx"]
+    assert [line.split()[1].split(">")[0] for line in always] == ["httpcore", "httpx"]
 
 
 def test_it_is_imported_alone(wheel: Path, tmp_path: Path) -> None:
@@ -122,9 +142,9 @@ def test_it_asks_on_other_pythons(wheel: Path, tmp_path: Path, minor: int) -> No
     install = [*pip, "install", "--no-index", "--find-links", needed, "--target", installed, wheel]
     subprocess.run(install, check=True, capture_output=True, timeout=300)
     script = f"import sys; sys.path.insert(0, {installed!r})\n{ASKS}"
-    with scripted() as server:
+    with scripted() as server, silent() as url:
         result = subprocess.run(
-            [python, "-I", "-S", "-c", script, server.url],
+            [python, "-W", "error", "-I", "-S", "-c", script, server.url, url],
             capture_output=True,
             text=True,
             timeout=120,

@@ -12,7 +12,7 @@ from types import ModuleType
 import carla
 import pytest
 
-from carlarl_client.errors import BY_CODE, BadAnswer, ConnectionFailed
+from carlarl_client.errors import BY_CODE, BadAnswer, ClientClosed, ConnectionFailed
 from tests.client.small_world import World
 from tests.stack import ROOT
 
@@ -53,7 +53,7 @@ def test_every_exception_is_in_the_table() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `([A-Z_]+)`", DOCS.read_text(), re.MULTILINE)
     assert dict(rows) == {
         kind.__name__: kind.default_code
-        for kind in (*BY_CODE.values(), ConnectionFailed, BadAnswer)
+        for kind in (*BY_CODE.values(), ConnectionFailed, BadAnswer, ClientClosed)
     }
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from carlarl_client import (
     Action,
     AsyncPolicyClient,
     AsyncSafeDriver,
+    ClientClosed,
     Fallback,
     ModelNotFound,
     PolicyClient,
@@ -201,7 +203,7 @@ def test_nobody_there_is_an_outage() -> None:
     assert step.error.code == "CONNECTION_FAILED"
 
 
-def test_what_the_caller_did_wrong_is_raised() -> None:
+def test_what_the_caller_did_wrong_is_raised_before_the_first_answer() -> None:
     with scripted() as server, PolicyClient(server.url, timeout=20.0) as client:
         driver = SafeDriver(client, deadline=20.0)
         server.answers = [error(422, "VALIDATION_ERROR")]
@@ -210,3 +212,57 @@ def test_what_the_caller_did_wrong_is_raised() -> None:
         with pytest.raises(ValidationFailed):
             driver.step({**SEEN, "speed": float("nan")})
         assert driver.fallback_steps == 0
+        with pytest.raises(ValueError, match="timeout is 0"):
+            SafeDriver(client, deadline=0.0)
+
+
+MISTAKES = {
+    "UNAUTHORIZED": (error(401, "UNAUTHORIZED"), SEEN),
+    "MODEL_NOT_FOUND": (error(404, "MODEL_NOT_FOUND"), SEEN),
+    "PAYLOAD_TOO_LARGE": (error(413, "PAYLOAD_TOO_LARGE"), SEEN),
+    "VALIDATION_ERROR": (error(422, "VALIDATION_ERROR"), SEEN),
+    "TEAPOT": (error(418, "TEAPOT"), SEEN),
+    "NaN": (Answer(), {**SEEN, "speed": float("nan")}),
+    "no number": (Answer(), {**SEEN, "speed": object()}),
+    "no observation": (error(422, "VALIDATION_ERROR"), None),
+}
+
+
+@pytest.mark.parametrize(("failure", "seen"), MISTAKES.values(), ids=MISTAKES)
+def test_in_motion_nothing_is_raised(failure: Answer, seen: Any) -> None:
+    with scripted() as server, PolicyClient(server.url, timeout=20.0) as client:
+        driver = SafeDriver(client, deadline=20.0, fallback=Fallback(hold_steps=1, brake=0.5))
+        good = driver.step(SEEN)
+        server.answers = [failure]
+        held, braked = driver.step(seen), driver.step(seen)
+        server.answers = [Answer()]
+        again = driver.step(SEEN)
+    assert held.action == good.action
+    assert braked.action == Action(0.0, 0.5, good.action.steer)
+    assert held.error is not None
+    assert not held.error.outage  # and told apart from an outage of the service
+    assert again.error is None
+    assert driver.recovery_steps == [2]
+
+
+def test_a_closed_client_does_not_stop_a_car_in_motion() -> None:
+    with scripted() as server, PolicyClient(server.url, timeout=20.0) as client:
+        driver = SafeDriver(client, deadline=20.0)
+        good = driver.step(SEEN)
+        client.close()
+        step = driver.step(SEEN)
+        assert isinstance(step.error, ClientClosed)
+        assert step.action == good.action
+        with pytest.raises(ClientClosed):
+            SafeDriver(client).step(SEEN)
+
+
+def test_one_bad_reading_does_not_stop_a_car_of_the_real_service(gateway_url: str) -> None:
+    with PolicyClient(gateway_url) as client:
+        driver = SafeDriver(client, deadline=20.0)
+        good = driver.step(SEEN)
+        for seen in ({**SEEN, "speed": 201.0}, {**SEEN, "sensors": [0.5] * 4}):
+            step = driver.step(seen)
+            assert isinstance(step.error, ValidationFailed)
+            assert step.action == good.action
+        assert driver.step(SEEN).error is None

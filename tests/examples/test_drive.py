@@ -123,6 +123,13 @@ def test_asks_for_exactly_what_it_sees(server: Server) -> None:
     assert second["observations"][0]["speed"] > 0.0
 
 
+def test_a_drive_is_of_the_version_that_answered_first(server: Server) -> None:
+    """What is promoted meanwhile does not drive on; what is no longer served ends the drive."""
+    result = drive(server.url, 1, max_steps=3)
+    assert [request.get("version") for request in server.requests] == [None, "v0.2.0", "v0.2.0"]
+    assert result.version == "v0.2.0"
+
+
 def test_sampled_actions_get_a_seed_for_each_step(server: Server) -> None:
     drive(server.url, 1, deterministic=False, seed=7, max_steps=3)
     assert [request["seed"] for request in server.requests] == [7, 8, 9]

@@ -3,6 +3,7 @@
 from carlarl_client.client import AsyncPolicyClient, PolicyClient
 from carlarl_client.errors import (
     BadAnswer,
+    ClientClosed,
     ConnectionFailed,
     DeadlineExceeded,
     InferenceFailed,
@@ -22,6 +23,7 @@ __all__ = [
     "AsyncPolicyClient",
     "AsyncSafeDriver",
     "BadAnswer",
+    "ClientClosed",
     "ConnectionFailed",
     "DeadlineExceeded",
     "Fallback",

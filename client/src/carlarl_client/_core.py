@@ -1,26 +1,26 @@
-"""Requests, answers and retries without any input or output: what both clients share."""
+"""Requests and retries without any input or output: what both clients share."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import time
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Callable, Iterable, Mapping, cast
 
+import httpcore
 import httpx
 
 from carlarl_client.errors import (
-    BY_CODE,
-    BadAnswer,
     ConnectionFailed,
     DeadlineExceeded,
     PolicyError,
     ValidationFailed,
 )
-from carlarl_client.types import Action, Observation, Observations, Prediction
+from carlarl_client.types import Observation, Observations
 
 PAUSE_S = 0.05
 """Longest pause before the first retry; each further one may be twice as long."""
@@ -29,84 +29,124 @@ LONGEST_PAUSE_S = 2.0
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the API; `repeatable` says that sending it twice does no harm."""
+    """One call of the API.
+
+    `repeatable` says that sending it twice does no harm, `asked` what `/predict` is asked.
+    """
 
     method: str
     path: str
     body: bytes = b""
     repeatable: bool = True
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Deadline:
-    """The moment until which a call may take.
-
-    It is also the mapping of time limits that httpx's transport reads, so that what was spent on
-    one part of a request is missing from the next.
-    """
+    """The moment until which a call may take."""
 
     def __init__(self, timeout: float) -> None:
         """Start the clock: `timeout` is in seconds."""
         if not (math.isfinite(timeout) and timeout > 0):
             raise ValueError(f"timeout is {timeout!r}: give seconds, more than 0")
         self.timeout = timeout
-        self.started = time.perf_counter()
-        self._told = False
+        self._started = time.perf_counter()
 
     def left(self) -> float:
         """Give the seconds that are left, below 0 when it has passed."""
-        return self.started + self.timeout - time.perf_counter()
+        return self._started + self.timeout - time.perf_counter()
 
     def spent_ms(self) -> float:
         """Give the milliseconds since the start."""
-        return (time.perf_counter() - self.started) * 1000
+        return (time.perf_counter() - self._started) * 1000
 
-    def get(self, _: str, default: object = None) -> float:
-        """Give what is left for the next part of a request; enough to fail in an orderly way."""
-        return max(self.left(), 1e-4)
 
-    def tell_ms(self) -> int:
-        """Give what the service is told: at the first try the timeout, so that heads are equal."""
-        left = self.left() if self._told else self.timeout
-        self._told = True
-        return max(1, math.ceil(left * 1000))
+class Try:
+    """One sending of a call.
+
+    Attributes:
+        token: random; the service's log has it as the request's id, and its answer as an echo.
+        url: that is asked.
+    """
+
+    def __init__(self, url: str, deadline: Deadline) -> None:
+        """Draw the token."""
+        self.token = os.urandom(16).hex()
+        self.url = url
+        self._deadline = deadline
 
     def exceeded(self) -> DeadlineExceeded:
-        """Make the error."""
-        return DeadlineExceeded(f"no answer within {self.timeout * 1000:.0f} ms")
+        """Make the error of a deadline that has passed."""
+        waited = f"no answer within {self._deadline.timeout * 1000:.0f} ms"
+        return DeadlineExceeded(waited, request_id=self.token)
+
+    def failed(self, error: Exception) -> PolicyError:
+        """Make one of our errors of what was raised while this was sent or its answer came."""
+        if isinstance(error, httpcore.TimeoutException):
+            return self.exceeded()
+        unsent = isinstance(error, UNSENT)
+        return ConnectionFailed(
+            f"{self.url}: {str(error) or type(error).__name__}",
+            request_id=None if unsent else self.token,
+            unsent=unsent,
+        )
+
+
+PARTS = ("connect", "read", "write")
+"""For these our streams get the deadline itself: what one part took is missing from the next."""
+UNSENT = (httpcore.ConnectError, httpcore.UnsupportedProtocol, httpcore.ProxyError)
 
 
 class Requests:
     """Writes requests to one service."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        """Take the service's URL and the key that it may ask for."""
-        self.base = httpx.URL(url.rstrip("/"))
-        if self.base.scheme not in ("http", "https") or not self.base.host:
-            raise ValueError(f"url is {url!r}: it must begin with http:// or https://")
+        """Take the service's URL and the key that it may ask for.
+
+        Raises ValueError, which shows neither, where one can't be what it is to be.
+        """
+        self.url = url.rstrip("/")
+        try:
+            base = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            base = httpx.URL()
+        if base.scheme not in ("http", "https") or not base.host:
+            raise ValueError("url must be one that begins with http:// or https://")
+        if base.userinfo or base.query or base.fragment or "@" in base.path:
+            raise ValueError("url must have no password, query or fragment; the key is api_key")
+        self._url = partial(
+            httpcore.URL, scheme=base.raw_scheme, host=base.raw_host, port=base.port
+        )
+        self._path = base.raw_path.rstrip(b"/")
         self._headers = [
-            (b"Host", self.base.netloc),
+            (b"Host", base.netloc),
+            (b"Accept-Encoding", b"identity"),
             (b"Content-Type", b"application/json"),
         ]
         if api_key is not None:
+            if not (api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+                raise ValueError("api_key has a character that no header can hold")
             self._headers.append((b"X-API-Key", api_key.encode()))
-        self._urls: dict[str, httpx.URL] = {}
 
-    def write(self, call: Call, deadline: Deadline) -> httpx.Request:
+    def write(self, call: Call, deadline: Deadline) -> tuple[Try, httpcore.Request]:
         """Write a request that tells the service how long its caller waits."""
-        url = self._urls.get(call.path)
-        if url is None:
-            url = self._urls[call.path] = self.base.copy_with(
-                raw_path=self.base.raw_path.rstrip(b"/") + call.path.encode()
-            )
-        headers = [*self._headers, (b"X-Deadline-Ms", b"%d" % deadline.tell_ms())]
+        tried = Try(self.url + call.path, deadline)
+        left = deadline.left()
+        token = tried.token.encode()
+        headers = [
+            *self._headers,
+            (b"X-Deadline-Ms", b"%d" % max(1, math.ceil(left * 1000))),
+            (b"X-Request-ID", token),
+            (b"X-Carlarl-Echo", token),
+        ]
         if call.method == "POST":
             headers.append((b"Content-Length", b"%d" % len(call.body)))
-        return httpx.Request(
+        target = self._path + call.path.encode()
+        return tried, httpcore.Request(
             call.method,
-            url,
+            self._url(target=target),
             headers=headers,
-            stream=httpx.ByteStream(call.body),
-            extensions={"timeout": deadline},
+            content=call.body,
+            extensions={"timeout": {**dict.fromkeys(PARTS, deadline), "pool": left}},
         )
 
 
@@ -145,20 +185,20 @@ def predict_call(
     version: str | None,
 ) -> Call:
     """Write the call of `/predict`. Raises ValidationFailed where JSON can't hold it."""
-    several = [observations] if isinstance(observations, (Mapping, Observation)) else observations
-    request: dict[str, Any] = {
-        "observations": [vars(one) if isinstance(one, Observation) else one for one in several],
-        "deterministic": deterministic,
-    }
+    request: dict[str, Any] = {"deterministic": deterministic}
     if seed is not None:
         request["seed"] = seed
     if version is not None:
         request["version"] = version
     try:
+        one = isinstance(observations, (Mapping, Observation))
+        several = [observations] if one else list(cast("Iterable[Any]", observations))
+        rows = [vars(each) if isinstance(each, Observation) else each for each in several]
+        request["observations"] = rows
         body = _encode(request).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValidationFailed(f"observations: {error}", unsent=True) from error
-    return Call("POST", "/predict", body, deterministic or seed is not None)
+    return Call("POST", "/predict", body, deterministic or seed is not None, request)
 
 
 def _plain(value: Any) -> Any:
@@ -173,85 +213,3 @@ def _plain(value: Any) -> Any:
 _encode: Callable[[Any], str] = json.JSONEncoder(
     allow_nan=False, separators=(",", ":"), default=_plain
 ).encode
-
-
-def read(status: int, headers: Mapping[str, str], body: bytes, url: httpx.URL) -> dict[str, Any]:
-    """Read an answer. Raises PolicyError where it is an error, BadAnswer where it is neither."""
-    request_id = headers.get("x-request-id")
-    try:
-        content = json.loads(body)
-        if not isinstance(content, dict):
-            raise TypeError
-        if status < 400:
-            return content
-        code, message, details = content["error"], content["message"], content["details"]
-        request_id = details.get("request_id", request_id)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        text = body[:200].decode("utf-8", "replace")
-        raise BadAnswer(
-            f"{url} answered {status} with something that is not from this API: {text!r}",
-            status=status,
-            request_id=request_id,
-            retry_after_s=retry_after(headers.get("retry-after")),
-        ) from None
-    raise BY_CODE.get(code, PolicyError)(
-        message,
-        code=code,
-        request_id=request_id,
-        status=status,
-        details=details,
-        retry_after_s=retry_after(headers.get("retry-after")),
-    )
-
-
-def retry_after(value: str | None) -> float | None:
-    """Read `Retry-After`, seconds or a date; None where there is none to be read."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return max(seconds, 0.0) if math.isfinite(seconds) else None
-
-
-def prediction(
-    content: dict[str, Any], headers: Mapping[str, str], observations: int, latency_ms: float
-) -> Prediction:
-    """Read the answer of `/predict`. Raises BadAnswer where it is none."""
-    request_id = headers.get("x-request-id", "")
-    try:
-        read = Prediction(
-            actions=tuple(
-                Action(each["throttle"], each["brake"], each["steer"])
-                for each in content["actions"]
-            ),
-            version=content["version"],
-            timing_ms=content["timingMs"],
-            latency_ms=latency_ms,
-            deterministic=content["deterministic"],
-            seed=content.get("seed"),
-            request_id=request_id,
-        )
-    except (KeyError, TypeError) as error:
-        raise BadAnswer(
-            f"the answer is no prediction: {error!r}", status=200, request_id=request_id
-        ) from error
-    if len(read.actions) != observations:
-        raise BadAnswer(
-            f"{observations} observations were sent, {len(read.actions)} actions came",
-            status=200,
-            request_id=request_id,
-        )
-    return read
-
-
-def transport_error(error: Exception, url: httpx.URL, deadline: Deadline) -> PolicyError:
-    """Turn what httpx raises into one of ours."""
-    if isinstance(error, httpx.TimeoutException):
-        return deadline.exceeded()
-    unsent = isinstance(error, (httpx.ConnectError, httpx.UnsupportedProtocol, httpx.ProxyError))
-    return ConnectionFailed(f"{url}: {error or type(error).__name__}", unsent=unsent)

@@ -6,22 +6,15 @@ import asyncio
 import ssl
 import time
 from types import TracebackType
-from typing import Any, Mapping, Sequence, cast
+from typing import Any
 
-import httpx
+import httpcore
 
-from carlarl_client._core import (
-    Call,
-    Deadline,
-    Requests,
-    Retries,
-    predict_call,
-    prediction,
-    read,
-    transport_error,
-)
-from carlarl_client.errors import PolicyError
-from carlarl_client.types import Observation, Observations, Prediction
+from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, read
+from carlarl_client._core import Call, Deadline, Requests, Retries, Try, predict_call
+from carlarl_client._network import AsyncPools, Pools
+from carlarl_client.errors import BadAnswer, ClientClosed, PolicyError
+from carlarl_client.types import Observations, Prediction
 
 
 class _Asking:
@@ -32,22 +25,43 @@ class _Asking:
         if retries < 0:
             raise ValueError(f"retries is {retries}: give 0 or more")
         self._requests = Requests(url, api_key)
+        self._closed = False
         self.timeout = timeout
         self.retries = retries
 
     @property
     def url(self) -> str:
         """The service's URL."""
-        return str(self._requests.base)
+        return self._requests.url
 
     def _deadline(self, timeout: float | None) -> Deadline:
         return Deadline(self.timeout if timeout is None else timeout)
+
+    def _write(self, call: Call, deadline: Deadline) -> tuple[Try, httpcore.Request]:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        return self._requests.write(call, deadline)
+
+
+def _check(response: httpcore.Response, tried: Try) -> None:
+    """Raise ConnectionFailed, before the body is read, where an answer is another request's."""
+    stream = response.extensions["network_stream"]
+    check_whose(response.headers, getattr(stream, "held", b""), tried)
+
+
+def _add(body: bytearray, part: bytes, tried: Try) -> None:
+    body += part
+    if len(body) > LONGEST:
+        raise BadAnswer(
+            f"{tried.url} answered with more than {LONGEST} bytes", request_id=tried.token
+        )
 
 
 class PolicyClient(_Asking):
     """Asks a service for actions, on connections that are kept.
 
-    May be used by several threads at a time. All methods raise `PolicyError`; what each kind means
+    May be used by several threads at a time, and pickled; a process that was forked or that
+    unpickles it has connections of its own. All methods raise `PolicyError`; what each kind means
     is in `carlarl_client.errors`.
     """
 
@@ -64,15 +78,16 @@ class PolicyClient(_Asking):
         """Connect at the first call.
 
         Args:
-            url: of the service, such as `http://127.0.0.1:8080`.
+            url: of the service, such as `http://127.0.0.1:8080`, without a password.
             api_key: sent as `X-API-Key`.
             timeout: seconds that a call may take, all of its tries together; the service is told.
             retries: how often a call is sent again where that is safe.
-            verify: as httpx has it: whether, or by what, an https service is verified.
+            verify: as httpx has it: whether, or by what, an https service is verified. An
+                `SSLContext` does not pickle.
             proxy: URL of a proxy; those of the environment are not asked.
         """
         super().__init__(url, api_key, timeout, retries)
-        self._transport = httpx.HTTPTransport(verify=verify, proxy=proxy)
+        self._pools = Pools(verify, proxy)
 
     def predict(
         self,
@@ -94,28 +109,28 @@ class PolicyClient(_Asking):
         """
         deadline = self._deadline(timeout)
         call = predict_call(observations, deterministic, seed, version)
-        content, headers = self._call(call, deadline)
-        return prediction(content, headers, _count(observations), deadline.spent_ms())
+        return prediction(self._call(call, deadline), call.asked, deadline.spent_ms())
 
     def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return self._call(Call("GET", "/metadata"), self._deadline(timeout))[0]
+        return self._call(Call("GET", "/metadata"), self._deadline(timeout)).content
 
     def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return self._call(Call("GET", "/versions"), self._deadline(timeout))[0]
+        return self._call(Call("GET", "/versions"), self._deadline(timeout)).content
 
     def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return self._call(Call("GET", "/healthz"), self._deadline(timeout))[0]
+        return self._call(Call("GET", "/healthz"), self._deadline(timeout)).content
 
     def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return self._call(Call("POST", "/warmup"), self._deadline(timeout))[0]
+        return self._call(Call("POST", "/warmup"), self._deadline(timeout)).content
 
     def close(self) -> None:
-        """Close the connections."""
-        self._transport.close()
+        """Close the connections; a later call raises `ClientClosed`."""
+        self._closed = True
+        self._pools.get().close()
 
     def __enter__(self) -> PolicyClient:
         """Give itself."""
@@ -130,31 +145,30 @@ class PolicyClient(_Asking):
         """Close the connections."""
         self.close()
 
-    def _call(self, call: Call, deadline: Deadline) -> tuple[dict[str, Any], httpx.Headers]:
+    def _call(self, call: Call, deadline: Deadline) -> Answer:
         retries = Retries(call, deadline, self.retries)
         while True:
             try:
-                return self._try(call, deadline)
+                return self._try(*self._write(call, deadline))
             except PolicyError as error:
                 pause = retries.pause(error)
             time.sleep(pause)
 
-    def _try(self, call: Call, deadline: Deadline) -> tuple[dict[str, Any], httpx.Headers]:
-        request = self._requests.write(call, deadline)
+    def _try(self, tried: Try, request: httpcore.Request) -> Answer:
+        body = bytearray()
         try:
-            response = self._transport.handle_request(request)
+            response = self._pools.get().handle_request(request)
             try:
-                parts = []
-                for part in cast("httpx.SyncByteStream", response.stream):
-                    parts.append(part)
-                    if deadline.left() < 0:  # it drips
-                        raise deadline.exceeded()
+                _check(response, tried)
+                for part in response.iter_stream():
+                    _add(body, part, tried)
             finally:
                 response.close()
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise transport_error(error, request.url, deadline) from error
-        content = read(response.status_code, response.headers, b"".join(parts), request.url)
-        return content, response.headers
+        except PolicyError:
+            raise
+        except Exception as error:  # whatever a network does, a car gets one kind of error
+            raise tried.failed(error) from error
+        return read(response.status, response.headers, body, tried)
 
 
 class AsyncPolicyClient(_Asking):
@@ -172,7 +186,7 @@ class AsyncPolicyClient(_Asking):
     ) -> None:
         """Connect at the first call; see `PolicyClient` for the arguments."""
         super().__init__(url, api_key, timeout, retries)
-        self._transport = httpx.AsyncHTTPTransport(verify=verify, proxy=proxy)
+        self._pools = AsyncPools(verify, proxy)
 
     async def predict(
         self,
@@ -186,28 +200,28 @@ class AsyncPolicyClient(_Asking):
         """Ask for one action for each observation; see `PolicyClient.predict`."""
         deadline = self._deadline(timeout)
         call = predict_call(observations, deterministic, seed, version)
-        content, headers = await self._call(call, deadline)
-        return prediction(content, headers, _count(observations), deadline.spent_ms())
+        return prediction(await self._call(call, deadline), call.asked, deadline.spent_ms())
 
     async def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return (await self._call(Call("GET", "/metadata"), self._deadline(timeout)))[0]
+        return (await self._call(Call("GET", "/metadata"), self._deadline(timeout))).content
 
     async def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return (await self._call(Call("GET", "/versions"), self._deadline(timeout)))[0]
+        return (await self._call(Call("GET", "/versions"), self._deadline(timeout))).content
 
     async def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return (await self._call(Call("GET", "/healthz"), self._deadline(timeout)))[0]
+        return (await self._call(Call("GET", "/healthz"), self._deadline(timeout))).content
 
     async def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return (await self._call(Call("POST", "/warmup"), self._deadline(timeout)))[0]
+        return (await self._call(Call("POST", "/warmup"), self._deadline(timeout))).content
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        await self._transport.aclose()
+        """Close this loop's connections; a later call raises `ClientClosed`."""
+        self._closed = True
+        await self._pools.get().aclose()
 
     async def __aenter__(self) -> AsyncPolicyClient:
         """Give itself."""
@@ -222,28 +236,30 @@ class AsyncPolicyClient(_Asking):
         """Close the connections."""
         await self.aclose()
 
-    async def _call(self, call: Call, deadline: Deadline) -> tuple[dict[str, Any], httpx.Headers]:
+    async def _call(self, call: Call, deadline: Deadline) -> Answer:
         retries = Retries(call, deadline, self.retries)
         while True:
+            tried, request = self._write(call, deadline)
             try:
-                return await asyncio.wait_for(self._try(call, deadline), deadline.get("all"))
+                return await asyncio.wait_for(self._try(tried, request), deadline.left())
             except asyncio.TimeoutError:
-                raise deadline.exceeded() from None
+                raise tried.exceeded() from None
             except PolicyError as error:
                 pause = retries.pause(error)
             await asyncio.sleep(pause)
 
-    async def _try(self, call: Call, deadline: Deadline) -> tuple[dict[str, Any], httpx.Headers]:
-        request = self._requests.write(call, deadline)
+    async def _try(self, tried: Try, request: httpcore.Request) -> Answer:
+        body = bytearray()
         try:
-            response = await self._transport.handle_async_request(request)
-            body = await response.aread()
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise transport_error(error, request.url, deadline) from error
-        content = read(response.status_code, response.headers, body, request.url)
-        return content, response.headers
-
-
-def _count(observations: Observations) -> int:
-    one = isinstance(observations, (Mapping, Observation))
-    return 1 if one else len(cast("Sequence[Any]", observations))
+            response = await self._pools.get().handle_async_request(request)
+            try:
+                _check(response, tried)
+                async for part in response.aiter_stream():
+                    _add(body, part, tried)
+            finally:
+                await response.aclose()
+        except PolicyError:
+            raise
+        except Exception as error:  # whatever a network does, a car gets one kind of error
+            raise tried.failed(error) from error
+        return read(response.status, response.headers, body, tried)

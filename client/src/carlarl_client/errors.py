@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar, Mapping
 
 
@@ -9,9 +10,9 @@ class PolicyError(Exception):
     """Base of all errors; itself where the service's code is one that this client does not know.
 
     Attributes:
-        code: the API's, such as `MODEL_NOT_FOUND`, or `CONNECTION_FAILED` or `BAD_ANSWER`.
+        code: the API's, such as `MODEL_NOT_FOUND`, or one of the client's own.
         message: what went wrong, in a sentence.
-        request_id: by which the service's log knows the request; None where no answer came.
+        request_id: by which the service's log knows the request; None where none was sent.
         status: the HTTP status; None where no answer came.
         details: whatever else the service said.
         retry_after_s: seconds that the service asks to wait; None where it does not say.
@@ -42,10 +43,15 @@ class PolicyError(Exception):
         known = "" if request_id is None else f" (request {request_id})"
         super().__init__(f"{self.code}: {message}{known}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it with all that is known of it."""
+        known = {name: value for name, value in vars(self).items() if name in KNOWN}
+        return partial(type(self), **known), (self.message,)
+
     @property
     def outage(self) -> bool:
         """Whether the service failed and may recover, rather than that the request is wrong."""
-        return self.status is None or self.status == 429 or not 400 <= self.status < 500
+        return self.status in (None, 408, 429) or not 400 <= (self.status or 0) < 500
 
 
 class ValidationFailed(PolicyError):
@@ -58,8 +64,8 @@ class ValidationFailed(PolicyError):
 
     @property
     def outage(self) -> bool:
-        """Never: the request is wrong, whether the service saw it or not."""
-        return False
+        """Not where the request is wrong, whether the service saw it or not."""
+        return self.status is not None and super().outage
 
 
 class Unauthorized(PolicyError):
@@ -99,17 +105,34 @@ class DeadlineExceeded(PolicyError):
 
 
 class ConnectionFailed(PolicyError):
-    """The service could not be reached, or broke off."""
+    """The service could not be reached, broke off, or its connection mixes answers up."""
 
     default_code = "CONNECTION_FAILED"
 
 
 class BadAnswer(PolicyError):
-    """An answer came that is not from this API: look at the URL."""
+    """An answer came that is not from this API, or not to what was asked: look at the URL."""
 
     default_code = "BAD_ANSWER"
 
+    @property
+    def outage(self) -> bool:
+        """Always: whoever answers there, it is not the service."""
+        return True
 
+
+class ClientClosed(PolicyError):
+    """The client was closed before the call."""
+
+    default_code = "CLIENT_CLOSED"
+
+    @property
+    def outage(self) -> bool:
+        """Never: the caller closed it."""
+        return False
+
+
+KNOWN = ("code", "request_id", "status", "details", "retry_after_s", "unsent")
 BY_CODE: Mapping[str, type[PolicyError]] = {
     kind.default_code: kind
     for kind in (

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
+from carlarl_client._core import Deadline
 from carlarl_client.client import AsyncPolicyClient, PolicyClient
 from carlarl_client.errors import PolicyError
 from carlarl_client.types import Action, AnyObservation, Prediction
@@ -58,7 +59,15 @@ class Step:
 class _Driving:
     """What both drivers know of their drive."""
 
-    def __init__(self, fallback: Fallback | None) -> None:
+    def __init__(
+        self, fallback: Fallback | None, deadline: float, deterministic: bool, version: str | None
+    ) -> None:
+        Deadline(deadline)
+        self._asking: dict[str, Any] = {
+            "timeout": deadline,
+            "deterministic": deterministic,
+            "version": version,
+        }
         self._fallback = fallback or Fallback()
         self._last: Action | None = None
         self.steps = 0
@@ -75,8 +84,8 @@ class _Driving:
         return Step(answer.action, None, answer.latency_ms, answer.version)
 
     def _failed(self, error: PolicyError, started: float) -> Step:
-        """Give the fallback's step; raise what the caller did wrong."""
-        if not error.outage:
+        """Give the fallback's step; before the first answer raise what the caller did wrong."""
+        if self._last is None and not error.outage:
             raise error
         latency_ms = (time.perf_counter() - started) * 1000
         self.outages += self.missed == 0
@@ -88,11 +97,13 @@ class _Driving:
 class SafeDriver(_Driving):
     """Asks for an action at every step, and has one at every step.
 
-    An outage (no connection, no answer within the step's deadline, 429 or 5xx) gives the fallback's
-    action; the service is asked again at the next step, so the policy drives again with the first
-    step that it answers. What the caller did wrong (another 4xx) is raised.
+    An outage (no connection, no valid answer within the step's deadline, 408, 429 or 5xx) gives the
+    fallback's action; the service is asked again at the next step, so the policy drives again with
+    the first step that it answers. What the caller did wrong (another 4xx, a closed client) is
+    raised before the first answer; after it the car is in motion, and nothing is raised.
 
     Attributes:
+        client: that is asked. A driver that was unpickled has one of its own, which wants a close.
         steps: asked for so far.
         fallback_steps: of these without an answer.
         outages: how often answers stopped coming.
@@ -113,22 +124,20 @@ class SafeDriver(_Driving):
 
         Args:
             client: to ask.
-            deadline: seconds that a step may wait for its answer.
+            deadline: seconds that a step may wait for its answer, more than 0.
             fallback: the rule; `Fallback()` where absent.
             deterministic: ask for the policy's mean action; else for a sampled one.
             version: of the policy; the active one where absent.
         """
-        super().__init__(fallback)
-        self._predict = partial(
-            client.predict, timeout=deadline, deterministic=deterministic, version=version
-        )
+        super().__init__(fallback, deadline, deterministic, version)
+        self.client = client
 
     def step(self, observation: AnyObservation) -> Step:
         """Give the action for what is seen now."""
         self.steps += 1
         started = time.perf_counter()
         try:
-            return self._answered(self._predict(observation))
+            return self._answered(self.client.predict(observation, **self._asking))
         except PolicyError as error:
             return self._failed(error, started)
 
@@ -146,16 +155,14 @@ class AsyncSafeDriver(_Driving):
         version: str | None = None,
     ) -> None:
         """Take who answers and the rule; see `SafeDriver` for the arguments."""
-        super().__init__(fallback)
-        self._predict = partial(
-            client.predict, timeout=deadline, deterministic=deterministic, version=version
-        )
+        super().__init__(fallback, deadline, deterministic, version)
+        self.client = client
 
     async def step(self, observation: AnyObservation) -> Step:
         """Give the action for what is seen now."""
         self.steps += 1
         started = time.perf_counter()
         try:
-            return self._answered(await self._predict(observation))
+            return self._answered(await self.client.predict(observation, **self._asking))
         except PolicyError as error:
             return self._failed(error, started)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping, NamedTuple, Sequence, TypedDict, Union
+from typing import Iterable, Mapping, NamedTuple, Sequence, SupportsFloat, TypedDict, Union
 
 
 class ObservationDict(TypedDict):
     """An observation as the API has it; see `Observation` for units and ranges."""
 
-    speed: float
-    steering: float
-    sensors: Sequence[float]
+    speed: SupportsFloat
+    steering: SupportsFloat
+    sensors: Iterable[SupportsFloat]
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the car perceives at one instant.
+    """What the car perceives at one instant, in numbers and sequences of Python or numpy.
 
     Attributes:
         speed: km/h, 0 to 200.
@@ -25,9 +25,9 @@ class Observation:
             come with CarlaRL take five range finders, left to right, each 0 to 1 of its reach.
     """
 
-    speed: float
-    steering: float
-    sensors: Sequence[float]
+    speed: SupportsFloat
+    steering: SupportsFloat
+    sensors: Iterable[SupportsFloat]
 
 
 class Action(NamedTuple):

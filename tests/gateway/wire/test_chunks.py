@@ -29,7 +29,6 @@ TRAILERS = (
     b"X-Deadline-Ms: x",
     b"X-Carlarl-Echo: from-a-trailer",
     b"Origin: http://trailer.example",
-    b"Connection: close",
     b"Expect: 100-continue",
 )
 PIECE = b"a" * 65536
@@ -53,6 +52,14 @@ def test_trailers_become_no_headers(gateway_url: str, actions: Any, apart: bool)
         assert b"trailer" not in repr(answer).encode()
         assert not answer.closes
         assert goes_on(connection, actions)
+
+
+def test_a_trailer_may_end_the_connection(gateway_url: str, actions: Any) -> None:
+    body = chunks(GOOD, 60, b"", b"Connection: close")
+    with Connection(gateway_url) as connection:
+        answer = connection.send(TOP + body).answer()
+        assert answer.actions() == actions
+        assert answer.closes
 
 
 def test_a_trailer_is_no_key(keyed_gateway: str) -> None:

@@ -1,0 +1,137 @@
+"""What an answer must be; anything else is an outage."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Iterable, Mapping, NamedTuple
+
+from carlarl_client._core import Try
+from carlarl_client.errors import BY_CODE, BadAnswer, ConnectionFailed, PolicyError
+from carlarl_client.types import Action, Prediction
+
+LONGEST = 2_000_000
+"""Bytes of an answer's body: what is longer is no answer, and takes too long to read."""
+RANGES = {"throttle": (0.0, 1.0), "brake": (0.0, 1.0), "steer": (-1.0, 1.0)}
+
+Headers = Iterable["tuple[bytes, bytes]"]
+
+
+class Answer(NamedTuple):
+    """What the service said, and by which name its log knows the request."""
+
+    content: dict[str, Any]
+    request_id: str
+
+
+def check_whose(headers: Headers, held: bytes, tried: Try) -> None:
+    """Raise ConnectionFailed where an answer is not that of its own request.
+
+    `held` is what was not sent yet when the answer was there.
+    """
+    others = [value for name, value in headers if name.lower() == b"x-carlarl-echo"]
+    if held or any(value != tried.token.encode() for value in others):
+        raise ConnectionFailed(
+            f"{tried.url}: an answer to another request came",
+            request_id=tried.token,
+            unsent=bool(held),
+        )
+
+
+def read(status: int, headers: Headers, body: bytearray, tried: Try) -> Answer:
+    """Read an answer. Raises PolicyError where it is an error, BadAnswer where it is neither."""
+    named = {name.lower(): value.decode("latin-1") for name, value in headers}
+    request_id = named.get(b"x-request-id", tried.token)
+    retry_after_s = retry_after(named.get(b"retry-after"))
+    try:
+        content = json.loads(body, parse_constant=_refuse)
+        if status == 200:
+            return Answer(_of(dict, content), request_id)
+        if status < 400:
+            raise ValueError("neither an answer nor an error")
+        code, message = _of(str, content["error"]), _of(str, content["message"])
+        details = _of(dict, content["details"])
+        request_id = _of(str, details.get("request_id", request_id))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = body[:200].decode("utf-8", "replace")
+        raise BadAnswer(
+            f"{tried.url} answered {status} with something that is not from this API: {text!r}",
+            status=status,
+            request_id=request_id,
+            retry_after_s=retry_after_s,
+        ) from None
+    raise BY_CODE.get(code, PolicyError)(
+        message,
+        code=code,
+        request_id=request_id,
+        status=status,
+        details=details,
+        retry_after_s=retry_after_s,
+    )
+
+
+def prediction(answer: Answer, asked: Mapping[str, Any], latency_ms: float) -> Prediction:
+    """Read the answer of `/predict`. Raises BadAnswer where it is none, or to another question."""
+    content, rows = answer.content, len(asked["observations"])
+    try:
+        actions = tuple(_action(each) for each in _of(list, content["actions"]))
+        read = Prediction(
+            actions=actions,
+            version=_of(str, content["version"]),
+            timing_ms=_number(content["timingMs"], 0.0, 1e9),
+            latency_ms=latency_ms,
+            deterministic=_of(bool, content["deterministic"]),
+            seed=None if asked["deterministic"] else _of(int, content["seed"]),
+            request_id=answer.request_id,
+        )
+        if len(actions) != rows:
+            raise ValueError(f"{rows} observations were sent, {len(actions)} actions came")
+        for name in ("version", "deterministic", *([] if read.deterministic else ["seed"])):
+            if asked.get(name) not in (None, getattr(read, name)):
+                raise ValueError(f"{name} is {content[name]!r}, asked for was {asked[name]!r}")
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadAnswer(
+            f"the answer is no prediction: {repr(error)[:200]}",
+            status=200,
+            request_id=answer.request_id,
+        ) from error
+    return read
+
+
+def _action(each: Any) -> Action:
+    return Action(*(_number(_of(dict, each)[name], *RANGES[name]) for name in Action._fields))
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    """Give a number of JSON. Raises ValueError where it is out of range, TypeError for others."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} is no number")
+    if not low <= value <= high:
+        raise ValueError(f"{value!r} is not within {low:g} and {high:g}")
+    return float(value)
+
+
+def _of(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Read `Retry-After`, seconds or a date; None where there is none to be read."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except (IndexError, OverflowError, TypeError, ValueError):
+            return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
