@@ -166,7 +166,10 @@ def _check_place(repository: Path, only: str | None) -> None:
             f"{repository}: it is no model repository, as nothing in it has a config.pbtxt: give "
             "an empty folder, or one that is not there yet, with --repository"
         )
-    repository.parent.mkdir(parents=True, exist_ok=True)
+    if only is None:
+        repository.parent.mkdir(parents=True, exist_ok=True)
+    elif not repository.is_dir():
+        raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
 
 
 def _staging_place(repository: Path, only: str | None) -> Path:

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from carlarl_client import BadAnswer, ModelNotFound, PolicyClient, ValidationFailed
 from carlarl_client.policy import RemotePolicy
-from converters.export import export
+from converters.export.export import export
 from converters.importers.sb3 import import_sb3
 from examples.track import TrackEnv
 from tests.client.scripted import ACTION, GOOD, Answer, error, scripted
@@ -205,5 +205,5 @@ def test_a_seed_repeats_a_sampled_drive(client: PolicyClient) -> None:
 def test_a_shape_that_is_none_of_the_policy_s_is_refused(client: PolicyClient) -> None:
     with pytest.raises(ValueError, match=r"shape \(1, 2, 7\)"):
         RemotePolicy(client).predict(np.zeros((1, 2, 7)))
-    with pytest.raises(ValidationFailed, match="takes 5 sensors, 4 came"):
+    with pytest.raises(ValidationFailed, match="length >= 5"):
         RemotePolicy(client).predict(np.zeros(6))
