@@ -25,7 +25,7 @@ from carlarl.commands.versions import versions
 from carlarl.commands.warmup import warmup
 from carlarl.errors import CommandError
 from converters.errors import ConversionError
-from gateway.settings import SettingsError
+from gateway.config.settings import SettingsError
 
 
 def main() -> None:

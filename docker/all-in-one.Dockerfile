@@ -28,6 +28,6 @@ WORKDIR /app
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "gateway.probe"]
+    CMD ["python", "-m", "gateway.healthcheck"]
 ENTRYPOINT ["carlarl"]
 CMD ["serve"]

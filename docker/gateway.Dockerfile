@@ -24,5 +24,5 @@ WORKDIR /app
 USER 1000:1000
 EXPOSE 8080
 HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
-    CMD ["python", "-m", "gateway.probe"]
+    CMD ["python", "-m", "gateway.healthcheck"]
 CMD ["python", "-m", "gateway"]

@@ -2,8 +2,8 @@
 
 import sys
 
+from gateway.config.settings import SettingsError, read_settings
 from gateway.server import serve
-from gateway.settings import SettingsError, read_settings
 
 
 def main() -> int:

@@ -16,31 +16,31 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import logs, openapi, schema
-from gateway.access import AccessLog
-from gateway.api import codec
-from gateway.configuration import Configuration, read_keys
+from gateway.api import codec, openapi, schema
+from gateway.config.settings import Settings
 from gateway.console import add_console
-from gateway.doors import Doors
-from gateway.endpoints import Endpoints
 from gateway.http.cors import Cors
 from gateway.http.edge import Edge, allowed_connections
+from gateway.http.graceful_shutdown import Stopping
+from gateway.http.middleware import Arrival, Errors, answer_to
 from gateway.http.predict import PredictService
-from gateway.joining import Joiner
-from gateway.keys import Keys
-from gateway.metrics import Metrics
-from gateway.middleware import Arrival, Errors, answer_to
+from gateway.http.routes import Endpoints
+from gateway.inference.batcher import Joiner
+from gateway.inference.predictor import Predictor
+from gateway.inference.registry import Versions
+from gateway.observability import log_config as logs
+from gateway.observability.access_log import AccessLog
 from gateway.observability.exchange import Observers
-from gateway.otlp import traces_url
-from gateway.predict import Predictor
-from gateway.settings import Settings
-from gateway.stopping import Stopping
-from gateway.stream import PATH, Streams
-from gateway.triton import Triton
-from gateway.versions import Versions
+from gateway.observability.metrics import Metrics
+from gateway.observability.otlp import traces_url
+from gateway.reload import Configuration, read_keys
+from gateway.security.access_control import Doors
+from gateway.security.api_keys import Keys
+from gateway.stream.session import PATH, Streams
+from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
-    from gateway.traces import Traces
+    from gateway.observability.tracing import Traces
 
 VERSION = "0.1.0"
 
@@ -226,7 +226,7 @@ def _traces() -> "Traces | None":
     """Import what sends traces only where they are sent."""
     if traces_url() is None:
         return None
-    from gateway.traces import Traces
+    from gateway.observability.tracing import Traces
 
     return Traces()
 

@@ -16,14 +16,15 @@ import uvicorn
 from prometheus_client import disable_created_metrics
 from uvicorn.supervisors import Multiprocess
 
-from gateway import logs, otlp
 from gateway.app import create_app
-from gateway.configuration import read_keys
+from gateway.config.settings import Settings, SettingsError
 from gateway.http import tls
 from gateway.http.connection import HttpConnection
 from gateway.http.edge import allowed_connections
-from gateway.settings import Settings, SettingsError
-from gateway.workers import MULTIPROCESS_DIR
+from gateway.observability import log_config as logs
+from gateway.observability import otlp
+from gateway.observability.workers import MULTIPROCESS_DIR
+from gateway.reload import read_keys
 
 METRICS_BYTES = 1 << 19
 """Files of one worker's metrics, at most."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from converters.artifact import artifact
 from converters.export import parity
-from gateway.rows import Rows
-from gateway.triton import tensors_of
+from gateway.triton.batch import Rows
+from gateway.triton.client import tensors_of
 from perf.load.triton_clients import GrpcClient, HttpClient
 from tests.stack import ROOT, Stack, running_stack
 

@@ -6,9 +6,9 @@ import asyncio
 import re
 
 from carlarl.cli import cli
-from gateway.metrics import Metrics
-from gateway.otlp import ENDPOINT
-from gateway.settings import Settings
+from gateway.config.settings import Settings
+from gateway.observability.metrics import Metrics
+from gateway.observability.otlp import ENDPOINT
 from tests.stack import ROOT
 
 TEXT = (ROOT / "docs" / "OPERATIONS.md").read_text()

@@ -13,7 +13,7 @@ import yaml
 
 from carlarl.cli import cli
 from converters.repository import certificate, repository
-from gateway.settings import Settings, is_live
+from gateway.config.settings import Settings, is_live
 from tests.stack import ROOT, Stack
 
 README = (ROOT / "README.md").read_text()

@@ -19,7 +19,7 @@ import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 from perf.bench import suite
 from perf.bench.results import Results
 from perf.bench.tables import tables

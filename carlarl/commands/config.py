@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from carlarl.commands.options import config_option, json_option, profile_option
-from gateway.settings import is_live, sourced_settings
+from gateway.config.settings import is_live, sourced_settings
 
 
 @click.command()

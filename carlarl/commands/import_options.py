@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from carlarl.commands import options
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 
 def import_options(name: str) -> options.Decorator:

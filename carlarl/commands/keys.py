@@ -11,7 +11,7 @@ import click
 
 from carlarl.commands.options import NEW_FILE
 from carlarl.errors import CommandError
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 
 @click.group()

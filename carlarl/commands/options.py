@@ -12,8 +12,8 @@ import click
 
 from carlarl.errors import CommandError
 from converters.artifact.versions import triton_version
-from gateway.profiles import PROFILES
-from gateway.settings import read_settings
+from gateway.config.profiles import PROFILES
+from gateway.config.settings import read_settings
 
 Decorator = Callable[[Any], Any]
 

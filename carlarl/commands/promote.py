@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from carlarl.commands import options
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 switch_options = options.together(
     options.repository_option,

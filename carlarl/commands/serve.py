@@ -12,7 +12,7 @@ import click
 from carlarl.commands import options
 from carlarl.errors import CommandError
 from converters.errors import ConversionError
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 
 @click.command()

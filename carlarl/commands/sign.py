@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from carlarl.commands import options
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 
 @click.command()

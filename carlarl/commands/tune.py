@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carlarl.commands.options import extra, json_option, repository_option
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 if TYPE_CHECKING:
     from perf.studies.tuning import Found

@@ -10,7 +10,7 @@ import click
 
 from carlarl.commands import options
 from carlarl.errors import CommandError
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 
 @click.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from carlarl.commands.options import json_option, repository_option
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 
 SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
 """The metrics that the table has room for. `--json` has all."""

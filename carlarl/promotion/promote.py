@@ -19,7 +19,7 @@ from carlarl.promotion.triton_control import ControlError, TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
 from converters.repository.repository import RepositoryError
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
 

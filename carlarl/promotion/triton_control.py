@@ -22,7 +22,7 @@ from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from converters.errors import one_line
 from converters.repository import configs
-from gateway.triton import SECRET_HEADER
+from gateway.triton.client import SECRET_HEADER
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0

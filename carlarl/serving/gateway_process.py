@@ -8,7 +8,7 @@ import sys
 
 from carlarl.serving import cleanup
 from carlarl.serving.child_process import ChildProcess
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 STOP_MARGIN_S = 5.0
 """How much longer than its own limit the gateway may take to end."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import click
 
-from gateway import logs
-from gateway.settings import Settings
+from gateway.config.settings import Settings
+from gateway.observability import log_config as logs
 
 _log = logging.getLogger("carlarl.serve")
 

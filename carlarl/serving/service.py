@@ -20,7 +20,7 @@ from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
 from converters.repository import configs, repository
 from converters.repository.repository import RepositoryError
-from gateway.settings import TRITON_PORTS, Settings
+from gateway.config.settings import TRITON_PORTS, Settings
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""

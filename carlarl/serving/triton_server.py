@@ -23,8 +23,8 @@ from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from carlarl.serving.child_process import ChildProcess
 from converters.repository import placement
-from gateway.otlp import traces_url
-from gateway.triton import SECRET_HEADER
+from gateway.observability.otlp import traces_url
+from gateway.triton.client import SECRET_HEADER
 
 CLOSED = "model-repository,shared-memory,trace,logging"
 """Triton's APIs that change the server. Inference, health, metadata and statistics stay open."""

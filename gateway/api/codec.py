@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from gateway.errors import ValidationFailed
-from gateway.settings import VERSION_PATTERN
+from gateway.api.errors import ValidationFailed
+from gateway.config.settings import VERSION_PATTERN
 
 JSON, MSGPACK = "application/json", "application/msgpack"
 """The formats, by the types that answers have."""

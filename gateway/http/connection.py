@@ -18,14 +18,14 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway.api import codec
-from gateway.doors import METRICS, PROBES
-from gateway.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, payload_of
+from gateway.api.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, payload_of
 from gateway.http.edge import Edge, Pair
 from gateway.http.head import RequestHead
 from gateway.http.predict import PATH, Outcome, Predict
 from gateway.observability.exchange import Exchange
-from gateway.stream import PATH as STREAM
-from gateway.websocket import WebSocket
+from gateway.security.access_control import METRICS, PROBES
+from gateway.stream.connection import WebSocket
+from gateway.stream.session import PATH as STREAM
 
 MAX_HEAD_BYTES = 1 << 16
 MAX_HEAD_LINES = 200

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 EXPOSED = ("X-Request-ID", "X-Process-Time", "X-Carlarl-Echo", "Retry-After")
 """Headers of answers that pages may read."""

@@ -4,14 +4,14 @@ import resource
 from typing import Protocol
 from weakref import WeakSet
 
+from gateway.config.settings import Settings
 from gateway.http.cors import Cors
+from gateway.http.graceful_shutdown import Stopping
 from gateway.http.head import RequestHead
 from gateway.http.predict import PredictService
 from gateway.observability.exchange import Observers
-from gateway.refusals import Refusals
-from gateway.settings import Settings
-from gateway.stopping import Stopping
-from gateway.stream import Streams
+from gateway.security.backoff import Refusals
+from gateway.stream.session import Streams
 
 RESERVED = 64
 """Places beyond `MAX_CONNECTIONS`, for one request each: probes find one of them."""

@@ -5,7 +5,12 @@ import re
 from collections.abc import Sequence
 
 from gateway.api import codec
-from gateway.errors import DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType, ValidationFailed
+from gateway.api.errors import (
+    DeadlineExceeded,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
 
 DEADLINE = "X-Deadline-Ms"
 ECHO = "X-Carlarl-Echo"

@@ -6,16 +6,16 @@ from functools import partial
 
 from gateway.api import codec
 from gateway.api.codec import Action, PredictAnswer, PredictRequest
-from gateway.doors import Doors
-from gateway.errors import DeadlineExceeded
+from gateway.api.errors import DeadlineExceeded
+from gateway.config.settings import Settings
 from gateway.http.head import RequestHead, late_body, too_large
-from gateway.joining import Inference
+from gateway.inference.batcher import Inference
+from gateway.inference.policy_version import PolicyVersion
+from gateway.inference.predictor import Prediction, Predictor, seed_of
+from gateway.inference.registry import Versions
 from gateway.observability.exchange import Exchange, Observers
-from gateway.policy import PolicyVersion
-from gateway.predict import Prediction, Predictor, seed_of
-from gateway.rows import Rows
-from gateway.settings import Settings
-from gateway.versions import Versions
+from gateway.security.access_control import Doors
+from gateway.triton.batch import Rows
 
 PATH = "/predict"
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from random import getrandbits
 from typing import TYPE_CHECKING
 
-from gateway.access import AccessLog
-from gateway.metrics import Metrics
+from gateway.observability.access_log import AccessLog
+from gateway.observability.metrics import Metrics
 
 if TYPE_CHECKING:
-    from gateway.traces import Trace, Traces
+    from gateway.observability.tracing import Trace, Traces
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ import click
 import numpy as np
 import uvloop
 
-from gateway.http1 import Pool
-from gateway.rows import Rows
-from gateway.triton import Triton
+from gateway.triton.batch import Rows
+from gateway.triton.client import Triton
+from gateway.triton.connection_pool import Pool
 from perf.bench import charts, drawing
 from perf.bench.tables import Table
 from perf.load import closed_loop, in_process, processes

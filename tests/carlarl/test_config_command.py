@@ -13,7 +13,7 @@ from subprocess import CompletedProcess
 import httpx
 import pytest
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 from tests.gateway.processes import OBSERVATION, until
 from tests.stack import Stack, running_stack
 

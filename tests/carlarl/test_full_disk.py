@@ -15,7 +15,7 @@ import pytest
 
 from carlarl.promotion.preflight import check_files
 from converters.repository import repository
-from gateway.workers import MULTIPROCESS_DIR
+from gateway.observability.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, free_ports, running_stack
 

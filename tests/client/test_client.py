@@ -30,7 +30,7 @@ from carlarl_client import (
 from carlarl_client._answers import retry_after
 from carlarl_client._core import Call, Deadline, Retries
 from carlarl_client.errors import BY_CODE
-from gateway import errors as gateway_errors
+from gateway.api import errors as gateway_errors
 from tests.client.kinds import KINDS, SEEN
 from tests.client.scripted import ACTION, Answer, Scripted, error, nobody, scripted, silent
 

@@ -17,7 +17,7 @@ from converters.export import native, parity
 from converters.export.export import export
 from converters.export.tensorrt import BuilderError
 from converters.repository import configs, repository
-from gateway.settings import read_settings
+from gateway.config.settings import read_settings
 from tests.converters.test_preprocessor import assert_same_features, observed
 from triton_backend import runtimes
 from triton_backend.preprocessing import Preprocessing

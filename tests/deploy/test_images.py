@@ -16,8 +16,8 @@ import compose_spec
 import pytest
 import yaml
 
-from gateway import otlp
-from gateway.traces import Traces
+from gateway.observability import otlp
+from gateway.observability.tracing import Traces
 from tests.deploy.containers import missing
 from tests.stack import ROOT
 

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 
-from gateway.metrics import Metrics
-from gateway.otlp import ENDPOINT
-from gateway.settings import Settings, read_settings
+from gateway.config.settings import Settings, read_settings
+from gateway.observability.metrics import Metrics
+from gateway.observability.otlp import ENDPOINT
 from tests.deploy import kserve_models
 from tests.stack import ROOT
 

@@ -10,7 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gateway.asyncapi import document
+from gateway.api.asyncapi import document
 
 SCHEMA = json.loads(Path(__file__).with_name("asyncapi-3.0.0.json").read_text())
 CHECK = jsonschema.Draft7Validator(SCHEMA)

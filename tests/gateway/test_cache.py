@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from gateway.cache import ENTRY_BYTES, Cache
-from gateway.metrics import Metrics
-from gateway.policy import Observation
-from gateway.rows import Rows
+from gateway.inference.cache import ENTRY_BYTES, Cache
+from gateway.inference.policy_version import Observation
+from gateway.observability.metrics import Metrics
+from gateway.triton.batch import Rows
 from tests.gateway.processes import gateway_process
 
 ACTION = struct.pack("<3f", 0.5, 0.25, -0.125)

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.api import codec
 from gateway.api.codec import JSON, MSGPACK, PredictRequest
-from gateway.errors import ValidationFailed
+from gateway.api.errors import ValidationFailed
 from tests.gateway.processes import OBSERVATION
 
 

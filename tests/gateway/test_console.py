@@ -13,8 +13,8 @@ import httpx
 import pytest
 import yaml
 
+from gateway.config.settings import SettingsError, read_settings
 from gateway.console import CONSOLE
-from gateway.settings import SettingsError, read_settings
 from tests.gateway.processes import check_envelope
 from tests.stack import ROOT
 

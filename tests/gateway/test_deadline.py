@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.joining import LEAST_CALL_S
+from gateway.inference.batcher import LEAST_CALL_S
 from tests.gateway.processes import OBSERVATION, check_envelope, until
 from tests.gateway.stand_in import StandIn
 

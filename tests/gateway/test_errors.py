@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from gateway.app import create_app
-from gateway.settings import Settings
-from gateway.triton import Triton
+from gateway.config.settings import Settings
+from gateway.triton.client import Triton
 from tests.gateway.processes import check_envelope
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect
 
-from gateway.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
-from gateway.joining import Inference, Joiner, Outcome
-from gateway.metrics import Metrics
-from gateway.policy import Observation
-from gateway.rows import Rows
-from gateway.triton import Triton
+from gateway.api.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
+from gateway.inference.batcher import Inference, Joiner, Outcome
+from gateway.inference.policy_version import Observation
+from gateway.observability.metrics import Metrics
+from gateway.triton.batch import Rows
+from gateway.triton.client import Triton
 
 BAD_SPEED = 66.0
 

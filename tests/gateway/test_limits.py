@@ -8,8 +8,8 @@ from statistics import median
 import httpx
 import pytest
 
-from gateway import limits
-from gateway.limits import Limits
+from gateway.security import rate_limit as limits
+from gateway.security.rate_limit import Limits
 from tests.gateway.processes import OBSERVATION, check_envelope, predict
 from tests.gateway.stand_in import StandIn
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from gateway.flood import LINES_PER_S
+from gateway.observability.log_rate_limit import LINES_PER_S
 from tests.gateway.processes import OBSERVATION, predict, until
 from tests.gateway.stand_in import StandIn
 from tests.gateway.streams import stream
@@ -56,7 +56,7 @@ def now(one: Running, **settings: str) -> None:
     one.logs(f"rate_limit_burst={one.changes}, ")
 
 
-def events(one: Running, logger: str = "gateway.access") -> list[dict[str, Any]]:
+def events(one: Running, logger: str = "gateway.observability.access_log") -> list[dict[str, Any]]:
     """What a logger has written in JSON; every line but those in the text form is an object."""
     lines = one.log.read_text().splitlines()
     written = [json.loads(line) for line in lines if not re.match(r"\d{4}-", line)]
@@ -87,7 +87,7 @@ def test_one_line_for_each_request(gateway: Running, unusual: dict[str, str]) ->
     del line["message"]
     assert line == {
         "level": "INFO",
-        "logger": "gateway.access",
+        "logger": "gateway.observability.access_log",
         "request_id": name,
         "route": "/predict",
         "method": "POST",
@@ -169,7 +169,7 @@ def test_probes_are_quiet(gateway: Running) -> None:
 def test_form_and_level_change_while_it_serves(gateway: Running) -> None:
     now(gateway, access_log="all")
     httpx.get(gateway.url + "/versions", headers={"X-Request-ID": "as-text"})
-    gateway.logs("INFO     gateway.access: GET /versions 200 in ")
+    gateway.logs("INFO     gateway.observability.access_log: GET /versions 200 in ")
     now(gateway, **JSON, access_log="all", log_level="warning")
     httpx.get(gateway.url + "/versions", headers={"X-Request-ID": "below"})
     now(gateway, **JSON, access_log="all", log_level="info")
@@ -182,7 +182,7 @@ def test_a_trace_is_one_field(gateway: Running, triton: StandIn) -> None:
     triton.mode = "garbage"
     assert predict(gateway.url).status_code == 502
     gateway.logs("cannot be read")
-    line = events(gateway, "gateway.triton")[-1]
+    line = events(gateway, "gateway.triton.client")[-1]
     assert (line["level"], line["trace"].splitlines()[0]) == (
         "ERROR",
         "Traceback (most recent call last):",
@@ -216,11 +216,11 @@ def test_a_flood_is_counted(gateway: Running, triton: StandIn) -> None:
         fresh = events(gateway)[before:]
         omitted = [
             line["omitted_of"]["502"]
-            for line in events(gateway, "gateway.flood")
+            for line in events(gateway, "gateway.observability.log_rate_limit")
             if line["message"].endswith("of them 502")
         ]
         return len(fresh) + sum(omitted)
 
     until(lambda: told() == sum(asked))
     assert len(events(gateway)) - before <= LINES_PER_S * (seconds + 1)
-    assert len(events(gateway, "gateway.triton")) <= LINES_PER_S * (seconds + 1) + 2
+    assert len(events(gateway, "gateway.triton.client")) <= LINES_PER_S * (seconds + 1) + 2

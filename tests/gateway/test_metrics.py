@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from gateway.metrics import CONTROLS, Metrics
-from gateway.series import BUCKETS_S, SAMPLED_ACTIONS
-from gateway.tallies import Count, Distribution
+from gateway.observability.metric_buffers import Count, Distribution
+from gateway.observability.metrics import CONTROLS, Metrics
+from gateway.observability.series import BUCKETS_S, SAMPLED_ACTIONS
 from tests.gateway.processes import predict, status, until
 from tests.gateway.stand_in import StandIn
 

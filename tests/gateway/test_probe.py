@@ -13,7 +13,7 @@ from tests.stack import clean_environment
 
 def probe(**variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "gateway.probe"],
+        [sys.executable, "-m", "gateway.healthcheck"],
         cwd=ROOT,
         env=clean_environment() | variables,
         capture_output=True,

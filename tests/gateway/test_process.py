@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 from tests.gateway.processes import ROOT, free_port, predict, status, until
 from tests.gateway.stand_in import StandIn
 

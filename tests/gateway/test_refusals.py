@@ -2,7 +2,7 @@
 
 import time
 
-from gateway.refusals import LONGEST_S, SHARE, Refusals
+from gateway.security.backoff import LONGEST_S, SHARE, Refusals
 
 
 def test_turns_come_one_after_the_other() -> None:

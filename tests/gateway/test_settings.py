@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import Settings, SettingsError, read_settings
+from gateway.config.settings import Settings, SettingsError, read_settings
 
 VARIABLES = [name.upper() for name in Settings.model_fields]
 

@@ -42,8 +42,8 @@ UPGRADE = (
     b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
-HASTY = "import gateway.websocket as w; w.PING_S, w.SLOW_S = 1.5, 2.0"
-UNCOUNTED = f"{HASTY}; import gateway.stream as s; s.IDLE_FRAMES_PER_S = 1_000_000"
+HASTY = "import gateway.stream.connection as w; w.PING_S, w.SLOW_S = 1.5, 2.0"
+UNCOUNTED = f"{HASTY}; import gateway.stream.session as s; s.IDLE_FRAMES_PER_S = 1_000_000"
 
 
 @pytest.fixture(scope="module")

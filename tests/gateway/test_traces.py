@@ -12,16 +12,22 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway import otlp
-from gateway.settings import SettingsError
-from gateway.traces import Traces
+from gateway.config.settings import SettingsError
+from gateway.observability import otlp
+from gateway.observability.tracing import Traces
 from tests.gateway.processes import OBSERVATION, ROOT, free_port, until
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_configuration import running
 from tests.otlp import Receiver
 
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-HEAVY = ("opentelemetry.sdk", "opentelemetry.exporter", "google", "requests", "gateway.traces")
+HEAVY = (
+    "opentelemetry.sdk",
+    "opentelemetry.exporter",
+    "google",
+    "requests",
+    "gateway.observability.tracing",
+)
 """FastAPI itself brings OpenTelemetry's API, which does nothing alone."""
 BODY = {"observations": [OBSERVATION], "deterministic": True}
 
@@ -50,7 +56,7 @@ def test_off_nothing_is_imported(variables: dict[str, str]) -> None:
         "import sys\n"
         "from gateway import otlp, server\n"
         "from gateway.app import create_app\n"
-        "from gateway.settings import read_settings\n"
+        "from gateway.config.settings import read_settings\n"
         "otlp.check()\n"
         "create_app(read_settings())\n"
         f"print([name for name in sys.modules if name.startswith({HEAVY})])"
@@ -132,7 +138,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BASE, "http://localhost:4318")
     otlp.check()
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    monkeypatch.delitem(sys.modules, "gateway.traces")
+    monkeypatch.delitem(sys.modules, "gateway.observability.tracing")
     with pytest.raises(SettingsError, match=r"is missing: pip install -e '\.\[traces\]'"):
         otlp.check()
 

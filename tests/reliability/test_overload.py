@@ -20,7 +20,7 @@ import msgspec
 import psutil
 import pytest
 
-from gateway.refusals import LONGEST_S
+from gateway.security.backoff import LONGEST_S
 from perf.load import generator
 from perf.load.generator import Load, Saw
 from perf.load.observations import body

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from gateway.errors import (
+from gateway.api.errors import (
     DeadlineExceeded,
     GatewayError,
     InferenceFailed,
@@ -18,8 +18,8 @@ from gateway.errors import (
     ServiceUnavailable,
     TritonAway,
 )
-from gateway.http1 import Answer, Pool
-from gateway.rows import ACTION_BYTES, DETERMINISTIC, Rows
+from gateway.triton.batch import ACTION_BYTES, DETERMINISTIC, Rows
+from gateway.triton.connection_pool import Answer, Pool
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""`python -m gateway.probe`: whether the gateway on this machine is ready, for a health check."""
+"""`python -m gateway.healthcheck`: whether the gateway on this machine is ready."""
 
 import ssl
 import sys
 from urllib.request import HTTPSHandler, ProxyHandler, build_opener
 
-from gateway.settings import SettingsError, read_settings
+from gateway.config.settings import SettingsError, read_settings
 
 TIMEOUT_S = 2.0
 

@@ -12,7 +12,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from gateway.stream import POLICY_VIOLATION, Stream, Streams
+from gateway.stream.session import POLICY_VIOLATION, Stream, Streams
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
 PIECE_BYTES = 4096

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
-from gateway.errors import (
+from gateway.api.errors import (
     DeadlineExceeded,
     GatewayError,
     InferenceFailed,
     ResourceExhausted,
     ServiceUnavailable,
 )
-from gateway.metrics import Metrics
-from gateway.rows import ACTION_BYTES, Rows
-from gateway.triton import Triton
+from gateway.observability.metrics import Metrics
+from gateway.triton.batch import ACTION_BYTES, Rows
+from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
-    from gateway.traces import Trace, Traces
+    from gateway.observability.tracing import Trace, Traces
 
 LATE = "no answer from Triton within the deadline"
 Outcome = bytes | Exception

@@ -2,7 +2,7 @@
 
 import os
 
-from gateway.settings import SettingsError
+from gateway.config.settings import SettingsError
 
 ENDPOINT, _TRACES = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -29,7 +29,7 @@ def check() -> None:
         if os.environ.get(name, "http/protobuf") not in ("http/protobuf", ""):
             raise SettingsError(f"{name}={os.environ[name]}: must be http/protobuf")
     try:
-        import gateway.traces  # noqa: F401
+        import gateway.observability.tracing  # noqa: F401
     except ImportError as error:
         raise SettingsError(
             f"{ENDPOINT} asks for traces, and {error.name} is missing: pip install -e "

@@ -3,8 +3,8 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from gateway.metrics import Metrics
-from gateway.rows import Rows
+from gateway.observability.metrics import Metrics
+from gateway.triton.batch import Rows
 
 ENTRY_BYTES = 260
 """What one entry costs beyond its key and its action: measured with tracemalloc, rounded up."""

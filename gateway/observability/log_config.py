@@ -7,7 +7,7 @@ from typing import Any
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from gateway.settings import Settings
+from gateway.config.settings import Settings
 
 _HANDLER = "stderr"
 _FORMATTERS: dict[str, dict[str, Any]] = {
@@ -30,7 +30,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {settings.log_format: dict(_FORMATTERS[settings.log_format])},
-        "filters": {"flood": {"()": "gateway.flood.Flood", "budgeted": "gateway.access"}},
+        "filters": {
+            "flood": {
+                "()": "gateway.observability.log_rate_limit.Flood",
+                "budgeted": "gateway.observability.access_log",
+            }
+        },
         "handlers": {
             _HANDLER: {
                 "class": "logging.StreamHandler",

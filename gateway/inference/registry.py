@@ -6,7 +6,7 @@ import math
 import re
 import time
 
-from gateway.errors import (
+from gateway.api.errors import (
     DeadlineExceeded,
     GatewayError,
     InferenceFailed,
@@ -15,9 +15,9 @@ from gateway.errors import (
     ServiceUnavailable,
     TritonAway,
 )
-from gateway.metrics import Metrics
-from gateway.policy import PolicyVersion
-from gateway.triton import FUSED, Triton
+from gateway.inference.policy_version import PolicyVersion
+from gateway.observability.metrics import Metrics
+from gateway.triton.client import FUSED, Triton
 
 ALIAS = "carla_policy"
 POLL_S = 1.0

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from gateway.api import codec
-from gateway.errors import (
+from gateway.api.errors import (
     DeadlineExceeded,
     GatewayError,
     InferenceFailed,

@@ -11,11 +11,11 @@ from struct import Struct
 
 from prometheus_client import generate_latest
 
-from gateway import workers
-from gateway.errors import CODES, ResourceExhausted
-from gateway.rows import ACTION_BYTES
-from gateway.series import SAMPLED_ACTIONS, Series
-from gateway.tallies import Count, Distribution
+from gateway.api.errors import CODES, ResourceExhausted
+from gateway.observability import workers
+from gateway.observability.metric_buffers import Count, Distribution
+from gateway.observability.series import SAMPLED_ACTIONS, Series
+from gateway.triton.batch import ACTION_BYTES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CONTROLS = ("throttle", "brake", "steer")

@@ -12,16 +12,16 @@ from starlette.types import Scope
 
 from gateway.api import codec
 from gateway.api.codec import Action, StepAnswer, StepRequest
-from gateway.doors import Doors, too_fast
-from gateway.errors import Unauthorized, payload_of
+from gateway.api.errors import Unauthorized, payload_of
+from gateway.config.settings import Settings
 from gateway.http.head import RequestHead
-from gateway.limits import Limits
+from gateway.inference.policy_version import PolicyVersion
+from gateway.inference.predictor import Prediction, Predictor, seed_of
+from gateway.inference.registry import Versions
 from gateway.observability.exchange import Exchange, Observers
-from gateway.policy import PolicyVersion
-from gateway.predict import Prediction, Predictor, seed_of
-from gateway.rows import Rows
-from gateway.settings import Settings
-from gateway.versions import Versions
+from gateway.security.access_control import Doors, too_fast
+from gateway.security.rate_limit import Limits
+from gateway.triton.batch import Rows
 
 PATH = "/stream"
 KEY_PREFIX = "carlarl.key."

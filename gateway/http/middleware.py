@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import codec
-from gateway.doors import DOCS, METRICS, PROBES, Doors
-from gateway.errors import payload_of
+from gateway.api.errors import payload_of
 from gateway.http.edge import Edge
 from gateway.http.head import RequestHead
 from gateway.observability.exchange import Exchange
+from gateway.security.access_control import DOCS, METRICS, PROBES, Doors
 
 _PREFLIGHT = {b"origin", b"access-control-request-method"}
 _NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")

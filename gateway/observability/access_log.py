@@ -3,12 +3,12 @@
 import logging
 from typing import TYPE_CHECKING
 
-from gateway.doors import METRICS, PROBES
-from gateway.flood import Budget
-from gateway.settings import Settings
+from gateway.config.settings import Settings
+from gateway.observability.log_rate_limit import Budget
+from gateway.security.access_control import METRICS, PROBES
 
 if TYPE_CHECKING:
-    from gateway.traces import Trace
+    from gateway.observability.tracing import Trace
 
 _QUIET = PROBES | METRICS
 

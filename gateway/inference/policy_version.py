@@ -9,9 +9,9 @@ from struct import Struct
 from typing import Any
 
 from gateway.api.codec import Codec, codec_of
-from gateway.errors import InferenceFailed
-from gateway.rows import Rows
-from gateway.triton import Triton
+from gateway.api.errors import InferenceFailed
+from gateway.triton.batch import Rows
+from gateway.triton.client import Triton
 
 GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_v
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from gateway.profiles import PROFILES, ProfileError, read_profile
+from gateway.config.profiles import PROFILES, ProfileError, read_profile
 
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")

@@ -7,18 +7,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import asyncapi
-from gateway.api import codec
-from gateway.body import read_body
-from gateway.doors import Doors
-from gateway.errors import ServiceUnavailable
+from gateway.api import asyncapi, codec
+from gateway.api.errors import ServiceUnavailable
+from gateway.config.settings import Settings
+from gateway.http.body import read_body
+from gateway.http.graceful_shutdown import Stopping
 from gateway.http.head import RequestHead
-from gateway.metrics import CONTENT_TYPE, Metrics
-from gateway.policy import PolicyVersion
-from gateway.settings import Settings
-from gateway.stopping import Stopping
-from gateway.triton import Triton
-from gateway.versions import Versions
+from gateway.inference.policy_version import PolicyVersion
+from gateway.inference.registry import Versions
+from gateway.observability.metrics import CONTENT_TYPE, Metrics
+from gateway.security.access_control import Doors
+from gateway.triton.client import Triton
 
 _NAMES = ("throttle", "brake", "steer")
 _ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.0)}

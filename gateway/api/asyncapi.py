@@ -6,8 +6,8 @@ import msgspec
 
 from gateway.api.codec import EXAMPLE_OBSERVATION, StepAnswer, StepError, StepSkipped, codec_of
 from gateway.http.head import DEADLINE
-from gateway.stream import KEY_PREFIX, PATH
-from gateway.websocket import SUBPROTOCOLS
+from gateway.stream.connection import SUBPROTOCOLS
+from gateway.stream.session import KEY_PREFIX, PATH
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """

@@ -5,11 +5,11 @@ from math import ceil
 
 from starlette.exceptions import HTTPException
 
+from gateway.api.errors import RateExceeded, Unauthorized
+from gateway.config.settings import Settings
 from gateway.console import CONSOLE
-from gateway.errors import RateExceeded, Unauthorized
-from gateway.keys import Keys
-from gateway.limits import Limits
-from gateway.settings import Settings
+from gateway.security.api_keys import Keys
+from gateway.security.rate_limit import Limits
 
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
 DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/asyncapi.json"})

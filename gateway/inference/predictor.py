@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from gateway.cache import Cache
-from gateway.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
-from gateway.joining import Inference, Joiner, Outcome
-from gateway.metrics import Metrics
-from gateway.policy import PolicyVersion
-from gateway.rows import ACTION_BYTES, Rows
-from gateway.versions import Versions
+from gateway.api.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.inference.batcher import Inference, Joiner, Outcome
+from gateway.inference.cache import Cache
+from gateway.inference.policy_version import PolicyVersion
+from gateway.inference.registry import Versions
+from gateway.observability.metrics import Metrics
+from gateway.triton.batch import ACTION_BYTES, Rows
 
 if TYPE_CHECKING:
-    from gateway.traces import Trace
+    from gateway.observability.tracing import Trace
 
 Action = tuple[float, float, float]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from gateway.keys import Keys
-from gateway.settings import Settings, SettingsError, is_live, read_settings
+from gateway.config.settings import Settings, SettingsError, is_live, read_settings
+from gateway.security.api_keys import Keys
 
 POLL_S = 0.5
 """How long between looks; a change counts once it has been the same for two of them."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.settings import SettingsError
+from gateway.config.settings import SettingsError
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
