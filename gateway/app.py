@@ -21,26 +21,26 @@ from gateway.config.settings import Settings
 from gateway.console import add_console
 from gateway.http.cors import Cors
 from gateway.http.edge import Edge, allowed_connections
-from gateway.http.graceful_shutdown import Stopping
+from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.middleware import Arrival, Errors, answer_to
 from gateway.http.predict import PredictService
-from gateway.http.routes import Endpoints
-from gateway.inference.batcher import Joiner
+from gateway.http.routes import Routes
+from gateway.inference.batcher import Batcher
 from gateway.inference.predictor import Predictor
-from gateway.inference.registry import Versions
+from gateway.inference.registry import Registry
 from gateway.observability import log_config as logs
 from gateway.observability.access_log import AccessLog
 from gateway.observability.exchange import Observers
 from gateway.observability.metrics import Metrics
 from gateway.observability.otlp import traces_url
 from gateway.reload import Configuration, read_keys
-from gateway.security.access_control import Doors
+from gateway.security.access_control import AccessControl
 from gateway.security.api_keys import Keys
 from gateway.stream.session import PATH, Streams
 from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
-    from gateway.observability.tracing import Traces
+    from gateway.observability.tracing import Tracing
 
 VERSION = "0.1.0"
 
@@ -55,20 +55,20 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     """
     triton = triton or Triton(settings.triton_endpoint, settings.triton_token)
     keys = read_keys(settings)
-    doors = Doors(settings, keys)
+    access_control = AccessControl(settings, keys)
     metrics = Metrics()
-    versions = Versions(triton, settings.model_version, metrics)
+    versions = Registry(triton, settings.model_version, metrics)
     traces = _traces()
-    joiner = Joiner(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
-    metrics.watch(lambda: joiner.waiting, lambda: triton.reconnects)
-    predictor = Predictor(joiner, versions, metrics, settings.cache_bytes)
+    batcher = Batcher(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
+    metrics.watch(lambda: batcher.waiting, lambda: triton.reconnects)
+    predictor = Predictor(batcher, versions, metrics, settings.cache_bytes)
     git = settings.git_commit or _git_commit()
-    stopping = Stopping(settings.shutdown_notice_s)
-    endpoints = Endpoints(settings, triton, versions, metrics, stopping, git, doors)
+    stopping = GracefulShutdown(settings.shutdown_notice_s)
+    endpoints = Routes(settings, triton, versions, metrics, stopping, git, access_control)
     access = AccessLog(settings)
     observers = Observers(metrics, access, traces)
-    service = PredictService(settings, doors, versions, predictor, observers)
-    streams = Streams(settings, doors, versions, predictor, observers)
+    service = PredictService(settings, access_control, versions, predictor, observers)
+    streams = Streams(settings, access_control, versions, predictor, observers)
     cors = Cors(settings)
     edge = Edge(settings, service, streams, observers, stopping, cors)
 
@@ -85,7 +85,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await joiner.close()
+        await batcher.close()
         await triton.close()
         if traces is not None:
             await traces.close()
@@ -98,19 +98,19 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         redirect_slashes=False,
         swagger_ui_oauth2_redirect_url=None,
         exception_handlers={HTTPException: _on_error},
-        middleware=[Middleware(Errors, doors=doors)],
+        middleware=[Middleware(Errors, access_control=access_control)],
     )
     app.describe(keys)
     _add_routes(app, endpoints)
     add_console(app)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
-        doors.configure(settings, keys)
+        access_control.configure(settings, keys)
         service.configure(settings)
         edge.places.limit = allowed_connections(settings.max_connections)
         streams.configure(settings)
         endpoints.configure(settings)
-        joiner.limit(settings.calls_in_flight, settings.max_waiting)
+        batcher.limit(settings.calls_in_flight, settings.max_waiting)
         predictor.remember(settings.cache_bytes)
         cors.configure(settings)
         app.describe(keys)
@@ -151,7 +151,7 @@ class _Gateway(FastAPI):
         return self.openapi_schema
 
 
-def _add_routes(app: FastAPI, endpoints: Endpoints) -> None:
+def _add_routes(app: FastAPI, endpoints: Routes) -> None:
     app.add_api_route(
         "/predict",
         endpoints.predict,
@@ -222,13 +222,13 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return answer_to(request.scope, error)
 
 
-def _traces() -> "Traces | None":
+def _traces() -> "Tracing | None":
     """Import what sends traces only where they are sent."""
     if traces_url() is None:
         return None
-    from gateway.observability.tracing import Traces
+    from gateway.observability.tracing import Tracing
 
-    return Traces()
+    return Tracing()
 
 
 def _collect_seldom() -> None:

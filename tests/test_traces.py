@@ -1,4 +1,4 @@
-"""Traces: one of a request shows the gateway, its line, Triton and both steps."""
+"""Tracing: one of a request shows the gateway, its line, Triton and both steps."""
 
 from __future__ import annotations
 

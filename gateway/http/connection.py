@@ -446,7 +446,7 @@ class HttpConnection(asyncio.Protocol):
         """Read no further until it is this connection's turn; refusing it began at `began`."""
         self._resting = True
         self._flow.pause_reading()
-        self._loop.call_later(self._edge.refusals.pause_s(began), self._go_on)
+        self._loop.call_later(self._edge.backoff.pause_s(began), self._go_on)
 
     def _go_on(self) -> None:
         self._resting = False

@@ -6,11 +6,11 @@ from weakref import WeakSet
 
 from gateway.config.settings import Settings
 from gateway.http.cors import Cors
-from gateway.http.graceful_shutdown import Stopping
+from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.head import RequestHead
 from gateway.http.predict import PredictService
 from gateway.observability.exchange import Observers
-from gateway.security.backoff import Refusals
+from gateway.security.backoff import Backoff
 from gateway.stream.session import Streams
 
 RESERVED = 64
@@ -77,7 +77,7 @@ class Edge:
         predict: PredictService,
         streams: Streams,
         observers: Observers,
-        stopping: Stopping,
+        stopping: GracefulShutdown,
         cors: Cors,
     ) -> None:
         """Take what answers `/predict` and `/stream`, and what every answer is made with."""
@@ -86,7 +86,7 @@ class Edge:
         self.observers = observers
         self.stopping = stopping
         self.cors = cors
-        self.refusals = Refusals()
+        self.backoff = Backoff()
         self._defaults: list[Pair] = []
         self._lines = b""
         self.places = Places(allowed_connections(settings.max_connections))

@@ -8,7 +8,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 
-class Stopping:
+class GracefulShutdown:
     """Whether the gateway has been told to end.
 
     From `begun` on, for so many seconds, everything is still served, with `/readyz` failing and

@@ -14,7 +14,7 @@ from gateway.api.errors import payload_of
 from gateway.http.edge import Edge
 from gateway.http.head import RequestHead
 from gateway.observability.exchange import Exchange
-from gateway.security.access_control import DOCS, METRICS, PROBES, Doors
+from gateway.security.access_control import DOCS, METRICS, PROBES, AccessControl
 
 _PREFLIGHT = {b"origin", b"access-control-request-method"}
 _NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
@@ -80,12 +80,12 @@ class Arrival:
 
 
 class Errors:
-    """Turns whatever is raised further in into an answer; asks at the doors first."""
+    """Turns whatever is raised further in into an answer; asks the access control first."""
 
-    def __init__(self, app: ASGIApp, doors: Doors) -> None:
-        """Let in whom `doors` let in."""
+    def __init__(self, app: ASGIApp, access_control: AccessControl) -> None:
+        """Let in whom `access_control` lets in."""
         self._app = app
-        self._doors = doors
+        self._access_control = access_control
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -100,7 +100,7 @@ class Errors:
             await send(message)
 
         try:
-            self._doors.enter(scope["path"], scope["head"].found, scope["client"])
+            self._access_control.enter(scope["path"], scope["head"].found, scope["client"])
             await self._app(scope, receive, send_noting)
         except ClientDisconnect:
             return

@@ -12,9 +12,9 @@ from gateway.http.head import RequestHead, late_body, too_large
 from gateway.inference.batcher import Inference
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
-from gateway.inference.registry import Versions
+from gateway.inference.registry import Registry
 from gateway.observability.exchange import Exchange, Observers
-from gateway.security.access_control import Doors
+from gateway.security.access_control import AccessControl
 from gateway.triton.batch import Rows
 
 PATH = "/predict"
@@ -28,13 +28,13 @@ class PredictService:
     def __init__(
         self,
         settings: Settings,
-        doors: Doors,
-        versions: Versions,
+        access_control: AccessControl,
+        versions: Registry,
         predictor: Predictor,
         observers: Observers,
     ) -> None:
         """Take who may ask, what is served, the way to Triton, and who is told of each answer."""
-        self.doors = doors
+        self.access_control = access_control
         self.versions = versions
         self.predictor = predictor
         self.observers = observers
@@ -85,7 +85,7 @@ class Predict:
         self.error: Exception | None = None
         self.deadline = arrived + service.timeout_s
         try:
-            self._caller = service.doors.enter(PATH, head.found, client)
+            self._caller = service.access_control.enter(PATH, head.found, client)
             self.deadline = arrived + min(head.deadline_s(), service.timeout_s)
             self.form = head.body_format(service.max_body)
         except Exception as error:
@@ -169,7 +169,7 @@ class Predict:
     def _ask(self, policy: PolicyVersion, request: PredictRequest) -> None:
         self.exchange.version = policy.version
         observations = request.observations
-        self._service.doors.charge(self._caller, len(observations))
+        self._service.access_control.charge(self._caller, len(observations))
         seed = seed_of(request.deterministic, request.seed)
         self._inference = self._service.predictor.predict(
             policy,

@@ -11,35 +11,35 @@ from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
 from gateway.config.settings import Settings
 from gateway.http.body import read_body
-from gateway.http.graceful_shutdown import Stopping
+from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.head import RequestHead
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.registry import Versions
+from gateway.inference.registry import Registry
 from gateway.observability.metrics import CONTENT_TYPE, Metrics
-from gateway.security.access_control import Doors
+from gateway.security.access_control import AccessControl
 from gateway.triton.client import Triton
 
 _NAMES = ("throttle", "brake", "steer")
 _ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.0)}
 
 
-class Endpoints:
+class Routes:
     """The routes of one gateway."""
 
     def __init__(
         self,
         settings: Settings,
         triton: Triton,
-        versions: Versions,
+        versions: Registry,
         metrics: Metrics,
-        stopping: Stopping,
+        stopping: GracefulShutdown,
         git: str,
-        doors: Doors,
+        access_control: AccessControl,
     ) -> None:
         """Take what the routes call and tell of, and the service's commit for `/healthz`."""
         self.configure(settings)
         self._stopping = stopping
-        self._doors = doors
+        self._access_control = access_control
         self._triton = triton
         self._versions = versions
         self._metrics = metrics
@@ -130,7 +130,7 @@ class Endpoints:
     async def asyncapi(self, request: Request) -> Response:
         """Describe the stream, as `/openapi.json` describes the routes."""
         version = request.app.version
-        return _json(asyncapi.document(version, self._doors.keys is not None))
+        return _json(asyncapi.document(version, self._access_control.keys is not None))
 
     async def stream(self, _: Request) -> Response:
         """Say that this is no request's address; upgrades do not come here."""

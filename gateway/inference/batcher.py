@@ -21,14 +21,14 @@ from gateway.triton.batch import ACTION_BYTES, Rows
 from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
-    from gateway.observability.tracing import Trace, Traces
+    from gateway.observability.tracing import Trace, Tracing
 
 LATE = "no answer from Triton within the deadline"
 Outcome = bytes | Exception
 """The actions of some rows, `ACTION_BYTES` each, or why there are none."""
 
 PATIENCE = 0.5
-"""Share of its time that a request may find the line ahead of it to have waited."""
+"""Share of its time that a request may find the queue ahead of it to have waited."""
 LEAST_CALL_S = 0.25
 """How long a call keeps its place at least: Triton goes on with it, whoever stops waiting."""
 
@@ -106,7 +106,7 @@ class _Parts:
             self._whole.settle(b"".join(self._actions))
 
 
-class Line:
+class ModelQueue:
     """What waits for one model, and its calls that are under way."""
 
     def __init__(self, model: str, max_rows: int) -> None:
@@ -125,8 +125,8 @@ class Line:
     def congested(self, now: float, budget_s: float) -> bool:
         """Whether what is to be answered within `budget_s` from `now` would likely be late.
 
-        It is where the first in the line has waited for half of that already, or where the calls
-        that the line needs take as long, as calls took lately.
+        It is where the first in the queue has waited for half of that already, or where the calls
+        that the queue needs take as long, as calls took lately.
         """
         wait_s = self.rows / self.max_rows * self._call_s / max(1, len(self.batches))
         if self.waiting:
@@ -160,7 +160,7 @@ class Line:
             self.expire_by(min(later), now)
 
 
-class Joiner:
+class Batcher:
     """Sends requests to Triton, as few calls at a time as `calls`, each as full as may be.
 
     When a call is free a request leaves at once; no timer delays it. Requests for different
@@ -173,15 +173,15 @@ class Joiner:
         metrics: Metrics,
         calls: int,
         max_waiting: int,
-        traces: "Traces | None" = None,
+        traces: "Tracing | None" = None,
     ) -> None:
         """Allow so many calls of one model at a time, and observations waiting in all."""
         self._traces = traces
         self._triton = triton
         self._metrics = metrics
         self.waiting = 0
-        """Observations in all lines."""
-        self._lines: dict[str, Line] = {}
+        """Observations in all queues."""
+        self._queues: dict[str, ModelQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.limit(calls, max_waiting)
 
@@ -189,13 +189,13 @@ class Joiner:
         """Send `inference` to `model` in calls of at most `max_rows` rows, or let it wait.
 
         Where it has waited before (`since`), it takes the place of a row that is gone, at the front
-        of the line. Settles it with the actions, or with ResourceExhausted where too many
+        of the queue. Settles it with the actions, or with ResourceExhausted where too many
         observations wait already or for too long, DeadlineExceeded where it is late,
         ClientDisconnect where it is `gone`, and what `Triton.infer` raises.
         """
-        line = self._lines.get(model)
-        if line is None:
-            line = self._lines[model] = Line(model, max_rows)
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = ModelQueue(model, max_rows)
         now = time.perf_counter()
         left_s = inference.deadline - now
         first = inference.since is not None
@@ -203,16 +203,16 @@ class Joiner:
             self._metrics.expired()
             inference.settle(DeadlineExceeded(LATE))
             return
-        if not first and line.congested(now, left_s):
+        if not first and queue.congested(now, left_s):
             inference.settle(ResourceExhausted("too many requests are waiting"))
             return
         if inference.since is None:
             inference.since = now
-        line.expire_by(inference.deadline, now)
-        free = 0 if line.waiting else max(0, self._calls - len(line.batches))
+        queue.expire_by(inference.deadline, now)
+        free = 0 if queue.waiting else max(0, self._calls - len(queue.batches))
         rows = inference.rows
         if free and rows.count <= max_rows:
-            self._send(line, [inference])
+            self._send(queue, [inference])
             return
         if rows.count <= max_rows:
             parts = [inference]
@@ -223,61 +223,61 @@ class Joiner:
             inference.settle(ResourceExhausted("too many observations are waiting"))
             return
         self.waiting += waiting
-        line.rows += waiting
+        queue.rows += waiting
         for one in parts[free:]:
-            (line.waiting.appendleft if first else line.waiting.append)(one)
+            (queue.waiting.appendleft if first else queue.waiting.append)(one)
         for one in parts[:free]:
-            self._send(line, [one])
+            self._send(queue, [one])
 
     def limit(self, calls: int, max_waiting: int) -> None:
         """Allow other numbers from now on; calls that are under way end as they are."""
         self._calls = calls
         self._max_waiting = max_waiting
         self._metrics.queue_limit.set(max_waiting)
-        for line in self._lines.values():
-            while line.waiting and len(line.batches) < calls:
-                self._send(line, self._next(line))
+        for queue in self._queues.values():
+            while queue.waiting and len(queue.batches) < calls:
+                self._send(queue, self._next(queue))
 
     async def close(self) -> None:
         """Refuse what still waits; wait for the calls that are under way."""
-        for line in self._lines.values():
-            for one in [*line.waiting, *(one for batch in line.batches for one in batch)]:
+        for queue in self._queues.values():
+            for one in [*queue.waiting, *(one for batch in queue.batches for one in batch)]:
                 one.settle(ServiceUnavailable("the gateway is stopping"))
         await asyncio.gather(*self._tasks)
 
-    def _send(self, line: Line, batch: list[Inference]) -> None:
+    def _send(self, queue: ModelQueue, batch: list[Inference]) -> None:
         if not batch:  # all were gone: a call without rows would hide that one is free
             return
-        line.batches.append(batch)
-        task = asyncio.create_task(self._call(line, batch))
+        queue.batches.append(batch)
+        task = asyncio.create_task(self._call(queue, batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _call(self, line: Line, batch: list[Inference]) -> None:
+    async def _call(self, queue: ModelQueue, batch: list[Inference]) -> None:
         """Make calls until nothing waits."""
         while batch:
             try:
-                await self._answer(line, batch)
+                await self._answer(queue, batch)
             finally:
-                line.batches.remove(batch)
+                queue.batches.remove(batch)
                 for one in batch:  # of a call that broke off
                     one.settle(InferenceFailed("the call was broken off"))
             batch = []
-            if len(line.batches) < self._calls:
-                line.batches.append(batch)  # keeps the place while the next ones are taken
-                batch += self._next(line)
+            if len(queue.batches) < self._calls:
+                queue.batches.append(batch)  # keeps the place while the next ones are taken
+                batch += self._next(queue)
                 if not batch:
-                    line.batches.remove(batch)
+                    queue.batches.remove(batch)
 
-    def _next(self, line: Line) -> list[Inference]:
-        """Take what fits into one call from the front of the line, in order."""
+    def _next(self, queue: ModelQueue) -> list[Inference]:
+        """Take what fits into one call from the front of the queue, in order."""
         taken: list[Inference] = []
-        room = line.max_rows
+        room = queue.max_rows
         now = time.perf_counter()
-        while line.waiting and line.waiting[0].rows.count <= room:
-            one = line.waiting.popleft()
+        while queue.waiting and queue.waiting[0].rows.count <= room:
+            one = queue.waiting.popleft()
             self.waiting -= one.rows.count
-            line.rows -= one.rows.count
+            queue.rows -= one.rows.count
             if one.settled:
                 if one.deadline <= now:
                     self._metrics.expired()
@@ -291,7 +291,7 @@ class Joiner:
                 room -= one.rows.count
         return taken
 
-    async def _answer(self, line: Line, batch: list[Inference]) -> None:
+    async def _answer(self, queue: ModelQueue, batch: list[Inference]) -> None:
         """Make one call and hand each inference its share; a bad request fails alone."""
         rows = Rows.join([one.rows for one in batch])
         start = time.perf_counter()
@@ -299,17 +299,17 @@ class Joiner:
         traced = None
         if self._traces is not None and any(one.trace for one in batch):
             asked = [(one.trace, one.since or start) for one in batch]
-            traced = self._traces.call(line.model, rows.count, asked)
+            traced = self._traces.call(queue.model, rows.count, asked)
         try:
             headers = () if traced is None else (traced.headers,)
-            actions = await self._triton.infer(line.model, rows, timeout, *headers)
+            actions = await self._triton.infer(queue.model, rows, timeout, *headers)
         except GatewayError as error:
             if traced is not None:
                 traced.end(error)
             if isinstance(error, InferenceFailed) and len(batch) > 1:
                 for one in batch:
                     one.since = time.perf_counter()
-                    await self._answer(line, [one])
+                    await self._answer(queue, [one])
             else:
                 for one in batch:
                     one.settle(error)
@@ -317,7 +317,7 @@ class Joiner:
         if traced is not None:
             traced.end(None)
         seconds = time.perf_counter() - start
-        line.called(seconds)
+        queue.called(seconds)
         self._metrics.called(rows.count, seconds, [start - (one.since or start) for one in batch])
         start_byte = 0
         for one in batch:

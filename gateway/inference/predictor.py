@@ -8,10 +8,10 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from gateway.api.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
-from gateway.inference.batcher import Inference, Joiner, Outcome
+from gateway.inference.batcher import Batcher, Inference, Outcome
 from gateway.inference.cache import Cache
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.registry import Versions
+from gateway.inference.registry import Registry
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import ACTION_BYTES, Rows
 
@@ -36,10 +36,10 @@ class Predictor:
     """Answers requests through Triton, joined with each other."""
 
     def __init__(
-        self, joiner: Joiner, versions: Versions, metrics: Metrics, cache_bytes: int
+        self, batcher: Batcher, versions: Registry, metrics: Metrics, cache_bytes: int
     ) -> None:
         """Take the way to Triton, what it serves, where actions are counted, memory for them."""
-        self._joiner = joiner
+        self._batcher = batcher
         self._versions = versions
         self._metrics = metrics
         self._cache: Cache | None = None
@@ -69,7 +69,7 @@ class Predictor:
         """Answer `rows`, deterministic where `seed` is None, before `deadline` (perf_counter).
 
         Calls `done` once, perhaps before this returns, with the prediction, with what
-        `Joiner.submit` settles with, or with InferenceFailed for an action that is not finite.
+        `Batcher.submit` settles with, or with InferenceFailed for an action that is not finite.
         Returns what is on its way to Triton, for whoever stops waiting; None where the cache has
         every action. `gone`, `since` and `trace` are as `Inference` takes them.
         """
@@ -92,7 +92,7 @@ class Predictor:
 
         asked = rows if len(missing) in (0, rows.count) else rows.pick(missing)
         inference = Inference(asked, deadline, settled, gone=gone, since=since, trace=trace)
-        self._joiner.submit(policy.model, policy.max_batch_size, inference)
+        self._batcher.submit(policy.model, policy.max_batch_size, inference)
         return inference
 
     def _finish(

@@ -30,7 +30,7 @@ CONTROL_TIMEOUT_S = 1.0
 log = logging.getLogger(__name__)
 
 
-class Versions:
+class Registry:
     """Resolves versions to policies, and follows the active one as it is promoted.
 
     `active` is the version that answers where a request names none: `pinned` where that is

@@ -9,7 +9,7 @@ from gateway.observability.access_log import AccessLog
 from gateway.observability.metrics import Metrics
 
 if TYPE_CHECKING:
-    from gateway.observability.tracing import Trace, Traces
+    from gateway.observability.tracing import Trace, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Observers:
 
     metrics: Metrics
     access: AccessLog
-    traces: "Traces | None" = None
+    traces: "Tracing | None" = None
 
 
 class Exchange:

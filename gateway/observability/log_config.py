@@ -32,7 +32,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "formatters": {settings.log_format: dict(_FORMATTERS[settings.log_format])},
         "filters": {
             "flood": {
-                "()": "gateway.observability.log_rate_limit.Flood",
+                "()": "gateway.observability.log_rate_limit.LogRateLimit",
                 "budgeted": "gateway.observability.access_log",
             }
         },

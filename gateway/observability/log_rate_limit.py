@@ -49,7 +49,7 @@ class Budget:
         )
 
 
-class Flood(logging.Filter):
+class LogRateLimit(logging.Filter):
     """Lets lines pass within a budget for each logger and message, whatever its arguments are."""
 
     def __init__(self, budgeted: str) -> None:

@@ -1,4 +1,4 @@
-"""Traces of requests by OpenTelemetry; imported only where they are sent somewhere."""
+"""Tracing of requests by OpenTelemetry; imported only where they are sent somewhere."""
 
 import asyncio
 import logging
@@ -88,7 +88,7 @@ class Call:
             span.end()
 
 
-class Traces:
+class Tracing:
     """Begins the spans of sampled requests, and sends what has ended.
 
     Which are sampled, their service's name and where they are sent say the standard variables

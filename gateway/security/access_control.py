@@ -9,14 +9,14 @@ from gateway.api.errors import RateExceeded, Unauthorized
 from gateway.config.settings import Settings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
-from gateway.security.rate_limit import Limits
+from gateway.security.rate_limit import RateLimit
 
 PROBES = frozenset({"/healthz", "/livez", "/readyz"})
 DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/asyncapi.json"})
 METRICS = frozenset({"/metrics"})
 
 
-class Doors:
+class AccessControl:
     """What is asked of a request before anything else is done with it.
 
     Probes are always open; neither they nor `/metrics` count for the rate of a caller.
@@ -25,7 +25,7 @@ class Doors:
     def __init__(self, settings: Settings, keys: Keys | None) -> None:
         """Ask for one of `keys`, for none where that is None."""
         self.keys = keys
-        self.limits: Limits | None = None
+        self.limits: RateLimit | None = None
         """How much one caller may send; None: any number."""
         self._rate = (0.0, 0)
         self.configure(settings, keys)
@@ -43,7 +43,7 @@ class Doors:
         rate = (settings.rate_limit_per_s, settings.rate_limit_burst)
         if rate != self._rate:
             self._rate = rate
-            self.limits = Limits(*rate) if rate[0] else None
+            self.limits = RateLimit(*rate) if rate[0] else None
 
     def enter(
         self, path: str, headers: Mapping[bytes, bytes], client: tuple[str, int] | None

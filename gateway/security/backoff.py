@@ -8,7 +8,7 @@ LONGEST_S = 1.0
 """Not longer than callers are told to stay away: see `errors.RETRY_AFTER_S`."""
 
 
-class Refusals:
+class Backoff:
     """Gives each connection on which a request was refused its turn to be read again.
 
     Reading and refusing cost a good part of what an answer does, which callers who ask again at

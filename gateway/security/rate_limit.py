@@ -8,7 +8,7 @@ MAX_CALLERS = 10_000
 """Callers that are remembered."""
 
 
-class Limits:
+class RateLimit:
     """A bucket for each caller, of `burst` observations, filled again at `per_s`.
 
     A request passes where its caller's bucket holds at least one observation, and takes as many as

@@ -17,10 +17,10 @@ from gateway.config.settings import Settings
 from gateway.http.head import RequestHead
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
-from gateway.inference.registry import Versions
+from gateway.inference.registry import Registry
 from gateway.observability.exchange import Exchange, Observers
-from gateway.security.access_control import Doors, too_fast
-from gateway.security.rate_limit import Limits
+from gateway.security.access_control import AccessControl, too_fast
+from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
 PATH = "/stream"
@@ -75,18 +75,18 @@ class _Taken:
 
 
 class Streams:
-    """What all streams of a process work with, and their doors."""
+    """What all streams of a process work with."""
 
     def __init__(
         self,
         settings: Settings,
-        doors: Doors,
-        versions: Versions,
+        access_control: AccessControl,
+        versions: Registry,
         predictor: Predictor,
         observers: Observers,
     ) -> None:
         """Take what `POST /predict` works with."""
-        self.doors = doors
+        self.access_control = access_control
         self.versions = versions
         self.predictor = predictor
         self.observers = observers
@@ -110,9 +110,9 @@ class Streams:
             name = offered.strip()
             if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
                 head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
-        caller = self.doors.enter(PATH, head.found, scope["client"])
+        caller = self.access_control.enter(PATH, head.found, scope["client"])
         self._check_origin(headers, scope["scheme"])
-        return Vehicle(caller, self.doors.keys is not None, request_id, head.deadline_s())
+        return Vehicle(caller, self.access_control.keys is not None, request_id, head.deadline_s())
 
     def _check_origin(self, headers: Headers, scheme: str) -> None:
         """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
@@ -141,7 +141,7 @@ class Stream:
         self._vehicle = vehicle
         self._connection = connection
         self._tasks = tasks
-        self._idle = Limits(IDLE_FRAMES_PER_S, IDLE_FRAMES_PER_S)
+        self._idle = RateLimit(IDLE_FRAMES_PER_S, IDLE_FRAMES_PER_S)
         self._received = 0
         self._current: _Taken | None = None
         self._latest: _Taken | None = None
@@ -191,12 +191,14 @@ class Stream:
         self._streams.observers.metrics.streams.dec()
 
     def _enter(self) -> None:
-        """Ask at the doors, whose keys may be others by now."""
-        doors, vehicle = self._streams.doors, self._vehicle
-        if doors.keys is not None and not (vehicle.keyed and vehicle.caller in doors.keys.digests):
+        """Ask the access control again: its keys may be others by now."""
+        access_control, vehicle = self._streams.access_control, self._vehicle
+        if access_control.keys is not None and not (
+            vehicle.keyed and vehicle.caller in access_control.keys.digests
+        ):
             raise Unauthorized("the API key of this stream is not known any more")
-        if doors.limits is not None:
-            wait_s = doors.limits.take(vehicle.caller)
+        if access_control.limits is not None:
+            wait_s = access_control.limits.take(vehicle.caller)
             if wait_s:
                 raise too_fast(wait_s)
 

@@ -207,9 +207,9 @@ def test_doors(gateway: tuple[Running, httpx.Client], tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in ("first", "second")}
     keys.write_text(f"{digests['first']}  # the lab's\n")
-    doors = {"docs_access": "closed", "console_access": "closed", "metrics_access": "key"}
+    access_control = {"docs_access": "closed", "console_access": "closed", "metrics_access": "key"}
     assert client.get(one.url + "/console").status_code == 200
-    one.change(api_keys_file=str(keys), **doors)
+    one.change(api_keys_file=str(keys), **access_control)
     check_envelope(one.post(client), 401, "UNAUTHORIZED")
     assert one.post(client, unusual="1").status_code == 401
     for path in ("/docs", "/redoc", "/openapi.json", "/console", "/console/track.js"):

@@ -17,7 +17,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from gateway.api.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
-from gateway.inference.batcher import Inference, Joiner, Outcome
+from gateway.inference.batcher import Batcher, Inference, Outcome
 from gateway.inference.policy_version import Observation
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
@@ -52,11 +52,11 @@ def speeds_of(actions: bytes) -> list[float]:
 
 
 class Bench:
-    """A joiner over `Steps`, and a short way to ask it."""
+    """A batcher over `Steps`, and a short way to ask it."""
 
     def __init__(self, calls: int = 1, max_waiting: int = 1000, max_rows: int = 8) -> None:
         self.triton = Steps()
-        self.joiner = Joiner(self.triton, Metrics(), calls, max_waiting)
+        self.batcher = Batcher(self.triton, Metrics(), calls, max_waiting)
         self.max_rows = max_rows
 
     def ask(
@@ -83,7 +83,7 @@ class Bench:
                 answer.set_exception(outcome)
 
         inference = Inference(rows, deadline, done, gone=gone, since=since)
-        self.joiner.submit(model, self.max_rows, inference)
+        self.batcher.submit(model, self.max_rows, inference)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -164,9 +164,9 @@ def test_other_numbers_of_calls_count_at_once_also_while_others_wait() -> None:
         bench = Bench(calls=1, max_rows=1)
         asked = [bench.ask(i) for i in range(12)]
         await bench.sent_are(1)
-        bench.joiner.limit(3, 1000)
+        bench.batcher.limit(3, 1000)
         await bench.sent_are(3)
-        bench.joiner.limit(1, 1000)
+        bench.batcher.limit(1, 1000)
         for done in range(1, 10):  # an answer lets the next one go, but for the two too many
             bench.triton.hold.set()
             bench.triton.hold = asyncio.Event()
@@ -174,7 +174,7 @@ def test_other_numbers_of_calls_count_at_once_also_while_others_wait() -> None:
         bench.triton.hold.set()
         answers = await asyncio.gather(*asked)
         assert [speeds_of(answer) for answer in answers] == [[i] for i in range(12)]
-        bench.joiner.limit(1, 0)
+        bench.batcher.limit(1, 0)
         bench.triton.hold = asyncio.Event()
         first = bench.ask(1)
         await bench.sent_are(13)
@@ -287,7 +287,7 @@ def test_who_is_late_is_told_and_never_sent() -> None:
             await late
         bench.triton.hold.set()
         assert speeds_of(await first) == [1]
-        await bench.joiner.close()
+        await bench.batcher.close()
         assert bench.sent == [[1]]
 
     run(test())

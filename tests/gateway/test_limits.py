@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from gateway.security import rate_limit as limits
-from gateway.security.rate_limit import Limits
+from gateway.security.rate_limit import RateLimit
 from tests.gateway.processes import OBSERVATION, check_envelope, predict
 from tests.gateway.stand_in import StandIn
 
@@ -24,7 +24,7 @@ class Clock:
 
 def test_a_burst_and_then_the_rate() -> None:
     clock = Clock()
-    bucket = Limits(per_s=10, burst=3, clock=clock)
+    bucket = RateLimit(per_s=10, burst=3, clock=clock)
     assert [bucket.take("a") for _ in range(3)] == [0, 0, 0]
     assert bucket.take("a") == pytest.approx(0.1, abs=1e-3)
     assert bucket.take("b") == 0  # another caller
@@ -37,7 +37,7 @@ def test_a_burst_and_then_the_rate() -> None:
 
 def test_a_large_request_passes_and_is_paid_for() -> None:
     clock = Clock()
-    bucket = Limits(per_s=10, burst=2, clock=clock)
+    bucket = RateLimit(per_s=10, burst=2, clock=clock)
     assert bucket.take("a", 100) == 0
     assert bucket.take("a") == pytest.approx(9.9, abs=1e-3)
     clock.now += 9.95
@@ -48,7 +48,7 @@ def test_a_large_request_passes_and_is_paid_for() -> None:
 
 def test_a_refused_request_costs_nothing() -> None:
     clock = Clock()
-    bucket = Limits(per_s=1, burst=1, clock=clock)
+    bucket = RateLimit(per_s=1, burst=1, clock=clock)
     bucket.take("a")
     waits = [bucket.take("a") for _ in range(1000)]
     assert waits == pytest.approx([1.0] * 1000, abs=1e-3)
@@ -57,7 +57,7 @@ def test_a_refused_request_costs_nothing() -> None:
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_CALLERS", 100)
     clock = Clock()
-    bucket = Limits(per_s=1, burst=1, clock=clock)
+    bucket = RateLimit(per_s=1, burst=1, clock=clock)
     for number in range(1000):
         bucket.take(f"caller {number}")
         assert len(bucket._full_at) <= 100

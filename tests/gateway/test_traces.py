@@ -1,4 +1,4 @@
-"""Traces where they are off, where nobody takes them, and where they can't be sent."""
+"""Tracing where they are off, where nobody takes them, and where they can't be sent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from gateway.config.settings import SettingsError
 from gateway.observability import otlp
-from gateway.observability.tracing import Traces
+from gateway.observability.tracing import Tracing
 from tests.gateway.processes import OBSERVATION, ROOT, free_port, until
 from tests.gateway.stand_in import StandIn
 from tests.gateway.test_configuration import running
@@ -120,7 +120,7 @@ def test_samplers(
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.25")
     if sampler is not None:
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    traces = Traces()
+    traces = Tracing()
     for flags, share in expected.items():
         begun = []
         for _ in range(1000):
