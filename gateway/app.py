@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import codec, openapi, schema
+from gateway.api.paths import PREDICT, STREAM
 from gateway.config.settings import Settings
 from gateway.console import add_console
 from gateway.http.cors import Cors
@@ -36,7 +37,7 @@ from gateway.observability.otlp import traces_url
 from gateway.reload import Configuration, read_keys
 from gateway.security.access_control import AccessControl
 from gateway.security.api_keys import Keys
-from gateway.stream.session import PATH, Streams
+from gateway.stream.session import Streams
 from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class _Gateway(FastAPI):
 
 def _add_routes(app: FastAPI, endpoints: Routes) -> None:
     app.add_api_route(
-        "/predict",
+        PREDICT,
         endpoints.predict,
         methods=["POST"],
         tags=["policy"],
@@ -214,7 +215,7 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
     )
 
     app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
-    app.add_api_route(PATH, endpoints.stream, include_in_schema=False)
+    app.add_api_route(STREAM, endpoints.stream, include_in_schema=False)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

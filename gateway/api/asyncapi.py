@@ -5,9 +5,12 @@ from typing import Any
 import msgspec
 
 from gateway.api.codec import EXAMPLE_OBSERVATION, StepAnswer, StepError, StepSkipped, codec_of
-from gateway.http.head import DEADLINE
-from gateway.stream.connection import SUBPROTOCOLS
-from gateway.stream.session import KEY_PREFIX, PATH
+from gateway.api.paths import STREAM
+from gateway.api.request_head import DEADLINE
+
+SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
+KEY_PREFIX = "carlarl.key."
+"""What an offered subprotocol begins with that is an API key: browsers can set no header."""
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -58,7 +61,7 @@ def document(version: str, api_keys: bool) -> dict[str, Any]:
         "servers": {"gateway": server},
         "channels": {
             "stream": {
-                "address": PATH,
+                "address": STREAM,
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in _MODELS},
                 "bindings": {
                     "ws": {"method": "GET", "headers": _headers(), "bindingVersion": "0.1.0"}

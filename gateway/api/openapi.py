@@ -17,7 +17,7 @@ from gateway.api.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from gateway.http.head import DEADLINE
+from gateway.api.request_head import DEADLINE
 
 BODY_ERRORS: tuple[type[GatewayError], ...] = (
     PayloadTooLarge,

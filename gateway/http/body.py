@@ -5,7 +5,7 @@ import time
 
 from starlette.requests import Request
 
-from gateway.http.head import late_body, too_large
+from gateway.api.request_head import late_body, too_large
 
 
 async def read_body(request: Request, limit: int, deadline: float) -> bytes:

@@ -19,13 +19,12 @@ from uvicorn.server import ServerState
 
 from gateway.api import codec
 from gateway.api.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, payload_of
+from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
+from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge, Pair
-from gateway.http.head import RequestHead
-from gateway.http.predict import PATH, Outcome, Predict
+from gateway.http.predict import Outcome, Predict
 from gateway.observability.exchange import Exchange
-from gateway.security.access_control import METRICS, PROBES
 from gateway.stream.connection import WebSocket
-from gateway.stream.session import PATH as STREAM
 
 MAX_HEAD_BYTES = 1 << 16
 MAX_HEAD_LINES = 200
@@ -42,7 +41,7 @@ LINGER_S, LINGER_BYTES = 1.0, 1 << 20
 """How long, and how much, is read and dropped after an answer that ends the connection before all
 was read: a connection that is closed with unread bytes is reset, and may lose that answer."""
 
-_PREDICT = PATH.encode()
+_PREDICT = PREDICT.encode()
 _ALWAYS_SERVED = frozenset(path.encode() for path in PROBES | METRICS)
 _CLOSE = (b"connection", b"close")
 

@@ -4,10 +4,10 @@ import resource
 from typing import Protocol
 from weakref import WeakSet
 
+from gateway.api.request_head import RequestHead
 from gateway.config.settings import Settings
 from gateway.http.cors import Cors
 from gateway.http.graceful_shutdown import GracefulShutdown
-from gateway.http.head import RequestHead
 from gateway.http.predict import PredictService
 from gateway.observability.exchange import Observers
 from gateway.security.backoff import Backoff

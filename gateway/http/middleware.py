@@ -11,10 +11,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api import codec
 from gateway.api.errors import payload_of
+from gateway.api.paths import DOCS, METRICS, PROBES
+from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge
-from gateway.http.head import RequestHead
 from gateway.observability.exchange import Exchange
-from gateway.security.access_control import DOCS, METRICS, PROBES, AccessControl
+from gateway.security.access_control import AccessControl
 
 _PREFLIGHT = {b"origin", b"access-control-request-method"}
 _NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")

@@ -7,8 +7,9 @@ from functools import partial
 from gateway.api import codec
 from gateway.api.codec import Action, PredictAnswer, PredictRequest
 from gateway.api.errors import DeadlineExceeded
+from gateway.api.paths import PREDICT
+from gateway.api.request_head import RequestHead, late_body, too_large
 from gateway.config.settings import Settings
-from gateway.http.head import RequestHead, late_body, too_large
 from gateway.inference.batcher import Inference
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
@@ -16,8 +17,6 @@ from gateway.inference.registry import Registry
 from gateway.observability.exchange import Exchange, Observers
 from gateway.security.access_control import AccessControl
 from gateway.triton.batch import Rows
-
-PATH = "/predict"
 
 Outcome = Prediction | Exception
 
@@ -73,7 +72,7 @@ class Predict:
         self._service = service
         self.head = head
         self.keep_alive = keep_alive
-        self.exchange = Exchange(service.observers, PATH, "POST", arrived, head.request_id)
+        self.exchange = Exchange(service.observers, PREDICT, "POST", arrived, head.request_id)
         if service.observers.traces is not None:
             self.exchange.start_trace(head.trace_context)
         self._parts: list[bytes] = []
@@ -85,7 +84,7 @@ class Predict:
         self.error: Exception | None = None
         self.deadline = arrived + service.timeout_s
         try:
-            self._caller = service.access_control.enter(PATH, head.found, client)
+            self._caller = service.access_control.enter(PREDICT, head.found, client)
             self.deadline = arrived + min(head.deadline_s(), service.timeout_s)
             self.form = head.body_format(service.max_body)
         except Exception as error:

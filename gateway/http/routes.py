@@ -9,10 +9,10 @@ from starlette.responses import Response
 
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
+from gateway.api.request_head import RequestHead
 from gateway.config.settings import Settings
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
-from gateway.http.head import RequestHead
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.registry import Registry
 from gateway.observability.metrics import CONTENT_TYPE, Metrics

@@ -3,9 +3,9 @@
 import logging
 from typing import TYPE_CHECKING
 
+from gateway.api.paths import METRICS, PROBES
 from gateway.config.settings import Settings
 from gateway.observability.log_rate_limit import Budget
-from gateway.security.access_control import METRICS, PROBES
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Trace

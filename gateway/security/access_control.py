@@ -6,14 +6,11 @@ from math import ceil
 from starlette.exceptions import HTTPException
 
 from gateway.api.errors import RateExceeded, Unauthorized
+from gateway.api.paths import DOCS, METRICS, PROBES
 from gateway.config.settings import Settings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
 from gateway.security.rate_limit import RateLimit
-
-PROBES = frozenset({"/healthz", "/livez", "/readyz"})
-DOCS = frozenset({"/docs", "/redoc", "/openapi.json", "/asyncapi.json"})
-METRICS = frozenset({"/metrics"})
 
 
 class AccessControl:

@@ -12,9 +12,9 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
+from gateway.api.asyncapi import SUBPROTOCOLS
 from gateway.stream.session import POLICY_VIOLATION, Stream, Streams
 
-SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
 PIECE_BYTES = 4096
 """What is read of one connection before the others have their turn."""
 PING_S = 20.0

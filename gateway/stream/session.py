@@ -11,10 +11,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from gateway.api import codec
+from gateway.api.asyncapi import KEY_PREFIX
 from gateway.api.codec import Action, StepAnswer, StepRequest
 from gateway.api.errors import Unauthorized, payload_of
+from gateway.api.paths import STREAM
+from gateway.api.request_head import RequestHead
 from gateway.config.settings import Settings
-from gateway.http.head import RequestHead
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
 from gateway.inference.registry import Registry
@@ -23,9 +25,6 @@ from gateway.security.access_control import AccessControl, too_fast
 from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
-PATH = "/stream"
-KEY_PREFIX = "carlarl.key."
-"""What an offered subprotocol begins with that is an API key: browsers can set no header."""
 IDLE_FRAMES_PER_S = 1000
 """Frames without an action that one vehicle may send a second: steps that are overtaken or refused,
 fragments and control frames."""
@@ -110,7 +109,7 @@ class Streams:
             name = offered.strip()
             if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
                 head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
-        caller = self.access_control.enter(PATH, head.found, scope["client"])
+        caller = self.access_control.enter(STREAM, head.found, scope["client"])
         self._check_origin(headers, scope["scheme"])
         return Vehicle(caller, self.access_control.keys is not None, request_id, head.deadline_s())
 
@@ -160,7 +159,7 @@ class Stream:
         form = codec.JSON if text else codec.MSGPACK
         self._received += 1
         exchange = Exchange(
-            *(self._streams.observers, PATH, "WS", time.perf_counter()),
+            *(self._streams.observers, STREAM, "WS", time.perf_counter()),
             f"{self._vehicle.request_id}-{self._received}",
         )
         taken = _Taken(data, form, None, exchange)
