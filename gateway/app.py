@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import codec, openapi, schema
 from gateway.api.paths import PREDICT, STREAM
+from gateway.config.live import LiveSettings
 from gateway.config.settings import Settings
 from gateway.console import add_console
 from gateway.http.cors import Cors
-from gateway.http.edge import Edge, allowed_connections
+from gateway.http.edge import Edge
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.middleware import Arrival, Errors, answer_to
 from gateway.http.predict import PredictService
@@ -56,22 +57,23 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     """
     triton = triton or Triton(settings.triton_endpoint, settings.triton_token)
     keys = read_keys(settings)
-    access_control = AccessControl(settings, keys)
+    live = LiveSettings(settings)
+    access_control = AccessControl(live, keys)
     metrics = Metrics()
     versions = Registry(triton, settings.model_version, metrics)
     traces = _traces()
     batcher = Batcher(triton, metrics, settings.calls_in_flight, settings.max_waiting, traces)
     metrics.watch(lambda: batcher.waiting, lambda: triton.reconnects)
-    predictor = Predictor(batcher, versions, metrics, settings.cache_bytes)
+    predictor = Predictor(batcher, versions, metrics, live)
     git = settings.git_commit or _git_commit()
     stopping = GracefulShutdown(settings.shutdown_notice_s)
-    endpoints = Routes(settings, triton, versions, metrics, stopping, git, access_control)
-    access = AccessLog(settings)
+    endpoints = Routes(live, triton, versions, metrics, stopping, git, access_control)
+    access = AccessLog(live)
     observers = Observers(metrics, access, traces)
-    service = PredictService(settings, access_control, versions, predictor, observers)
-    streams = Streams(settings, access_control, versions, predictor, observers)
-    cors = Cors(settings)
-    edge = Edge(settings, service, streams, observers, stopping, cors)
+    service = PredictService(live, access_control, versions, predictor, observers)
+    streams = Streams(live, access_control, versions, predictor, observers)
+    cors = Cors(live)
+    edge = Edge(live, service, streams, observers, stopping, cors)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -106,16 +108,10 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     add_console(app)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
-        access_control.configure(settings, keys)
-        service.configure(settings)
-        edge.places.limit = allowed_connections(settings.max_connections)
-        streams.configure(settings)
-        endpoints.configure(settings)
+        live.now = settings
+        access_control.keys = keys
         batcher.limit(settings.calls_in_flight, settings.max_waiting)
-        predictor.remember(settings.cache_bytes)
-        cors.configure(settings)
         app.describe(keys)
-        access.configure(settings)
         logs.configure(settings)
 
     configuration = Configuration(settings, keys, apply)

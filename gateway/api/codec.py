@@ -19,6 +19,10 @@ MAX_STEP = 2**53 - 1
 """The largest `stepId`: whole numbers up to it are exact in JavaScript, too."""
 MAX_PROBLEMS = 100
 """Problems of one request that are listed."""
+LISTED_BYTES = 1 << 16
+"""The largest body of which more than the first problem is looked for."""
+MAX_SAID = 300
+"""Of a longer message of msgspec, which may hold a name as long as the body, both ends are kept."""
 
 EXAMPLE_OBSERVATION: Any = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
 
@@ -252,8 +256,13 @@ class Codec:
         """Read a body that `read_request` does not take, each observation by itself.
 
         Raises ValidationFailed with the first problem of each observation, of `MAX_PROBLEMS` at
-        most.
+        most; for a body of more than `LISTED_BYTES` with the first problem alone.
         """
+        if len(body) > LISTED_BYTES:
+            try:
+                return self.read_request[form](body)
+            except NOT_READ as error:
+                raise _failed(error, form) from None
         try:
             envelope = _envelope["request"][form](body)
         except NOT_READ as error:
@@ -376,6 +385,8 @@ def _failed(error: Exception, form: str, within: str = "") -> ValidationFailed:
 def _problem(error: Exception, form: str, within: str = "") -> dict[str, str]:
     """Name the field, say what is wrong with it, and of which type the problem is."""
     said = str(error)
+    if len(said) > 2 * MAX_SAID:
+        said = said[:MAX_SAID] + said[-MAX_SAID:]
     if not isinstance(error, msgspec.ValidationError):
         what, kind = _MALFORMED[form]
         return {"field": "body", "message": f"{what}: {said}", "type": kind}

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 
 EXPOSED = ("X-Request-ID", "X-Process-Time", "X-Carlarl-Echo", "Retry-After")
 """Headers of answers that pages may read."""
@@ -19,12 +19,13 @@ _VARY = (b"vary", b"Origin")
 class Cors:
     """The origins that the settings name; for every answer, and for preflight requests."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, live: LiveSettings) -> None:
         """Allow those origins."""
-        self.configure(settings)
+        self._live = live
+        self._read_settings()
 
-    def configure(self, settings: Settings) -> None:
-        """Allow other origins from now on."""
+    def _read_settings(self) -> None:
+        self._settings = settings = self._live.now
         self._preflight = CORSMiddleware(
             _unreachable,
             allow_origins=settings.cors_origins,
@@ -40,6 +41,8 @@ class Cors:
 
     def headers(self, asked: Mapping[bytes, bytes]) -> list[_Pair]:
         """Return what an answer says to the page that asked, by the headers of its request."""
+        if self._settings is not self._live.now:
+            self._read_settings()
         origin = asked.get(b"origin")
         if self._all:
             if origin is None:

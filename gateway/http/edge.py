@@ -5,7 +5,7 @@ from typing import Protocol
 from weakref import WeakSet
 
 from gateway.api.request_head import RequestHead
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.http.cors import Cors
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.predict import PredictService
@@ -28,6 +28,12 @@ class Droppable(Protocol):
         """End the connection at once."""
 
 
+def allowed_connections(wanted: int) -> int:
+    """Return how many connections there may be: fewer than `wanted` where files do not suffice."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - OTHER_FILES))
+
+
 class Places:
     """Places for connections: so many, and `RESERVED` ones beyond.
 
@@ -35,9 +41,9 @@ class Places:
     keeps no probe out.
     """
 
-    def __init__(self, limit: int) -> None:
-        """Have `limit` places."""
-        self.limit = limit
+    def __init__(self, live: LiveSettings) -> None:
+        """Have `MAX_CONNECTIONS` places, or as many as there may be open files."""
+        self._live = live
         self._beyond: dict[Droppable, None] = {}
         self._handshakes = WeakSet[Droppable]()  # one that fails tells nobody
 
@@ -48,7 +54,8 @@ class Places:
     def take(self, connection: Droppable, others: int) -> bool:
         """Give a place to a connection beside `others`; return whether it is one beyond."""
         self._handshakes.discard(connection)
-        if others - len(self._beyond) + len(self._handshakes) < self.limit:
+        limit = allowed_connections(self._live.now.max_connections)
+        if others - len(self._beyond) + len(self._handshakes) < limit:
             return False
         if len(self._beyond) >= RESERVED:
             oldest = next(iter(self._beyond))
@@ -62,18 +69,12 @@ class Places:
         self._beyond.pop(connection, None)
 
 
-def allowed_connections(wanted: int) -> int:
-    """Return how many connections there may be: fewer than `wanted` where files do not suffice."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - OTHER_FILES))
-
-
 class Edge:
     """What connections work with: one for all connections of a process."""
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         predict: PredictService,
         streams: Streams,
         observers: Observers,
@@ -89,7 +90,7 @@ class Edge:
         self.backoff = Backoff()
         self._defaults: list[Pair] = []
         self._lines = b""
-        self.places = Places(allowed_connections(settings.max_connections))
+        self.places = Places(live)
 
     def lines_of(self, headers: list[Pair]) -> bytes:
         """Write the headers that uvicorn gives every answer; they change once a second."""

@@ -9,7 +9,7 @@ from gateway.api.codec import Action, PredictAnswer, PredictRequest
 from gateway.api.errors import DeadlineExceeded
 from gateway.api.paths import PREDICT
 from gateway.api.request_head import RequestHead, late_body, too_large
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Inference
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
@@ -26,7 +26,7 @@ class PredictService:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         access_control: AccessControl,
         versions: Registry,
         predictor: Predictor,
@@ -37,12 +37,7 @@ class PredictService:
         self.versions = versions
         self.predictor = predictor
         self.observers = observers
-        self.configure(settings)
-
-    def configure(self, settings: Settings) -> None:
-        """Take other limits."""
-        self.max_body = settings.max_body_bytes
-        self.timeout_s = settings.request_timeout_ms / 1000
+        self.live = live
 
 
 class Predict:
@@ -82,11 +77,12 @@ class Predict:
         self.complete = False
         self.form = codec.JSON
         self.error: Exception | None = None
-        self.deadline = arrived + service.timeout_s
+        timeout_s = service.live.now.request_timeout_ms / 1000
+        self.deadline = arrived + timeout_s
         try:
             self._caller = service.access_control.enter(PREDICT, head.found, client)
-            self.deadline = arrived + min(head.deadline_s(), service.timeout_s)
-            self.form = head.body_format(service.max_body)
+            self.deadline = arrived + min(head.deadline_s(), timeout_s)
+            self.form = head.body_format(service.live.now.max_body_bytes)
         except Exception as error:
             self.error = error
 
@@ -94,9 +90,10 @@ class Predict:
         """Take a piece of the body."""
         if self.error is None:
             self._size += len(data)
-            if self._size > self._service.max_body:
+            max_bytes = self._service.live.now.max_body_bytes
+            if self._size > max_bytes:
                 self._parts.clear()
-                self.error = too_large(self._service.max_body)
+                self.error = too_large(max_bytes)
             else:
                 self._parts.append(data)
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
 from gateway.api.request_head import RequestHead
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.inference.policy_version import PolicyVersion
@@ -28,7 +28,7 @@ class Routes:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         triton: Triton,
         versions: Registry,
         metrics: Metrics,
@@ -37,18 +37,13 @@ class Routes:
         access_control: AccessControl,
     ) -> None:
         """Take what the routes call and tell of, and the service's commit for `/healthz`."""
-        self.configure(settings)
+        self._live = live
         self._stopping = stopping
         self._access_control = access_control
         self._triton = triton
         self._versions = versions
         self._metrics = metrics
         self._git = git
-
-    def configure(self, settings: Settings) -> None:
-        """Take other limits."""
-        self._max_body = settings.max_body_bytes
-        self._timeout_s = settings.request_timeout_ms / 1000
 
     async def predict(self, _: Request) -> Response:
         """Give one action for each observation; connections answer this without the application."""
@@ -111,11 +106,13 @@ class Routes:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
+        settings = self._live.now
         head: RequestHead = request.scope["head"]
         arrived: float = request.scope["exchange"].arrived
-        deadline = arrived + min(head.deadline_s(), self._timeout_s)
-        form = head.body_format(self._max_body)
-        codec.check_warmup(await read_body(request, self._max_body, deadline), form)
+        deadline = arrived + min(head.deadline_s(), settings.request_timeout_ms / 1000)
+        form = head.body_format(settings.max_body_bytes)
+        body = await read_body(request, settings.max_body_bytes, deadline)
+        codec.check_warmup(body, form)
         policy = await self._versions.resolve(None)
         await policy.warm_up(self._triton, deadline)
         return _json(

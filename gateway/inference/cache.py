@@ -17,9 +17,8 @@ class Cache:
     is the action that Triton gave for exactly this input and exactly this version.
     """
 
-    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
-        """Hold at most `max_bytes`, keys and overhead included."""
-        self._max_bytes = max_bytes
+    def __init__(self, metrics: Metrics) -> None:
+        """Start empty."""
         self._metrics = metrics
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self.bytes = 0
@@ -40,20 +39,19 @@ class Cache:
         self._metrics.looked_up(hits, len(keys) - hits)
         return found
 
-    def store(self, key: bytes, action: bytes) -> None:
-        """Remember an action, and forget the oldest ones where there is no room."""
+    def store(self, key: bytes, action: bytes, max_bytes: int) -> None:
+        """Remember an action, and forget the oldest ones: `max_bytes` are held at most.
+
+        Keys and overhead count.
+        """
         if key in self._entries:
             return
         self._entries[key] = action
         self.bytes += len(key) + len(action) + ENTRY_BYTES
-        self._shrink()
+        self.shrink(max_bytes)
 
-    def resize(self, max_bytes: int) -> None:
-        """Hold at most `max_bytes` from now on."""
-        self._max_bytes = max_bytes
-        self._shrink()
-
-    def _shrink(self) -> None:
-        while self.bytes > self._max_bytes:
+    def shrink(self, max_bytes: int) -> None:
+        """Forget the oldest actions until at most `max_bytes` are held."""
+        while self.bytes > max_bytes:
             old_key, old_action = self._entries.popitem(last=False)
             self.bytes -= len(old_key) + len(old_action) + ENTRY_BYTES

@@ -8,6 +8,7 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 from gateway.api.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Batcher, Inference, Outcome
 from gateway.inference.cache import Cache
 from gateway.inference.policy_version import PolicyVersion
@@ -36,23 +37,14 @@ class Predictor:
     """Answers requests through Triton, joined with each other."""
 
     def __init__(
-        self, batcher: Batcher, versions: Registry, metrics: Metrics, cache_bytes: int
+        self, batcher: Batcher, versions: Registry, metrics: Metrics, live: LiveSettings
     ) -> None:
-        """Take the way to Triton, what it serves, where actions are counted, memory for them."""
+        """Take the way to Triton, what it serves, and where actions are counted."""
         self._batcher = batcher
         self._versions = versions
         self._metrics = metrics
-        self._cache: Cache | None = None
-        self.remember(cache_bytes)
-
-    def remember(self, cache_bytes: int) -> None:
-        """Use so many bytes for actions that were given before; 0: none."""
-        if not cache_bytes:
-            self._cache = None
-        elif self._cache is None:
-            self._cache = Cache(cache_bytes, self._metrics)
-        else:
-            self._cache.resize(cache_bytes)
+        self._live = live
+        self._cache = Cache(metrics)
 
     def predict(
         self,
@@ -73,7 +65,10 @@ class Predictor:
         Returns what is on its way to Triton, for whoever stops waiting; None where the cache has
         every action. `gone`, `since` and `trace` are as `Inference` takes them.
         """
-        cache = self._cache if seed is None else None
+        cache_bytes = self._live.now.cache_bytes
+        if self._cache.bytes > cache_bytes:  # which was more until now
+            self._cache.shrink(cache_bytes)
+        cache = self._cache if cache_bytes and seed is None else None
         found: list[bytes | None] = []
         missing: list[int] = []
         keys: list[bytes] = []
@@ -87,7 +82,7 @@ class Predictor:
 
         def settled(outcome: Outcome) -> None:
             if isinstance(outcome, bytes) and cache is not None:
-                outcome = _filled(cache, keys, found, missing, outcome)
+                outcome = _filled(cache, cache_bytes, keys, found, missing, outcome)
             self._finish(policy, seed, outcome, done)
 
         asked = rows if len(missing) in (0, rows.count) else rows.pick(missing)
@@ -118,14 +113,19 @@ class Predictor:
 
 
 def _filled(
-    cache: Cache, keys: list[bytes], found: list[bytes | None], missing: list[int], data: bytes
+    cache: Cache,
+    max_bytes: int,
+    keys: list[bytes],
+    found: list[bytes | None],
+    missing: list[int],
+    data: bytes,
 ) -> bytes:
     """Put the actions that were asked for beside those that were found, and remember them."""
     for place, index in enumerate(missing):
         action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
         found[index] = action
         if all(map(math.isfinite, _ACTION.unpack(action))):
-            cache.store(keys[index], action)
+            cache.store(keys[index], action, max_bytes)
     return b"".join(filter(None, found))
 
 

@@ -4,7 +4,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from gateway.api.paths import METRICS, PROBES
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.observability.log_rate_limit import Budget
 
 if TYPE_CHECKING:
@@ -22,16 +22,15 @@ class AccessLog:
     say nothing that is not logged where it comes from, it is `debug`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, live: LiveSettings) -> None:
         """Write what the settings ask for."""
-        self.configure(settings)
+        self._live = live
         self._budgets = (Budget("answers"), Budget("errors"))
 
-    def configure(self, settings: Settings) -> None:
-        """Write other answers from now on."""
-        self.all = settings.access_log == "all"
+    @property
+    def all(self) -> bool:
         """Whether answers that are no errors are written too."""
-        self._errors = settings.access_log != "none"
+        return self._live.now.access_log == "all"
 
     def answered(
         self,
@@ -46,7 +45,7 @@ class AccessLog:
     ) -> None:
         """Note one answer; `route` is a template, never the raw path."""
         failed = status >= 400
-        if not (self._errors if failed else self.all):
+        if self._live.now.access_log == "none" or not (failed or self.all):
             return
         level = logging.WARNING if status >= 500 else logging.INFO
         if route in _QUIET:

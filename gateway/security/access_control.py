@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 
 from gateway.api.errors import RateExceeded, Unauthorized
 from gateway.api.paths import DOCS, METRICS, PROBES
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
 from gateway.security.rate_limit import RateLimit
@@ -19,17 +19,17 @@ class AccessControl:
     Probes are always open; neither they nor `/metrics` count for the rate of a caller.
     """
 
-    def __init__(self, settings: Settings, keys: Keys | None) -> None:
+    def __init__(self, live: LiveSettings, keys: Keys | None) -> None:
         """Ask for one of `keys`, for none where that is None."""
         self.keys = keys
-        self.limits: RateLimit | None = None
-        """How much one caller may send; None: any number."""
+        self._live = live
+        self._limits: RateLimit | None = None
         self._rate = (0.0, 0)
-        self.configure(settings, keys)
+        self._read_settings()
 
-    def configure(self, settings: Settings, keys: Keys | None) -> None:
-        """Take other settings and keys; what callers have used of their rate is kept."""
-        self.keys = keys
+    def _read_settings(self) -> None:
+        """Take other settings; what callers have used of their rate is kept."""
+        self._settings = settings = self._live.now
         access = (
             (DOCS, settings.docs_access),
             (METRICS, settings.metrics_access),
@@ -40,7 +40,7 @@ class AccessControl:
         rate = (settings.rate_limit_per_s, settings.rate_limit_burst)
         if rate != self._rate:
             self._rate = rate
-            self.limits = RateLimit(*rate) if rate[0] else None
+            self._limits = RateLimit(*rate) if rate[0] else None
 
     def enter(
         self, path: str, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
@@ -50,27 +50,38 @@ class AccessControl:
         Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
         Unauthorized without a key that is known.
         """
+        if self._settings is not self._live.now:
+            self._read_settings()
         if path in self._closed:
             raise HTTPException(404)
         asked = self.keys is not None and path not in self._open
         holder = self.keys.holder(headers) if asked and self.keys else None
         caller = holder or (client[0] if client else "")
-        if self.limits is not None and path not in PROBES and path not in METRICS:
-            wait_s = self.limits.take(caller)
-            if wait_s:
-                raise too_fast(wait_s)
+        if path not in PROBES and path not in METRICS:
+            self._take(caller)
         if asked and holder is None:
             raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
         return caller
 
     def charge(self, caller: str, observations: int) -> None:
         """Count the observations of a request that came in, beyond the first."""
-        if self.limits is not None and observations > 1:
-            self.limits.charge(caller, observations - 1)
+        if self._limits is not None and observations > 1:
+            self._limits.charge(caller, observations - 1)
 
+    def renew(self, caller: str, keyed: bool) -> None:
+        """Let a stream go on that was let in as `caller`, by a key where `keyed`.
 
-def too_fast(wait_s: float) -> RateExceeded:
-    """Make the refusal of a caller whose next request would pass after `wait_s` seconds."""
-    error = RateExceeded("this caller sends more observations a second than it may")
-    error.headers = {"Retry-After": str(max(1, ceil(min(wait_s, 86_400))))}
-    return error
+        Raises Unauthorized where its key is not known any more, RateExceeded as `enter` does.
+        """
+        if self._settings is not self._live.now:
+            self._read_settings()
+        if self.keys is not None and not (keyed and caller in self.keys.digests):
+            raise Unauthorized("the API key of this stream is not known any more")
+        self._take(caller)
+
+    def _take(self, caller: str) -> None:
+        wait_s = 0.0 if self._limits is None else self._limits.take(caller)
+        if wait_s:
+            error = RateExceeded("this caller sends more observations a second than it may")
+            error.headers = {"Retry-After": str(max(1, ceil(min(wait_s, 86_400))))}
+            raise error

@@ -16,12 +16,12 @@ from gateway.api.codec import Action, StepAnswer, StepRequest
 from gateway.api.errors import Unauthorized, payload_of
 from gateway.api.paths import STREAM
 from gateway.api.request_head import RequestHead
-from gateway.config.settings import Settings
+from gateway.config.live import LiveSettings
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, Predictor, seed_of
 from gateway.inference.registry import Registry
 from gateway.observability.exchange import Exchange, Observers
-from gateway.security.access_control import AccessControl, too_fast
+from gateway.security.access_control import AccessControl
 from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
@@ -78,7 +78,7 @@ class Streams:
 
     def __init__(
         self,
-        settings: Settings,
+        live: LiveSettings,
         access_control: AccessControl,
         versions: Registry,
         predictor: Predictor,
@@ -89,13 +89,7 @@ class Streams:
         self.versions = versions
         self.predictor = predictor
         self.observers = observers
-        self.configure(settings)
-
-    def configure(self, settings: Settings) -> None:
-        """Take other limits and origins."""
-        self.max_frame = settings.max_body_bytes
-        self.timeout_s = settings.request_timeout_ms / 1000
-        self._origins = settings.cors_origins
+        self.live = live
 
     def admit(self, scope: Scope, request_id: str) -> Vehicle:
         """Let a vehicle in, before the upgrade.
@@ -116,7 +110,8 @@ class Streams:
     def _check_origin(self, headers: Headers, scheme: str) -> None:
         """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
         origin = headers.get("origin")
-        if origin is None or "*" in self._origins or origin in self._origins:
+        origins = self.live.now.cors_origins
+        if origin is None or "*" in origins or origin in origins:
             return
         # Where this is plain HTTP, TLS may end at a proxy before it.
         schemes = ("https",) if scheme == "https" else ("http", "https")
@@ -164,7 +159,7 @@ class Stream:
         )
         taken = _Taken(data, form, None, exchange)
         try:
-            self._enter()
+            self._streams.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
             taken.step = self._read(data, form)
         except Exception as error:
             self._refuse(taken, error)
@@ -188,18 +183,6 @@ class Stream:
         self._lost = True
         self._latest = None
         self._streams.observers.metrics.streams.dec()
-
-    def _enter(self) -> None:
-        """Ask the access control again: its keys may be others by now."""
-        access_control, vehicle = self._streams.access_control, self._vehicle
-        if access_control.keys is not None and not (
-            vehicle.keyed and vehicle.caller in access_control.keys.digests
-        ):
-            raise Unauthorized("the API key of this stream is not known any more")
-        if access_control.limits is not None:
-            wait_s = access_control.limits.take(vehicle.caller)
-            if wait_s:
-                raise too_fast(wait_s)
 
     def _read(self, data: bytes, form: str) -> StepRequest | None:
         """Decode a frame by the active version's signature, or by that of the version it names.
@@ -259,11 +242,12 @@ class Stream:
         taken.exchange.version = policy.version
         seed = seed_of(step.deterministic, step.seed)
         arrived = taken.exchange.arrived
+        timeout_s = self._streams.live.now.request_timeout_ms / 1000
         self._streams.predictor.predict(
             policy,
             Rows.of([step.observation], seed),
             seed,
-            arrived + min(self._vehicle.deadline_s, self._streams.timeout_s),
+            arrived + min(self._vehicle.deadline_s, timeout_s),
             self._settled,
             gone=self._overtaken,
             since=since,

@@ -24,7 +24,7 @@ def rows(*speeds: float) -> Rows:
 
 
 def test_every_byte_and_the_version_count() -> None:
-    cache = Cache(1 << 20, Metrics())
+    cache = Cache(Metrics())
     base = Observation(1.0, 0.5, (0.1, 0.2, 0.3, 0.4, 0.5))
     others = [
         Observation(1.0000001, 0.5, base.sensors),
@@ -42,19 +42,18 @@ def test_every_byte_and_the_version_count() -> None:
 
 
 def test_bounded_and_the_oldest_goes_first() -> None:
-    entry = len(Cache(0, Metrics()).keys("d", rows(0))[0]) + len(ACTION) + ENTRY_BYTES
-    cache = Cache(3 * entry, Metrics())
+    entry = len(Cache(Metrics()).keys("d", rows(0))[0]) + len(ACTION) + ENTRY_BYTES
+    cache = Cache(Metrics())
     keys = cache.keys("d", rows(0, 1, 2, 3))
     for key in keys[:3]:
-        cache.store(key, ACTION)
+        cache.store(key, ACTION, 3 * entry)
     assert cache.look_up(keys[:1]) == [ACTION]  # now the second is the oldest
-    cache.store(keys[3], ACTION)
+    cache.store(keys[3], ACTION, 3 * entry)
     assert cache.look_up(keys) == [ACTION, None, ACTION, ACTION]
     assert cache.bytes <= 3 * entry
-    cache.resize(2 * entry)
+    cache.shrink(2 * entry)
     assert cache.look_up(keys) == [None, None, ACTION, ACTION]
-    cache.resize(9 * entry)
-    cache.store(keys[0], ACTION)
+    cache.store(keys[0], ACTION, 9 * entry)
     assert cache.look_up(keys) == [ACTION, None, ACTION, ACTION]
 
 
@@ -62,10 +61,10 @@ def test_it_takes_no_more_memory_than_it_says() -> None:
     limit = 2_000_000
     digest = "sha256:" + "0" * 64
     tracemalloc.start()
-    cache = Cache(limit, Metrics())
+    cache = Cache(Metrics())
     before = tracemalloc.get_traced_memory()[0]
     for index in range(12_000):
-        cache.store(cache.keys(digest, rows(index / 100))[0], bytes(bytearray(ACTION)))
+        cache.store(cache.keys(digest, rows(index / 100))[0], bytes(bytearray(ACTION)), limit)
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert cache.bytes > 0.99 * limit
