@@ -252,17 +252,22 @@ class Codec:
         self.read_step: dict[str, Callable[[bytes], StepRequest]] = _decoders(self.step)
         self._read_observation = _decoders(self.observation)
 
-    def read_request_apart(self, body: bytes, form: str) -> PredictRequest:
+    def read_request_apart(
+        self, body: bytes, form: str, error: Exception | None = None
+    ) -> PredictRequest:
         """Read a body that `read_request` does not take, each observation by itself.
 
         Raises ValidationFailed with the first problem of each observation, of `MAX_PROBLEMS` at
-        most; for a body of more than `LISTED_BYTES` with the first problem alone.
+        most; for a body of more than `LISTED_BYTES` with the first problem alone, which is `error`
+        where `read_request` has raised it already.
         """
         if len(body) > LISTED_BYTES:
             try:
-                return self.read_request[form](body)
-            except NOT_READ as error:
-                raise _failed(error, form) from None
+                if error is None:
+                    return self.read_request[form](body)
+            except NOT_READ as first:
+                error = first
+            raise _failed(error, form) from None
         try:
             envelope = _envelope["request"][form](body)
         except NOT_READ as error:

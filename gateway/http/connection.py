@@ -2,14 +2,11 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import unquote
 
-import httptools
 from starlette.exceptions import HTTPException
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -18,18 +15,21 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
 from gateway.api import codec
-from gateway.api.errors import DeadlineExceeded, ResourceExhausted, ServiceUnavailable, payload_of
+from gateway.api.errors import (
+    DeadlineExceeded,
+    ResourceExhausted,
+    ServiceUnavailable,
+    payload_of,
+)
 from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
 from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge, Pair
+from gateway.http.parser import RequestParser, bad_request
+from gateway.http.patience import Patience
 from gateway.http.predict import Outcome, Predict
 from gateway.observability.exchange import Exchange
 from gateway.stream.connection import WebSocket
 
-MAX_HEAD_BYTES = 1 << 16
-MAX_HEAD_LINES = 200
-MAX_LENGTH_DIGITS = 18
-"""Digits of a `Content-Length`."""
 MAX_PIPELINED = 100
 """Requests that a caller may send ahead on one connection; one that sends more is cut off."""
 SLOW_S = 5.0
@@ -73,30 +73,22 @@ class HttpConnection(asyncio.Protocol):
             self._edge.places.expect(self)
         self._transport: Any = None
         self._flow: FlowControl
-        self._parser: Any = None
-        # The request that is being read.
-        self._url = b""
-        self._headers: list[Pair] = []
-        self._head = RequestHead(())
-        self._in_head = False
+        self._parser: RequestParser
+        self._patience: Patience
         self._head_begun = False
         self._incoming: Predict | RequestResponseCycle | None = None
-        self._unread_bytes = 0
-        self._large = False
-        """Whether a head that ends in the piece that is fed may be over the limit."""
-        # The requests that are read, in their order; the first one is under way where `_started`.
+        """The request whose body is being read."""
         self._pipeline: deque[Predict | RequestResponseCycle] = deque()
+        """The requests that came, in their order; the first one is under way where `_started`."""
         self._started = False
         self._advancing = False
         self._resting = False
-        # How it ends.
         self._error: Exception | None = None
+        """Why nothing more is read."""
+        self._dropped_bytes = 0
         self._last = False
         self._lost = False
         self._beyond = False
-        # Until when the caller may be slow (loop.time).
-        self._patient_until = math.inf
-        self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     # What the transport calls.
@@ -104,12 +96,13 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take a place among the connections; wait for the first request."""
         self._transport = transport
-        self._parser = self._new_parser()
+        self._parser = RequestParser(self._on_request, self._on_body, self._on_complete)
+        self._patience = Patience(self._loop, self._too_slow)
         self._flow = FlowControl(transport)
         self._client = get_remote_addr(transport)
         self._beyond = self._edge.places.take(self, len(self._state.connections))
         self._state.connections.add(self)
-        self._be_patient(BEYOND_S if self._beyond else SLOW_S)
+        self._patience.wait(BEYOND_S if self._beyond else SLOW_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that nobody waits for answers any more."""
@@ -124,23 +117,19 @@ class HttpConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; requests that it finds are answered, or wait for their turn."""
-        self._unread_bytes += len(data)
         if self._error is not None:
-            if self._unread_bytes > LINGER_BYTES:
+            self._dropped_bytes += len(data)
+            if self._dropped_bytes > LINGER_BYTES:
                 self._transport.abort()
             return
-        self._large = self._unread_bytes > MAX_HEAD_BYTES
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            rest = self._parser.feed(data)
+        except (HTTPException, ServiceUnavailable) as error:
+            self._fail(error)
             return
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            known = isinstance(cause, (HTTPException, ServiceUnavailable))
-            self._fail(cause if known else _bad_request())  # type: ignore[arg-type]
-            return
-        if self._in_head or self._incoming is not None:
+        if rest is not None:
+            self._open_stream(rest)
+        elif self._parser.in_head or self._incoming is not None:
             self._wait_for_rest()
 
     def pause_writing(self) -> None:
@@ -171,54 +160,28 @@ class HttpConnection(asyncio.Protocol):
 
     # What the parser calls.
 
-    def on_message_begin(self) -> None:
-        """Begin with a new request."""
-        self._url = b""
-        self._headers = []
-        self._in_head = True
-
-    def on_url(self, url: bytes) -> None:
-        """Take a piece of the request's target."""
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those behind a body are dropped."""
-        headers = self._headers
-        headers.append((name.lower(), value))
-        if len(headers) > MAX_HEAD_LINES:
-            raise _head_too_large()
-
-    def on_headers_complete(self) -> None:
-        """Put the request in line."""
+    def _on_request(self) -> None:
+        """Put the request in line, or refuse it."""
         arrived = time.perf_counter()
-        headers, self._headers = self._headers, []
-        self._head = head = RequestHead(headers)
-        self._in_head = self._head_begun = False
-        if self._large and head.size + len(self._url) > MAX_HEAD_BYTES:
-            raise _head_too_large()
-        self._unread_bytes = 0
-        parser, found = self._parser, head.found
-        method = parser.get_method()
-        if (b"upgrade" in found or method == b"CONNECT") and parser.should_upgrade():
-            return  # `_upgrade` goes on
-        if len(found.get(b"content-length", b"")) > MAX_LENGTH_DIGITS:
-            raise _bad_request()
-        keep_alive = parser.should_keep_alive() and (
-            b"connection" not in found or parser.get_http_version() == "1.1"
-        )
-        if method != b"POST" or self._path() != _PREDICT or self._beyond:
-            probe = method in (b"GET", b"HEAD") and self._path() in _ALWAYS_SERVED
-            if self._beyond and not probe:
-                self._edge.observers.metrics.refused()
-                raise ServiceUnavailable("too many connections")
-            incoming: Predict | RequestResponseCycle = self._cycle(keep_alive)
-        else:
-            incoming = Predict(self._edge.predict, head, self._client, arrived, keep_alive)
-            if incoming.error is None and self._expects_continue():
+        parser = self._parser
+        self._head_begun = False
+        incoming: Predict | RequestResponseCycle
+        if parser.method == b"POST" and parser.path() == _PREDICT and not self._beyond:
+            incoming = Predict(
+                self._edge.predict, parser.head, self._client, arrived, parser.keep_alive
+            )
+            if incoming.error is None and parser.expects_continue():
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
+            if self._beyond:
+                probe = parser.method in (b"GET", b"HEAD") and parser.path() in _ALWAYS_SERVED
+                if not probe:
+                    self._edge.observers.metrics.refused()
+                    raise ServiceUnavailable("too many connections")
+            incoming = self._cycle()
         self._incoming = incoming
         self._pipeline.append(incoming)
-        self._patient_until = math.inf
+        self._patience.stop()
         if len(self._pipeline) > 1:
             self._flow.pause_reading()
             if len(self._pipeline) > MAX_PIPELINED:
@@ -226,9 +189,8 @@ class HttpConnection(asyncio.Protocol):
         elif not isinstance(incoming, Predict) or incoming.error is not None:
             self._advance()
 
-    def on_body(self, body: bytes) -> None:
+    def _on_body(self, body: bytes) -> None:
         """Take a piece of a body; that of a request that is answered already is dropped."""
-        self._unread_bytes = 0
         incoming = self._incoming
         if isinstance(incoming, Predict):
             if incoming.error is None:
@@ -241,95 +203,46 @@ class HttpConnection(asyncio.Protocol):
                 self._flow.pause_reading()
             incoming.message_event.set()
 
-    def on_message_complete(self) -> None:
+    def _on_complete(self) -> None:
         """Start the request where it is its turn."""
-        self._unread_bytes = 0
         incoming, self._incoming = self._incoming, None
-        if self._headers and incoming is not None and not self._parser.should_keep_alive():
-            incoming.keep_alive = False  # behind its body it asked for that: no more is parsed
+        if incoming is None:
+            return
+        if not self._parser.keep_alive:
+            incoming.keep_alive = False
         if isinstance(incoming, Predict):
             incoming.complete = True
             self._advance()
-        elif incoming is not None and not incoming.response_complete:
+        elif not incoming.response_complete:
             incoming.more_body = False
             incoming.message_event.set()
 
-    # Reading.
-
-    def _new_parser(self) -> Any:
-        parser: Any = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what comes then is dropped
-        return parser
-
-    def _upgrade(self, rest: bytes) -> None:
-        """Go on behind a head that asks for an upgrade, where the parser stops.
-
-        An upgrade that is not heeded is as if it had not been asked for: the head is read again
-        without it.
-        """
-        method = self._parser.get_method()
-        asked = self._head.found.get(b"upgrade", b"").lower()
-        if method == b"GET" and asked == b"websocket" and self._path() == STREAM.encode():
-            self._open_stream(rest)
-            return
-        if method == b"CONNECT" or self._transport.is_closing():
-            self._fail(_bad_request())
-            return
-        version = self._parser.get_http_version().encode()
-        lines = [b"%s %s HTTP/%s\r\n" % (method, self._url, version)]
-        lines += [b"%s: %s\r\n" % pair for pair in self._head.pairs if pair[0] != b"upgrade"]
-        self._parser = self._new_parser()
-        self._unread_bytes = 0
-        self.data_received(b"".join((*lines, b"\r\n", rest)))
-
     def _wait_for_rest(self) -> None:
-        """Wait for the rest of a head or of a body, which is neither endless nor too slow."""
-        if self._unread_bytes > MAX_HEAD_BYTES:
-            self._fail(_head_too_large() if self._in_head else _bad_request())
-        elif self._in_head:
+        """Wait for the rest of a head or of a body, which may not come too slowly."""
+        first = self._pipeline[0] if self._pipeline else None
+        if self._parser.in_head:
             if not (self._head_begun or self._pipeline or self._beyond):
-                self._be_patient(SLOW_S)
+                self._patience.wait(SLOW_S)
             self._head_begun = True
-        elif self._pipeline and self._pipeline[0] is self._incoming and not self._started:
-            self._patient_for_body(self._incoming)
+        elif first is self._incoming and isinstance(first, Predict) and not self._started:
+            self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
 
-    def _path(self) -> bytes:
-        """Return the path of the request's target, however it is spelt."""
-        if self._url == _PREDICT:
-            return self._url
-        path: bytes = httptools.parse_url(self._url).path
-        return unquote(path.decode("ascii")).encode() if b"%" in path else path
-
-    def _scope(self, method: bytes) -> Any:
-        url = httptools.parse_url(self._url)
+    def _scope(self) -> dict[str, Any]:
         return {
             "type": "http",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-            "http_version": self._parser.get_http_version(),
             "server": get_local_addr(self._transport),
             "client": self._client,
             "scheme": "https" if is_ssl(self._transport) else "http",
             "root_path": "",
-            "headers": self._head.pairs,
             "state": self._app_state.copy(),
-            "method": method.decode("ascii"),
-            "path": self._path().decode(),
-            "raw_path": url.path,
-            "query_string": url.query or b"",
+            **self._parser.scope(),
         }
 
-    def _expects_continue(self) -> bool:
-        """Whether the caller waits for a word before it sends the body."""
-        expect = self._head.found.get(b"expect")
-        return (
-            expect is not None
-            and expect.lower() == b"100-continue"
-            and self._parser.get_http_version() == "1.1"
-        )
-
-    def _cycle(self, keep_alive: bool) -> RequestResponseCycle:
+    def _cycle(self) -> RequestResponseCycle:
+        scope: Any = self._scope()
         return RequestResponseCycle(
-            scope=self._scope(self._parser.get_method()),
+            scope=scope,
             transport=self._transport,
             flow=self._flow,
             logger=log,
@@ -337,14 +250,14 @@ class HttpConnection(asyncio.Protocol):
             access_log=False,
             default_headers=self._state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=self._expects_continue(),
-            keep_alive=keep_alive and not self._beyond,
+            expect_100_continue=self._parser.expects_continue(),
+            keep_alive=self._parser.keep_alive and not self._beyond,
             on_response=self._answered,
         )
 
     def _open_stream(self, rest: bytes) -> None:
         """Hand the connection over to a stream, or refuse one."""
-        head = self._head
+        head = self._parser.head
         exchange = Exchange(
             self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
         )
@@ -354,9 +267,7 @@ class HttpConnection(asyncio.Protocol):
         try:
             if self._beyond:
                 raise ServiceUnavailable("too many connections")
-            stream = WebSocket(
-                self._scope(b"GET"), exchange.request_id, self._edge.streams, self._state
-            )
+            stream = WebSocket(self._scope(), exchange.request_id, self._edge.streams, self._state)
         except Exception as error:
             self._fail(error, exchange)
             return
@@ -379,10 +290,10 @@ class HttpConnection(asyncio.Protocol):
             first = self._pipeline[0]
             if isinstance(first, Predict):
                 if first.error is None and not first.complete:
-                    self._patient_for_body(first)
+                    self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
                     break
                 self._started = True
-                self._patient_until = math.inf
+                self._patience.stop()
                 if first.error is not None:
                     self._answer(first, first.error)
                 else:
@@ -439,7 +350,7 @@ class HttpConnection(asyncio.Protocol):
         elif self._error is not None:
             self._fail(self._error)
         else:
-            self._be_patient(SLOW_S)
+            self._patience.wait(SLOW_S)
 
     def _rest(self, began: float) -> None:
         """Read no further until it is this connection's turn; refusing it began at `began`."""
@@ -473,7 +384,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = exchange or Exchange(
             self._edge.observers, "unmatched", "other", time.perf_counter()
         )
-        head = RequestHead(self._headers) if self._in_head else self._head
+        head = self._parser.head_so_far()
         self._write_error(error, exchange, head, codec.JSON, close=True)
         self._close_gently()
 
@@ -500,30 +411,9 @@ class HttpConnection(asyncio.Protocol):
         defaults = self._edge.lines_of(self._state.default_headers)
         self._transport.write(b"".join((STATUS_LINE[status], defaults, *lines, b"\r\n", body)))
 
-    # Patience and the end.
+    # The end.
 
-    def _be_patient(self, seconds: float) -> None:
-        """Wait so long for the caller; one timer for each connection does."""
-        self._patient_until = self._loop.time() + seconds
-        if self._timer is None:
-            self._timer = self._loop.call_later(seconds, self._look)
-
-    def _patient_for_body(self, one: Predict | RequestResponseCycle) -> None:
-        if not isinstance(one, Predict):  # its route is patient by itself
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._be_patient(max(0.0, one.deadline - time.perf_counter()))
-
-    def _look(self) -> None:
-        self._timer = None
-        if self._patient_until == math.inf:
-            return
-        left_s = self._patient_until - self._loop.time()
-        if left_s > 0:
-            self._timer = self._loop.call_later(left_s, self._look)
-            return
+    def _too_slow(self) -> None:
         first = self._pipeline[0] if self._pipeline else None
         if isinstance(first, Predict) and not first.complete and not self._started:
             self._started = True
@@ -535,7 +425,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _close_gently(self) -> None:
         """Say that no more will be sent, and read on for a moment."""
-        self._error = self._error or _bad_request()  # what comes from now on is dropped
+        self._error = self._error or bad_request()  # what comes from now on is dropped
         self._flow.resume_reading()
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -545,16 +435,8 @@ class HttpConnection(asyncio.Protocol):
         self._lost = True
         self._state.connections.discard(self)
         self._edge.places.leave(self)
-        for timer in (self._timer, self._write_timer):
-            if timer is not None:
-                timer.cancel()
-
-
-def _bad_request() -> HTTPException:
-    return HTTPException(400, "the request is not valid HTTP")
-
-
-def _head_too_large() -> HTTPException:
-    return HTTPException(
-        431, f"the head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEAD_LINES} lines"
-    )
+        self._patience.cancel()
+        self._parser.close()
+        del self._parser  # which refers to this
+        if self._write_timer is not None:
+            self._write_timer.cancel()

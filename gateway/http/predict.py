@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 
 from gateway.api import codec
 from gateway.api.codec import Action, PredictAnswer, PredictRequest
@@ -84,7 +83,7 @@ class Predict:
             self.deadline = arrived + min(head.deadline_s(), timeout_s)
             self.form = head.body_format(service.live.now.max_body_bytes)
         except Exception as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # which refers to this
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -109,13 +108,14 @@ class Predict:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         versions = self._service.versions
+        failed = None
         try:
             active = versions.active
             if active is not None:
                 try:
                     request = active.codec.read_request[self.form](body)
-                except codec.NOT_READ:
-                    pass
+                except codec.NOT_READ as error:
+                    failed = error.with_traceback(None)
                 else:
                     policy = versions.known(request.version)
                     if policy is not None and policy.codec is active.codec:
@@ -124,7 +124,8 @@ class Predict:
             version = codec.version_of(body, self.form)
             policy = versions.known(version)
             if policy is not None:
-                self._ask(policy, policy.codec.read_request_apart(body, self.form))
+                failed = failed if active is not None and policy.codec is active.codec else None
+                self._ask(policy, policy.codec.read_request_apart(body, self.form, failed))
                 return
             if version is None:  # none is active yet
                 codec.codec_of(None).read_request_apart(body, self.form)
@@ -137,6 +138,7 @@ class Predict:
         """Note that the caller has gone: what was not sent to Triton never is."""
         if self._inference is not None:
             self._inference.abandon()
+            self._inference = None
         if self._task is not None:
             self._task.cancel()
         self.exchange.abandon()
@@ -167,11 +169,17 @@ class Predict:
         observations = request.observations
         self._service.access_control.charge(self._caller, len(observations))
         seed = seed_of(request.deterministic, request.seed)
-        self._inference = self._service.predictor.predict(
+        inference = self._service.predictor.predict(
             policy,
             Rows.of(observations, seed),
             seed,
             self.deadline,
-            partial(self._done, self),
+            self._settled,
             trace=self.exchange.trace,
         )
+        if inference is not None and not inference.settled:
+            self._inference = inference
+
+    def _settled(self, outcome: Outcome) -> None:
+        self._inference = None  # it refers to this
+        self._done(self, outcome)
