@@ -9,10 +9,9 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.api.errors import ValidationFailed
+from gateway.api.problems import BAD_VERSION, JSON, MSGPACK, NOT_READ, failed, problem
 from gateway.config.settings import VERSION_PATTERN
 
-JSON, MSGPACK = "application/json", "application/msgpack"
-"""The formats, by the types that answers have."""
 MAX_OBSERVATIONS = 1000
 MAX_SEED = 2**63 - 1
 MAX_STEP = 2**53 - 1
@@ -21,8 +20,6 @@ MAX_PROBLEMS = 100
 """Problems of one request that are listed."""
 LISTED_BYTES = 1 << 16
 """The largest body of which more than the first problem is looked for."""
-MAX_SAID = 300
-"""Of a longer message of msgspec, which may hold a name as long as the body, both ends are kept."""
 
 EXAMPLE_OBSERVATION: Any = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
 
@@ -267,17 +264,17 @@ class Codec:
                     return self.read_request[form](body)
             except NOT_READ as first:
                 error = first
-            raise _failed(error, form) from None
+            raise failed(error, form) from None
         try:
             envelope = _envelope["request"][form](body)
         except NOT_READ as error:
-            raise _failed(error, form) from None
+            raise failed(error, form) from None
         observations, problems = [], []
         for index, raw in enumerate(envelope.observations):
             try:
                 observations.append(self._read_observation[form](raw))
             except NOT_READ as error:
-                problems.append(_problem(error, form, f"observations.{index}"))
+                problems.append(problem(error, form, f"observations.{index}"))
                 if len(problems) == MAX_PROBLEMS:
                     break
         if problems:
@@ -293,7 +290,7 @@ class Codec:
             within = "observation"
             observation = self._read_observation[form](envelope.observation)
         except NOT_READ as error:
-            raise _failed(error, form, within) from None
+            raise failed(error, form, within) from None
         step: Any = self.step(
             **_options(envelope), step_id=envelope.step_id, observation=observation
         )
@@ -302,10 +299,6 @@ class Codec:
 
 def _options(envelope: Options) -> dict[str, Any]:
     return {name: getattr(envelope, name) for name in Options.__struct_fields__}
-
-
-NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for what it can't read."""
 
 
 @lru_cache(maxsize=64)
@@ -322,9 +315,9 @@ def version_of(body: bytes, form: str) -> str | None:
     try:
         version: str | None = _version[form](body).version
     except NOT_READ as error:
-        raise _failed(error, form) from None
+        raise failed(error, form) from None
     if version is not None and not re.fullmatch(VERSION_PATTERN, version):
-        raise ValidationFailed([_BAD_VERSION])
+        raise ValidationFailed([BAD_VERSION])
     return version
 
 
@@ -343,71 +336,10 @@ def check_warmup(body: bytes, form: str) -> None:
         if body:
             _warmup[form](body)
     except NOT_READ as error:
-        raise _failed(error, form) from None
+        raise failed(error, form) from None
 
 
 def _extended(name: str, doc: str, fields: list[tuple[str, Any]]) -> type[Struct]:
     return msgspec.defstruct(
         name, fields, bases=(Options,), namespace={"__doc__": doc}, kw_only=True, rename="camel"
     )
-
-
-# Errors.
-
-_BAD_VERSION = {
-    "field": "version",
-    "message": "must be a version like v0.1.0",
-    "type": "string_pattern_mismatch",
-}
-_WHERE = re.compile(r"(?P<said>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
-_TYPES = (
-    (re.compile(r"Expected `(?:float|int)(?: \| null)?` >= "), "greater_than_equal"),
-    (re.compile(r"Expected `(?:float|int)(?: \| null)?` <= "), "less_than_equal"),
-    (re.compile(r"Expected `array` of length >= "), "too_short"),
-    (re.compile(r"Expected `array` of length <= "), "too_long"),
-    (re.compile(r"Expected `str` matching regex "), "string_pattern_mismatch"),
-    (re.compile(r"Expected `float"), "float_type"),
-    (re.compile(r"Expected `int"), "int_type"),
-    (re.compile(r"Expected `bool"), "bool_type"),
-    (re.compile(r"Expected `str"), "string_type"),
-    (re.compile(r"Expected `array"), "list_type"),
-    (re.compile(r"Expected `object"), "model_type"),
-    (re.compile(r"Number out of range"), "finite_number"),
-    (re.compile(r"Integer value out of range"), "less_than_equal"),
-)
-"""The type of a problem, by what msgspec says of it."""
-_MALFORMED = {
-    JSON: ("Invalid JSON", "json_invalid"),
-    MSGPACK: ("Invalid msgpack", "msgpack_invalid"),
-}
-
-
-def _failed(error: Exception, form: str, within: str = "") -> ValidationFailed:
-    return ValidationFailed([_problem(error, form, within)])
-
-
-def _problem(error: Exception, form: str, within: str = "") -> dict[str, str]:
-    """Name the field, say what is wrong with it, and of which type the problem is."""
-    said = str(error)
-    if len(said) > 2 * MAX_SAID:
-        said = said[:MAX_SAID] + said[-MAX_SAID:]
-    if not isinstance(error, msgspec.ValidationError):
-        what, kind = _MALFORMED[form]
-        return {"field": "body", "message": f"{what}: {said}", "type": kind}
-    found = _WHERE.fullmatch(said)
-    assert found is not None  # it takes any text
-    said = found["said"]
-    path = within + re.sub(r"\[(\d+|\.\.\.)\]", r".\1", found["path"] or "")
-    field = _FIELD.fullmatch(said)
-    if field is not None:
-        path = f"{path}.{field[2]}"
-        missing = field[1].startswith("missing")
-        said = "Field required" if missing else "There is no such field"
-        kind = "missing" if missing else "extra_forbidden"
-    else:
-        kind = next((name for pattern, name in _TYPES if pattern.match(said)), "invalid_value")
-    path = path.removeprefix(".")
-    if kind == "string_pattern_mismatch":
-        return _BAD_VERSION
-    return {"field": path or "body", "message": said, "type": kind}

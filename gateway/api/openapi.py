@@ -17,6 +17,7 @@ from gateway.api.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
+from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE
 
 BODY_ERRORS: tuple[type[GatewayError], ...] = (
@@ -89,7 +90,7 @@ def answer(model: type[msgspec.Struct], meaning: str) -> dict[int | str, dict[st
 
 def _content(model: type[msgspec.Struct]) -> dict[str, Any]:
     schema = {"schema": {"$ref": _REF.format(name=model.__name__)}}
-    return {codec.JSON: schema, codec.MSGPACK: schema}
+    return {JSON: schema, MSGPACK: schema}
 
 
 def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:
@@ -127,5 +128,5 @@ def _response(code: str, meaning: str) -> dict[str, Any]:
     schema = {"$ref": _REF.format(name=codec.ErrorEnvelope.__name__)}
     return {
         "description": f"`{code}`: {meaning}",
-        "content": {codec.JSON: {"schema": schema, "example": example}},
+        "content": {JSON: {"schema": schema, "example": example}},
     }

@@ -4,13 +4,13 @@ import math
 import re
 from collections.abc import Sequence
 
-from gateway.api import codec
 from gateway.api.errors import (
     DeadlineExceeded,
     PayloadTooLarge,
     UnsupportedMediaType,
     ValidationFailed,
 )
+from gateway.api.problems import JSON, MSGPACK
 
 DEADLINE = "X-Deadline-Ms"
 ECHO = "X-Carlarl-Echo"
@@ -84,7 +84,7 @@ class RequestHead:
         return int(value) / 1000
 
     def body_format(self, max_bytes: int) -> str:
-        """Return the format of the body: `codec.JSON`, where none is named, or `codec.MSGPACK`.
+        """Return the format of the body: `JSON`, where none is named, or `MSGPACK`.
 
         Raises PayloadTooLarge for a body that says to be longer than `max_bytes`, and
         UnsupportedMediaType for another format, and for a compressed body.
@@ -96,16 +96,16 @@ class RequestHead:
         content_type = found.get(b"content-type")
         encoding = found.get(b"content-encoding")
         if content_type == b"application/json" and encoding is None:
-            return codec.JSON
+            return JSON
         if not length and b"transfer-encoding" not in found:
-            return codec.JSON  # there is no body
+            return JSON  # there is no body
         if encoding and encoding.lower() != b"identity":
             shown = encoding[:100].decode("latin-1")
             raise UnsupportedMediaType(f"the body must not be encoded as {shown}")
         if not content_type or _JSON.fullmatch(content_type.strip()):
-            return codec.JSON
+            return JSON
         if _MSGPACK.fullmatch(content_type.strip()):
-            return codec.MSGPACK
+            return MSGPACK
         shown = content_type[:100].decode("latin-1")
         raise UnsupportedMediaType(
             f"the body must be application/json or application/msgpack, not {shown}"

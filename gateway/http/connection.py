@@ -22,6 +22,7 @@ from gateway.api.errors import (
     payload_of,
 )
 from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
+from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge, Pair
 from gateway.http.parser import RequestParser, bad_request
@@ -385,7 +386,7 @@ class HttpConnection(asyncio.Protocol):
             self._edge.observers, "unmatched", "other", time.perf_counter()
         )
         head = self._parser.head_so_far()
-        self._write_error(error, exchange, head, codec.JSON, close=True)
+        self._write_error(error, exchange, head, JSON, close=True)
         self._close_gently()
 
     def _write_error(

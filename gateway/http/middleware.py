@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.api import codec
 from gateway.api.errors import payload_of
 from gateway.api.paths import DOCS, METRICS, PROBES
+from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge
 from gateway.observability.exchange import Exchange
@@ -115,5 +116,5 @@ def answer_to(scope: Scope, error: Exception) -> Response:
     """Answer any exception, and note its code in the scope."""
     payload = payload_of(error, scope["exchange"].request_id)
     scope["error_code"] = payload.code
-    body = codec.encode[codec.JSON](payload.envelope)
-    return Response(body, payload.status, payload.headers, codec.JSON)
+    body = codec.encode[JSON](payload.envelope)
+    return Response(body, payload.status, payload.headers, JSON)

@@ -7,6 +7,7 @@ from gateway.api import codec
 from gateway.api.codec import Action, PredictAnswer, PredictRequest
 from gateway.api.errors import DeadlineExceeded
 from gateway.api.paths import PREDICT
+from gateway.api.problems import JSON, NOT_READ
 from gateway.api.request_head import RequestHead, late_body, too_large
 from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Inference
@@ -74,7 +75,7 @@ class Predict:
         self._inference: Inference | None = None
         self._task: asyncio.Task[None] | None = None
         self.complete = False
-        self.form = codec.JSON
+        self.form = JSON
         self.error: Exception | None = None
         timeout_s = service.live.now.request_timeout_ms / 1000
         self.deadline = arrived + timeout_s
@@ -114,7 +115,7 @@ class Predict:
             if active is not None:
                 try:
                     request = active.codec.read_request[self.form](body)
-                except codec.NOT_READ as error:
+                except NOT_READ as error:
                     failed = error.with_traceback(None)
                 else:
                     policy = versions.known(request.version)

@@ -154,4 +154,4 @@ def _milliseconds_since(arrived: float) -> float:
 
 
 def _json(content: dict[str, Any]) -> Response:
-    return Response(codec.encode[codec.JSON](content), media_type=codec.JSON)
+    return Response(codec.encode[JSON](content), media_type=JSON)

@@ -15,6 +15,7 @@ from gateway.api.asyncapi import KEY_PREFIX
 from gateway.api.codec import Action, StepAnswer, StepRequest
 from gateway.api.errors import Unauthorized, payload_of
 from gateway.api.paths import STREAM
+from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from gateway.api.request_head import RequestHead
 from gateway.config.live import LiveSettings
 from gateway.inference.policy_version import PolicyVersion
@@ -151,7 +152,7 @@ class Stream:
 
     def receive(self, data: bytes, text: bool) -> None:
         """Take one frame, which gets exactly one answer."""
-        form = codec.JSON if text else codec.MSGPACK
+        form = JSON if text else MSGPACK
         self._received += 1
         exchange = Exchange(
             *(self._streams.observers, STREAM, "WS", time.perf_counter()),
@@ -193,7 +194,7 @@ class Stream:
         if active is not None:
             try:
                 return active.codec.read_step[form](data)
-            except codec.NOT_READ:
+            except NOT_READ:
                 pass
         version = codec.version_of(data, form)
         policy = self._streams.versions.known(version)
@@ -305,4 +306,4 @@ class Stream:
 
     def _send(self, content: object, form: str) -> None:
         if not self._lost:
-            self._connection.send(codec.encode[form](content), form == codec.JSON)
+            self._connection.send(codec.encode[form](content), form == JSON)

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from gateway.api import codec
-from gateway.api.codec import JSON, MSGPACK, PredictRequest
+from gateway.api.codec import PredictRequest
 from gateway.api.errors import ValidationFailed
+from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from tests.gateway.processes import OBSERVATION
 
 
@@ -22,7 +23,7 @@ def decode_predict(content: bytes, sensors: int | None = None, form: str = JSON)
     decoder = codec.codec_of(sensors)
     try:
         return decoder.read_request[form](content)
-    except codec.NOT_READ:
+    except NOT_READ:
         return decoder.read_request_apart(content, form)
 
 
