@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
+from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
 from gateway.config.live import LiveSettings
 from gateway.http.body import read_body
