@@ -1,6 +1,7 @@
 """Batching: requests that wait while Triton works travel together in the next call."""
 
 import asyncio
+import logging
 import math
 import time
 from collections import deque
@@ -11,7 +12,6 @@ from starlette.requests import ClientDisconnect
 
 from gateway.api.errors import (
     DeadlineExceeded,
-    GatewayError,
     InferenceFailed,
     ResourceExhausted,
     ServiceUnavailable,
@@ -22,6 +22,8 @@ from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Trace, Tracing
+
+log = logging.getLogger(__name__)
 
 LATE = "no answer from Triton within the deadline"
 Outcome = bytes | Exception
@@ -65,7 +67,10 @@ class Inference:
         """Hand over the outcome, unless that happened already or nobody waits."""
         if not self.settled:
             self.settled = True
-            self.done(outcome)
+            try:
+                self.done(outcome)
+            except Exception:  # others in the same call must get theirs
+                log.exception("an outcome could not be handed over")
 
     def abandon(self) -> None:
         """Note that nobody waits: the rows are not sent where they were not sent yet."""
@@ -182,7 +187,6 @@ class Batcher:
         self.waiting = 0
         """Observations in all queues."""
         self._queues: dict[str, ModelQueue] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self.limit(calls, max_waiting)
 
     def submit(self, model: str, max_rows: int, inference: Inference) -> None:
@@ -243,31 +247,82 @@ class Batcher:
         for queue in self._queues.values():
             for one in [*queue.waiting, *(one for batch in queue.batches for one in batch)]:
                 one.settle(ServiceUnavailable("the gateway is stopping"))
-        await asyncio.gather(*self._tasks)
+        while any(queue.batches for queue in self._queues.values()):
+            await asyncio.sleep(0.01)
 
     def _send(self, queue: ModelQueue, batch: list[Inference]) -> None:
-        if not batch:  # all were gone: a call without rows would hide that one is free
-            return
-        queue.batches.append(batch)
-        task = asyncio.create_task(self._call(queue, batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if batch:  # else all were gone, and a call without rows would hide that one is free
+            queue.batches.append(batch)
+            self._call(queue, batch, batch, [])
 
-    async def _call(self, queue: ModelQueue, batch: list[Inference]) -> None:
-        """Make calls until nothing waits."""
-        while batch:
-            try:
-                await self._answer(queue, batch)
-            finally:
-                queue.batches.remove(batch)
-                for one in batch:  # of a call that broke off
-                    one.settle(InferenceFailed("the call was broken off"))
-            batch = []
-            if len(queue.batches) < self._calls:
-                queue.batches.append(batch)  # keeps the place while the next ones are taken
-                batch += self._next(queue)
-                if not batch:
-                    queue.batches.remove(batch)
+    def _call(
+        self,
+        queue: ModelQueue,
+        batch: list[Inference],
+        part: list[Inference],
+        rest: list[Inference],
+    ) -> None:
+        """Call Triton for `part` of a batch; what is in `rest` is called for later, one by one."""
+        rows = Rows.join([one.rows for one in part])
+        start = time.perf_counter()
+        timeout_s = max(LEAST_CALL_S, max(one.deadline for one in part) - start)
+        traced = None
+        if self._traces is not None and any(one.trace for one in part):
+            asked = [(one.trace, one.since or start) for one in part]
+            traced = self._traces.call(queue.model, rows.count, asked)
+
+        def answered(outcome: Outcome) -> None:
+            if traced is not None:
+                traced.end(outcome if isinstance(outcome, Exception) else None)
+            self._answered(queue, batch, part, rest, start, outcome)
+
+        try:
+            headers = () if traced is None else (traced.headers,)
+            self._triton.call(queue.model, rows, timeout_s, answered, *headers)
+        except Exception:
+            log.exception("the call of %s broke off", queue.model)
+            self._answered(queue, batch, batch, [], start, _BrokenOff("the call was broken off"))
+
+    def _answered(
+        self,
+        queue: ModelQueue,
+        batch: list[Inference],
+        part: list[Inference],
+        rest: list[Inference],
+        start: float,
+        outcome: Outcome,
+    ) -> None:
+        """Hand each inference its share; a bad request fails alone. Then the next batch leaves."""
+        if isinstance(outcome, Exception):
+            failed = isinstance(outcome, InferenceFailed) and not isinstance(outcome, _BrokenOff)
+            if failed and len(part) > 1:
+                rest = part
+            else:
+                for one in part:
+                    one.settle(outcome)
+        else:
+            seconds = time.perf_counter() - start
+            queue.called(seconds)
+            rows = len(outcome) // ACTION_BYTES
+            self._metrics.called(rows, seconds, [start - (one.since or start) for one in part])
+            start_byte = 0
+            for one in part:
+                stop_byte = start_byte + one.rows.count * ACTION_BYTES
+                one.settle(outcome[start_byte:stop_byte])
+                start_byte = stop_byte
+        if rest:
+            rest[0].since = time.perf_counter()
+            self._call(queue, batch, rest[:1], rest[1:])
+            return
+        queue.batches.remove(batch)
+        if len(queue.batches) < self._calls:
+            following: list[Inference] = []
+            queue.batches.append(following)  # keeps the place while the next ones are taken
+            following += self._next(queue)
+            if following:
+                self._call(queue, following, following, [])
+            else:
+                queue.batches.remove(following)
 
     def _next(self, queue: ModelQueue) -> list[Inference]:
         """Take what fits into one call from the front of the queue, in order."""
@@ -291,36 +346,6 @@ class Batcher:
                 room -= one.rows.count
         return taken
 
-    async def _answer(self, queue: ModelQueue, batch: list[Inference]) -> None:
-        """Make one call and hand each inference its share; a bad request fails alone."""
-        rows = Rows.join([one.rows for one in batch])
-        start = time.perf_counter()
-        timeout = max(LEAST_CALL_S, max(one.deadline for one in batch) - start)
-        traced = None
-        if self._traces is not None and any(one.trace for one in batch):
-            asked = [(one.trace, one.since or start) for one in batch]
-            traced = self._traces.call(queue.model, rows.count, asked)
-        try:
-            headers = () if traced is None else (traced.headers,)
-            actions = await self._triton.infer(queue.model, rows, timeout, *headers)
-        except GatewayError as error:
-            if traced is not None:
-                traced.end(error)
-            if isinstance(error, InferenceFailed) and len(batch) > 1:
-                for one in batch:
-                    one.since = time.perf_counter()
-                    await self._answer(queue, [one])
-            else:
-                for one in batch:
-                    one.settle(error)
-            return
-        if traced is not None:
-            traced.end(None)
-        seconds = time.perf_counter() - start
-        queue.called(seconds)
-        self._metrics.called(rows.count, seconds, [start - (one.since or start) for one in batch])
-        start_byte = 0
-        for one in batch:
-            stop_byte = start_byte + one.rows.count * ACTION_BYTES
-            one.settle(actions[start_byte:stop_byte])
-            start_byte = stop_byte
+
+class _BrokenOff(InferenceFailed):
+    """A call that could not even be made."""

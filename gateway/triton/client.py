@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,8 +53,15 @@ class Triton:
         self._pool = Pool(address.hostname or "", address.port or 80)
         self._heads: dict[tuple[str, int, int, bool], bytes] = {}
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float, headers: bytes = b"") -> bytes:
-        """Run `model` once and give its output `action`: `ACTION_BYTES` for each row.
+    def call(
+        self,
+        model: str,
+        rows: Rows,
+        timeout_s: float,
+        done: Callable[[bytes | GatewayError], None],
+        headers: bytes = b"",
+    ) -> None:
+        """Run `model` once; call `done` with what `infer` returns, or with what it raises.
 
         `headers` are further lines of the request's head, each with its end.
         """
@@ -63,17 +70,31 @@ class Triton:
         if headers:
             head = head.replace(b"\r\n", b"\r\n" + headers, 1)
         data = b"".join([head, *(data for _, _, data in tensors)])
-        with _errors_mapped(model):
-            async with asyncio.timeout(timeout_s):
-                answer = await self._pool.request(data)
-            if answer.status != 200:
-                raise _answered(model, answer)
-            start = int(answer.headers[b"inference-header-content-length"])
-            action = answer.body[start:]
-        if len(action) != rows.count * ACTION_BYTES:
-            log.error("%s gave %r for %d rows", model, answer.body[:start], rows.count)
-            raise InferenceFailed(f"{model} did not give one action for each row")
-        return action
+
+        def answered(outcome: Answer | Exception) -> None:
+            try:
+                action = _action_of(model, rows.count, outcome)
+            except GatewayError as error:
+                done(error.with_traceback(None))
+            else:
+                done(action)
+
+        self._pool.call(data, timeout_s, answered)
+
+    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+        """Run `model` once and return its output `action`: `ACTION_BYTES` for each row."""
+        action: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: bytes | GatewayError) -> None:
+            if action.done():  # nobody waits for it any more
+                return
+            if isinstance(outcome, bytes):
+                action.set_result(outcome)
+            else:
+                action.set_exception(outcome)
+
+        self.call(model, rows, timeout_s, done)
+        return await action
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Read the configuration of `model` as Triton has it loaded."""
@@ -117,8 +138,7 @@ class Triton:
     async def _request(self, method: str, path: str, timeout_s: float, headers: str = "") -> Answer:
         head = f"{method} {path} HTTP/1.1\r\n{self._host}{headers}Content-Length: 0\r\n\r\n"
         with _errors_mapped(path):
-            async with asyncio.timeout(timeout_s):
-                return await self._pool.request(head.encode())
+            return await self._pool.request(head.encode(), timeout_s)
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
@@ -177,6 +197,21 @@ def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
 
 
 _BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
+
+
+def _action_of(model: str, count: int, outcome: Answer | Exception) -> bytes:
+    """Return the actions of `count` rows that Triton answered with. Raises GatewayError."""
+    with _errors_mapped(model):
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome.status != 200:
+            raise _answered(model, outcome)
+        start = int(outcome.headers[b"inference-header-content-length"])
+        action = outcome.body[start:]
+    if len(action) != count * ACTION_BYTES:
+        log.error("%s gave %r for %d rows", model, outcome.body[:start], count)
+        raise InferenceFailed(f"{model} did not give one action for each row")
+    return action
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A minimal HTTP/1.1 client for one server: kept connections, one request at a time on each."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -18,17 +19,23 @@ class Answer:
         self.body = b""
 
 
-class Connection(asyncio.Protocol):
-    """One connection; `send` writes a request and gives the future of its answer."""
+Outcome = Answer | Exception
+"""An answer, or why there is none: OSError, or TimeoutError, where it did not come in time."""
+Done = Callable[[Outcome], None]
 
-    def __init__(self, on_lost: Any) -> None:
-        """Tell `on_lost(self)` when the server or the network ends it."""
+
+class Connection(asyncio.Protocol):
+    """One connection; `send` writes a request and has its answer handed over."""
+
+    def __init__(self, on_lost: Callable[["Connection"], None]) -> None:
+        """Tell `on_lost` when the server or the network ends it."""
         self._on_lost = on_lost
         self._transport: Any = None
-        self._future: asyncio.Future[Answer] | None = None
+        self._done: Done | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
         self._answer = Answer()
         self._chunks: list[bytes] = []
+        self._complete = False
         self._keep_alive = True
         self.answered = False
         """Whether any byte came since the last request."""
@@ -39,36 +46,40 @@ class Connection(asyncio.Protocol):
         """Remember the transport."""
         self._transport = transport
 
-    def send(self, data: bytes) -> asyncio.Future[Answer]:
-        """Write one request; the connection must be idle."""
-        self._future = asyncio.get_running_loop().create_future()
+    def send(self, data: bytes, done: Done) -> None:
+        """Write one request, and call `done` with its outcome; the connection must be idle."""
+        self._done = done
         self._answer = Answer()
         self._chunks = []
         self.answered = False
         self._transport.write(data)
-        return self._future
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser."""
+        """Feed the parser, and hand over what is complete."""
         self.answered = True
-        if self._future is None:  # bytes that nobody asked for
+        if self._done is None:  # bytes that nobody asked for
             self.close()
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(ConnectionResetError(f"no HTTP: {error}"))
+            self._hand_over(ConnectionResetError(f"no HTTP: {error}"))
             self.close()
+            return
+        if self._complete:
+            self._complete = False
+            self._hand_over(self._answer)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Fail the request that was under way."""
         self._keep_alive = False
-        self._fail(error or ConnectionResetError("the server closed the connection"))
+        self._hand_over(error or ConnectionResetError("the server closed the connection"))
         self._on_lost(self)
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; nobody waits for an answer any more."""
         self._keep_alive = False
+        self._done = None
         if self._transport is not None and not self._transport.is_closing():
             self.closed = True
             self._transport.close()
@@ -76,12 +87,12 @@ class Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether another request may be sent."""
-        return self._keep_alive and self._future is None and not self._transport.is_closing()
+        return self._keep_alive and self._done is None and not self._transport.is_closing()
 
-    def _fail(self, error: Exception) -> None:
-        future, self._future = self._future, None
-        if future is not None and not future.done():
-            future.set_exception(error)
+    def _hand_over(self, outcome: Outcome) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
 
     # What httptools calls.
 
@@ -94,14 +105,12 @@ class Connection(asyncio.Protocol):
         self._chunks.append(body)
 
     def on_message_complete(self) -> None:
-        """Hand the answer to whoever asked."""
-        answer, future = self._answer, self._future
+        """Note that the answer is complete."""
+        answer = self._answer
         answer.status = self._parser.get_status_code()
         answer.body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._keep_alive = self._parser.should_keep_alive()
-        self._future = None
-        if future is not None and not future.done():
-            future.set_result(answer)
+        self._complete = True
 
 
 class Pool:
@@ -113,41 +122,51 @@ class Pool:
         self._port = port
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._missing = 0
         self.reconnects = 0
         """Connections that were opened in the place of lost ones."""
 
-    async def request(self, data: bytes) -> Answer:
-        """Send one request and give its answer; raises OSError where the server is away.
+    def call(self, data: bytes, timeout_s: float, done: Done) -> None:
+        """Send one request, and call `done` with its outcome after `timeout_s` at most.
 
         A kept connection that the server closes before the first byte of its answer is replaced
         once: requests here may be repeated, since none of them changes anything.
         """
-        connection = self._take()
-        if connection is not None:
-            try:
-                return await self._exchange(connection, data)
-            except OSError:
-                if connection.answered:
-                    raise
-        return await self._exchange(await self._connect(), data)
+        _Call(self, data, timeout_s, done).start(self._take())
+
+    async def request(self, data: bytes, timeout_s: float) -> Answer:
+        """As `call`; raises OSError, or TimeoutError, where there is no answer."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Outcome) -> None:
+            if answer.done():  # nobody waits for it any more
+                return
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+        self.call(data, timeout_s, done)
+        return await answer
 
     def close(self) -> None:
         """End all connections."""
         for connection in list(self._all):
             connection.close()
 
-    async def _exchange(self, connection: Connection, data: bytes) -> Answer:
-        try:
-            answer = await connection.send(data)
-        except asyncio.CancelledError:
-            connection.close()  # its answer is still to come, and nobody's
-            raise
+    def keep(self, connection: Connection) -> None:
+        """Keep a connection for the next request, where it can have one."""
         if connection.usable:
             self._idle.append(connection)
         else:
             connection.close()
-        return answer
+
+    def connect(self, call: "_Call") -> None:
+        """Give `call` a new connection."""
+        task = asyncio.ensure_future(self._connect(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _take(self) -> Connection | None:
         while self._idle:
@@ -156,18 +175,73 @@ class Pool:
                 return connection
         return None
 
-    async def _connect(self) -> Connection:
+    async def _connect(self, call: "_Call") -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: Connection(self._lost), self._host, self._port
-        )
+        try:
+            _, connection = await loop.create_connection(
+                lambda: Connection(self._lost), self._host, self._port
+            )
+        except OSError as error:
+            call.end(error)
+            return
         self._all.add(connection)
         if self._missing:
             self._missing -= 1
             self.reconnects += 1
-        return connection
+        call.send(connection)
 
     def _lost(self, connection: Connection) -> None:
         self._all.discard(connection)
         if not connection.closed:
             self._missing += 1
+
+
+class _Call:
+    """One request, until its outcome is handed over."""
+
+    __slots__ = ("_connection", "_data", "_done", "_kept", "_pool", "_timer")
+
+    def __init__(self, pool: Pool, data: bytes, timeout_s: float, done: Done) -> None:
+        self._pool = pool
+        self._data = data
+        self._done: Done | None = done
+        self._kept = False
+        self._connection: Connection | None = None
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, self._late)
+
+    def start(self, kept: Connection | None) -> None:
+        if kept is None:
+            self._pool.connect(self)
+        else:
+            self._kept = True
+            self.send(kept)
+
+    def send(self, connection: Connection) -> None:
+        if self._done is None:  # too late
+            self._pool.keep(connection)
+            return
+        self._connection = connection
+        connection.send(self._data, self._answered)
+
+    def end(self, outcome: Outcome) -> None:
+        """Hand the outcome over, once."""
+        done, self._done, self._connection = self._done, None, None
+        self._timer.cancel()
+        if done is not None:
+            done(outcome)
+
+    def _answered(self, outcome: Outcome) -> None:
+        connection = self._connection
+        assert connection is not None
+        if isinstance(outcome, Answer):
+            self._pool.keep(connection)
+        elif self._kept and not connection.answered:
+            self._kept = False
+            self._pool.connect(self)
+            return
+        self.end(outcome)
+
+    def _late(self) -> None:
+        if self._connection is not None:
+            self._connection.close()  # its answer is still to come, and nobody's
+        self.end(TimeoutError())

@@ -72,7 +72,7 @@ async def measure(
     rows = Rows(1, np.array(SEEN, np.float32).tobytes())
     own, pool = Triton(f"http://{http}", secret=secret), Pool("127.0.0.1", ports[1])
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-    parts = [await median_ms(lambda: pool.request(live), calls)]
+    parts = [await median_ms(lambda: pool.request(live, 5.0), calls)]
     pool.close()
     head = ["client", "ensemble, p50 ms", "fused, p50 ms", "fused, 8 callers, calls/s"]
     table = Table(head)

@@ -54,7 +54,8 @@ def test_off_nothing_is_passed_on(
 def test_off_nothing_is_imported(variables: dict[str, str]) -> None:
     code = (
         "import sys\n"
-        "from gateway import otlp, server\n"
+        "from gateway import server\n"
+        "from gateway.observability import otlp\n"
         "from gateway.app import create_app\n"
         "from gateway.config.settings import read_settings\n"
         "otlp.check()\n"
