@@ -26,7 +26,7 @@ def leave() -> None:
 
 
 def _forget_killed() -> None:
-    """Take the gauges out of the sum that workers left which could not."""
+    """Remove the gauges of workers that were killed: they could not do it themselves."""
     for path in Path(os.environ[MULTIPROCESS_DIR]).iterdir():
         worker = _LIVE_GAUGES.fullmatch(path.name)
         if worker is not None and not Path("/proc", worker[1]).exists():
