@@ -21,15 +21,14 @@ from gateway.api.paths import PREDICT, STREAM
 from gateway.config.live import LiveSettings
 from gateway.config.settings import Settings
 from gateway.console import add_console
-from gateway.http.cors import Cors
 from gateway.http.edge import Edge
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.middleware import Arrival, Errors, answer_to
-from gateway.http.predict import PredictService
 from gateway.http.routes import Routes
 from gateway.inference.batcher import Batcher
 from gateway.inference.predictor import Predictor
 from gateway.inference.registry import Registry
+from gateway.inference.service import Service
 from gateway.observability import log_config as logs
 from gateway.observability.access_log import AccessLog
 from gateway.observability.exchange import Observers
@@ -38,7 +37,6 @@ from gateway.observability.otlp import traces_url
 from gateway.reload import Configuration, read_keys
 from gateway.security.access_control import AccessControl
 from gateway.security.api_keys import Keys
-from gateway.stream.session import Streams
 from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
@@ -70,10 +68,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
     endpoints = Routes(live, triton, versions, metrics, stopping, git, access_control)
     access = AccessLog(live)
     observers = Observers(metrics, access, traces)
-    service = PredictService(live, access_control, versions, predictor, observers)
-    streams = Streams(live, access_control, versions, predictor, observers)
-    cors = Cors(live)
-    edge = Edge(live, service, streams, observers, stopping, cors)
+    service = Service(live, access_control, versions, predictor, observers)
+    edge = Edge(service, stopping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -167,41 +163,20 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
         responses=openapi.error_responses(openapi.WARMUP_ERRORS),
         openapi_extra=openapi.request_body(codec.WarmupRequest, required=False),
     )
-    app.add_api_route(
-        "/metadata",
-        endpoints.metadata,
-        tags=["policy"],
-        response_model=schema.MetadataAnswer,
-        responses=openapi.error_responses(openapi.METADATA_ERRORS),
-    )
-    app.add_api_route(
-        "/versions",
-        endpoints.versions,
-        tags=["policy"],
-        response_model=schema.VersionsAnswer,
-        responses=openapi.error_responses(openapi.VERSIONS_ERRORS),
-    )
-    app.add_api_route(
-        "/healthz",
-        endpoints.healthz,
-        tags=["operation"],
-        response_model=schema.HealthAnswer,
-        responses=openapi.error_responses(()),
-    )
-    app.add_api_route(
-        "/livez",
-        endpoints.livez,
-        tags=["operation"],
-        response_model=schema.LiveAnswer,
-        responses=openapi.error_responses(()),
-    )
-    app.add_api_route(
-        "/readyz",
-        endpoints.readyz,
-        tags=["operation"],
-        response_model=schema.ReadyAnswer,
-        responses=openapi.error_responses(openapi.METADATA_ERRORS[1:]),
-    )
+    for path, endpoint, tag, model, errors in (
+        ("/metadata", endpoints.metadata, "policy", schema.MetadataAnswer, openapi.METADATA_ERRORS),
+        ("/versions", endpoints.versions, "policy", schema.VersionsAnswer, openapi.VERSIONS_ERRORS),
+        ("/healthz", endpoints.healthz, "operation", schema.HealthAnswer, ()),
+        ("/livez", endpoints.livez, "operation", schema.LiveAnswer, ()),
+        ("/readyz", endpoints.readyz, "operation", schema.ReadyAnswer, openapi.READY_ERRORS),
+    ):
+        app.add_api_route(
+            path,
+            endpoint,
+            tags=[tag],
+            response_model=model,
+            responses=openapi.error_responses(errors),
+        )
     app.add_api_route(
         "/metrics",
         endpoints.metrics,
@@ -209,7 +184,6 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
-
     app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
     app.add_api_route(STREAM, endpoints.stream, include_in_schema=False)
 

@@ -59,11 +59,11 @@ PARTS = {
         "gateway.api",
         "gateway.config",
         "gateway.observability",
+        "gateway.security",
         "gateway.triton",
     },
     "gateway.stream": {
         "gateway.api",
-        "gateway.config",
         "gateway.inference",
         "gateway.observability",
         "gateway.security",

@@ -38,7 +38,8 @@ PREDICT_ERRORS: tuple[type[GatewayError], ...] = (
     *CALL_ERRORS,
 )
 WARMUP_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *BODY_ERRORS, *CALL_ERRORS)
-METADATA_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, ServiceUnavailable)
+READY_ERRORS: tuple[type[GatewayError], ...] = (ServiceUnavailable,)
+METADATA_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *READY_ERRORS)
 VERSIONS_ERRORS: tuple[type[GatewayError], ...] = (
     Unauthorized,
     InferenceFailed,

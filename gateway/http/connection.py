@@ -169,7 +169,7 @@ class HttpConnection(asyncio.Protocol):
         incoming: Predict | RequestResponseCycle
         if parser.method == b"POST" and parser.path() == _PREDICT and not self._beyond:
             incoming = Predict(
-                self._edge.predict, parser.head, self._client, arrived, parser.keep_alive
+                self._edge.service, parser.head, self._client, arrived, parser.keep_alive
             )
             if incoming.error is None and parser.expects_continue():
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

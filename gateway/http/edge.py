@@ -8,8 +8,7 @@ from gateway.api.request_head import RequestHead
 from gateway.config.live import LiveSettings
 from gateway.http.cors import Cors
 from gateway.http.graceful_shutdown import GracefulShutdown
-from gateway.http.predict import PredictService
-from gateway.observability.exchange import Observers
+from gateway.inference.service import Service
 from gateway.security.backoff import Backoff
 from gateway.stream.session import Streams
 
@@ -72,25 +71,17 @@ class Places:
 class Edge:
     """What connections work with: one for all connections of a process."""
 
-    def __init__(
-        self,
-        live: LiveSettings,
-        predict: PredictService,
-        streams: Streams,
-        observers: Observers,
-        stopping: GracefulShutdown,
-        cors: Cors,
-    ) -> None:
-        """Take what answers `/predict` and `/stream`, and what every answer is made with."""
-        self.predict = predict
-        self.streams = streams
-        self.observers = observers
+    def __init__(self, service: Service, stopping: GracefulShutdown) -> None:
+        """Take what answers `/predict` and `/stream`, and when the gateway stops."""
+        self.service = service
+        self.streams = Streams(service)
+        self.observers = service.observers
         self.stopping = stopping
-        self.cors = cors
+        self.cors = Cors(service.live)
         self.backoff = Backoff()
         self._defaults: list[Pair] = []
         self._lines = b""
-        self.places = Places(live)
+        self.places = Places(service.live)
 
     def lines_of(self, headers: list[Pair]) -> bytes:
         """Write the headers that uvicorn gives every answer; they change once a second."""

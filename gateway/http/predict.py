@@ -9,35 +9,14 @@ from gateway.api.errors import DeadlineExceeded
 from gateway.api.paths import PREDICT
 from gateway.api.problems import JSON, NOT_READ
 from gateway.api.request_head import RequestHead, late_body, too_large
-from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Inference
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.predictor import Prediction, Predictor, seed_of
-from gateway.inference.registry import Registry
-from gateway.observability.exchange import Exchange, Observers
-from gateway.security.access_control import AccessControl
+from gateway.inference.predictor import Prediction, seed_of
+from gateway.inference.service import Service
+from gateway.observability.exchange import Exchange
 from gateway.triton.batch import Rows
 
 Outcome = Prediction | Exception
-
-
-class PredictService:
-    """What all requests of a process work with."""
-
-    def __init__(
-        self,
-        live: LiveSettings,
-        access_control: AccessControl,
-        versions: Registry,
-        predictor: Predictor,
-        observers: Observers,
-    ) -> None:
-        """Take who may ask, what is served, the way to Triton, and who is told of each answer."""
-        self.access_control = access_control
-        self.versions = versions
-        self.predictor = predictor
-        self.observers = observers
-        self.live = live
 
 
 class Predict:
@@ -47,14 +26,14 @@ class Predict:
     """
 
     __slots__ = (
-        "_body", "_caller", "_deterministic", "_done", "_inference", "_parts", "_service",
+        "_caller", "_done", "_inference", "_parts", "_service",
         "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
         "keep_alive",
     )  # fmt: skip
 
     def __init__(
         self,
-        service: PredictService,
+        service: Service,
         head: RequestHead,
         client: tuple[str, int] | None,
         arrived: float,

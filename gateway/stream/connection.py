@@ -139,7 +139,7 @@ class WebSocket(asyncio.Protocol):
 
     def _read_on(self) -> None:
         piece, self._held = self._held[:PIECE_BYTES], self._held[PIECE_BYTES:]
-        self._frames.max_message_size = self._streams.live.now.max_body_bytes
+        self._frames.max_message_size = self._streams.service.live.now.max_body_bytes
         self._reading = True
         self._frames.receive_data(piece)
         for frame in self._frames.events_received():

@@ -17,12 +17,10 @@ from gateway.api.errors import Unauthorized, payload_of
 from gateway.api.paths import STREAM
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from gateway.api.request_head import RequestHead
-from gateway.config.live import LiveSettings
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.predictor import Prediction, Predictor, seed_of
-from gateway.inference.registry import Registry
-from gateway.observability.exchange import Exchange, Observers
-from gateway.security.access_control import AccessControl
+from gateway.inference.predictor import Prediction, seed_of
+from gateway.inference.service import Service
+from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
@@ -77,20 +75,9 @@ class _Taken:
 class Streams:
     """What all streams of a process work with."""
 
-    def __init__(
-        self,
-        live: LiveSettings,
-        access_control: AccessControl,
-        versions: Registry,
-        predictor: Predictor,
-        observers: Observers,
-    ) -> None:
+    def __init__(self, service: Service) -> None:
         """Take what `POST /predict` works with."""
-        self.access_control = access_control
-        self.versions = versions
-        self.predictor = predictor
-        self.observers = observers
-        self.live = live
+        self.service = service
 
     def admit(self, scope: Scope, request_id: str) -> Vehicle:
         """Let a vehicle in, before the upgrade.
@@ -104,14 +91,16 @@ class Streams:
             name = offered.strip()
             if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
                 head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
-        caller = self.access_control.enter(STREAM, head.found, scope["client"])
+        caller = self.service.access_control.enter(STREAM, head.found, scope["client"])
         self._check_origin(headers, scope["scheme"])
-        return Vehicle(caller, self.access_control.keys is not None, request_id, head.deadline_s())
+        return Vehicle(
+            caller, self.service.access_control.keys is not None, request_id, head.deadline_s()
+        )
 
     def _check_origin(self, headers: Headers, scheme: str) -> None:
         """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
         origin = headers.get("origin")
-        origins = self.live.now.cors_origins
+        origins = self.service.live.now.cors_origins
         if origin is None or "*" in origins or origin in origins:
             return
         # Where this is plain HTTP, TLS may end at a proxy before it.
@@ -132,7 +121,7 @@ class Stream:
         tasks: set[asyncio.Task[None]],
     ) -> None:
         """Answer over `connection`; what is under way is kept in `tasks`."""
-        self._streams = streams
+        self._service = streams.service
         self._vehicle = vehicle
         self._connection = connection
         self._tasks = tasks
@@ -143,7 +132,7 @@ class Stream:
         self._place: tuple[PolicyVersion, float] | None = None
         """The policy that the step before waited for, and since when, where it was overtaken."""
         self._lost = False
-        streams.observers.metrics.streams.inc()
+        streams.service.observers.metrics.streams.inc()
 
     @property
     def busy(self) -> bool:
@@ -155,12 +144,12 @@ class Stream:
         form = JSON if text else MSGPACK
         self._received += 1
         exchange = Exchange(
-            *(self._streams.observers, STREAM, "WS", time.perf_counter()),
+            *(self._service.observers, STREAM, "WS", time.perf_counter()),
             f"{self._vehicle.request_id}-{self._received}",
         )
         taken = _Taken(data, form, None, exchange)
         try:
-            self._streams.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
+            self._service.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
             taken.step = self._read(data, form)
         except Exception as error:
             self._refuse(taken, error)
@@ -183,21 +172,21 @@ class Stream:
         """Note that the vehicle has gone: what was not sent to Triton never is."""
         self._lost = True
         self._latest = None
-        self._streams.observers.metrics.streams.dec()
+        self._service.observers.metrics.streams.dec()
 
     def _read(self, data: bytes, form: str) -> StepRequest | None:
         """Decode a frame by the active version's signature, or by that of the version it names.
 
         Returns None where that version is not known yet. Raises ValidationFailed.
         """
-        active = self._streams.versions.active
+        active = self._service.versions.active
         if active is not None:
             try:
                 return active.codec.read_step[form](data)
             except NOT_READ:
                 pass
         version = codec.version_of(data, form)
-        policy = self._streams.versions.known(version)
+        policy = self._service.versions.known(version)
         if policy is None and version is not None:
             return None
         decoder = codec.codec_of(None) if policy is None else policy.codec
@@ -208,7 +197,7 @@ class Stream:
         self._current = taken
         step = taken.step
         version = codec.version_of(taken.frame, taken.form) if step is None else step.version
-        policy = self._streams.versions.known(version)
+        policy = self._service.versions.known(version)
         if policy is not None:
             self._ask(taken, policy)
             return
@@ -218,7 +207,7 @@ class Stream:
 
     async def _resolve(self, taken: _Taken, version: str | None) -> None:
         try:
-            policy = await self._streams.versions.resolve(version)
+            policy = await self._service.versions.resolve(version)
         except Exception as error:
             self._settled(error)
         else:
@@ -243,8 +232,8 @@ class Stream:
         taken.exchange.version = policy.version
         seed = seed_of(step.deterministic, step.seed)
         arrived = taken.exchange.arrived
-        timeout_s = self._streams.live.now.request_timeout_ms / 1000
-        self._streams.predictor.predict(
+        timeout_s = self._service.live.now.request_timeout_ms / 1000
+        self._service.predictor.predict(
             policy,
             Rows.of([step.observation], seed),
             seed,
@@ -292,7 +281,7 @@ class Stream:
         self._send(answer, taken.form)
 
     def _skip(self, taken: _Taken) -> None:
-        self._streams.observers.metrics.skipped()
+        self._service.observers.metrics.skipped()
         self._send({"stepId": taken.id, "skipped": True}, taken.form)
         self.count_idle()
 
