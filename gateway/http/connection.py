@@ -25,14 +25,12 @@ from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
 from gateway.http.edge import Edge, Pair
-from gateway.http.parser import RequestParser, bad_request
+from gateway.http.parser import MAX_AHEAD, RequestParser, bad_request
 from gateway.http.patience import Patience
 from gateway.http.predict import Outcome, Predict
 from gateway.observability.exchange import Exchange
 from gateway.stream.connection import WebSocket
 
-MAX_PIPELINED = 100
-"""Requests that a caller may send ahead on one connection; one that sends more is cut off."""
 SLOW_S = 5.0
 """How long a connection may be idle, and how long a caller may take to send a head, to send the
 rest of a body that is already answered, and to read on with an answer under way."""
@@ -87,6 +85,8 @@ class HttpConnection(asyncio.Protocol):
         self._error: Exception | None = None
         """Why nothing more is read."""
         self._dropped_bytes = 0
+        self._expecting = False
+        """Whether the request whose body is being read waits for `100 Continue`."""
         self._last = False
         self._lost = False
         self._beyond = False
@@ -120,7 +120,9 @@ class HttpConnection(asyncio.Protocol):
         """Feed the parser; requests that it finds are answered, or wait for their turn."""
         if self._error is not None:
             self._dropped_bytes += len(data)
-            if self._dropped_bytes > LINGER_BYTES:
+            if self._pipeline:
+                self._flow.pause_reading()
+            elif self._dropped_bytes > LINGER_BYTES:
                 self._transport.abort()
             return
         try:
@@ -159,6 +161,23 @@ class HttpConnection(asyncio.Protocol):
         """End the connection at once; another one needs its place."""
         self._transport.abort()
 
+    # What uvicorn's cycle calls of its transport.
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of an answer."""
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be written any more."""
+        return bool(self._transport.is_closing())
+
+    def close(self) -> None:
+        """End the connection, after the answer where that is complete."""
+        self._last = True
+        first = self._pipeline[0] if self._pipeline else None
+        if not (isinstance(first, RequestResponseCycle) and first.response_complete):
+            self._transport.close()
+
     # What the parser calls.
 
     def _on_request(self) -> None:
@@ -171,8 +190,7 @@ class HttpConnection(asyncio.Protocol):
             incoming = Predict(
                 self._edge.service, parser.head, self._client, arrived, parser.keep_alive
             )
-            if incoming.error is None and parser.expects_continue():
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._expecting = incoming.error is None and parser.expects_continue()
         else:
             if self._beyond:
                 probe = parser.method in (b"GET", b"HEAD") and parser.path() in _ALWAYS_SERVED
@@ -185,9 +203,9 @@ class HttpConnection(asyncio.Protocol):
         self._patience.stop()
         if len(self._pipeline) > 1:
             self._flow.pause_reading()
-            if len(self._pipeline) > MAX_PIPELINED:
+            if len(self._pipeline) > MAX_AHEAD:
                 self._transport.abort()
-        elif not isinstance(incoming, Predict) or incoming.error is not None:
+        elif not isinstance(incoming, Predict) or incoming.error is not None or self._expecting:
             self._advance()
 
     def _on_body(self, body: bytes) -> None:
@@ -244,7 +262,7 @@ class HttpConnection(asyncio.Protocol):
         scope: Any = self._scope()
         return RequestResponseCycle(
             scope=scope,
-            transport=self._transport,
+            transport=self,  # type: ignore[arg-type] # as far as it needs one
             flow=self._flow,
             logger=log,
             access_logger=log,
@@ -262,8 +280,8 @@ class HttpConnection(asyncio.Protocol):
         exchange = Exchange(
             self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
         )
-        if self._pipeline or self._flow.write_paused:  # it was sent ahead of answers
-            self._transport.abort()
+        if self._pipeline or self._resting or self._flow.write_paused:  # it was sent ahead
+            self._fail(bad_request(), exchange)
             return
         try:
             if self._beyond:
@@ -291,6 +309,9 @@ class HttpConnection(asyncio.Protocol):
             first = self._pipeline[0]
             if isinstance(first, Predict):
                 if first.error is None and not first.complete:
+                    if self._expecting:  # it is the last one that came
+                        self._expecting = False
+                        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                     self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
                     break
                 self._started = True

@@ -14,6 +14,8 @@ MAX_HEAD_BYTES = 1 << 16
 MAX_HEAD_LINES = 200
 MAX_LENGTH_DIGITS = 18
 """Digits of a `Content-Length`."""
+MAX_AHEAD = 100
+"""Requests that a caller may send ahead, in one piece or in several."""
 
 _PREDICT, _STREAM = PREDICT.encode(), STREAM.encode()
 
@@ -47,6 +49,7 @@ class RequestParser:
         self._unread = 0
         self._large = False
         self._upgrade = False
+        self._begun = 0
         self._new()
 
     def _new(self) -> None:
@@ -64,6 +67,7 @@ class RequestParser:
         Raises HTTPException where this is no HTTP, or too large a head, and what the callbacks
         raise.
         """
+        self._begun = 0
         while True:
             self._unread += len(data)
             self._large = self._unread > MAX_HEAD_BYTES
@@ -94,7 +98,7 @@ class RequestParser:
         """Return the path of the request's target, however it is spelt."""
         if self.url == _PREDICT:
             return self.url
-        path: bytes = httptools.parse_url(self.url).path
+        path: bytes = httptools.parse_url(self.url).path or b""
         return unquote(path.decode("ascii")).encode() if b"%" in path else path
 
     @property
@@ -116,14 +120,17 @@ class RequestParser:
             "headers": self.head.pairs,
             "method": self.method.decode("ascii"),
             "path": self.path().decode(),
-            "raw_path": url.path,
+            "raw_path": url.path or b"",
             "query_string": url.query or b"",
         }
 
     # What httptools calls.
 
     def on_message_begin(self) -> None:
-        """Begin with a new request."""
+        """Begin with a new request; too many at once would hold up other connections."""
+        self._begun += 1
+        if self._begun > MAX_AHEAD:
+            raise bad_request()
         self.url = b""
         self._headers = []
         self.in_head = True
@@ -186,6 +193,7 @@ class RequestParser:
         lines += [b"%s: %s\r\n" % pair for pair in self.head.pairs if pair[0] != b"upgrade"]
         self._unread = 0
         self._upgrade = False
+        self._begun -= 1
         self._new()
         return b"".join((*lines, b"\r\n"))
 

@@ -1,6 +1,7 @@
 """`POST /predict`: from a head and a body to a prediction, without a task of its own."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 from gateway.api import codec
@@ -9,7 +10,7 @@ from gateway.api.errors import DeadlineExceeded
 from gateway.api.paths import PREDICT
 from gateway.api.problems import JSON, NOT_READ
 from gateway.api.request_head import RequestHead, late_body, too_large
-from gateway.inference.batcher import Inference
+from gateway.inference.batcher import LATE, Inference
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, seed_of
 from gateway.inference.service import Service
@@ -139,8 +140,11 @@ class Predict:
     async def _resolve(self, version: str | None, body: bytes) -> None:
         """Find the policy where Triton must be asked for it."""
         try:
-            policy = await self._service.versions.resolve(version)
+            async with asyncio.timeout(self.deadline - time.perf_counter()):
+                policy = await self._service.versions.resolve(version)
             self._ask(policy, policy.codec.read_request_apart(body, self.form))
+        except TimeoutError:
+            self._done(self, DeadlineExceeded(LATE))
         except Exception as error:
             self._done(self, error)
 

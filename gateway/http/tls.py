@@ -16,6 +16,7 @@ class Loop(uvloop.Loop):
         """Listen as the loop does."""
         if options.get("ssl") is not None:
             options["ssl_handshake_timeout"] = HANDSHAKE_S
+            options["ssl_shutdown_timeout"] = HANDSHAKE_S  # for the peer's part of the end
         return await super().create_server(*arguments, **options)
 
 

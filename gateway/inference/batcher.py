@@ -114,10 +114,11 @@ class _Parts:
 class ModelQueue:
     """What waits for one model, and its calls that are under way."""
 
-    def __init__(self, model: str, max_rows: int) -> None:
-        """Take at most `max_rows` rows for each call."""
+    def __init__(self, model: str) -> None:
+        """Start empty."""
         self.model = model
-        self.max_rows = max_rows
+        self.max_rows = 1
+        """Rows of one call, at most."""
         self.waiting: deque[Inference] = deque()
         self.batches: list[list[Inference]] = []
         """The inferences of each call that is under way."""
@@ -199,7 +200,8 @@ class Batcher:
         """
         queue = self._queues.get(model)
         if queue is None:
-            queue = self._queues[model] = ModelQueue(model, max_rows)
+            queue = self._queues[model] = ModelQueue(model)
+        queue.max_rows = max_rows  # which may change where the model is loaded again
         now = time.perf_counter()
         left_s = inference.deadline - now
         first = inference.since is not None
@@ -296,7 +298,7 @@ class Batcher:
         if isinstance(outcome, Exception):
             failed = isinstance(outcome, InferenceFailed) and not isinstance(outcome, _BrokenOff)
             if failed and len(part) > 1:
-                rest = part
+                rest = part  # from now on one by one
             else:
                 for one in part:
                     one.settle(outcome)
@@ -310,6 +312,7 @@ class Batcher:
                 stop_byte = start_byte + one.rows.count * ACTION_BYTES
                 one.settle(outcome[start_byte:stop_byte])
                 start_byte = stop_byte
+        rest = [one for one in rest if not one.settled]
         if rest:
             rest[0].since = time.perf_counter()
             self._call(queue, batch, rest[:1], rest[1:])
@@ -329,7 +332,7 @@ class Batcher:
         taken: list[Inference] = []
         room = queue.max_rows
         now = time.perf_counter()
-        while queue.waiting and queue.waiting[0].rows.count <= room:
+        while queue.waiting and (not taken or queue.waiting[0].rows.count <= room):
             one = queue.waiting.popleft()
             self.waiting -= one.rows.count
             queue.rows -= one.rows.count

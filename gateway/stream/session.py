@@ -13,10 +13,11 @@ from starlette.types import Scope
 from gateway.api import codec
 from gateway.api.asyncapi import KEY_PREFIX
 from gateway.api.codec import Action, StepAnswer, StepRequest
-from gateway.api.errors import Unauthorized, payload_of
+from gateway.api.errors import DeadlineExceeded, Unauthorized, payload_of
 from gateway.api.paths import STREAM
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from gateway.api.request_head import RequestHead
+from gateway.inference.batcher import LATE
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction, seed_of
 from gateway.inference.service import Service
@@ -207,7 +208,10 @@ class Stream:
 
     async def _resolve(self, taken: _Taken, version: str | None) -> None:
         try:
-            policy = await self._service.versions.resolve(version)
+            async with asyncio.timeout(self._deadline(taken) - time.perf_counter()):
+                policy = await self._service.versions.resolve(version)
+        except TimeoutError:
+            self._settled(DeadlineExceeded(LATE))
         except Exception as error:
             self._settled(error)
         else:
@@ -231,17 +235,19 @@ class Stream:
         self._place = (policy, since or time.perf_counter())
         taken.exchange.version = policy.version
         seed = seed_of(step.deterministic, step.seed)
-        arrived = taken.exchange.arrived
-        timeout_s = self._service.live.now.request_timeout_ms / 1000
         self._service.predictor.predict(
             policy,
             Rows.of([step.observation], seed),
             seed,
-            arrived + min(self._vehicle.deadline_s, timeout_s),
+            self._deadline(taken),
             self._settled,
             gone=self._overtaken,
             since=since,
         )
+
+    def _deadline(self, taken: _Taken) -> float:
+        timeout_s = self._service.live.now.request_timeout_ms / 1000
+        return taken.exchange.arrived + min(self._vehicle.deadline_s, timeout_s)
 
     def _overtaken(self) -> bool:
         return self._lost or self._latest is not None

@@ -406,3 +406,48 @@ def test_who_can_not_take_an_answer_keeps_no_other_from_its_own(
 
     run(test())
     assert "a bug" in caplog.text
+
+
+def test_a_model_that_takes_more_rows_now_gets_them() -> None:
+    async def test() -> None:
+        bench = Bench(max_rows=2)
+        bench.triton.hold.set()
+        await bench.ask(1)
+        bench.triton.hold = asyncio.Event()
+        first = bench.ask(2)
+        await asyncio.sleep(0)
+        bench.max_rows = 8
+        large = bench.ask(*range(10, 16))
+        await asyncio.sleep(0)
+        bench.max_rows = 4  # and fewer again, while they wait
+        small = bench.ask(3)
+        await asyncio.sleep(0)
+        bench.triton.hold.set()
+        await asyncio.gather(first, large, small)
+        assert bench.sent == [[1], [2], [10, 11, 12, 13, 14, 15], [3]]
+
+    run(test())
+
+
+def test_nobody_s_rows_are_not_tried_again() -> None:
+    """A batch that failed is asked for one by one: for those that still wait."""
+
+    async def test() -> None:
+        bench = Bench()
+        first = bench.ask(1)
+        await asyncio.sleep(0)
+        late = [bench.ask(BAD_SPEED, timeout=0.05), bench.ask(2, timeout=0.05)]
+        patient = bench.ask(3)
+        await asyncio.sleep(0)
+        before, bench.triton.hold = bench.triton.hold, asyncio.Event()
+        before.set()
+        await first
+        await bench.sent_are(2)
+        for one in late:
+            with pytest.raises(DeadlineExceeded):
+                await one
+        bench.triton.hold.set()
+        assert speeds_of(await patient) == [3]
+        assert bench.sent == [[1], [BAD_SPEED, 2, 3], [3]]
+
+    run(test())
