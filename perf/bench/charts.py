@@ -1,19 +1,26 @@
-"""The pictures of a benchmark, each from its results."""
+"""The pictures of a benchmark: `python -m perf.bench.charts RESULTS.json`.
+
+The command draws the layers of `carlarl bench run`. The figures of `bench peers` and
+`bench memory` are drawn by these.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from perf.bench import drawing
+from perf.bench.command import Command
 from perf.bench.drawing import INK, PAPER, REST, SERIES
-from perf.bench.results import MemorySample, Results
+from perf.bench.results import MemorySample, Results, load
 from perf.bench.tables import (
     LAYERS,
     OURS,
@@ -233,3 +240,20 @@ def memory(samples: Sequence[MemorySample]) -> Picture:
         rows[-1].set_xlabel("thousands of requests")
         drawing.note(picture, "Without mapped files; closed loop, 32 callers")
     return picture
+
+
+@click.command(cls=Command)
+@click.argument("results", type=click.Path(path_type=Path), default=Path("runs/bench.json"))
+@click.option("--output", type=click.Path(path_type=Path), help="[default: charts/ beside it]")
+def main(results: Path, output: Path | None) -> None:
+    """Write a PNG of each figure that a results file of `carlarl bench run` has."""
+    found, folder = load(results), output or results.parent / "charts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for draw in (latency, layers, concurrency):
+        if (picture := draw(found)) is not None:
+            drawing.save(picture, folder / f"{draw.__name__}.png")
+            click.echo(folder / f"{draw.__name__}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -122,20 +121,6 @@ def load(path: Path) -> Results:
     if results.schema != SCHEMA:
         raise ResultsError(path, f"schema {results.schema}; this reads {SCHEMA}")
     return results
-
-
-def merged(parts: Sequence[Results]) -> Results:
-    """Put benchmarks of one machine together, each measured by its own command."""
-    return msgspec.structs.replace(
-        parts[0],
-        command="; ".join(part.command for part in parts),
-        settings={name: value for part in parts for name, value in part.settings.items()},
-        measurements=[one for part in parts for one in part.measurements],
-        interrupted=any(part.interrupted for part in parts),
-        left_out=[line for part in parts for line in part.left_out],
-        memory=next((part.memory for part in parts if part.memory), []),
-        verdicts=next((part.verdicts for part in parts if part.verdicts), []),
-    )
 
 
 if __name__ == "__main__":

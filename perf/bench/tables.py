@@ -1,11 +1,10 @@
-"""Tables of a benchmark: one form for Markdown, for a page and for a terminal."""
+"""Tables of a benchmark: one form for Markdown and for a terminal."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 from perf.bench.results import Results
 from perf.load.measurement import Measurement
@@ -41,14 +40,6 @@ class Table:
         lines += [f"| {' | '.join(self.head)} |", "|---" * len(self.head) + "|"]
         cells = ([cell.replace("|", "/") for cell in row] for row in self.rows)
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n"
-
-    def html(self) -> str:
-        """Give it as HTML."""
-        lines = ["".join(f"<th>{escape(cell)}</th>" for cell in self.head)]
-        lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows]
-        text = "".join(f"<tr>{line}</tr>" for line in lines)
-        caption = f"<caption>{escape(self.title)}</caption>"
-        return f'<div class="table"><table>{caption}{text}</table></div>'
 
 
 def rate(one: Measurement) -> float:
