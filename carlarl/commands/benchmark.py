@@ -88,9 +88,8 @@ def stack(
         return
     click.echo("no gateway answers: starting a stack on free ports", err=True)
     own = processes.ALONE | {"MODEL_REPOSITORY": str(folder)}
-    with processes.stack(("onnx", *formats), **own) as ports:
-        http, triton_http, triton_grpc = (f"127.0.0.1:{port}" for port in ports[:3])
-        yield suite.Stack(f"http://{http}", triton_http, triton_grpc, folder)
+    with processes.gateway(formats=("onnx", *formats), **own) as served:
+        yield suite.Stack(served.url, served.http, served.grpc, folder)
 
 
 def show(results: Results, as_json: bool) -> None:

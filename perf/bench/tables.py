@@ -31,7 +31,7 @@ class Table:
     """Rows of cells below a head."""
 
     head: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
     title: str = ""
 
     def markdown(self) -> str:

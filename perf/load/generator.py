@@ -19,7 +19,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httptools
 import msgspec
@@ -53,6 +55,41 @@ class Load(msgspec.Struct, frozen=True):
     later_segments: tuple[bytes, ...] = ()
     """What follows of each request, each part in a TCP segment of its own."""
 
+    @classmethod
+    def predict(
+        cls,
+        url: str,
+        headers: Iterable[tuple[str, str]],
+        content: bytes,
+        connections: int,
+        seconds: float,
+        rate: float | None = None,
+        segments: int = 1,
+        chunked: bool = False,
+    ) -> Load:
+        """Describe a load of `POST /predict`.
+
+        A request has one segment, or one of its head and the others of its content. Raises
+        LoadError for a URL that is not http.
+        """
+        address = urlsplit(url)
+        if address.scheme != "http" or address.hostname is None:
+            raise LoadError(f"{url}: perf.load.generator speaks http only")
+        length = ("Content-Length", str(len(content)))
+        if chunked:
+            length = ("Transfer-Encoding", "chunked")
+            content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+        fields = (("Host", address.netloc), *headers, length)
+        lines = [f"POST {address.path}/predict HTTP/1.1", *map(": ".join, fields), "", ""]
+        parts = ["\r\n".join(lines).encode() + content]
+        if segments > 1:
+            size = -(-len(content) // (segments - 1))
+            head = parts[0].removesuffix(content)
+            parts = [head, *(content[i : i + size] for i in range(0, len(content), size))]
+        host, port = address.hostname, address.port or 80
+        later = tuple(parts[1:])
+        return cls(host, port, parts[0], connections, seconds, rate, later_segments=later)
+
 
 class Saw(msgspec.Struct):
     """What came of it."""
@@ -70,6 +107,28 @@ class Saw(msgspec.Struct):
     errors: dict[str, int] = {}
     counts: list[tuple[int, int]] = []
     """Microseconds, and how many answers took them."""
+
+    @classmethod
+    def of(cls, latencies_s: Iterable[float], seconds: float, statuses: dict[str, int]) -> Saw:
+        """Sum up requests by their latencies and by the statuses of their answers."""
+        counts = collections.Counter(max(1, round(one * 1e6)) for one in latencies_s)
+        errors = {status: count for status, count in statuses.items() if count and status != "200"}
+        good = statuses.get("200", 0)
+        return cls(seconds, answered=good, errors=errors, counts=sorted(counts.items()))
+
+    @property
+    def per_s(self) -> float:
+        """Requests answered in a second."""
+        return self.answered / self.seconds
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency in milliseconds; 0 where nothing was answered."""
+        left = sum(count for _, count in self.counts) / 2
+        for microseconds, count in self.counts:
+            if (left := left - count) <= 0:
+                return microseconds / 1000
+        return 0.0
 
 
 def run(load: Load) -> Saw:

@@ -26,9 +26,7 @@ def run(
     asked = body(batch_size, 0.1, target.sensors, target.asked_version)
     saw = generator.run(target.load(asked, connections, seconds, rate))
     return target.measured(
-        saw.counts,
-        saw.answered,
-        saw.seconds,
+        saw,
         loop="open",
         tool="perf.load.generator",
         concurrency=connections,
@@ -36,7 +34,6 @@ def run(
         asked_per_s=rate,
         sent_per_s=round(saw.sent / seconds, 2),
         queued=saw.waited,
-        errors=saw.errors,
     )
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from perf.load.generator import Load, LoadError
+from perf.load.generator import Load, LoadError, Saw
 from perf.load.measurement import Measurement, measured
 
 
@@ -43,34 +41,24 @@ class Target:
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What each request needs besides its type and length."""
-        return [] if self.api_key is None else [("X-API-Key", self.api_key)]
+        """What each request needs besides its length."""
+        key = [] if self.api_key is None else [("X-API-Key", self.api_key)]
+        return [("Content-Type", "application/json"), *key]
 
     def load(
         self, asked: dict[str, Any], connections: int, seconds: float, rate: float | None = None
     ) -> Load:
         """Describe a load on `/predict` for the generator."""
-        address = urlsplit(self.url)
-        if address.scheme != "http" or address.hostname is None:
-            raise TargetError(f"{self.url}: perf.load.generator speaks http only")
         content = json.dumps(asked).encode()
-        headers = {"Host": address.netloc, "Content-Type": "application/json"}
-        headers |= {**dict(self.headers), "Content-Length": str(len(content))}
-        lines = [f"POST {address.path}/predict HTTP/1.1", *map(": ".join, headers.items())]
-        head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-        return Load(
-            address.hostname, address.port or 80, head + content, connections, seconds, rate
-        )
+        return Load.predict(self.url, self.headers, content, connections, seconds, rate)
 
-    def measured(
-        self, counts: Iterable[tuple[int, int]], requests: int, seconds: float, **facts: Any
-    ) -> Measurement:
+    def measured(self, saw: Saw, **facts: Any) -> Measurement:
         """Make the measurement of a load. Raises LoadError where no request was answered."""
-        if not requests:
-            raise LoadError(f"{self.url}: no request was answered: {facts['errors']}")
+        if not saw.answered:
+            raise LoadError(f"{self.url}: no request was answered: {saw.errors}")
         facts |= {"layer": "gateway", "system": self.system, "target": "/predict"}
-        facts |= {"version": self.version, "format": self.format}
-        return measured(counts, requests, seconds, **facts)
+        facts |= {"version": self.version, "format": self.format, "errors": saw.errors}
+        return measured(saw.counts, saw.answered, saw.seconds, **facts)
 
 
 def gateway(url: str, version: str | None = None, api_key: str | None = None) -> Target:

@@ -41,9 +41,9 @@ class Vehicle(asyncio.Protocol):
         self._saw = saw
         self._transport: Any = None
         self._due: deque[float] = deque()
-        self._body = msgspec.json.encode(body())
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(self._body)}\r\n\r\n"
-        self._request = head.encode() + self._body
+        content = msgspec.json.encode(body())
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        self._request = head.encode() + content
         self.ready = asyncio.get_running_loop().create_future()
         self.error: str | None = None
         self._closed = False
@@ -90,16 +90,14 @@ class StreamVehicle(Vehicle):
     def __init__(self, saw: Saw, packed: bool) -> None:
         """Send msgpack where `packed`, else JSON."""
         super().__init__(saw)
-        self._opcode = b"\x82" if packed else b"\x81"
         kind = msgspec.msgpack if packed else msgspec.json
+        self._opcode = b"\x82" if packed else b"\x81"
+        self._encode, self._decode = kind.encode, kind.Decoder(_Answer).decode
         (observation,) = body()["observations"]
-        content = {"stepId": 1_000_000_000, "observation": observation, "deterministic": True}
-        start, self._rest = kind.encode(content).split(kind.encode(1_000_000_000))
-        self._start, self._encode = start, kind.encode
-        self._decode = kind.Decoder(_Answer).decode
+        self._step = {"observation": observation, "deterministic": True}
+        self._number = 0
         self._steps: dict[int, float] = {}
         self._content = b""
-        self._next = 1_000_000_000
 
     def connection_made(self, transport: Any) -> None:
         """Ask for the upgrade."""
@@ -108,16 +106,13 @@ class StreamVehicle(Vehicle):
 
     def step(self, due: float) -> None:
         """Send one step."""
-        content = self._start + self._encode(self._next) + self._rest
-        self._steps[self._next] = due
-        self._next += 1
+        self._number += 1
+        self._steps[self._number] = due
+        content = self._encode({"stepId": self._number, **self._step})
+        size = len(content)
+        length = b"\xfe" + size.to_bytes(2) if size > 125 else bytes([128 | size])
         # Masked with zeros: what a mask costs is the library's of each client.
-        head = (
-            b"\xfe" + len(content).to_bytes(2)
-            if len(content) > 125
-            else bytes([128 | len(content)])
-        )
-        self._transport.write(self._opcode + head + bytes(4) + content)
+        self._transport.write(self._opcode + length + bytes(4) + content)
 
     def data_received(self, data: bytes) -> None:
         """Take the upgrade's answer, then frames."""

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.repository import placement
-from perf.bench import machine
+from perf.bench.command import heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import closed_loop, in_process, perf_analyzer, processes
-from perf.load.measurement import Measurement
+from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
 from perf.load.triton_clients import HttpClient, tensors
 
@@ -46,7 +46,7 @@ class Setup:
 
     form: str
     device: placement.Device
-    ports: list[int] = field(default_factory=list)
+    served: Served
     rounds: list[list[float]] = field(default_factory=list)
     """A list as long as FIGURES for each round."""
     difference: float = 0.0
@@ -57,48 +57,45 @@ def running(devices: list[placement.Device], left_out: list[str]) -> Iterator[li
     """Serve each format on each device until the block ends; what can't be is left out."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        served = []
-        for form in FORMATS:
-            for device in devices:
-                target = folder / f"{form}-{device}"
-                placement.place(REPOSITORY, target, form, device)
-                variables = {"MODEL_REPOSITORY": str(target), "USE_GPU": "0"}
-                try:
-                    ports = stack.enter_context(processes.stack(**variables))
-                except processes.StartError as error:
-                    left_out.append(f"{form} on the {device}: {str(error).splitlines()[-1]}")
-                    continue
-                url = f"http://127.0.0.1:{ports[0]}/metadata"
-                told = httpx.get(url, trust_env=False).json()["device"]
-                if told != {"CPU": "cpu", "GPU": "cuda"}[device]:
-                    raise RuntimeError(f"{form} for the {device} is served on {told}")
-                served.append(Setup(form, device, ports))
-        yield served
+        setups = []
+        for form, device in ((form, device) for form in FORMATS for device in devices):
+            target = folder / f"{form}-{device}"
+            placement.place(REPOSITORY, target, form, device)
+            variables = {"MODEL_REPOSITORY": str(target), "USE_GPU": "0"}
+            try:
+                served = stack.enter_context(processes.gateway(**variables))
+            except processes.StartError as error:
+                left_out.append(f"{form} on the {device}: {str(error).splitlines()[-1]}")
+                continue
+            told = httpx.get(f"{served.url}/metadata", trust_env=False).json()["device"]
+            if told != {"CPU": "cpu", "GPU": "cuda"}[device]:
+                raise RuntimeError(f"{form} for the {device} is served on {told}")
+            setups.append(Setup(form, device, served))
+        yield setups
 
 
-def measure(setup: Setup, seconds: float) -> list[float]:
+def measure(served: Served, seconds: float) -> list[float]:
     """Measure one round: the values of FIGURES."""
-    gateway, http = (f"127.0.0.1:{port}" for port in setup.ports[:2])
-    target = Target(f"http://{gateway}")
-
-    def direct(callers: int) -> Measurement:
-        return perf_analyzer.run(ensemble(VERSION), "http", http, callers, seconds)
-
+    target = Target(served.url)
+    direct = [
+        perf_analyzer.run(ensemble(VERSION), "http", served.http, callers, seconds)
+        for callers in (1, 32)
+    ]
     return [
-        direct(1).latency_ms.p50,
-        direct(32).requests_per_s,
+        direct[0].latency_ms.p50,
+        direct[1].requests_per_s,
         closed_loop.run(target, 1, seconds).latency_ms.p50,
         closed_loop.run(target, 32, seconds).requests_per_s,
         closed_loop.run(target, 8, seconds, 32).observations_per_s,
     ]
 
 
-def actions(setup: Setup) -> NDArray[Any]:
+def actions(served: Served) -> NDArray[Any]:
     """Give the ensemble's and the fused model's actions for recorded observations, with noise."""
     observations = np.load(processes.ROOT / "artifacts" / VERSION / "observations.npy")
 
     async def run() -> bytes:
-        client = HttpClient(f"127.0.0.1:{setup.ports[1]}")
+        client = HttpClient(served.http)
         answer = b""
         for model in (ensemble(VERSION), fused(VERSION)):
             for size in (256, 100, 1):  # whole, padded, alone
@@ -126,9 +123,7 @@ def tables(served: list[Setup]) -> list[Table]:
     return [stacks, alone]
 
 
-@click.command()
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(1))
+@study(rounds=5, seconds=3.0)
 @click.option(
     "--device",
     "devices",
@@ -140,25 +135,22 @@ def tables(served: list[Setup]) -> list[Table]:
 def main(rounds: int, seconds: float, devices: list[placement.Device]) -> None:
     """Measure, compare the answers, and write the tables."""
     left_out: list[str] = []
-    with running(devices, left_out) as served:
-        if not any(setup.device in devices[-1:] for setup in served):
+    with running(devices, left_out) as setups:
+        if not any(setup.device in devices[-1:] for setup in setups):
             raise click.ClickException("nothing could be served:\n" + "\n".join(left_out))
-        answers = [actions(setup) for setup in served]
-        for setup, answer in zip(served, answers, strict=True):
+        answers = [actions(setup.served) for setup in setups]
+        for setup, answer in zip(setups, answers, strict=True):
             setup.difference = float(np.abs(answer - answers[0]).max())
         for turn in range(rounds):
-            for setup in served:
-                setup.rounds.append(measure(setup, seconds))
+            for setup in setups:
+                setup.rounds.append(measure(setup.served, seconds))
                 told = ", ".join(f"{value:.4g}" for value in setup.rounds[-1])
-                click.echo(f"round {turn + 1}: {setup.form} {setup.device}: {told}", err=True)
-    click.echo(
-        f"Command: `python -m perf.studies.gpu --rounds {rounds} --seconds {seconds:g}`. Medians, "
-        f"ranges in brackets; differences from {served[0].form} on the {served[0].device}. "
-        f"{machine.facts()}.\n"
-    )
+                say(f"round {turn + 1}: {setup.form} {setup.device}: {told}")
+    note = f"differences from {setups[0].form} on the {setups[0].device}"
+    click.echo(heading("perf.studies.gpu", note, rounds=rounds, seconds=seconds))
     for reason in left_out:
         click.echo(f"Not run: {reason}\n")
-    for table in tables(served):
+    for table in tables(setups):
         click.echo(table.markdown())
 
 

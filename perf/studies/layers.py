@@ -22,8 +22,10 @@ from gateway.http1 import Pool
 from gateway.rows import Rows
 from gateway.triton import Triton
 from perf.bench import charts, drawing
+from perf.bench.command import Command
 from perf.bench.tables import Table
 from perf.load import closed_loop, in_process, processes
+from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
 from perf.load.triton_clients import GrpcClient, HttpClient, SharedMemoryClient, tensors
 
@@ -61,16 +63,16 @@ async def calls_per_s(call: Callable[[], Awaitable[Any]], callers: int, seconds:
 
 
 async def measure(
-    ports: list[int], secret: str, calls: int, seconds: float
+    served: Served, secret: str, calls: int, seconds: float
 ) -> tuple[list[float], Table]:
     """Give the milliseconds of Triton's front alone, of the fused model and of the ensemble.
 
     And a table of the clients that can call Triton.
     """
-    http, grpc = (f"127.0.0.1:{port}" for port in ports[1:3])
+    host, port = served.http.split(":")
     inputs = {name: tensors(name, np.array([SEEN])) for name in (ENSEMBLE, FUSED)}
     rows = Rows(1, np.array(SEEN, np.float32).tobytes())
-    own, pool = Triton(f"http://{http}", secret=secret), Pool("127.0.0.1", ports[1])
+    own, pool = Triton(f"http://{served.http}", secret=secret), Pool(host, int(port))
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     parts = [await median_ms(lambda: pool.request(live), calls)]
     pool.close()
@@ -88,9 +90,9 @@ async def measure(
     await client("the gateway's own, HTTP/1.1", lambda model: own.infer(model, rows, 5))
     await own.close()
     for name, other in (
-        ("`tritonclient.http.aio`", HttpClient(http)),
-        ("the same, tensors in shared memory", SharedMemoryClient(http, secret)),
-        ("`tritonclient.grpc.aio`", GrpcClient(grpc)),
+        ("`tritonclient.http.aio`", HttpClient(served.http)),
+        ("the same, tensors in shared memory", SharedMemoryClient(served.http, secret)),
+        ("`tritonclient.grpc.aio`", GrpcClient(served.grpc)),
     ):
         await client(
             name,
@@ -101,17 +103,16 @@ async def measure(
     return parts, table
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--calls", default=3000, show_default=True, type=click.IntRange(100))
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("perf/layers.png"))
 def main(calls: int, picture: Path) -> None:
     """Measure, draw and write the tables."""
     floor = in_process.run(processes.ROOT / "model_repository", VERSION, "onnx", 1).latency_ms.p50
     secret = secrets.token_hex(32)
-    with processes.stack(TRITON_SECRET=secret) as ports:
-        (front, lone, both), clients = uvloop.run(measure(ports, secret, calls, 3.0))
-        gateway = Target(f"http://127.0.0.1:{ports[0]}")
-        whole = closed_loop.run(gateway, 1, 5).latency_ms.p50
+    with processes.gateway(TRITON_SECRET=secret) as served:
+        (front, lone, both), clients = uvloop.run(measure(served, secret, calls, 3.0))
+        whole = closed_loop.run(Target(served.url), 1, 5).latency_ms.p50
     own = [
         ("arithmetic", floor),
         ("Triton's HTTP front", front),
@@ -124,19 +125,17 @@ def main(calls: int, picture: Path) -> None:
     }
     note = f"Closed loop, {calls} calls one at a time; gateway: wrk"
     drawing.save(charts.stacked(bars, note), picture)
-    table = Table(["part of a lone request", "ms"])
-    for part, ms in (
-        ("the arithmetic: preprocessing and ONNX Runtime, in process", floor),
-        ("a round trip to Triton's HTTP front (`/v2/health/live`)", front),
-        ("the fused model", lone),
-        ("the ensemble", both),
-        ("`POST /predict` by the gateway (`wrk`, 1 connection)", whole),
-    ):
-        table.rows.append([part, f"{ms:.3f}"])
-    table.rows.append(["share of `/predict` that is Triton's own", f"{lone / whole:.0%}"])
+    rows = [
+        ["the arithmetic: preprocessing and ONNX Runtime, in process", f"{floor:.3f}"],
+        ["a round trip to Triton's HTTP front (`/v2/health/live`)", f"{front:.3f}"],
+        ["the fused model", f"{lone:.3f}"],
+        ["the ensemble", f"{both:.3f}"],
+        ["`POST /predict` by the gateway (`wrk`, 1 connection)", f"{whole:.3f}"],
+        ["share of `/predict` that is Triton's own", f"{lone / whole:.0%}"],
+    ]
     command = f"python -m perf.studies.layers --calls {calls}"
     click.echo(f"Command: `{command}`; medians of calls one at a time.\n")
-    click.echo(table.markdown())
+    click.echo(Table(["part of a lone request", "ms"], rows).markdown())
     click.echo(clients.markdown())
 
 

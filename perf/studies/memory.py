@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from perf.bench import charts, drawing
+from perf.bench.command import Say
 from perf.bench.results import MemorySample, Results, Slope, Verdict
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
 from perf.load.target import Target
-from perf.studies import resident
+from perf.studies import usage
 
 CALLERS = 32
 WARM = 50_000
@@ -45,8 +46,6 @@ PARTS = {
     ),
 }
 """Part → its title, and what to do where it grows."""
-
-Say = Callable[[str], None]
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
@@ -118,7 +117,7 @@ def watch(
             raise LoadError(f"{url}: requests failed: {load.errors}")
         sent += load.requests
         if sent >= warm:
-            one = resident.sample(pid, began, sent)
+            one = usage.sample(pid, began, sent)
             say(
                 f"{one.requests:,} requests: gateway {one.gateway:.1f} MB, "
                 f"Triton {one.triton:.1f} MB, /dev/shm {one.shm:.1f} MB"
@@ -133,8 +132,8 @@ def measure(requests: int, say: Say) -> Results:
     """
     found = Results.of(f"carlarl bench memory --requests {requests}", **processes.ALONE)
     try:
-        with processes.gateway(**processes.ALONE) as (url, pid):
-            for one in watch(url, pid, requests, say=say):
+        with processes.gateway(**processes.ALONE) as served:
+            for one in watch(served.url, served.pid, requests, say=say):
                 found.memory.append(one)
     except KeyboardInterrupt:
         found.interrupted = True

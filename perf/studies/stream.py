@@ -14,22 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from urllib.parse import urlsplit
 
 import click
 import numpy as np
-import psutil
 import uvloop
 
-from perf.bench import machine
+from perf.bench.command import Say, heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import processes
 from perf.load.generator import LoadError
 from perf.load.vehicles import Saw, StreamVehicle, Vehicle
+from perf.studies.usage import cpu_s
 
 FLEETS = (1, 100)
 WAYS = ("/predict", "/stream, JSON", "/stream, msgpack")
@@ -103,28 +101,16 @@ def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: f
     return Round(float(p50), float(p99), gateway, triton, own, saw.skipped)
 
 
-def cpu_s(pid: int) -> tuple[float, float]:
-    """Give the CPU seconds that the gateway and that Triton, with its models, have used."""
-    used = {"gateway": 0.0, "triton": 0.0}
-    root = psutil.Process(pid)
-    for process in root.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            gateway = "gateway" in process.cmdline()
-            used["gateway" if gateway else "triton"] += times.user + times.system
-    return used["gateway"], used["triton"]
-
-
 def compare(
-    rounds: int, seconds: float, rate: float, say: Callable[[str], None]
+    rounds: int, seconds: float, rate: float, say: Say
 ) -> dict[tuple[int, str], list[Round]]:
     """Measure every way with every fleet, in turns. Raises LoadError."""
-    found: dict[tuple[int, str], list[Round]] = {case: [] for case in product(FLEETS, WAYS)}
-    with processes.gateway() as (url, pid):
+    cases = list(product(FLEETS, WAYS))
+    found: dict[tuple[int, str], list[Round]] = {case: [] for case in cases}
+    with processes.gateway() as served:
         for turn in range(rounds):
-            cases = list(found)
             for vehicles, way in cases[turn % 3 :] + cases[: turn % 3]:  # none is always first
-                one = measure(url, pid, way, vehicles, rate, seconds)
+                one = measure(served.url, served.pid, way, vehicles, rate, seconds)
                 found[vehicles, way].append(one)
                 say(f"round {turn + 1}: {vehicles} vehicles, {way}: p50 {one.p50:.2f} ms")
     return found
@@ -142,21 +128,13 @@ def table(found: dict[tuple[int, str], list[Round]]) -> Table:
     return shown
 
 
-@click.command()
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1))
+@study(rounds=5, seconds=10.0)
 @click.option("--rate", default=20.0, show_default=True, help="Steps of one vehicle a second.")
 def main(rounds: int, seconds: float, rate: float) -> None:
     """Measure, and write the table."""
-    try:
-        found = compare(rounds, seconds, rate, lambda line: click.echo(line, err=True))
-    except LoadError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(
-        f"Command: `python -m perf.studies.stream --rounds {rounds} --seconds {seconds:g} "
-        f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; "
-        "the load generator ran on the same cores.\n"
-    )
+    found = compare(rounds, seconds, rate, say)
+    note = "the load generator ran on the same cores"
+    click.echo(heading("perf.studies.stream", note, rounds=rounds, seconds=seconds, rate=rate))
     click.echo(table(found).markdown())
 
 

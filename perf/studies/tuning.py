@@ -239,7 +239,7 @@ def _rate(stack: Target, load: Load) -> float:
 def _stack(trial: Trial, setting: Setting) -> Iterator[Target]:
     with trial(setting) as place:
         variables = processes.ALONE | {"MODEL_REPOSITORY": str(place)}
-        with processes.stack(**variables, **setting.variables) as ports:
-            found = target.gateway(f"http://127.0.0.1:{ports[0]}")
+        with processes.gateway(**variables, **setting.variables) as served:
+            found = target.gateway(served.url)
             _rate(found, Load(8, 1, 1, 1))  # warm
             yield found

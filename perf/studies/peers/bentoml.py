@@ -7,8 +7,6 @@ argument, a list, so that the same JSON would need a second service and a hop be
 
 import bentoml
 
-from triton_backend.runtimes import onnx
-
 from .policy import Observation, Policy, PredictAnswer, PredictRequest
 
 
@@ -22,7 +20,7 @@ class PolicyService:
 
     def __init__(self) -> None:
         """Load it."""
-        self._policy = Policy(onnx)
+        self._policy = Policy()
 
     @bentoml.api
     async def predict(

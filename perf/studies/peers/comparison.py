@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,20 +16,19 @@ import httpx
 import msgspec
 
 from perf.bench import charts, drawing, tables
+from perf.bench.command import Say
 from perf.bench.results import Results
 from perf.bench.tables import OURS
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
 from perf.load.observations import body
 from perf.load.target import Target
-from perf.studies.peers.environments import install, running
 from perf.studies.peers.systems import PEERS, VERSION, Peer
 
 TOLERANCE = 1e-5
 WARM_S = 1.0
 GOLDEN_ROWS = 5
 
-Say = Callable[[str], None]
 Actions = list[dict[str, float]]
 
 
@@ -42,7 +41,7 @@ def run(
     for name in names:
         say(f"{name}: install")
         try:
-            environments[PEERS[name]] = install(PEERS[name])
+            environments[PEERS[name]] = PEERS[name].install()
         except LoadError as error:
             left_out.append(f"{name}: {error}")
             say(left_out[-1])
@@ -105,11 +104,11 @@ def measure(
 @contextmanager
 def _running(peer: Peer | None, environments: Mapping[Peer, Path]) -> Iterator[Target]:
     if peer is None:
-        with processes.gateway(**processes.ALONE) as (url, _):
-            yield Target(url, OURS, VERSION)
+        with processes.gateway(**processes.ALONE) as served:
+            yield Target(served.url, OURS, VERSION)
     else:
         form = "torchscript" if "torchscript" in peer.model else "onnx"
-        with running(peer, environments[peer]) as url:
+        with peer.running(environments[peer]) as url:
             yield Target(url, peer.name, VERSION, form)
 
 

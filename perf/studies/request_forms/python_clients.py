@@ -1,24 +1,24 @@
 """Python's HTTP clients in a process of their own.
 
-`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes an `Outcome`
-as JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its
-answer: a thread, or for asyncio a task.
+`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
+JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its answer:
+a thread, or for asyncio a task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import msgspec
 
+from perf.load.generator import Saw
 from perf.load.request_forms import REQUEST
-from perf.studies.request_forms.outcome import Outcome, outcome
 
 OBSERVATIONS = REQUEST["observations"]
 
@@ -51,7 +51,7 @@ def requests(url: str) -> Ask:
     return lambda: str(session.post(f"{url}/predict", json=REQUEST).status_code)
 
 
-def carlarl_client_async(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
+def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use the asyncio twin of `carlarl-client`, without retries."""
     from carlarl_client import AsyncPolicyClient, PolicyError
 
@@ -68,7 +68,7 @@ def carlarl_client_async(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
     return ask
 
 
-def aiohttp(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
+def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use a session of `aiohttp`."""
     import aiohttp
 
@@ -87,53 +87,50 @@ IN_THREADS = {"carlarl_client": carlarl_client, "requests": requests}
 IN_TASKS = {"carlarl_client_async": carlarl_client_async, "aiohttp": aiohttp}
 
 
-def in_threads(make: Callable[[str], Ask], url: str, callers: int, seconds: float) -> Outcome:
-    """Let callers ask in threads."""
-    asks = [make(url) for _ in range(callers)]
-    latencies: list[float] = []
-    answers = collections.Counter[str]()
-    began = time.perf_counter()
+class Watch:
+    """The time that callers have, and what they got."""
 
-    def loop(ask: Ask) -> None:
-        while (sent := time.perf_counter()) < began + seconds:
-            answers[ask()] += 1
-            latencies.append(time.perf_counter() - sent)
+    def __init__(self, seconds: float) -> None:
+        """Begin now."""
+        self._began, self._seconds = time.perf_counter(), seconds
+        self._latencies: list[float] = []
+        self._statuses = collections.Counter[str]()
 
-    with ThreadPoolExecutor(callers) as threads:
-        list(threads.map(loop, asks))
-    return outcome(latencies, time.perf_counter() - began, dict(answers))
+    def thread(self, ask: Ask) -> None:
+        """Ask again and again."""
+        while (sent := time.perf_counter()) < self._began + self._seconds:
+            self._add(sent, ask())
 
+    async def task(self, ask: AsyncAsk) -> None:
+        """Ask again and again."""
+        while (sent := time.perf_counter()) < self._began + self._seconds:
+            self._add(sent, await ask())
 
-async def in_tasks(
-    make: Callable[[str, contextlib.AsyncExitStack], AsyncAsk],
-    url: str,
-    callers: int,
-    seconds: float,
-) -> Outcome:
-    """Let callers ask in tasks."""
-    async with contextlib.AsyncExitStack() as end:
-        asks = [make(url, end) for _ in range(callers)]
-        latencies: list[float] = []
-        answers = collections.Counter[str]()
-        began = time.perf_counter()
+    def _add(self, sent: float, status: str) -> None:
+        self._latencies.append(time.perf_counter() - sent)
+        self._statuses[status] += 1
 
-        async def loop(ask: AsyncAsk) -> None:
-            while (sent := time.perf_counter()) < began + seconds:
-                answers[await ask()] += 1
-                latencies.append(time.perf_counter() - sent)
-
-        await asyncio.gather(*map(loop, asks))
-        return outcome(latencies, time.perf_counter() - began, dict(answers))
+    def saw(self) -> Saw:
+        """End now."""
+        return Saw.of(self._latencies, time.perf_counter() - self._began, self._statuses)
 
 
-def main(name: str, url: str, callers: int, seconds: float) -> None:
-    """Drive a client, write what came of it."""
-    if name in IN_THREADS:
-        came = in_threads(IN_THREADS[name], url, callers, seconds)
-    else:
-        came = asyncio.run(in_tasks(IN_TASKS[name], url, callers, seconds))
-    sys.stdout.buffer.write(msgspec.json.encode(came))
+async def main(name: str, url: str, callers: int, seconds: float) -> Saw:
+    """Drive a client."""
+    async with AsyncExitStack() as end:
+        if name in IN_TASKS:
+            tasks = [IN_TASKS[name](url, end) for _ in range(callers)]
+            watch = Watch(seconds)
+            await asyncio.gather(*map(watch.task, tasks))
+        else:
+            asks = [IN_THREADS[name](url) for _ in range(callers)]
+            watch = Watch(seconds)
+            with ThreadPoolExecutor(callers) as threads:
+                list(threads.map(watch.thread, asks))
+        return watch.saw()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+    name, url, callers, seconds = sys.argv[1:]
+    came = asyncio.run(main(name, url, int(callers), float(seconds)))
+    sys.stdout.buffer.write(msgspec.json.encode(came))
