@@ -20,12 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.repository import placement
+from gateway.rows import Rows
+from gateway.triton import tensors_of
 from perf.bench.command import heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import closed_loop, in_process, perf_analyzer, processes
 from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
-from perf.load.triton_clients import HttpClient, tensors
+from perf.studies.triton_clients import HttpClient
 
 VERSION = "v0.2.0"
 REPOSITORY = processes.ROOT / "model_repository"
@@ -100,8 +102,10 @@ def actions(served: Served) -> NDArray[Any]:
         for model in (ensemble(VERSION), fused(VERSION)):
             for size in (256, 100, 1):  # whole, padded, alone
                 for start in range(0, min(3 * size, len(observations)), size):
-                    rows = observations[start : start + size]
-                    answer += await client.infer(model, tensors(model, rows, 7), len(rows))
+                    some = observations[start : start + size].astype(np.float32)
+                    keys = np.array([(7, row) for row in range(len(some))], np.int64)
+                    rows = Rows(len(some), some.tobytes(), keys.tobytes())
+                    answer += await client.infer(model, tensors_of(model, rows), rows.count)
         await client.close()
         return answer
 

@@ -20,14 +20,14 @@ import uvloop
 
 from gateway.http1 import Pool
 from gateway.rows import Rows
-from gateway.triton import Triton
+from gateway.triton import Triton, tensors_of
 from perf.bench import charts, drawing
 from perf.bench.command import Command
 from perf.bench.tables import Table
 from perf.load import closed_loop, in_process, processes
 from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
-from perf.load.triton_clients import GrpcClient, HttpClient, SharedMemoryClient, tensors
+from perf.studies.triton_clients import GrpcClient, HttpClient, SharedMemoryClient
 
 VERSION = "v0.2.0"
 ENSEMBLE, FUSED = ensemble(VERSION), fused(VERSION)
@@ -37,25 +37,24 @@ Call = Callable[[str], Awaitable[Any]]
 """Takes a model's name and calls it with one observation."""
 
 
-async def median_ms(call: Callable[[], Awaitable[Any]], calls: int) -> float:
+async def calls_ms(call: Call, model: str, calls: int) -> float:
     """Give the median milliseconds of `call`, made one after another."""
     taken = []
-    for index in range(calls + 50):
+    for _ in range(calls + 50):
         began = time.perf_counter()
-        await call()
-        if index >= 50:
-            taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1e3
+        await call(model)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken[50:]) * 1e3
 
 
-async def calls_per_s(call: Callable[[], Awaitable[Any]], callers: int, seconds: float) -> float:
+async def calls_per_s(call: Call, model: str, callers: int, seconds: float) -> float:
     """Give the calls a second that so many callers get answered."""
     count, end = 0, time.perf_counter() + seconds
 
     async def caller() -> None:
         nonlocal count
         while time.perf_counter() < end:
-            await call()
+            await call(model)
             count += 1
 
     await asyncio.gather(*(caller() for _ in range(callers)))
@@ -70,37 +69,28 @@ async def measure(
     And a table of the clients that can call Triton.
     """
     host, port = served.http.split(":")
-    inputs = {name: tensors(name, np.array([SEEN])) for name in (ENSEMBLE, FUSED)}
     rows = Rows(1, np.array(SEEN, np.float32).tobytes())
     own, pool = Triton(f"http://{served.http}", secret=secret), Pool(host, int(port))
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
-    parts = [await median_ms(lambda: pool.request(live), calls)]
+    parts = [await calls_ms(lambda _: pool.request(live), "", calls)]
     pool.close()
-    head = ["client", "ensemble, p50 ms", "fused, p50 ms", "fused, 8 callers, calls/s"]
-    table = Table(head)
-
-    async def client(name: str, call: Call, at_once: bool = True) -> None:
-        each = [await median_ms(lambda model=m: call(model), calls) for m in (FUSED, ENSEMBLE)]  # type: ignore[misc]
-        rate = await calls_per_s(lambda: call(FUSED), 8, seconds) if at_once else 0
-        shown = f"{rate:,.0f}" if at_once else "–"  # the shared segments are those of one call
-        table.rows.append([name, f"{each[1]:.3f}", f"{each[0]:.3f}", shown])
-        if len(parts) == 1:
-            parts.extend(each)
-
-    await client("the gateway's own, HTTP/1.1", lambda model: own.infer(model, rows, 5))
-    await own.close()
-    for name, other in (
-        ("`tritonclient.http.aio`", HttpClient(served.http)),
-        ("the same, tensors in shared memory", SharedMemoryClient(served.http, secret)),
-        ("`tritonclient.grpc.aio`", GrpcClient(served.grpc)),
-    ):
-        await client(
-            name,
-            lambda model, c=other: c.infer(model, inputs[model], 1),  # type: ignore[misc]
-            at_once=not isinstance(other, SharedMemoryClient),
-        )
-        await other.close()
-    return parts, table
+    others = {
+        "`tritonclient.http.aio`": HttpClient(served.http),
+        "the same, tensors in shared memory": SharedMemoryClient(served.http, secret),
+        "`tritonclient.grpc.aio`": GrpcClient(served.grpc),
+    }
+    ways: dict[str, Call] = {"the gateway's own, HTTP/1.1": lambda name: own.infer(name, rows, 5)}
+    for name, client in others.items():
+        ways[name] = lambda name, c=client: c.infer(name, tensors_of(name, rows), 1)  # type: ignore[misc]
+    table = Table(["client", "ensemble, p50 ms", "fused, p50 ms", "fused, 8 callers, calls/s"])
+    for name, call in ways.items():
+        lone, both = [await calls_ms(call, model, calls) for model in (FUSED, ENSEMBLE)]
+        parts += [lone, both]
+        # The shared segments are those of one call.
+        at_once = "–" if "shared" in name else f"{await calls_per_s(call, FUSED, 8, seconds):,.0f}"
+        table.rows.append([name, f"{both:.3f}", f"{lone:.3f}", at_once])
+    await asyncio.gather(own.close(), *(client.close() for client in others.values()))
+    return parts[:3], table
 
 
 @click.command(cls=Command)
