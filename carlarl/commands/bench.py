@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carlarl.commands.options import (
-    FORMAT_LIST,
     NEW_FILE,
-    VERSION,
     Many,
     api_key_option,
     extra,
@@ -62,8 +60,6 @@ def bench() -> None:
 )
 @concurrency_option
 @duration_option
-@click.option("--formats", type=FORMAT_LIST, default=(), help="[default: the one that is served]")
-@click.option("--versions", type=Many(VERSION), default=(), help="[default: the active one]")
 @click.option(
     "--rate",
     "rates",

@@ -61,7 +61,7 @@ def compare(before: Results, now: Results, threshold: float) -> Comparison:
     """
     old, new = _by_case(before), _by_case(now)
     changes = [
-        _change(new[case][0].name, figure, old[case], new[case], threshold)
+        _change(figure, old[case], new[case], threshold)
         for case in new
         if case in old
         for figure in FIGURES
@@ -76,13 +76,11 @@ def _by_case(results: Results) -> dict[tuple[object, ...], list[Measurement]]:
     return cases
 
 
-def _change(
-    case: str, name: str, old: list[Measurement], new: list[Measurement], threshold: float
-) -> Change:
+def _change(name: str, old: list[Measurement], new: list[Measurement], threshold: float) -> Change:
     figure, times = FIGURES[name]
     sides = [[figure(one) for one in side] for side in (old, new)]
     before, now = map(statistics.median, sides)
     spread = max(max(side) - min(side) for side in sides)
     loss = before - now if figure is rate else now - before
     worse = loss > max(before * threshold * times / 100, spread)
-    return Change(case, name, before, now, spread, worse)
+    return Change(new[0].name, name, before, now, spread, worse)

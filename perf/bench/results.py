@@ -84,16 +84,13 @@ class Results(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, command: str, **variables: str) -> Results:
-        """Begin: no measurement yet, this machine, and the settings that a stack started here gets.
+        """Begin: no measurement yet, this machine, and the settings of a stack started here.
 
         `variables` are settings besides those of the environment.
         """
-        return cls(
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            machine=facts(),
-            settings=processes.settings() | variables,
-        )
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        settings = processes.settings() | variables
+        return cls(started=started, command=command, machine=facts(), settings=settings)
 
     def save(self, path: Path) -> Path:
         """Write the JSON, and return the path that has it.

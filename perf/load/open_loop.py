@@ -23,7 +23,7 @@ def run(
     connections: int = CONNECTIONS,
 ) -> Measurement:
     """Send `rate` requests a second. Raises LoadError where none succeeded."""
-    asked = body(batch_size, 0.1, target.sensors, target.asked_version)
+    asked = body(batch_size, sensors=target.sensors)
     saw = generator.run(target.load(asked, connections, seconds, rate))
     return target.measured(
         saw,

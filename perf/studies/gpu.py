@@ -121,7 +121,10 @@ def tables(served: list[Setup]) -> list[Table]:
         figures = [spread(values) for values in zip(*setup.rounds, strict=True)]
         stacks.rows.append([setup.form, setup.device, *figures, f"{setup.difference:.1e}"])
         on_gpu = setup.device == "GPU"
-        each = [in_process.run(REPOSITORY, VERSION, setup.form, 1, n, on_gpu) for n in BATCHES]
+        each = [
+            in_process.run(REPOSITORY, 1, n, version=VERSION, form=setup.form, gpu=on_gpu)
+            for n in BATCHES
+        ]
         medians = [f"{one.latency_ms.p50:.3f}" for one in each]
         alone.rows.append([setup.form, setup.device, *medians])
     return [stacks, alone]

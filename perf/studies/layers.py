@@ -30,6 +30,7 @@ from perf.load.target import Target, ensemble, fused
 from perf.studies.triton_clients import GrpcClient, HttpClient, SharedMemoryClient
 
 VERSION = "v0.2.0"
+REPOSITORY = processes.ROOT / "model_repository"
 ENSEMBLE, FUSED = ensemble(VERSION), fused(VERSION)
 SEEN = (25.5, 0.1, 0.8, 0.2, 0.5, 0.9, 0.1)
 
@@ -98,7 +99,7 @@ async def measure(
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("perf/layers.png"))
 def main(calls: int, picture: Path) -> None:
     """Measure, draw and write the tables."""
-    floor = in_process.run(processes.ROOT / "model_repository", VERSION, "onnx", 1).latency_ms.p50
+    floor = in_process.run(REPOSITORY, 1, version=VERSION, form="onnx").latency_ms.p50
     secret = secrets.token_hex(32)
     with processes.gateway(TRITON_SECRET=secret) as served:
         (front, lone, both), clients = uvloop.run(measure(served, secret, calls, 3.0))
@@ -113,8 +114,9 @@ def main(calls: int, picture: Path) -> None:
         "fused model, direct": own,
         "JSON, by the gateway": [*own, ("gateway", whole - lone)],
     }
-    note = f"Closed loop, {calls} calls one at a time; gateway: wrk"
-    drawing.save(charts.stacked(bars, note), picture)
+    drawn = charts.stacked(bars)
+    drawing.note(drawn, f"Closed loop, {calls} calls one at a time; gateway: wrk")
+    drawing.save(drawn, picture)
     rows = [
         ["the arithmetic: preprocessing and ONNX Runtime, in process", f"{floor:.3f}"],
         ["a round trip to Triton's HTTP front (`/v2/health/live`)", f"{front:.3f}"],

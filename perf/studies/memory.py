@@ -84,19 +84,14 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
     now = float(np.median(held[-max(1, len(held) // 4) :]))
     title, advice = PARTS[part]
     if grown and lately:
-        text = (
-            f"{title} grows by {late.value:.3g} MB per 1000 requests "
-            f"({late.low:.3g} to {late.high:.3g}). {advice}"
-        )
-        return Verdict(part, now, late, "grows", text)
+        rate = f"{late.value:.3g} MB per 1000 requests ({late.low:.3g} to {late.high:.3g})"
+        return Verdict(part, now, late, "grows", f"{title} grows by {rate}. {advice}")
+    text = f"{title} is steady at {now:.0f} MB: "
     if grown:
-        text = (
-            f"{title} is steady at {now:.0f} MB: it grew by {grown:.1f} MB at first and not in the "
-            "second half. Give it that much room."
-        )
-        return Verdict(part, now, late, "steady", text)
+        text += f"it grew by {grown:.1f} MB at first and not in the second half. "
+        return Verdict(part, now, late, "steady", text + "Give it that much room.")
     most = max(0.0, whole.high)
-    text = f"{title} is steady at {now:.0f} MB: at most {most:.2g} MB per 1000 requests (95 %)."
+    text += f"at most {most:.2g} MB per 1000 requests (95 %)."
     if most * 1000 > now:
         text += " Such a leak would double it in a million requests: run longer to exclude it."
     return Verdict(part, now, whole, "steady", text)

@@ -26,7 +26,7 @@ def results(stack: Stack, watched: list[MemorySample]) -> Results:
     target = Target(stack.gateway_url)
     alone, many = (closed_loop.run(target, callers, 1) for callers in (1, 4))
     due = open_loop.run(target, 50, 1, 1)
-    floor = in_process.run(ROOT / "model_repository", "v0.2.0", "onnx", 0.2, 1)
+    floor = in_process.run(ROOT / "model_repository", 0.2, version="v0.2.0", form="onnx")
     batch = msgspec.structs.replace(many, batch_size=8)
     fused = msgspec.structs.replace(
         alone, layer="triton-http", target="carla_policy_fused-v0.2.0", tool="perf_analyzer"

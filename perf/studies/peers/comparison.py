@@ -17,6 +17,7 @@ import msgspec
 
 from perf.bench import charts, drawing, tables
 from perf.bench.command import Say
+from perf.bench.request_forms import in_turns
 from perf.bench.results import Results
 from perf.bench.tables import OURS
 from perf.load import closed_loop, processes
@@ -68,34 +69,32 @@ def measure(
     options.append(f"--concurrency={','.join(map(str, concurrency))}")
     found = Results.of(shlex.join(["carlarl", "bench", "peers", *options]))
     found.settings |= {peer.name: peer.requirements[0] for peer in environments}
-    golden: Actions = []
-    systems: list[Peer | None] = [None, *environments]
+    golden: Actions = []  # ours, which is first in the first round
+    failed: set[Peer] = set()
     try:
-        for turn in range(rounds):
-            first = turn % len(systems)
-            for peer in systems[first:] + systems[:first]:
-                say(f"round {turn + 1} of {rounds}: {peer.name if peer else OURS}")
-                try:
-                    with _running(peer, environments) as target:
-                        seen = _actions(target.url)
-                        golden = golden or seen  # ours, which is first in the first round
-                        _compare(seen, golden)
-                        closed_loop.run(target, max(concurrency), WARM_S)
-                        for connections in concurrency:
-                            one = closed_loop.run(target, connections, seconds)
-                            if one.failed:
-                                raise LoadError(f"requests failed: {one.errors}")
-                            found.measurements.append(one)
-                            say(
-                                f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
-                                f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
-                            )
-                except LoadError as error:
-                    if peer is None:
-                        raise
-                    systems.remove(peer)
-                    found.left_out.append(f"{peer.name}: {'; '.join(str(error).splitlines())}")
-                    say(found.left_out[-1])
+        for turn, peer in in_turns([None, *environments], rounds):
+            if peer in failed:
+                continue
+            say(f"round {turn} of {rounds}: {peer.name if peer else OURS}")
+            try:
+                with _running(peer, environments) as target:
+                    golden = _checked(target.url, golden)
+                    closed_loop.run(target, max(concurrency), WARM_S)
+                    for connections in concurrency:
+                        one = closed_loop.run(target, connections, seconds)
+                        if one.failed:
+                            raise LoadError(f"requests failed: {one.errors}")
+                        found.measurements.append(one)
+                        say(
+                            f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
+                            f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
+                        )
+            except LoadError as error:
+                if peer is None:
+                    raise
+                failed.add(peer)
+                found.left_out.append(f"{peer.name}: {'; '.join(str(error).splitlines())}")
+                say(found.left_out[-1])
     except KeyboardInterrupt:
         found.interrupted = True
     return found
@@ -112,16 +111,15 @@ def _running(peer: Peer | None, environments: Mapping[Peer, Path]) -> Iterator[T
             yield Target(url, peer.name, VERSION, form)
 
 
-def _actions(url: str) -> Actions:
+def _checked(url: str, golden: Actions) -> Actions:
+    """Give the golden actions, a server's own if there are none; it has to answer the same."""
     answer = httpx.post(f"{url}/predict", json=body(GOLDEN_ROWS), timeout=30, trust_env=False)
     try:
-        return msgspec.convert(answer.json()["actions"], Actions)
+        actions = msgspec.convert(answer.json()["actions"], Actions)
     except (ValueError, KeyError, TypeError, msgspec.ValidationError):
         said = f"{answer.status_code}: {answer.text[:200]}"
         raise LoadError(f"its answer is not the JSON of /predict: {said}") from None
-
-
-def _compare(actions: Actions, golden: Actions) -> None:
+    golden = golden or actions
     same = len(actions) == len(golden) and all(
         one.keys() == other.keys()
         and all(abs(one[part] - other[part]) <= TOLERANCE for part in other)
@@ -129,6 +127,7 @@ def _compare(actions: Actions, golden: Actions) -> None:
     )
     if not same:
         raise LoadError(f"it answers {actions}, and this gateway {golden}")
+    return golden
 
 
 def keep(results: Results, folder: Path) -> Path:

@@ -11,7 +11,7 @@ import asyncio
 import collections
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 
@@ -27,11 +27,12 @@ AsyncAsk = Callable[[], Awaitable[str]]
 """Sends one request, and gives the status of its answer."""
 
 
-def carlarl_client(url: str) -> Ask:
+def carlarl_client(url: str, end: AsyncExitStack) -> Ask:
     """Use `carlarl-client`, without its retries, which would hide what failed."""
     from carlarl_client import PolicyClient, PolicyError
 
     client = PolicyClient(url, retries=0, timeout=10)
+    end.callback(client.close)
 
     def ask() -> str:
         try:
@@ -43,15 +44,15 @@ def carlarl_client(url: str) -> Ask:
     return ask
 
 
-def requests(url: str) -> Ask:
+def requests(url: str, end: AsyncExitStack) -> Ask:
     """Use a session of `requests`."""
     import requests
 
-    session = requests.Session()
+    session = end.enter_context(requests.Session())
     return lambda: str(session.post(f"{url}/predict", json=REQUEST).status_code)
 
 
-def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
+async def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use the asyncio twin of `carlarl-client`, without retries."""
     from carlarl_client import AsyncPolicyClient, PolicyError
 
@@ -68,12 +69,11 @@ def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
     return ask
 
 
-def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
+async def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use a session of `aiohttp`."""
     import aiohttp
 
-    session = aiohttp.ClientSession()
-    end.push_async_callback(session.close)
+    session = await end.enter_async_context(aiohttp.ClientSession())
 
     async def ask() -> str:
         async with session.post(f"{url}/predict", json=REQUEST) as answer:
@@ -87,47 +87,36 @@ IN_THREADS = {"carlarl_client": carlarl_client, "requests": requests}
 IN_TASKS = {"carlarl_client_async": carlarl_client_async, "aiohttp": aiohttp}
 
 
-class Watch:
-    """The time that callers have, and what they got."""
-
-    def __init__(self, seconds: float) -> None:
-        """Begin now."""
-        self._began, self._seconds = time.perf_counter(), seconds
-        self._latencies: list[float] = []
-        self._statuses = collections.Counter[str]()
-
-    def thread(self, ask: Ask) -> None:
-        """Ask again and again."""
-        while (sent := time.perf_counter()) < self._began + self._seconds:
-            self._add(sent, ask())
-
-    async def task(self, ask: AsyncAsk) -> None:
-        """Ask again and again."""
-        while (sent := time.perf_counter()) < self._began + self._seconds:
-            self._add(sent, await ask())
-
-    def _add(self, sent: float, status: str) -> None:
-        self._latencies.append(time.perf_counter() - sent)
-        self._statuses[status] += 1
-
-    def saw(self) -> Saw:
-        """End now."""
-        return Saw.of(self._latencies, time.perf_counter() - self._began, self._statuses)
-
-
 async def main(name: str, url: str, callers: int, seconds: float) -> Saw:
     """Drive a client."""
+    latencies: list[float] = []
+    statuses = collections.Counter[str]()
+
+    def left() -> Iterator[None]:
+        """Go on until the time is over, and note how long each turn took."""
+        while (sent := time.perf_counter()) < began + seconds:
+            yield
+            latencies.append(time.perf_counter() - sent)
+
+    def thread(ask: Ask) -> None:
+        for _ in left():
+            statuses[ask()] += 1
+
+    async def task(ask: AsyncAsk) -> None:
+        for _ in left():
+            statuses[await ask()] += 1
+
     async with AsyncExitStack() as end:
         if name in IN_TASKS:
-            tasks = [IN_TASKS[name](url, end) for _ in range(callers)]
-            watch = Watch(seconds)
-            await asyncio.gather(*map(watch.task, tasks))
+            tasks = [await IN_TASKS[name](url, end) for _ in range(callers)]
+            began = time.perf_counter()
+            await asyncio.gather(*map(task, tasks))
         else:
-            asks = [IN_THREADS[name](url) for _ in range(callers)]
-            watch = Watch(seconds)
+            asks = [IN_THREADS[name](url, end) for _ in range(callers)]
+            began = time.perf_counter()
             with ThreadPoolExecutor(callers) as threads:
-                list(threads.map(watch.thread, asks))
-        return watch.saw()
+                list(threads.map(thread, asks))
+        return Saw.of(latencies, time.perf_counter() - began, statuses)
 
 
 if __name__ == "__main__":
