@@ -59,21 +59,13 @@ def compare(before: Results, now: Results, threshold: float) -> Comparison:
     A figure is worse where it is off by more than `threshold` percent (p99: ten times that), and by
     more than the repeats of one side differ among themselves.
     """
-    old, new = _by_case(before), _by_case(now)
-    changes = [
-        _change(figure, old[case], new[case], threshold)
-        for case in new
-        if case in old
-        for figure in FIGURES
-    ]
-    return Comparison(changes, [old[case][0].name for case in old if case not in new])
-
-
-def _by_case(results: Results) -> dict[tuple[object, ...], list[Measurement]]:
-    cases: dict[tuple[object, ...], list[Measurement]] = {}
-    for measurement in results.measurements:
-        cases.setdefault(measurement.case, []).append(measurement)
-    return cases
+    cases: dict[tuple[object, ...], tuple[list[Measurement], list[Measurement]]] = {}
+    for side, results in enumerate((before, now)):
+        for one in results.measurements:
+            cases.setdefault(one.case, ([], []))[side].append(one)
+    both = [case for case in cases.values() if all(case)]
+    changes = [_change(name, *case, threshold) for case in both for name in FIGURES]
+    return Comparison(changes, [old[0].name for old, new in cases.values() if not new])
 
 
 def _change(name: str, old: list[Measurement], new: list[Measurement], threshold: float) -> Change:

@@ -40,24 +40,19 @@ def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
     Raises LoadError where `wrk` is missing or a request failed.
     """
     measured: Pairs = {case: [] for case in CASES}
+    if not closed_loop.have_wrk():
+        raise LoadError("wrk is missing: apt-get install wrk")
     with processes.gateway() as served, processes.plain_alternative() as plain:
         sides = (Target(served.url), Target(plain, system="fastapi-onnxruntime"))
         for turn in range(rounds):
             for case, found in measured.items():
-                ours, theirs = (_load(side, *case, seconds) for side in sides)
+                ours, theirs = (closed_loop.run(side, case[0], seconds, case[1]) for side in sides)
+                if ours.errors or theirs.errors:
+                    raise LoadError(f"requests failed: {ours.errors or theirs.errors}")
                 found.append((ours, theirs))
                 both = f"{rate(ours):,.0f}/s against {rate(theirs):,.0f}/s"
                 say(f"round {turn + 1}: {case[0]} connections, {case[1]} observations: {both}")
     return measured
-
-
-def _load(target: Target, connections: int, batch_size: int, seconds: float) -> Measurement:
-    if not closed_loop.have_wrk():
-        raise LoadError("wrk is missing: apt-get install wrk")
-    measurement = closed_loop.run(target, connections, seconds, batch_size)
-    if measurement.errors:
-        raise LoadError(f"{target.url}: requests failed: {measurement.errors}")
-    return measurement
 
 
 def ratios(measured: Pairs, case: Case, figure: Figure) -> list[float]:

@@ -44,6 +44,7 @@ def facts() -> Machine:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         information.setdefault(name.strip(), value.strip())
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
     gpu = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     flags = information.get("flags", "").split()
     return Machine(
@@ -53,16 +54,9 @@ def facts() -> Machine:
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
         gpu=gpu.replace("\n", "; ") or None,
         python=platform.python_version(),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
+        packages={name: version for name in PACKAGES if (version := installed.get(name))},
         commit=_output("git", "describe", "--always", "--dirty", "--exclude=*") or "unknown",
     )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _output(*command: str) -> str:

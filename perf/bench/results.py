@@ -1,12 +1,10 @@
 """What a benchmark found, as one JSON file.
 
-A results file is one JSON object, `Results`; the fields below are its fields. `python -m
-perf.bench.results` prints the JSON schema.
+A results file is one JSON object, `Results`; the fields below are its fields.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,7 +116,3 @@ def load(path: Path) -> Results:
     if results.schema != SCHEMA:
         raise ResultsError(path, f"schema {results.schema}; this reads {SCHEMA}")
     return results
-
-
-if __name__ == "__main__":
-    print(json.dumps(msgspec.json.schema(Results), indent=2))

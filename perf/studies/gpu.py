@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from perf.studies.triton_clients import HttpClient
 
 VERSION = "v0.2.0"
 REPOSITORY = processes.ROOT / "model_repository"
-FORMATS = ("onnx", "torchscript")
+FORMATS, DEVICES = ("onnx", "torchscript"), ("CPU", "GPU")
 BATCHES = (1, 32, 256)
 FIGURES = (
     "ensemble p50 ms, 1 caller",
@@ -112,33 +113,22 @@ def actions(served: Served) -> NDArray[Any]:
     return np.frombuffer(asyncio.run(run()), np.float32)
 
 
-def tables(served: list[Setup]) -> list[Table]:
+def tables(setups: list[Setup]) -> list[Table]:
     """Show the rounds, and preprocessing and policy in one process."""
     stacks = Table(["format", "device", *FIGURES, "largest difference"])
     title = "The same without Triton, preprocessing and policy in one process, median ms of a call:"
     alone = Table(["format", "device", *(f"batch of {rows}" for rows in BATCHES)], title=title)
-    for setup in served:
-        figures = [spread(values) for values in zip(*setup.rounds, strict=True)]
-        stacks.rows.append([setup.form, setup.device, *figures, f"{setup.difference:.1e}"])
-        on_gpu = setup.device == "GPU"
-        each = [
-            in_process.run(REPOSITORY, 1, n, version=VERSION, form=setup.form, gpu=on_gpu)
-            for n in BATCHES
-        ]
-        medians = [f"{one.latency_ms.p50:.3f}" for one in each]
-        alone.rows.append([setup.form, setup.device, *medians])
+    for one in setups:
+        figures = [spread(values) for values in zip(*one.rounds, strict=True)]
+        stacks.rows.append([one.form, one.device, *figures, f"{one.difference:.1e}"])
+        policy = partial(in_process.run, REPOSITORY, 1, version=VERSION, form=one.form)
+        each = [policy(batch, gpu=one.device == "GPU").latency_ms.p50 for batch in BATCHES]
+        alone.rows.append([one.form, one.device, *(f"{p50:.3f}" for p50 in each)])
     return [stacks, alone]
 
 
 @study(rounds=5, seconds=3.0)
-@click.option(
-    "--device",
-    "devices",
-    type=click.Choice(["CPU", "GPU"]),
-    multiple=True,
-    default=["CPU", "GPU"],
-    show_default=True,
-)
+@click.option("--device", "devices", type=click.Choice(DEVICES), multiple=True, default=DEVICES)
 def main(rounds: int, seconds: float, devices: list[placement.Device]) -> None:
     """Measure, compare the answers, and write the tables."""
     left_out: list[str] = []
