@@ -16,11 +16,7 @@ KEPT_UP = 0.99
 
 
 def run(
-    target: Target,
-    rate: float,
-    seconds: float,
-    batch_size: int = 1,
-    connections: int = CONNECTIONS,
+    target: Target, rate: float, seconds: float, batch_size: int = 1, connections: int = CONNECTIONS
 ) -> Measurement:
     """Send `rate` requests a second. Raises LoadError where none succeeded."""
     asked = body(batch_size, sensors=target.sensors)

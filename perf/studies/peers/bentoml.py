@@ -11,9 +11,7 @@ from .policy import Observation, Policy, PredictAnswer, PredictRequest
 
 
 @bentoml.service(
-    workers="cpu_count",
-    logging={"access": {"enabled": False}},
-    metrics={"enabled": False},
+    workers="cpu_count", logging={"access": {"enabled": False}}, metrics={"enabled": False}
 )
 class PolicyService:
     """The policy, once in each worker."""
