@@ -34,8 +34,9 @@ test-reliability: .venv/.installed-test  ## break the service under load, and th
 test-performance: .venv/.installed-test load-tools  ## is the gateway still faster than the plain alternative?
 	$(BIN)/python -m perf.bench.gate
 
-benchmark: .venv/.installed-bench load-tools  ## measure all layers, write runs/report/
-	$(BIN)/carlarl bench run --repeats 3 --save-results --generate-report
+benchmark: .venv/.installed-bench load-tools  ## measure all layers: runs/bench.json, runs/charts/
+	$(BIN)/carlarl bench run --repeats 3 --save-results
+	$(BIN)/python -m perf.bench.charts
 
 benchmark-peers: .venv/.installed-bench load-tools  ## other ways to serve the same policy, in turns: runs/peers/
 	$(BIN)/carlarl bench peers

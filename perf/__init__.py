@@ -1,5 +1,1 @@
-"""Benchmarks of the running stack, and of any async callable."""
-
-from perf.bench.engine import BenchmarkConfig, BenchmarkEngine, BenchmarkResult
-
-__all__ = ["BenchmarkConfig", "BenchmarkEngine", "BenchmarkResult"]
+"""Benchmarks of the running stack."""

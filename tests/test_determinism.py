@@ -17,7 +17,7 @@ from converters.artifact import artifact
 from converters.export import parity
 from gateway.triton.batch import Rows
 from gateway.triton.client import tensors_of
-from perf.load.triton_clients import GrpcClient, HttpClient
+from perf.studies.triton_clients import GrpcClient, HttpClient
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes

@@ -99,7 +99,7 @@ PARTS = {
         "perf.load",
         "triton_backend",
     },
-    "perf": {"perf.bench"},
+    "perf": set(),
     "carlarl.errors": set(),
     "carlarl.serving": {"carlarl.errors", "converters", "gateway"},
     "carlarl.promotion": {

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from carlarl.commands.options import (
-    FORMAT_LIST,
     NEW_FILE,
-    VERSION,
     Many,
     api_key_option,
     extra,
@@ -62,8 +60,6 @@ def bench() -> None:
 )
 @concurrency_option
 @duration_option
-@click.option("--formats", type=FORMAT_LIST, default=(), help="[default: the one that is served]")
-@click.option("--versions", type=Many(VERSION), default=(), help="[default: the active one]")
 @click.option(
     "--rate",
     "rates",
@@ -85,16 +81,12 @@ def bench() -> None:
     flag_value=str(RESULTS),
     help=f"Keep the results in this file. [without a file: {RESULTS}]",
 )
-@click.option(
-    "--generate-report", "report", is_flag=True, help="Write runs/report/report.html with charts."
-)
 @json_option
 def run(
     url: str | None,
     api_key: str | None,
     repository: Path | None,
     save: Path | None,
-    report: bool,
     as_json: bool,
     **plan: Any,
 ) -> None:
@@ -122,10 +114,6 @@ def run(
         )
     if save is not None or found.interrupted:
         _keep(found, save or RESULTS)
-    if report:
-        with extra("bench"):
-            from perf.bench.report import write
-        click.echo(f"report: {write(found, Path('runs/report'))}", err=True)
     if found.interrupted:
         raise click.Abort
 

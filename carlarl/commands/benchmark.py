@@ -34,7 +34,7 @@ def measure(
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: keep what was measured
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    with stack(url, api_key, repository, plan.formats) as found:
+    with stack(url, api_key, repository) as found:
         results = Results.of(command, **({"URL": found.url} if found.runs else {}))
         try:
             work = suite.work(plan, found)
@@ -67,9 +67,7 @@ def _measure(work: suite.Work, repeats: int, results: Results) -> None:
 
 
 @contextlib.contextmanager
-def stack(
-    url: str | None, api_key: str | None, repository: Path | None, formats: tuple[str, ...]
-) -> Iterator[suite.Stack]:
+def stack(url: str | None, api_key: str | None, repository: Path | None) -> Iterator[suite.Stack]:
     """Return the stack to measure, started where none runs."""
     settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
@@ -88,9 +86,8 @@ def stack(
         return
     click.echo("no gateway answers: starting a stack on free ports", err=True)
     own = processes.ALONE | {"MODEL_REPOSITORY": str(folder)}
-    with processes.stack(("onnx", *formats), **own) as ports:
-        http, triton_http, triton_grpc = (f"127.0.0.1:{port}" for port in ports[:3])
-        yield suite.Stack(f"http://{http}", triton_http, triton_grpc, folder)
+    with processes.gateway(**own) as served:
+        yield suite.Stack(served.url, served.http, served.grpc, folder)
 
 
 def show(results: Results, as_json: bool) -> None:

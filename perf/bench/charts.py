@@ -1,19 +1,26 @@
-"""The pictures of a benchmark, each from its results."""
+"""The pictures of a benchmark: `python -m perf.bench.charts RESULTS.json`.
+
+The command draws the layers of `carlarl bench run`. The figures of `bench peers` and
+`bench memory` are drawn by these.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from perf.bench import drawing
+from perf.bench.command import Command
 from perf.bench.drawing import INK, PAPER, REST, SERIES
-from perf.bench.results import MemorySample, Results
+from perf.bench.results import MemorySample, Results, load
 from perf.bench.tables import (
     LAYERS,
     OURS,
@@ -32,32 +39,31 @@ _ABOVE: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0
 """Where a legend goes: between title and axes."""
 
 
-def loops(measured: Iterable[Measurement]) -> str:
-    """Say which loads measurements come from."""
+def _note(picture: Picture, measured: Iterable[Measurement], more: str = "") -> Picture:
+    """Write below a picture which loads its measurements come from."""
     kinds = sorted({(one.loop, one.tool) for one in measured})
     text = "; ".join(
         f"{loop} loop: {', '.join(tool for kind, tool in kinds if kind == loop)}"
         for loop in dict.fromkeys(loop for loop, _ in kinds)
     )
-    return text[:1].upper() + text[1:]
+    drawing.note(picture, text[:1].upper() + text[1:] + more)
+    return picture
 
 
-def ours(results: Results) -> list[Measurement]:
-    """Give what was measured of this service, in the version and format that comes first."""
-    found = [one for one in results.measurements if one.system == OURS]
-    main = [one for one in found if one.layer == "gateway"] or found
-    return [one for one in found if (one.version, one.format) == (main[0].version, main[0].format)]
-
-
-def _smallest(found: list[Measurement]) -> list[Measurement]:
-    """Give those of the smallest batch."""
+def _ours(results: Results, **facts: object) -> list[Measurement]:
+    """Give what was measured of this service with these facts, of the smallest batch."""
+    found = [
+        one
+        for one in results.measurements
+        if one.system == OURS and all(getattr(one, k) == v for k, v in facts.items())
+    ]
     batch = min((one.batch_size for one in found), default=0)
     return [one for one in found if one.batch_size == batch]
 
 
 def latency(results: Results) -> Picture | None:
     """Draw the gateway's latency over percentiles, for each load of the smallest batch."""
-    found = _smallest([one for one in ours(results) if one.layer == "gateway" and one.histogram])
+    found = [one for one in _ours(results, layer="gateway") if one.histogram]
     loads: dict[str, list[Measurement]] = {}
     for one in sorted(found, key=lambda one: (one.loop, one.concurrency, one.asked_per_s or 0)):
         loads.setdefault(f"{one.loop} loop, {load_name(one)}", []).append(one)
@@ -75,71 +81,64 @@ def latency(results: Results) -> Picture | None:
             axes.plot(steps, values, style, color=SERIES[number % len(SERIES)], label=name)
             furthest = max(furthest, steps[-1])
         ticks = {0.0: "0 %", math.log10(2): "50", 1.0: "90", 2.0: "99", 3.0: "99.9", 4.0: "99.99"}
-        places = [at for at in ticks if at <= furthest]
-        axes.set_xticks(places, [ticks[at] for at in places])
+        axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xlim(0, furthest)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(axis="y", which="minor", length=0)
         axes.set_title("Latency of POST /predict by percentile, ms")
         axes.set_xlabel("percentile of requests")
         axes.grid(axis="both", which="major")
         axes.legend(loc="lower right")
-        drawing.note(picture, loops(found))
-    return picture
+        return _note(picture, found)
 
 
 def concurrency(results: Results) -> Picture | None:
     """Draw requests a second over concurrency, a line for each layer, of the smallest batch."""
-    found = [one for one in ours(results) if one.loop == "closed" and one.layer != "in-process"]
-    found = _smallest(found)
+    found = [one for one in _ours(results, loop="closed") if one.layer != "in-process"]
     places = sorted({one.concurrency for one in found})
     if len(places) < 2:
         return None
-    lines = {name: [one for one in found if holds(one)] for name, holds in LAYERS.items()}
-    lines = {name: held for name, held in lines.items() if held}
     with drawing.styled():
         picture, (axes,) = drawing.new(3.3)
-        for name, held in lines.items():
+        for name, holds in LAYERS.items():
+            held = [one for one in found if holds(one)]
             xs = sorted({one.concurrency for one in held})
             ys = [median((one for one in held if one.concurrency == x), rate) for x in xs]
-            axes.plot(xs, ys, "o-", markersize=4.5, color=_COLOURS[name], label=name)
+            if held:
+                axes.plot(xs, ys, "o-", markersize=4.5, color=_COLOURS[name], label=name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(places, [str(place) for place in places])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.margins(x=0.04)
-        title = "Requests answered a second, over concurrency"
-        axes.set_title(title, pad=8 + 13 * math.ceil(len(lines) / 2))
+        rows = math.ceil(len(axes.lines) / 2)
+        axes.set_title("Requests answered a second, over concurrency", pad=8 + 13 * rows)
         axes.set_xlabel("requests at once")
         axes.grid(axis="y")
         axes.legend(ncols=2, **_ABOVE)
-        drawing.note(picture, loops(found))
-    return picture
+        return _note(picture, found)
 
 
 def layers(results: Results) -> Picture | None:
     """Draw the parts of a lone request's time, a bar for each way to ask."""
-    found = _smallest([o for o in ours(results) if o.loop == "closed" and o.concurrency == 1])
-    if not found:
-        return None
-    (held,) = by_load(found).values()
-    owners = lone_request(held)
-    if not owners:
-        return None
-    policy = ("policy", owners[0])
-    bars = {"in process": [policy]}
-    for name, repeats in held.items():
-        if name.startswith("Triton"):
-            bars[name] = [policy, ("Triton", median(repeats, p50) - owners[0])]
-    bars["gateway, JSON"] = [policy, ("Triton", owners[1]), ("gateway", owners[2])]
-    return stacked(bars, loops(found))
+    found = _ours(results, loop="closed", concurrency=1)
+    for held in by_load(found).values():
+        if owners := lone_request(held):
+            policy = ("policy", owners[0])
+            bars = {"in process": [policy]}
+            for name, repeats in held.items():
+                if name.startswith("Triton"):
+                    bars[name] = [policy, ("Triton", median(repeats, p50) - owners[0])]
+            bars["gateway, JSON"] = [policy, ("Triton", owners[1]), ("gateway", owners[2])]
+            return _note(stacked(bars), found)
+    return None
 
 
-def stacked(bars: Mapping[str, Sequence[tuple[str, float]]], note: str) -> Picture:
+def stacked(bars: Mapping[str, Sequence[tuple[str, float]]]) -> Picture:
     """Draw a bar for each way to ask, made of its owners' milliseconds."""
     owners = list(dict.fromkeys(owner for bar in bars.values() for owner, _ in bar))
     colours = dict(zip(owners, (SERIES[at] for at in (2, 0, 1, 3, 4)), strict=False))
@@ -164,7 +163,6 @@ def stacked(bars: Mapping[str, Sequence[tuple[str, float]]], note: str) -> Pictu
         rows = math.ceil(len(owners) / columns)
         _rank(axes, list(bars), "A lone request's time, median ms", 10 + 16 * rows)
         axes.legend(ncols=columns, handlelength=1, handleheight=1, columnspacing=1.4, **_ABOVE)
-        drawing.note(picture, note)
     return picture
 
 
@@ -181,14 +179,11 @@ def _rank(axes: Axes, names: Sequence[str], title: str, pad: float = 8) -> None:
 def peers(results: Results) -> Picture | None:
     """Draw this gateway beside the peers: requests a second, and the latency of a lone caller."""
     found = [one for one in results.measurements if one.layer == "gateway" and one.loop == "closed"]
-    found = _smallest(found)
     names = list(dict.fromkeys(one.system for one in found))
     if len(names) < 2:
         return None
-    shared = set.intersection(
-        *({one.concurrency for one in found if one.system == name} for name in names)
-    )
-    low, high = min(shared), max(shared)
+    counts = [{one.concurrency for one in found if one.system == name} for name in names]
+    low, high = min(set.intersection(*counts)), max(set.intersection(*counts))
     panels = (
         (f"Requests a second, {callers(high)}", high, rate, -1),
         (f"Median latency in ms, {callers(low)}", low, p50, 1),
@@ -212,8 +207,7 @@ def peers(results: Results) -> Picture | None:
                 axes.text(max(held) + most * 0.015, place, text, va="center", weight=weight)
             axes.set_xlim(0, most * 1.14)
             _rank(axes, order, title)
-        drawing.note(picture, f"{loops(found)}; medians, lines: ranges")
-    return picture
+        return _note(picture, found, "; medians, lines: ranges")
 
 
 def memory(samples: Sequence[MemorySample]) -> Picture:
@@ -233,3 +227,20 @@ def memory(samples: Sequence[MemorySample]) -> Picture:
         rows[-1].set_xlabel("thousands of requests")
         drawing.note(picture, "Without mapped files; closed loop, 32 callers")
     return picture
+
+
+@click.command(cls=Command)
+@click.argument("results", type=click.Path(path_type=Path), default=Path("runs/bench.json"))
+@click.option("--output", type=click.Path(path_type=Path), help="[default: charts/ beside it]")
+def main(results: Path, output: Path | None) -> None:
+    """Write a PNG of each figure that a results file of `carlarl bench run` has."""
+    found, folder = load(results), output or results.parent / "charts"
+    folder.mkdir(parents=True, exist_ok=True)
+    for draw in (latency, layers, concurrency):
+        if (picture := draw(found)) is not None:
+            drawing.save(picture, folder / f"{draw.__name__}.png")
+            click.echo(folder / f"{draw.__name__}.png")
+
+
+if __name__ == "__main__":
+    main()

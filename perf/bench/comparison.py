@@ -59,30 +59,20 @@ def compare(before: Results, now: Results, threshold: float) -> Comparison:
     A figure is worse where it is off by more than `threshold` percent (p99: ten times that), and by
     more than the repeats of one side differ among themselves.
     """
-    old, new = _by_case(before), _by_case(now)
-    changes = [
-        _change(new[case][0].name, figure, old[case], new[case], threshold)
-        for case in new
-        if case in old
-        for figure in FIGURES
-    ]
-    return Comparison(changes, [old[case][0].name for case in old if case not in new])
+    cases: dict[tuple[object, ...], tuple[list[Measurement], list[Measurement]]] = {}
+    for side, results in enumerate((before, now)):
+        for one in results.measurements:
+            cases.setdefault(one.case, ([], []))[side].append(one)
+    both = [case for case in cases.values() if all(case)]
+    changes = [_change(name, *case, threshold) for case in both for name in FIGURES]
+    return Comparison(changes, [old[0].name for old, new in cases.values() if not new])
 
 
-def _by_case(results: Results) -> dict[tuple[object, ...], list[Measurement]]:
-    cases: dict[tuple[object, ...], list[Measurement]] = {}
-    for measurement in results.measurements:
-        cases.setdefault(measurement.case, []).append(measurement)
-    return cases
-
-
-def _change(
-    case: str, name: str, old: list[Measurement], new: list[Measurement], threshold: float
-) -> Change:
+def _change(name: str, old: list[Measurement], new: list[Measurement], threshold: float) -> Change:
     figure, times = FIGURES[name]
     sides = [[figure(one) for one in side] for side in (old, new)]
     before, now = map(statistics.median, sides)
     spread = max(max(side) - min(side) for side in sides)
     loss = before - now if figure is rate else now - before
     worse = loss > max(before * threshold * times / 100, spread)
-    return Change(case, name, before, now, spread, worse)
+    return Change(new[0].name, name, before, now, spread, worse)

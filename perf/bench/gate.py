@@ -1,7 +1,7 @@
 """Whether the gateway is as fast as it was: `python -m perf.bench.gate` (`make test-performance`).
 
 Milliseconds depend on the machine, so the limits are ratios: the gateway against the plain
-alternative (`perf.studies.peers.fastapi_onnxruntime`), measured in turn by `wrk` on this machine. A
+alternative (`perf.studies.peers.fastapi_app`), measured in turn by `wrk` on this machine. A
 limit is the ratio in RESULTS.md with a margin that its spread never reached. So the gate finds a
 request that takes half as long again, but not a few percent: for those there is `carlarl bench
 compare` on a quiet machine.
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import click
 
-from perf.bench.machine import facts
-from perf.bench.request_forms import Say, check_forms
+from perf.bench.command import Command, Say, heading, say
+from perf.bench.request_forms import check_forms
 from perf.bench.tables import Figure, Table, p50, rate, spread
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
@@ -40,24 +40,19 @@ def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
     Raises LoadError where `wrk` is missing or a request failed.
     """
     measured: Pairs = {case: [] for case in CASES}
-    with processes.gateway() as (gateway, _), processes.plain_alternative() as (plain, _):
-        sides = (Target(gateway), Target(plain, system="fastapi-onnxruntime"))
+    if not closed_loop.have_wrk():
+        raise LoadError("wrk is missing: apt-get install wrk")
+    with processes.gateway() as served, processes.plain_alternative() as plain:
+        sides = (Target(served.url), Target(plain, system="fastapi-onnxruntime"))
         for turn in range(rounds):
             for case, found in measured.items():
-                ours, theirs = (_load(side, *case, seconds) for side in sides)
+                ours, theirs = (closed_loop.run(side, case[0], seconds, case[1]) for side in sides)
+                if ours.errors or theirs.errors:
+                    raise LoadError(f"requests failed: {ours.errors or theirs.errors}")
                 found.append((ours, theirs))
                 both = f"{rate(ours):,.0f}/s against {rate(theirs):,.0f}/s"
                 say(f"round {turn + 1}: {case[0]} connections, {case[1]} observations: {both}")
     return measured
-
-
-def _load(target: Target, connections: int, batch_size: int, seconds: float) -> Measurement:
-    if not closed_loop.have_wrk():
-        raise LoadError("wrk is missing: apt-get install wrk")
-    measurement = closed_loop.run(target, connections, seconds, batch_size)
-    if measurement.errors:
-        raise LoadError(f"{target.url}: requests failed: {measurement.errors}")
-    return measurement
 
 
 def ratios(measured: Pairs, case: Case, figure: Figure) -> list[float]:
@@ -95,7 +90,7 @@ LIMITS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.option("--times", default=1, show_default=True, type=click.IntRange(1))
 def main(times: int) -> None:
     """Measure, say which limits hold, and fail where one does not.
@@ -103,22 +98,19 @@ def main(times: int) -> None:
     With --times, measure so often and say how often each failed.
     """
     runs: list[dict[Limit, float]] = []
-    try:
-        for turn in range(times):
-            measured = pairs(ROUNDS, SECONDS, lambda line: click.echo(line, err=True))
-            runs.append({limit: limit.ratio(measured) for limit in LIMITS})
-            told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
-            click.echo(f"run {turn + 1} of {times}: {told}", err=True)
-        slow = check_forms(lambda line: click.echo(line, err=True))
-    except LoadError as error:
-        sys.exit(f"perf.bench.gate: {error}")
+    for turn in range(times):
+        measured = pairs(ROUNDS, SECONDS, say)
+        runs.append({limit: limit.ratio(measured) for limit in LIMITS})
+        told = ", ".join(f"{limit.what} {ratio:.2f}" for limit, ratio in runs[-1].items())
+        say(f"run {turn + 1} of {times}: {told}")
+    slow = check_forms(say)
     table = Table(["limit", "median (range)", "failed"])
     for limit in LIMITS:
         found = [run[limit] for run in runs]
         failed = sum(not limit.holds(ratio) for ratio in found)
         table.rows.append([str(limit), spread(found), f"{failed} of {times}"])
     bad = sum(not all(limit.holds(ratio) for limit, ratio in run.items()) for run in runs)
-    click.echo(f"Command: `python -m perf.bench.gate --times {times}`. {facts()}.\n")
+    click.echo(heading("perf.bench.gate", times=times))
     click.echo(f"{table.markdown()}\nThe gate failed in {bad} of {times} runs.")
     click.echo("\n".join(slow or ["Every form of a request is as fast as the best."]))
     sys.exit(bad > 0 or bool(slow))

@@ -24,7 +24,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     memory_gb: float
     gpu: str | None
     """Name and driver, as `nvidia-smi` says."""
-    system: str
     python: str
     packages: dict[str, str]
     commit: str
@@ -45,30 +44,19 @@ def facts() -> Machine:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         information.setdefault(name.strip(), value.strip())
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
+    gpu = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     flags = information.get("flags", "").split()
     return Machine(
         cpu=information.get("model name", platform.machine()),
         cpu_flags=[flag for flag in FLAGS if flag in flags],
         cores=psutil.cpu_count() or 0,
         memory_gb=round(psutil.virtual_memory().total / 1e9, 1),
-        gpu=_gpu(),
-        system=platform.platform(),
+        gpu=gpu.replace("\n", "; ") or None,
         python=platform.python_version(),
-        packages={name: version for name in PACKAGES if (version := _version(name))},
+        packages={name: version for name in PACKAGES if (version := installed.get(name))},
         commit=_output("git", "describe", "--always", "--dirty", "--exclude=*") or "unknown",
     )
-
-
-def _gpu() -> str | None:
-    told = _output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    return told.replace("\n", "; ") or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _output(*command: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from perf.bench.command import Say
 from perf.load import generator, processes
 from perf.load.request_forms import FORMS
 
@@ -14,7 +15,6 @@ BOUND = 0.9
 CONNECTIONS = 32
 
 Item = TypeVar("Item")
-Say = Callable[[str], None]
 
 
 def in_turns(items: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]]:
@@ -33,30 +33,24 @@ def check_forms(say: Say, rounds: int = 5, seconds: float = 1.0) -> list[str]:
     forms = [form for form in FORMS if form.held]
     rates: dict[str, list[float]] = {form.name: [] for form in forms}
     failed = {}
-    with processes.gateway() as (url, _):
+    with processes.gateway() as served:
         for form in forms:  # warm
-            generator.run(form.load(url, 1, 0.1))
+            generator.run(form.load(served.url, 1, 0.1))
         for turn, form in in_turns(forms, rounds):
-            saw = generator.run(form.load(url, CONNECTIONS, seconds))
+            saw = generator.run(form.load(served.url, CONNECTIONS, seconds))
             if saw.errors:
                 failed[form.name] = f"{form.name}: requests failed: {saw.errors}"
-            rates[form.name].append(saw.answered / saw.seconds)
-            say(f"round {turn} of {rounds}: {form.name}: {rates[form.name][-1]:,.0f}/s")
-    whole = {name: found for name, found in rates.items() if name not in failed}
-    found = slow(whole) if whole else {}
-    return [
-        *failed.values(),
-        *(
-            f"{name}: {share:.2f} of the best form's requests/s, to reach {BOUND:g}"
-            for name, share in found.items()
-        ),
-    ]
+            rates[form.name].append(saw.per_s)
+            say(f"round {turn} of {rounds}: {form.name}: {saw.per_s:,.0f}/s")
+    found = slow({name: each for name, each in rates.items() if name not in failed})
+    to_reach = f"of the best form's requests/s, to reach {BOUND:g}"
+    return [*failed.values(), *(f"{name}: {part:.2f} {to_reach}" for name, part in found.items())]
 
 
 def shares(rates: dict[str, list[float]]) -> dict[str, list[float]]:
     """Give rates over those of the best form of the same body, round by round."""
     held = [rates[form.name] for form in FORMS if form.held and form.name in rates]
-    best = max(held, key=statistics.median)
+    best = max(held, key=statistics.median, default=[])
     return {
         name: [one / other for one, other in zip(found, best, strict=True)]
         for name, found in rates.items()

@@ -1,14 +1,11 @@
 """What a benchmark found, as one JSON file.
 
-A results file is one JSON object, `Results`; the fields below are its fields. `python -m
-perf.bench.results` prints the JSON schema.
+A results file is one JSON object, `Results`; the fields below are its fields.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -85,16 +82,13 @@ class Results(msgspec.Struct, kw_only=True):
 
     @classmethod
     def of(cls, command: str, **variables: str) -> Results:
-        """Begin: no measurement yet, this machine, and the settings that a stack started here gets.
+        """Begin: no measurement yet, this machine, and the settings of a stack started here.
 
         `variables` are settings besides those of the environment.
         """
-        return cls(
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            command=command,
-            machine=facts(),
-            settings=processes.settings() | variables,
-        )
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        settings = processes.settings() | variables
+        return cls(started=started, command=command, machine=facts(), settings=settings)
 
     def save(self, path: Path) -> Path:
         """Write the JSON, and return the path that has it.
@@ -122,21 +116,3 @@ def load(path: Path) -> Results:
     if results.schema != SCHEMA:
         raise ResultsError(path, f"schema {results.schema}; this reads {SCHEMA}")
     return results
-
-
-def merged(parts: Sequence[Results]) -> Results:
-    """Put benchmarks of one machine together, each measured by its own command."""
-    return msgspec.structs.replace(
-        parts[0],
-        command="; ".join(part.command for part in parts),
-        settings={name: value for part in parts for name, value in part.settings.items()},
-        measurements=[one for part in parts for one in part.measurements],
-        interrupted=any(part.interrupted for part in parts),
-        left_out=[line for part in parts for line in part.left_out],
-        memory=next((part.memory for part in parts if part.memory), []),
-        verdicts=next((part.verdicts for part in parts if part.verdicts), []),
-    )
-
-
-if __name__ == "__main__":
-    print(json.dumps(msgspec.json.schema(Results), indent=2))

@@ -1,11 +1,10 @@
-"""Tables of a benchmark: one form for Markdown, for a page and for a terminal."""
+"""Tables of a benchmark: one form for Markdown and for a terminal."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 from perf.bench.results import Results
 from perf.load.measurement import Measurement
@@ -23,8 +22,8 @@ LAYERS: dict[str, Callable[[Measurement], bool]] = {
 """What was asked → whether a measurement is of it."""
 
 Figure = Callable[[Measurement], float]
-Loads = dict[tuple[str, str, int, str], dict[str, list[Measurement]]]
-"""Version, format, batch size and load → layer → repeats."""
+Loads = dict[tuple[int, str], dict[str, list[Measurement]]]
+"""Batch size and load → layer → repeats."""
 
 
 @dataclass
@@ -32,7 +31,7 @@ class Table:
     """Rows of cells below a head."""
 
     head: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
     title: str = ""
 
     def markdown(self) -> str:
@@ -41,14 +40,6 @@ class Table:
         lines += [f"| {' | '.join(self.head)} |", "|---" * len(self.head) + "|"]
         cells = ([cell.replace("|", "/") for cell in row] for row in self.rows)
         return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells)]) + "\n"
-
-    def html(self) -> str:
-        """Give it as HTML."""
-        lines = ["".join(f"<th>{escape(cell)}</th>" for cell in self.head)]
-        lines += ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self.rows]
-        text = "".join(f"<tr>{line}</tr>" for line in lines)
-        caption = f"<caption>{escape(self.title)}</caption>"
-        return f'<div class="table"><table>{caption}{text}</table></div>'
 
 
 def rate(one: Measurement) -> float:
@@ -98,37 +89,30 @@ def tables(results: Results) -> list[Table]:
     """Show the layers of each load side by side, and the parts of a lone request's time."""
     loads = by_load(results.measurements)
     held = [name for name in LAYERS if any(name in layers for layers in loads.values())]
-    found: dict[str, Table] = {}
-    for (version, form, batch, load), layers in loads.items():
-        title = f"{version} {form}: p50 / p99 ms, requests/s"
-        table = found.setdefault(title, Table(["batch", "load", *held], title=title))
+    policy = ", ".join({f"{one.version} {one.format}" for one in results.measurements})
+    table = Table(["batch", "load", *held], title=f"{policy}: p50 / p99 ms, requests/s")
+    title = "who owns a lone request's p50, ms"
+    parts = Table(["", "the policy", "Triton", "the gateway", "together"], title=title)
+    for (batch, load), layers in loads.items():
         cells = [_cell(layers[name]) if name in layers else "–" for name in held]
         table.rows.append([str(batch), load, *cells])
-    head = ["", "the policy", "Triton", "the gateway", "together"]
-    parts = Table(head, title="who owns a lone request's p50, ms")
-    for (version, form, batch, load), layers in loads.items():
         if load == callers(1) and (owners := lone_request(layers)):
             figures = [f"{ms:.3f}" for ms in (*owners, sum(owners))]
-            parts.rows.append([f"{version} {form}, batch {batch}", *figures])
-    return [*found.values(), *([parts] if parts.rows else [])]
+            parts.rows.append([f"{policy}, batch {batch}", *figures])
+    return [one for one in (table, parts) if one.rows]
 
 
 def by_load(measured: Iterable[Measurement]) -> Loads:
     """Group what was measured of this service; the policy alone is beside every load."""
     loads: Loads = {}
-    alone = []
-    for one in measured:
-        if one.layer == "in-process":
-            alone.append(one)
-        elif one.system == OURS:
-            key = (one.version, one.format, one.batch_size, load_name(one))
-            layer = next(name for name, holds in LAYERS.items() if holds(one))
-            loads.setdefault(key, {}).setdefault(layer, []).append(one)
-    for one in alone:
-        policy = (one.version, one.format, one.batch_size)
-        beside = [layers for load, layers in loads.items() if load[:3] == policy]
-        for layers in beside or [loads.setdefault((*policy, callers(1)), {})]:
-            layers.setdefault("in process", []).append(one)
+    for one in sorted(measured, key=lambda one: one.layer == "in-process"):
+        layer = next(name for name, holds in LAYERS.items() if holds(one))
+        beside = [layers for (batch, _), layers in loads.items() if batch == one.batch_size]
+        if one.system == OURS:
+            if one.layer != "in-process" or not beside:
+                beside = [loads.setdefault((one.batch_size, load_name(one)), {})]
+            for layers in beside:
+                layers.setdefault(layer, []).append(one)
     return loads
 
 

@@ -12,21 +12,20 @@ import random
 import shutil
 import subprocess
 import tempfile
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
 
 from perf.load import generator
-from perf.load.generator import LoadError
+from perf.load.generator import LoadError, Saw
 from perf.load.measurement import Measurement
 from perf.load.observations import body
 from perf.load.target import Target
 
-__all__ = ["LoadError", "have_wrk", "run"]
+__all__ = ["LoadError", "have_wrk", "run", "wrk"]
 
 _SCRIPT = """
 wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-%s
-wrk.body = [==[%s]==]
+wrk.body = io.open(%s, "rb"):read("*a")
 %s
 function done(summary, latency, requests)
   local e, counts = summary.errors, {}
@@ -65,37 +64,37 @@ def run(
     speeds, and one run from another in the steering.
     """
     steering = random.uniform(-1, 1) if vary else 0.1
-    asked = body(batch_size, steering, target.sensors, target.asked_version)
+    asked = body(batch_size, steering, target.sensors)
     tool = "wrk" if have_wrk() or vary else "perf.load.generator"
     if tool == "wrk":
-        counts, requests, took, errors = _wrk(target, asked, connections, seconds, vary)
+        content = json.dumps(asked).encode()
+        saw = wrk(target.url, target.headers, content, connections, seconds, vary)
     else:
         saw = generator.run(target.load(asked, connections, seconds))
-        counts, requests, took, errors = saw.counts, saw.answered, saw.seconds, saw.errors
     return target.measured(
-        counts,
-        requests,
-        took,
-        loop="closed",
-        tool=tool,
-        concurrency=connections,
-        batch_size=batch_size,
-        errors=errors,
+        saw, loop="closed", tool=tool, concurrency=connections, batch_size=batch_size
     )
 
 
-def _wrk(
-    target: Target, asked: dict[str, Any], connections: int, seconds: float, vary: bool
-) -> tuple[list[tuple[int, int]], int, float, dict[str, int]]:
+def wrk(
+    url: str,
+    headers: Iterable[tuple[str, str]],
+    content: bytes,
+    connections: int,
+    seconds: float,
+    vary: bool = False,
+) -> Saw:
+    """Let `wrk` send `POST /predict`, for whole seconds. Raises LoadError where it can't."""
     if not have_wrk():
         raise LoadError("wrk is missing: apt-get install wrk")
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        headers = (f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in target.headers)
-        lines = "\n".join(headers), json.dumps(asked), _VARY if vary else ""
-        script.write(_SCRIPT % lines)
-        script.flush()
+    lines = [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers]
+    with tempfile.TemporaryDirectory() as folder:
+        script, file = Path(folder) / "load.lua", Path(folder) / "content"
+        file.write_bytes(content)
+        more = "\n".join([*lines, _VARY if vary else ""])
+        script.write_text(_SCRIPT % (json.dumps(str(file)), more))
         times = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-        command = ["wrk", *times, "-s", script.name, f"{target.url}/predict"]
+        command = ["wrk", *times, "-s", str(script), f"{url}/predict"]
         done = subprocess.run(command, capture_output=True, text=True)
     told = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not told:
@@ -104,6 +103,6 @@ def _wrk(
     result = json.loads(told[0].removeprefix("RESULT "))
     errors = {kind: count for kind, count in result["errors"].items() if count}
     # wrk counts requests and latencies of all answers, whatever their status.
-    requests = result["requests"] - errors.get("status", 0)
+    good = result["requests"] - errors.get("status", 0)
     counts = [(value, count) for value, count in result["counts"]]
-    return counts, requests, result["us"] / 1e6, errors
+    return Saw(result["us"] / 1e6, answered=good, errors=errors, counts=counts)

@@ -19,7 +19,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httptools
 import msgspec
@@ -53,6 +55,41 @@ class Load(msgspec.Struct, frozen=True):
     later_segments: tuple[bytes, ...] = ()
     """What follows of each request, each part in a TCP segment of its own."""
 
+    @classmethod
+    def predict(
+        cls,
+        url: str,
+        headers: Iterable[tuple[str, str]],
+        content: bytes,
+        connections: int,
+        seconds: float,
+        rate: float | None = None,
+        segments: int = 1,
+        chunked: bool = False,
+    ) -> Load:
+        """Describe a load of `POST /predict`.
+
+        A request has one segment, or one of its head and the others of its content. Raises
+        LoadError for a URL that is not http.
+        """
+        address = urlsplit(url)
+        if address.scheme != "http" or address.hostname is None:
+            raise LoadError(f"{url}: perf.load.generator speaks http only")
+        length = ("Content-Length", str(len(content)))
+        if chunked:
+            length = ("Transfer-Encoding", "chunked")
+            content = b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content)
+        fields = (("Host", address.netloc), *headers, length)
+        lines = [f"POST {address.path}/predict HTTP/1.1", *map(": ".join, fields), "", ""]
+        parts = ["\r\n".join(lines).encode() + content]
+        if segments > 1:
+            size = -(-len(content) // (segments - 1))
+            head = parts[0].removesuffix(content)
+            parts = [head, *(content[i : i + size] for i in range(0, len(content), size))]
+        host, port = address.hostname, address.port or 80
+        later = tuple(parts[1:])
+        return cls(host, port, parts[0], connections, seconds, rate, later_segments=later)
+
 
 class Saw(msgspec.Struct):
     """What came of it."""
@@ -71,6 +108,28 @@ class Saw(msgspec.Struct):
     counts: list[tuple[int, int]] = []
     """Microseconds, and how many answers took them."""
 
+    @classmethod
+    def of(cls, latencies_s: Iterable[float], seconds: float, statuses: dict[str, int]) -> Saw:
+        """Sum up requests by their latencies and by the statuses of their answers."""
+        counts = collections.Counter(max(1, round(one * 1e6)) for one in latencies_s)
+        errors = {status: count for status, count in statuses.items() if count and status != "200"}
+        good = statuses.get("200", 0)
+        return cls(seconds, answered=good, errors=errors, counts=sorted(counts.items()))
+
+    @property
+    def per_s(self) -> float:
+        """Requests answered in a second."""
+        return self.answered / self.seconds
+
+    @property
+    def p50_ms(self) -> float:
+        """Median latency in milliseconds; 0 where nothing was answered."""
+        left = sum(count for _, count in self.counts) / 2
+        for microseconds, count in self.counts:
+            if (left := left - count) <= 0:
+                return microseconds / 1000
+        return 0.0
+
 
 def run(load: Load) -> Saw:
     """Make the load in a process of its own. Raises LoadError."""
@@ -86,43 +145,27 @@ def run(load: Load) -> Saw:
     return msgspec.json.decode(done.stdout, type=Saw)
 
 
-class _Open:
-    """The connections that are open, and which of them have something to read."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._by_file: dict[int, _Connection] = {}
-
-    def add(self, connection: _Connection) -> None:
-        self._by_file[connection.socket.fileno()] = connection
-        self._epoll.register(connection.socket, select.EPOLLIN)
-
-    def ready(self, seconds: float) -> list[_Connection]:
-        if not select.select([self._epoll], [], [], seconds)[0]:
-            return []
-        return [self._by_file[file] for file, _ in self._epoll.poll(0)]
-
-
 class _Connection:
     """One kept connection, with at most one request under way."""
 
-    def __init__(self, address: tuple[str, int], open_ones: _Open) -> None:
-        self._address = address
-        self._open = open_ones
+    def __init__(self, load: Load, epoll: select.epoll, by_file: dict[int, _Connection]) -> None:
+        self._load, self._epoll, self._by_file = load, epoll, by_file
         self.due = 0.0
         self.connect()
 
     def connect(self) -> None:
-        self.socket = socket.create_connection(self._address, timeout=GRACE_S)
+        address = self._load.host, self._load.port
+        self.socket = socket.create_connection(address, timeout=GRACE_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._parser = httptools.HttpResponseParser(self)
         self._complete, self._keep_alive = False, True
-        self._open.add(self)
+        self._by_file[self.socket.fileno()] = self
+        self._epoll.register(self.socket, select.EPOLLIN)
 
-    def send(self, load: Load, due: float) -> None:
+    def send(self, due: float) -> None:
         self.due = due
-        self.socket.sendall(load.request)
-        for segment in load.later_segments:
+        self.socket.sendall(self._load.request)
+        for segment in self._load.later_segments:
             self.socket.sendall(segment)
 
     def receive(self) -> int:
@@ -153,9 +196,8 @@ def generate(load: Load) -> Saw:
     """Make the load in this process. Raises OSError where nobody listens."""
     saw, counts, clock = Saw(), collections.Counter[int](), time.perf_counter
     errors = collections.Counter[str]()
-    connections = _Open()
-    address = load.host, load.port
-    idle = collections.deque(_Connection(address, connections) for _ in range(load.connections))
+    epoll, by_file = select.epoll(), dict[int, _Connection]()
+    idle = collections.deque(_Connection(load, epoll, by_file) for _ in range(load.connections))
     busy: set[_Connection] = set()
     queue: collections.deque[float] = collections.deque()
     began = clock()
@@ -179,14 +221,15 @@ def generate(load: Load) -> Saw:
             saw.sent += now < end
             busy.add(connection)
             with contextlib.suppress(OSError):  # the server closed it; reading says so too
-                connection.send(load, queue.popleft())
+                connection.send(queue.popleft())
         if now >= end and (not busy or now >= end + GRACE_S):
             break
         if load.rate is not None and now < end and idle:
             wake = max(0.0, began + saw.due / load.rate - now)
         else:
             wake = max(0.0, end - now) if now < end else GRACE_S
-        for connection in connections.ready(wake):
+        ready = epoll.poll(0) if select.select([epoll], [], [], wake)[0] else []
+        for connection in [by_file[file] for file, _ in ready]:
             try:
                 status = connection.receive()
                 if not status:

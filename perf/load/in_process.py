@@ -20,10 +20,11 @@ WARMUP = 50
 
 def run(
     repository: Path,
-    version: str,
-    form: str,
     seconds: float,
     batch_size: int = 1,
+    *,
+    version: str,
+    form: str,
     gpu: bool = False,
 ) -> Measurement:
     """Compute one batch after another for `seconds`, one caller. Raises LoadError."""

@@ -17,12 +17,6 @@ def rows(count: int, sensors: int = len(SENSORS), steering: float = 0.1) -> list
     ]
 
 
-def body(
-    count: int = 1,
-    steering: float = 0.1,
-    sensors: int = len(SENSORS),
-    version: str | None = None,
-) -> dict[str, Any]:
-    """Give a deterministic request of so many observations; of the active version for None."""
-    request = {"observations": rows(count, sensors, steering), "deterministic": True}
-    return request if version is None else {**request, "version": version}
+def body(count: int = 1, steering: float = 0.1, sensors: int = len(SENSORS)) -> dict[str, Any]:
+    """Give a deterministic request of so many observations."""
+    return {"observations": rows(count, sensors, steering), "deterministic": True}

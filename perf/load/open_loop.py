@@ -16,19 +16,13 @@ KEPT_UP = 0.99
 
 
 def run(
-    target: Target,
-    rate: float,
-    seconds: float,
-    batch_size: int = 1,
-    connections: int = CONNECTIONS,
+    target: Target, rate: float, seconds: float, batch_size: int = 1, connections: int = CONNECTIONS
 ) -> Measurement:
     """Send `rate` requests a second. Raises LoadError where none succeeded."""
-    asked = body(batch_size, 0.1, target.sensors, target.asked_version)
+    asked = body(batch_size, sensors=target.sensors)
     saw = generator.run(target.load(asked, connections, seconds, rate))
     return target.measured(
-        saw.counts,
-        saw.answered,
-        saw.seconds,
+        saw,
         loop="open",
         tool="perf.load.generator",
         concurrency=connections,
@@ -36,7 +30,6 @@ def run(
         asked_per_s=rate,
         sent_per_s=round(saw.sent / seconds, 2),
         queued=saw.waited,
-        errors=saw.errors,
     )
 
 

@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -41,8 +41,6 @@ PATHS = ("usr/lib/x86_64-linux-gnu", "nvidia/cuda_runtime/lib")
 _REQUEST = re.compile(rb'"timestamp":(\d+),.*?"response_timestamps":\[(\d+)', re.DOTALL)
 _WINDOWS = re.compile(rb'"window_boundaries":\[([\d,]+)\]')
 
-Protocol = Literal["http", "grpc"]
-
 
 def find() -> Path:
     """Give the program. Raises LoadError where it, or a library of it, is missing."""
@@ -53,7 +51,7 @@ def find() -> Path:
         where = f"PERF_ANALYZER={named} is no program" if named else "perf_analyzer is missing"
         raise LoadError(f"{where}: make perf-analyzer")
     for library, cure in LIBRARIES.items():
-        if not _loads(library):
+        if not any(map(_loads, (*(str(FOLDER / path / library) for path in PATHS), library))):
             raise LoadError(f"perf_analyzer lacks {library}: make perf-analyzer, or {cure}")
     return Path(found)
 
@@ -68,43 +66,27 @@ def missing() -> str | None:
 
 
 def _loads(library: str) -> bool:
-    for path in (*(str(FOLDER / path / library) for path in PATHS), library):
-        try:
-            ctypes.CDLL(path)
-        except OSError:
-            continue
-        return True
-    return False
-
-
-def _environment() -> dict[str, str]:
-    paths = [str(FOLDER / path) for path in PATHS]
-    inherited = os.environ.get("LD_LIBRARY_PATH", "")
-    return os.environ | {"LD_LIBRARY_PATH": ":".join([*paths, *filter(None, [inherited])])}
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def input_data(model: str, sensors: int = len(SENSORS)) -> dict[str, Any]:
     """Give the content of an `--input-data` file: deterministic requests to a model."""
     steps: list[dict[str, list[Any]]] = []
     for seen in rows(STEPS, sensors):
-        if model.startswith(fused("")):
-            steps.append({"observation": [seen["speed"], seen["steering"], *seen["sensors"]]})
-        else:
-            steps.append(
-                {
-                    "speed": [seen["speed"]],
-                    "steering": [seen["steering"]],
-                    "sensors": seen["sensors"],
-                    "deterministic": [True],
-                    "seed": [0],
-                }
-            )
+        values = [seen["speed"], seen["steering"], *seen["sensors"]]
+        fields = {"speed": values[:1], "steering": values[1:2], "sensors": values[2:]}
+        whole = {**fields, "deterministic": [True], "seed": [0]}
+        steps.append({"observation": values} if model.startswith(fused("")) else whole)
     return {"data": steps}
 
 
 def run(
     model: str,
-    protocol: Protocol,
+    protocol: str,
     address: str,
     concurrency: int,
     seconds: float,
@@ -123,19 +105,14 @@ def run(
     with tempfile.TemporaryDirectory(prefix="carlarl-bench-") as folder:
         data, export = Path(folder) / "input.json", Path(folder) / "profile.json"
         data.write_text(json.dumps(input_data(model, sensors)))
-        command = [
-            str(program),
-            *("-m", model),
-            *("-i", protocol),
-            *("-u", address),
-            *("-b", str(batch_size)),
-            *("--concurrency-range", str(concurrency)),
-            *("--input-data", str(data)),
-            *("--measurement-interval", str(max(100, round(seconds * 1000 / WINDOWS)))),
-            *("--stability-percentage", "1000000"),
-            *("--profile-export-file", str(export)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, env=_environment())
+        command = f"{program} -m {model} -i {protocol} -u {address} -b {batch_size}".split()
+        command += ["--concurrency-range", str(concurrency), "--input-data", str(data)]
+        command += ["--measurement-interval", str(max(100, round(seconds * 1000 / WINDOWS)))]
+        command += ["--stability-percentage", "1000000", "--profile-export-file", str(export)]
+        inherited = filter(None, [os.environ.get("LD_LIBRARY_PATH")])
+        paths = ":".join([*(str(FOLDER / path) for path in PATHS), *inherited])
+        environment = os.environ | {"LD_LIBRARY_PATH": paths}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode or not export.exists():
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             status = f"status {done.returncode}"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import psutil
@@ -83,37 +84,25 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             left.kill()
 
 
-@contextmanager
-def gateway(path: str = "/readyz", **variables: str) -> Iterator[tuple[str, int]]:
-    """Run `carlarl serve` on free ports; gives the gateway's URL and the process id.
+class Served(NamedTuple):
+    """A running `carlarl serve`: the gateway's URL, its process id, where its Triton listens."""
 
-    It is ready once `path` answers 200. Raises StartError.
-    """
+    url: str
+    pid: int
+    http: str
+    """`host:port` of Triton's HTTP, and so on."""
+    grpc: str
+
+
+@contextmanager
+def gateway(path: str = "/readyz", **variables: str) -> Iterator[Served]:
+    """Run `carlarl serve` on free ports; it is ready once `path` answers 200. Raises StartError."""
     ports = free_ports(4)
-    with _serve(ports, path, ("onnx",), variables) as pid:
-        yield f"http://127.0.0.1:{ports[0]}", pid
-
-
-@contextmanager
-def stack(formats: Sequence[str] = ("onnx",), **variables: str) -> Iterator[list[int]]:
-    """Run `carlarl serve`; gives the ports of gateway, Triton's HTTP, gRPC and metrics.
-
-    Raises StartError.
-    """
-    ports = free_ports(4)
-    with _serve(ports, "/readyz", formats, variables):
-        yield ports
-
-
-@contextmanager
-def _serve(
-    ports: list[int], path: str, formats: Sequence[str], variables: dict[str, str]
-) -> Iterator[int]:
-    command = [sys.executable, "-m", "carlarl", "serve", "--formats", ",".join(formats)]
-    own = dict(zip(PORTS, map(str, ports), strict=True))
-    url = f"http://127.0.0.1:{ports[0]}{path}"
-    with server(command, lambda: answers(url), os.environ | own | variables) as pid:
-        yield pid
+    command = [sys.executable, "-m", "carlarl", "serve", "--formats", "onnx"]
+    environment = os.environ | dict(zip(PORTS, map(str, ports), strict=True)) | variables
+    at, http, grpc = (f"127.0.0.1:{port}" for port in ports[:3])
+    with server(command, lambda: answers(f"http://{at}{path}"), environment) as pid:
+        yield Served(f"http://{at}", pid, http, grpc)
 
 
 def settings() -> dict[str, str]:
@@ -127,19 +116,18 @@ def settings() -> dict[str, str]:
 
 
 @contextmanager
-def plain_alternative() -> Iterator[tuple[str, int]]:
-    """Run `perf.studies.peers.fastapi_onnxruntime`, one worker; gives its URL and process id."""
+def plain_alternative() -> Iterator[str]:
+    """Run FastAPI with ONNX Runtime, one worker of a peer in this environment; gives its URL."""
     (port,) = free_ports(1)
-    repository = Path("model_repository")
-    command = [sys.executable, "-m", "uvicorn", "perf.studies.peers.fastapi_onnxruntime:app"]
+    url, repository = f"http://127.0.0.1:{port}", Path("model_repository")
+    command = [sys.executable, "-m", "uvicorn", "perf.studies.peers.fastapi_app:app"]
     command += [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
     files = {
         "MODEL": str(repository / "policy_onnx" / "2000" / "model.onnx"),
         "PREPROCESSING": str(repository / "preprocess" / "2000" / "preprocessing.json"),
     }
-    url = f"http://127.0.0.1:{port}"
-    with server(command, lambda: answers(f"{url}/openapi.json"), os.environ | files) as pid:
-        yield url, pid
+    with server(command, lambda: answers(f"{url}/openapi.json"), os.environ | files):
+        yield url
 
 
 def free_ports(count: int) -> list[int]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from perf.load.generator import Load
+from perf.load.observations import body
 
-REQUEST: dict[str, Any] = {
-    "observations": [{"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}],
-    "deterministic": True,
-}
+REQUEST = body()
 BODY = json.dumps(REQUEST).encode()
 JSON, MSGPACK = "application/json", "application/msgpack"
 
@@ -23,7 +19,7 @@ PROXIES_WRITE = (
     ("Via", "1.1 edge-7 (squid/5.7)"),
     ("X-Real-IP", "203.0.113.7"),
 )
-
+COOKIE = "session=4f9c2b7e1d8a4c63b0e5f7a921c3d846"
 A_BROWSER_SENDS = (
     ("Connection", "keep-alive"),
     ("sec-ch-ua", '"Chromium";v="130", "Google Chrome";v="130", "Not?A_Brand";v="99"'),
@@ -42,7 +38,7 @@ A_BROWSER_SENDS = (
     ("Referer", "http://fleet.example.com/vehicles/17?view=map"),
     ("Accept-Encoding", "gzip, deflate, br, zstd"),
     ("Accept-Language", "de-DE,de;q=0.9,en-US;q=0.8,en;q=0.7"),
-    ("Cookie", "session=4f9c2b7e1d8a4c63b0e5f7a921c3d846; theme=dark; _ga=GA1.1.17384.1730000000"),
+    ("Cookie", f"{COOKIE}; theme=dark; _ga=GA1.1.17384.1730000000"),
 )
 
 
@@ -51,7 +47,7 @@ class Form:
     """One spelling of the request."""
 
     name: str
-    headers: tuple[tuple[str, str], ...] = ()
+    more_headers: tuple[tuple[str, str], ...] = ()
     segments: int = 1
     """TCP segments: one, or one of the head and the others of the body."""
     chunked: bool = False
@@ -73,37 +69,19 @@ class Form:
         return self.media_type == JSON and self.proxy is None
 
     @property
-    def body(self) -> bytes:
-        """The request's content."""
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """All but host and length."""
+        return (("Content-Type", self.media_type), *self.more_headers)
+
+    @property
+    def content(self) -> bytes:
+        """The request's body."""
         return BODY if self.media_type == JSON else msgspec.msgpack.encode(REQUEST)
 
     def load(self, url: str, connections: int, seconds: float) -> Load:
         """Describe a closed loop on `/predict` for the generator."""
-        address, body = urlsplit(url), self.body
-        length = ("Transfer-Encoding", "chunked")
-        if self.chunked:
-            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
-        else:
-            length = ("Content-Length", str(len(body)))
-        headers = (("Host", address.netloc), ("Content-Type", self.media_type), length)
-        lines = ["POST /predict HTTP/1.1", *map(": ".join, headers + self.headers)]
-        head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-        first, *later = _parts(head, body, self.segments)
-        return Load(
-            host=address.hostname or "",
-            port=address.port or 80,
-            request=first,
-            connections=connections,
-            seconds=seconds,
-            later_segments=tuple(later),
-        )
-
-
-def _parts(head: bytes, body: bytes, count: int) -> list[bytes]:
-    if count == 1:
-        return [head + body]
-    size = -(-len(body) // (count - 1))
-    return [head, *(body[i : i + size] for i in range(0, len(body), size))]
+        how = (connections, seconds, None, self.segments, self.chunked)
+        return Load.predict(url, self.headers, self.content, *how)
 
 
 FORMS = (

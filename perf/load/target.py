@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from perf.load.generator import Load, LoadError
+from perf.load.generator import Load, LoadError, Saw
 from perf.load.measurement import Measurement, measured
 
 
@@ -18,14 +16,14 @@ class TargetError(LoadError):
     """It does not answer, or not as a gateway does; the text says how."""
 
 
-def ensemble(version: str, form: str | None = None) -> str:
-    """Name a version's ensemble in Triton; that of a further format where one is given."""
-    return f"carla_policy-{version}" if form is None else f"carla_policy_{form}-{version}"
+def ensemble(version: str) -> str:
+    """Name a version's ensemble in Triton."""
+    return f"carla_policy-{version}"
 
 
 def fused(version: str) -> str:
     """Name the model that does both steps of a version in one process."""
-    return ensemble(version, "fused")
+    return f"carla_policy_fused-{version}"
 
 
 @dataclass(frozen=True)
@@ -37,71 +35,41 @@ class Target:
     version: str = "v0.2.0"
     format: str = "onnx"
     sensors: int = 5
-    asked_version: str | None = None
-    """The version that requests name; None for none, which means the active one."""
     api_key: str | None = None
 
     @property
     def headers(self) -> list[tuple[str, str]]:
-        """What each request needs besides its type and length."""
-        return [] if self.api_key is None else [("X-API-Key", self.api_key)]
+        """What each request needs besides its length."""
+        key = [] if self.api_key is None else [("X-API-Key", self.api_key)]
+        return [("Content-Type", "application/json"), *key]
 
     def load(
         self, asked: dict[str, Any], connections: int, seconds: float, rate: float | None = None
     ) -> Load:
         """Describe a load on `/predict` for the generator."""
-        address = urlsplit(self.url)
-        if address.scheme != "http" or address.hostname is None:
-            raise TargetError(f"{self.url}: perf.load.generator speaks http only")
         content = json.dumps(asked).encode()
-        headers = {"Host": address.netloc, "Content-Type": "application/json"}
-        headers |= {**dict(self.headers), "Content-Length": str(len(content))}
-        lines = [f"POST {address.path}/predict HTTP/1.1", *map(": ".join, headers.items())]
-        head = "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
-        return Load(
-            address.hostname, address.port or 80, head + content, connections, seconds, rate
-        )
+        return Load.predict(self.url, self.headers, content, connections, seconds, rate)
 
-    def measured(
-        self, counts: Iterable[tuple[int, int]], requests: int, seconds: float, **facts: Any
-    ) -> Measurement:
+    def measured(self, saw: Saw, **facts: Any) -> Measurement:
         """Make the measurement of a load. Raises LoadError where no request was answered."""
-        if not requests:
-            raise LoadError(f"{self.url}: no request was answered: {facts['errors']}")
+        if not saw.answered:
+            raise LoadError(f"{self.url}: no request was answered: {saw.errors}")
         facts |= {"layer": "gateway", "system": self.system, "target": "/predict"}
-        facts |= {"version": self.version, "format": self.format}
-        return measured(counts, requests, seconds, **facts)
+        facts |= {"version": self.version, "format": self.format, "errors": saw.errors}
+        return measured(saw.counts, saw.answered, saw.seconds, **facts)
 
 
-def gateway(url: str, version: str | None = None, api_key: str | None = None) -> Target:
-    """Ask the gateway at `url` about `version`, the active one for None. Raises TargetError."""
-    try:
-        told = _ask(url, "/metadata", api_key)
-        name, form = told["version"], told["format"]
-        if version not in (None, name):
-            held = {one["version"]: one for one in _ask(url, "/versions", api_key)["versions"]}
-            if version not in held:
-                raise TargetError(f"{url}: no version {version}; it serves {', '.join(held)}")
-            name, form = version, held[version]["formats"][0]
-        return Target(
-            url,
-            version=name,
-            format=form,
-            sensors=told["sensors"],
-            asked_version=version,
-            api_key=api_key,
-        )
-    except (ValueError, KeyError, TypeError):
-        raise TargetError(f"{url}: no gateway of CarlaRL answers") from None
-
-
-def _ask(url: str, path: str, api_key: str | None) -> Any:
+def gateway(url: str, api_key: str | None = None) -> Target:
+    """Ask the gateway at `url` what it serves. Raises TargetError."""
     headers = {} if api_key is None else {"X-API-Key": api_key}
     try:
-        answer = httpx.get(url + path, headers=headers, timeout=10, trust_env=False)
+        answer = httpx.get(f"{url}/metadata", headers=headers, timeout=10, trust_env=False)
+        told = answer.json()
+        if answer.status_code != 200:
+            raise TargetError(f"{url}/metadata: {told['message']}")
+        facts = {"version": told["version"], "format": told["format"], "sensors": told["sensors"]}
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise TargetError(f"{url}: no answer ({error})") from None
-    told = answer.json()
-    if answer.status_code != 200:
-        raise TargetError(f"{url}{path}: {told['message']}")
-    return told
+    except (ValueError, KeyError, TypeError):
+        raise TargetError(f"{url}: no gateway of CarlaRL answers") from None
+    return Target(url, api_key=api_key, **facts)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from perf.bench import charts, drawing
+from perf.bench.command import Say
 from perf.bench.results import MemorySample, Results, Slope, Verdict
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
 from perf.load.target import Target
-from perf.studies import resident
+from perf.studies import usage
 
 CALLERS = 32
 WARM = 50_000
@@ -45,8 +46,6 @@ PARTS = {
     ),
 }
 """Part → its title, and what to do where it grows."""
-
-Say = Callable[[str], None]
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
@@ -85,19 +84,14 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
     now = float(np.median(held[-max(1, len(held) // 4) :]))
     title, advice = PARTS[part]
     if grown and lately:
-        text = (
-            f"{title} grows by {late.value:.3g} MB per 1000 requests "
-            f"({late.low:.3g} to {late.high:.3g}). {advice}"
-        )
-        return Verdict(part, now, late, "grows", text)
+        rate = f"{late.value:.3g} MB per 1000 requests ({late.low:.3g} to {late.high:.3g})"
+        return Verdict(part, now, late, "grows", f"{title} grows by {rate}. {advice}")
+    text = f"{title} is steady at {now:.0f} MB: "
     if grown:
-        text = (
-            f"{title} is steady at {now:.0f} MB: it grew by {grown:.1f} MB at first and not in the "
-            "second half. Give it that much room."
-        )
-        return Verdict(part, now, late, "steady", text)
+        text += f"it grew by {grown:.1f} MB at first and not in the second half. "
+        return Verdict(part, now, late, "steady", text + "Give it that much room.")
     most = max(0.0, whole.high)
-    text = f"{title} is steady at {now:.0f} MB: at most {most:.2g} MB per 1000 requests (95 %)."
+    text += f"at most {most:.2g} MB per 1000 requests (95 %)."
     if most * 1000 > now:
         text += " Such a leak would double it in a million requests: run longer to exclude it."
     return Verdict(part, now, whole, "steady", text)
@@ -118,7 +112,7 @@ def watch(
             raise LoadError(f"{url}: requests failed: {load.errors}")
         sent += load.requests
         if sent >= warm:
-            one = resident.sample(pid, began, sent)
+            one = usage.sample(pid, began, sent)
             say(
                 f"{one.requests:,} requests: gateway {one.gateway:.1f} MB, "
                 f"Triton {one.triton:.1f} MB, /dev/shm {one.shm:.1f} MB"
@@ -133,8 +127,8 @@ def measure(requests: int, say: Say) -> Results:
     """
     found = Results.of(f"carlarl bench memory --requests {requests}", **processes.ALONE)
     try:
-        with processes.gateway(**processes.ALONE) as (url, pid):
-            for one in watch(url, pid, requests, say=say):
+        with processes.gateway(**processes.ALONE) as served:
+            for one in watch(served.url, served.pid, requests, say=say):
                 found.memory.append(one)
     except KeyboardInterrupt:
         found.interrupted = True

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,33 +28,22 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     client_max_body_size 0;
-    map $http_upgrade $connection_to_upstream {{
-        default upgrade;
-        "" "";
-    }}
     {upstream}
     server {{
         listen 127.0.0.1:{port};
-        location / {{
-            {location}
-        }}
+        location / {{ {location} }}
     }}
 }}
 """
-
-_UPSTREAM = "upstream gateway {{ server {}; keepalive 32; }}"
-
 _PASS = """
-            proxy_pass http://gateway;
-            proxy_http_version 1.1;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_to_upstream;
-            proxy_set_header Host $host;
-            proxy_set_header X-Real-IP $remote_addr;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
+proxy_pass http://gateway;
+proxy_http_version 1.1;
+proxy_set_header Connection "";
+proxy_set_header Host $host;
+proxy_set_header X-Real-IP $remote_addr;
+proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+proxy_set_header X-Forwarded-Proto $scheme;
 """
-
 _HAPROXY = """
 defaults
     mode http
@@ -63,10 +52,8 @@ defaults
     timeout server 30s
     option forwardfor
     http-reuse always
-frontend callers
+listen gateways
     bind 127.0.0.1:{port}
-    default_backend gateways
-backend gateways
     server gateway {upstream}
 """
 
@@ -85,55 +72,39 @@ def program(*names: str) -> str:
 
 
 @contextmanager
-def nginx(upstream_url: str, ready: str = "/readyz") -> Iterator[str]:
+def _running(name: str, arguments: str, config: str, ready: str, **places: str) -> Iterator[str]:
+    path = program(name)
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config").write_text(config.format(port=port, **places))
+        command = [path, *arguments.split(), "config"]
+        with server(command, lambda: answers(url + ready), os.environ, Path(folder)):
+            yield url
+
+
+def _nginx(upstream: str, location: str, ready: str) -> AbstractContextManager[str]:
+    user = "user root;" if os.geteuid() == 0 else ""  # else its worker could not use the folder
+    places = {"user": user, "upstream": upstream, "location": location}
+    return _running("nginx", "-p . -e stderr -c", _NGINX, ready, **places)
+
+
+def nginx(upstream_url: str, ready: str = "/readyz") -> AbstractContextManager[str]:
     """Run nginx in front of `upstream_url`, to which it keeps its connections; gives its URL.
 
-    It writes the usual forwarding headers, and passes upgrades on, as a proxy before `/stream`
-    does. The block begins once `ready` answers 200 through it. Raises MissingError or
-    processes.StartError.
+    It writes the usual forwarding headers. The block begins once `ready` answers 200 through it,
+    and raises MissingError or processes.StartError.
     """
-    with _nginx(_UPSTREAM.format(urlsplit(upstream_url).netloc), _PASS, ready) as url:
-        yield url
+    upstream = f"upstream gateway {{ server {urlsplit(upstream_url).netloc}; keepalive 32; }}"
+    return _nginx(upstream, _PASS, ready)
 
 
-@contextmanager
-def constant_answer(body: str) -> Iterator[str]:
-    """Run an nginx that answers everything with this JSON; gives its URL.
-
-    Raises MissingError or processes.StartError.
-    """
-    location = f"default_type application/json;\n            return 200 '{body}';"
-    with _nginx("", location, "/") as url:
-        yield url
+def haproxy(upstream_url: str, ready: str = "/readyz") -> AbstractContextManager[str]:
+    """Run HAProxy as `nginx` runs nginx; its callers share the kept connections."""
+    upstream = urlsplit(upstream_url).netloc
+    return _running("haproxy", "-db -f", _HAPROXY, ready, upstream=upstream)
 
 
-@contextmanager
-def _nginx(upstream: str, location: str, ready: str) -> Iterator[str]:
-    path = program("nginx")
-    (port,) = free_ports(1)
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker could not use the folder
-    with tempfile.TemporaryDirectory() as folder:
-        text = _NGINX.format(user=user, upstream=upstream, port=port, location=location)
-        (Path(folder) / "nginx.conf").write_text(text)
-        command = [path, "-p", folder, "-e", "stderr", "-c", "nginx.conf"]
-        url = f"http://127.0.0.1:{port}"
-        with server(command, lambda: answers(url + ready), os.environ):
-            yield url
-
-
-@contextmanager
-def haproxy(upstream_url: str, ready: str = "/readyz") -> Iterator[str]:
-    """Run HAProxy in front of `upstream_url`, to which it keeps its connections; gives its URL.
-
-    Callers share the kept connections. The block begins once `ready` answers 200 through it. Raises
-    MissingError or processes.StartError.
-    """
-    path = program("haproxy")
-    (port,) = free_ports(1)
-    with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
-        file.write(_HAPROXY.format(port=port, upstream=urlsplit(upstream_url).netloc))
-        file.flush()
-        url = f"http://127.0.0.1:{port}"
-        command = [path, "-db", "-f", file.name]
-        with server(command, lambda: answers(url + ready), os.environ):
-            yield url
+def constant_answer(body: str) -> AbstractContextManager[str]:
+    """Run an nginx that answers everything with this JSON; raises as `nginx` does."""
+    return _nginx("", f"default_type application/json; return 200 '{body}';", "/")

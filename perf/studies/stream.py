@@ -6,35 +6,55 @@ due. A step may be due before the answer to the last one has come. Over `/predic
 that answer, and its wait counts; over `/stream` it is sent at once, and the gateway may answer
 `skipped`, which is counted and has no latency. The ways are measured in turns.
 
-The load generator is one process, and its requests are made beforehand; the table has its own CPU
-time.
+The load generator is one process; the table has its own CPU time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import math
+import re
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
+import msgspec
 import numpy as np
-import psutil
 import uvloop
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
 
-from perf.bench import machine
+from perf.bench.command import Say, heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import processes
-from perf.load.generator import LoadError
-from perf.load.vehicles import Saw, StreamVehicle, Vehicle
+from perf.load.generator import Load, LoadError
+from perf.load.observations import body
+from perf.studies.usage import cpu_s
 
 FLEETS = (1, 100)
 WAYS = ("/predict", "/stream, JSON", "/stream, msgpack")
 WARM_S = 1.0
 LAST_ANSWERS_S = 5.0
+STEP = {"observation": body()["observations"][0], "deterministic": True}
+
+
+class _Answer(msgspec.Struct, gc=False):
+    stepId: int  # noqa: N815
+    action: dict[str, float] | None = None
+    skipped: bool = False
+
+
+@dataclass
+class Saw:
+    """Latencies in seconds of the steps that got an action, and how many were skipped."""
+
+    latencies: list[float] = field(default_factory=list)
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,41 +69,87 @@ class Round:
     skipped: int
 
 
+@dataclass
+class Fleet:
+    """Vehicles that begin together once all are connected."""
+
+    url: str
+    vehicles: int
+    rate: float
+    seconds: float
+    saw: Saw
+
+    def __post_init__(self) -> None:
+        """Make what they wait at."""
+        self._all = asyncio.Barrier(self.vehicles)
+
+    async def _dues(self, index: int) -> list[float]:
+        """Give when a vehicle's steps are due."""
+        await self._all.wait()
+        offset = index / self.vehicles / self.rate
+        began = time.perf_counter() + 0.1 + offset
+        steps = math.ceil((self.seconds - offset) * self.rate)
+        return [began + number / self.rate for number in range(steps)]
+
+    async def by_predict(self, index: int) -> None:
+        """Drive a vehicle by `POST /predict`."""
+        headers, content = [("Content-Type", "application/json")], json.dumps(body()).encode()
+        load = Load.predict(self.url, headers, content, 1, self.seconds)
+        reader, writer = await asyncio.open_connection(load.host, load.port)
+        with closing(writer):
+            for due in await self._dues(index):
+                await asyncio.sleep(due - time.perf_counter())
+                writer.write(load.request)
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"\ncontent-length: (\d+)", head, re.IGNORECASE)
+                answer = await reader.readexactly(int(length[1]) if length else 0)
+                if not head.startswith(b"HTTP/1.1 200"):
+                    raise LoadError(answer.decode(errors="replace"))
+                self.saw.latencies.append(time.perf_counter() - due)
+
+    async def by_stream(self, index: int, kind: Any) -> None:
+        """Drive a vehicle by `/stream`, in `msgspec.json` or `msgspec.msgpack`."""
+        text, decode = kind is msgspec.json, kind.Decoder(_Answer).decode
+        address = f"ws://{urlsplit(self.url).netloc}/stream"
+        async with connect(address, compression=None, ping_interval=None, proxy=None) as socket:
+            dues = await self._dues(index)
+
+            async def send() -> None:
+                for number, due in enumerate(dues):
+                    await asyncio.sleep(due - time.perf_counter())
+                    await socket.send(kind.encode({"stepId": number, **STEP}), text=text)
+
+            sending = asyncio.create_task(send())
+            for _ in dues:  # each step has one answer
+                content = await socket.recv(decode=False)
+                try:
+                    answer = decode(content)
+                except msgspec.MsgspecError:
+                    answer = _Answer(0)
+                if answer.action is not None:
+                    self.saw.latencies.append(time.perf_counter() - dues[answer.stepId])
+                elif answer.skipped:
+                    self.saw.skipped += 1
+                else:
+                    raise LoadError(content.decode(errors="replace"))
+            await sending
+
+
 async def drive(url: str, way: str, vehicles: int, rate: float, seconds: float, saw: Saw) -> None:
     """Drive for `seconds`. Raises LoadError where a step fails or gets no answer."""
-    address = urlsplit(url)
-    loop = asyncio.get_running_loop()
-
-    def vehicle() -> Vehicle:
-        return Vehicle(saw) if way == "/predict" else StreamVehicle(saw, "msgpack" in way)
-
-    fleet: list[Vehicle] = []
-    for _ in range(vehicles):
-        _, one = await loop.create_connection(vehicle, address.hostname or "", address.port or 80)
-        await one.ready
-        fleet.append(one)
-    began = loop.time() + 0.1
-    offset = time.perf_counter() - loop.time()
-
-    def step(one: Vehicle, due: float) -> None:
-        one.step(due + offset)
-        following = due + 1 / rate
-        if following < began + seconds:
-            loop.call_at(following, step, one, following)
-
-    for index, one in enumerate(fleet):
-        due = began + index / vehicles / rate
-        loop.call_at(due, step, one, due)
-    await asyncio.sleep(began + seconds - loop.time())
-    patience = loop.time() + LAST_ANSWERS_S
-    while any(one.awaits for one in fleet) and loop.time() < patience:
-        await asyncio.sleep(0.01)
-    for one in fleet:
-        one.close()
-    await asyncio.sleep(0)
-    for one in fleet:
-        if one.error or one.awaits:
-            raise LoadError(f"{way}: {one.error or 'a step got no answer'}")
+    fleet = Fleet(url, vehicles, rate, seconds, saw)
+    kind = msgspec.msgpack if "msgpack" in way else msgspec.json
+    each = (
+        fleet.by_predict(index) if way == "/predict" else fleet.by_stream(index, kind)
+        for index in range(vehicles)
+    )
+    try:
+        async with asyncio.timeout(seconds + LAST_ANSWERS_S):
+            await asyncio.gather(*each)
+    except TimeoutError:
+        raise LoadError(f"{way}: a step got no answer") from None
+    except (OSError, EOFError, WebSocketException) as error:
+        raise LoadError(f"{way}: {error}") from None
 
 
 def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: float) -> Round:
@@ -103,28 +169,16 @@ def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: f
     return Round(float(p50), float(p99), gateway, triton, own, saw.skipped)
 
 
-def cpu_s(pid: int) -> tuple[float, float]:
-    """Give the CPU seconds that the gateway and that Triton, with its models, have used."""
-    used = {"gateway": 0.0, "triton": 0.0}
-    root = psutil.Process(pid)
-    for process in root.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            gateway = "gateway" in process.cmdline()
-            used["gateway" if gateway else "triton"] += times.user + times.system
-    return used["gateway"], used["triton"]
-
-
 def compare(
-    rounds: int, seconds: float, rate: float, say: Callable[[str], None]
+    rounds: int, seconds: float, rate: float, say: Say
 ) -> dict[tuple[int, str], list[Round]]:
     """Measure every way with every fleet, in turns. Raises LoadError."""
-    found: dict[tuple[int, str], list[Round]] = {case: [] for case in product(FLEETS, WAYS)}
-    with processes.gateway() as (url, pid):
+    cases = list(product(FLEETS, WAYS))
+    found: dict[tuple[int, str], list[Round]] = {case: [] for case in cases}
+    with processes.gateway() as served:
         for turn in range(rounds):
-            cases = list(found)
             for vehicles, way in cases[turn % 3 :] + cases[: turn % 3]:  # none is always first
-                one = measure(url, pid, way, vehicles, rate, seconds)
+                one = measure(served.url, served.pid, way, vehicles, rate, seconds)
                 found[vehicles, way].append(one)
                 say(f"round {turn + 1}: {vehicles} vehicles, {way}: p50 {one.p50:.2f} ms")
     return found
@@ -142,21 +196,13 @@ def table(found: dict[tuple[int, str], list[Round]]) -> Table:
     return shown
 
 
-@click.command()
-@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
-@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(1))
+@study(rounds=5, seconds=10.0)
 @click.option("--rate", default=20.0, show_default=True, help="Steps of one vehicle a second.")
 def main(rounds: int, seconds: float, rate: float) -> None:
     """Measure, and write the table."""
-    try:
-        found = compare(rounds, seconds, rate, lambda line: click.echo(line, err=True))
-    except LoadError as error:
-        raise click.ClickException(str(error)) from None
-    click.echo(
-        f"Command: `python -m perf.studies.stream --rounds {rounds} --seconds {seconds:g} "
-        f"--rate {rate:g}`. Medians of the rounds, ranges in brackets. {machine.facts()}; "
-        "the load generator ran on the same cores.\n"
-    )
+    found = compare(rounds, seconds, rate, say)
+    note = "the load generator ran on the same cores"
+    click.echo(heading("perf.studies.stream", note, rounds=rounds, seconds=seconds, rate=rate))
     click.echo(table(found).markdown())
 
 

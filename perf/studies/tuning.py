@@ -117,19 +117,6 @@ Trial = Callable[[Setting], AbstractContextManager[Path]]
 MAX_BATCH = 256
 
 
-def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Progress) -> Found:
-    """Try one thing after the other, each on top of the best so far; Ctrl-C ends it early.
-
-    Raises LoadError where the setting as it is now fails.
-    """
-    found = Found(default, default)
-    try:
-        _search(trial, found, cores, load, progress)
-    except KeyboardInterrupt:
-        found.interrupted = True
-    return found
-
-
 def candidates(best: Setting, name: str, cores: int, at_once: int) -> list[Setting]:
     """Give the settings that differ from `best` in `name`.
 
@@ -167,52 +154,54 @@ def climb(
                 found.best, at_best, found.gain = one, ratios, Spread.of(ratios)
 
 
-def _search(trial: Trial, found: Found, cores: int, load: Load, progress: Progress) -> None:
-    done = 0
+def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Progress) -> Found:
+    """Try one thing after the other, each on top of the best so far; Ctrl-C ends it early.
+
+    Raises LoadError where the setting as it is now fails.
+    """
+    found = Found(default, default)
     at_once = load.connections * load.rows
-    total = 3 + sum(len(candidates(found.default, name, cores, at_once)) for name in VARIED)
+    total = 3 + sum(len(candidates(default, name, cores, at_once)) for name in VARIED)
+    done = iter(range(2 * total))
+    try:
+        with _stack(trial, default) as base:
+            progress("the setting against itself", next(done), total)
+            with _stack(trial, default) as other:
+                pairs = [(_rate(base, load), _rate(other, load)) for _ in range(2 * load.rounds)]
+            found.per_s = statistics.median(first for first, _ in pairs)
+            found.noise = max(abs(second / first - 1) for first, second in pairs)
 
-    def told(what: str) -> None:
-        nonlocal done
-        progress(what, done, total)
-        done += 1
+            def measure(what: str, setting: Setting, rounds: int = load.rounds) -> list[float]:
+                progress(what, next(done), total)
+                try:
+                    with _stack(trial, setting) as other:
+                        return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
+                except LoadError:
+                    return [0.0] * rounds  # requests fail with this setting, or nothing starts
 
-    with _stack(trial, found.default) as base:
-        told("the setting against itself")
-        with _stack(trial, found.default) as other:
-            pairs = [(_rate(base, load), _rate(other, load)) for _ in range(2 * load.rounds)]
-        found.per_s = statistics.median(first for first, _ in pairs)
-        found.noise = max(abs(second / first - 1) for first, second in pairs)
+            climb(found, cores, at_once, measure)
+            if found.best != default:
+                found.gain = Spread.of(measure("the best again", found.best, 2 * load.rounds))
+                if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:
+                    found.best, found.gain = default, None
+        progress("connections and observations", next(done), total)
+        with _stack(trial, found.best) as stack:
+            _vary_load(found, stack, load)
+        progress("done", total, total)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
 
-        def measure(what: str, setting: Setting, rounds: int = load.rounds) -> list[float]:
-            told(what)
-            try:
-                with _stack(trial, setting) as other:
-                    return [_rate(other, load) / _rate(base, load) for _ in range(rounds)]
-            except LoadError:
-                return [0.0] * rounds  # requests fail with this setting, or nothing starts
 
-        climb(found, cores, at_once, measure)
-        if found.best != found.default:
-            found.gain = Spread.of(measure("the best again", found.best, 2 * load.rounds))
-            if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:
-                found.best, found.gain = found.default, None
-    told("connections and observations")
-    with _stack(trial, found.best) as stack:
-        loads = {
-            "concurrency": [replace(load, connections=value) for value in CONCURRENCY],
-            "rows": [replace(load, rows=value) for value in ROWS],
-        }
-        for name, each in loads.items():
-            # A curve ends where requests begin to fail.
-            with contextlib.suppress(LoadError):
-                for one in each:
-                    rates = [_rate(stack, one) for _ in range(load.rounds)]
-                    value = one.connections if name == "concurrency" else one.rows
-                    scale = value if name == "rows" else 1
-                    curve = found.curves.setdefault(name, [])
-                    curve.append(Point(value, Spread.of(rates, scale)))
-    progress("done", total, total)
+def _vary_load(found: Found, stack: Target, load: Load) -> None:
+    for name, values in (("concurrency", CONCURRENCY), ("rows", ROWS)):
+        curve = found.curves[name] = []
+        with contextlib.suppress(LoadError):  # a curve ends where requests begin to fail
+            for value in values:
+                lone = name == "concurrency"
+                one = replace(load, connections=value) if lone else replace(load, rows=value)
+                rates = [_rate(stack, one) for _ in range(load.rounds)]
+                curve.append(Point(value, Spread.of(rates, 1 if lone else value)))
 
 
 def efficiency(curve: Sequence[Point]) -> list[float]:
@@ -239,7 +228,7 @@ def _rate(stack: Target, load: Load) -> float:
 def _stack(trial: Trial, setting: Setting) -> Iterator[Target]:
     with trial(setting) as place:
         variables = processes.ALONE | {"MODEL_REPOSITORY": str(place)}
-        with processes.stack(**variables, **setting.variables) as ports:
-            found = target.gateway(f"http://127.0.0.1:{ports[0]}")
+        with processes.gateway(**variables, **setting.variables) as served:
+            found = target.gateway(served.url)
             _rate(found, Load(8, 1, 1, 1))  # warm
             yield found

@@ -58,14 +58,14 @@ def test_the_usual_line(stack: Stack, carlarl: Carlarl) -> None:
         assert one.concurrency == (1 if one.layer == "in-process" else 8)
 
 
-def test_formats_versions_and_rate(stack: Stack, carlarl: Carlarl) -> None:
-    line = "bench run --layers in-process,gateway --formats onnx,torchscript --versions v0.1.0"
-    flags = "--concurrency 2 --batch-sizes 4 --duration 1 --rate 50 --url"
-    done = carlarl(*line.split(), *flags.split(), stack.gateway_url)
+def test_batches_and_rate(stack: Stack, carlarl: Carlarl) -> None:
+    line = "bench run --layers in-process,gateway --concurrency 2 --batch-sizes 1,4 --duration 1"
+    done = carlarl(*line.split(), "--rate", "50", "--url", stack.gateway_url)
     assert done.returncode == 0, done.stderr
-    assert "v0.1.0 torchscript: p50 / p99 ms, requests/s" in done.stdout
-    assert "50/s due" in done.stdout
-    assert "left out: gateway, v0.1.0 torchscript: it serves onnx" in done.stderr
+    assert "v0.2.0 onnx: p50 / p99 ms, requests/s" in done.stdout
+    rows = [line.split(" | ")[:2] for line in done.stdout.splitlines() if " ms, " in line]
+    loads = ("2 callers", "50/s due")
+    assert rows[1:] == [[f"| {batch}", load] for batch in (1, 4) for load in loads]
 
 
 def test_without_wrk_and_perf_analyzer(stack: Stack, carlarl: Carlarl) -> None:
@@ -175,7 +175,6 @@ def test_settings_have_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         (["run", "--batch-sizes", "1,x"], "x"),
         (["run", "--batch-sizes", "0"], "0 is not in the range"),
         (["run", "--layers", "cache"], "cache"),
-        (["run", "--versions", "latest"], "latest"),
         (["run", "--url", "localhost"], "must begin with http"),
         (["peers", "--peer", "another"], "choose from fastapi_onnxruntime"),
     ],
@@ -192,9 +191,6 @@ def test_failures_say_what_to_do(stack: Stack, carlarl: Carlarl, tmp_path: Path)
     missing = carlarl("bench", "compare", str(tmp_path / "none.json"))
     assert missing.returncode == 1
     assert "carlarl bench run --save-results" in missing.stderr
-    unknown = carlarl("bench", "run", "--versions", "v9.9.9", "--url", stack.gateway_url)
-    assert unknown.returncode == 1
-    assert "no version v9.9.9; it serves v0.1.0, v0.2.0" in unknown.stderr
 
 
 def test_its_own_stack(carlarl: Carlarl) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perf.bench import charts, drawing
+from perf.bench import charts
 from perf.bench.results import MemorySample
 from perf.studies import memory
 from tests.stack import Stack
@@ -97,4 +97,4 @@ def test_a_real_run(watched: list[MemorySample], stack: Stack) -> None:
         assert 0 < one.shm < one.triton
     for part in memory.PARTS:
         assert memory.judge(watched, part).text
-    assert drawing.svg(charts.memory(watched), "memory", "Memory").startswith("<svg")
+    assert len(charts.memory(watched).axes) == 3

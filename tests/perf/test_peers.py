@@ -11,7 +11,6 @@ import pytest
 from perf.bench.results import load
 from perf.load.generator import LoadError
 from perf.studies.peers import comparison
-from perf.studies.peers.environments import install
 from perf.studies.peers.systems import PEERS
 
 HERE = Path(sys.prefix)
@@ -55,11 +54,13 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
 def test_what_cannot_be_installed_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoadError, match="can't be installed: .*file"):
-        install(PLAIN, tmp_path / "file")
+        PLAIN.install(tmp_path / "file")
 
 
 def test_every_peer_is_described_where_it_runs() -> None:
     folder = Path(comparison.__file__).parent
     for name, peer in PEERS.items():
-        assert "Tuned" in (folder / f"{name}.py").read_text()
+        module = "fastapi_app" if name.startswith("fastapi") else name
+        assert "Tuned" in (folder / f"{module}.py").read_text()
+        assert module in peer.command or module in str(peer.variables)
         assert all("==" in requirement for requirement in peer.requirements)

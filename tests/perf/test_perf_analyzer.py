@@ -23,9 +23,7 @@ needs_it = pytest.mark.skipif(
     ("protocol", "model", "batch"),
     [("grpc", "carla_policy-v0.2.0", 4), ("http", fused("v0.2.0"), 1)],
 )
-def test_measures_triton(
-    protocol: perf_analyzer.Protocol, model: str, batch: int, stack: Stack
-) -> None:
+def test_measures_triton(protocol: str, model: str, batch: int, stack: Stack) -> None:
     address = stack.triton_http if protocol == "http" else stack.triton_grpc
     measured = perf_analyzer.run(model, protocol, address, 2, 1.0, batch)
     assert (measured.layer, measured.target, measured.batch_size) == (

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from perf.load.generator import LoadError
-from perf.load.vehicles import Saw
-from perf.studies.stream import WAYS, drive, measure, table
+from perf.studies.stream import WAYS, Saw, drive, measure, table
 from tests.gateway.processes import free_port, gateway_process
 from tests.stack import Stack
 

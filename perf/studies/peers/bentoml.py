@@ -7,22 +7,18 @@ argument, a list, so that the same JSON would need a second service and a hop be
 
 import bentoml
 
-from triton_backend.runtimes import onnx
-
 from .policy import Observation, Policy, PredictAnswer, PredictRequest
 
 
 @bentoml.service(
-    workers="cpu_count",
-    logging={"access": {"enabled": False}},
-    metrics={"enabled": False},
+    workers="cpu_count", logging={"access": {"enabled": False}}, metrics={"enabled": False}
 )
 class PolicyService:
     """The policy, once in each worker."""
 
     def __init__(self) -> None:
         """Load it."""
-        self._policy = Policy(onnx)
+        self._policy = Policy()
 
     @bentoml.api
     async def predict(

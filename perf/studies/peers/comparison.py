@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,20 +16,20 @@ import httpx
 import msgspec
 
 from perf.bench import charts, drawing, tables
+from perf.bench.command import Say
+from perf.bench.request_forms import in_turns
 from perf.bench.results import Results
 from perf.bench.tables import OURS
 from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
 from perf.load.observations import body
 from perf.load.target import Target
-from perf.studies.peers.environments import install, running
 from perf.studies.peers.systems import PEERS, VERSION, Peer
 
 TOLERANCE = 1e-5
 WARM_S = 1.0
 GOLDEN_ROWS = 5
 
-Say = Callable[[str], None]
 Actions = list[dict[str, float]]
 
 
@@ -42,7 +42,7 @@ def run(
     for name in names:
         say(f"{name}: install")
         try:
-            environments[PEERS[name]] = install(PEERS[name])
+            environments[PEERS[name]] = PEERS[name].install()
         except LoadError as error:
             left_out.append(f"{name}: {error}")
             say(left_out[-1])
@@ -69,34 +69,32 @@ def measure(
     options.append(f"--concurrency={','.join(map(str, concurrency))}")
     found = Results.of(shlex.join(["carlarl", "bench", "peers", *options]))
     found.settings |= {peer.name: peer.requirements[0] for peer in environments}
-    golden: Actions = []
-    systems: list[Peer | None] = [None, *environments]
+    golden: Actions = []  # ours, which is first in the first round
+    failed: set[Peer] = set()
     try:
-        for turn in range(rounds):
-            first = turn % len(systems)
-            for peer in systems[first:] + systems[:first]:
-                say(f"round {turn + 1} of {rounds}: {peer.name if peer else OURS}")
-                try:
-                    with _running(peer, environments) as target:
-                        seen = _actions(target.url)
-                        golden = golden or seen  # ours, which is first in the first round
-                        _compare(seen, golden)
-                        closed_loop.run(target, max(concurrency), WARM_S)
-                        for connections in concurrency:
-                            one = closed_loop.run(target, connections, seconds)
-                            if one.failed:
-                                raise LoadError(f"requests failed: {one.errors}")
-                            found.measurements.append(one)
-                            say(
-                                f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
-                                f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
-                            )
-                except LoadError as error:
-                    if peer is None:
-                        raise
-                    systems.remove(peer)
-                    found.left_out.append(f"{peer.name}: {'; '.join(str(error).splitlines())}")
-                    say(found.left_out[-1])
+        for turn, peer in in_turns([None, *environments], rounds):
+            if peer in failed:
+                continue
+            say(f"round {turn} of {rounds}: {peer.name if peer else OURS}")
+            try:
+                with _running(peer, environments) as target:
+                    golden = _checked(target.url, golden)
+                    closed_loop.run(target, max(concurrency), WARM_S)
+                    for connections in concurrency:
+                        one = closed_loop.run(target, connections, seconds)
+                        if one.failed:
+                            raise LoadError(f"requests failed: {one.errors}")
+                        found.measurements.append(one)
+                        say(
+                            f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
+                            f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
+                        )
+            except LoadError as error:
+                if peer is None:
+                    raise
+                failed.add(peer)
+                found.left_out.append(f"{peer.name}: {'; '.join(str(error).splitlines())}")
+                say(found.left_out[-1])
     except KeyboardInterrupt:
         found.interrupted = True
     return found
@@ -105,24 +103,23 @@ def measure(
 @contextmanager
 def _running(peer: Peer | None, environments: Mapping[Peer, Path]) -> Iterator[Target]:
     if peer is None:
-        with processes.gateway(**processes.ALONE) as (url, _):
-            yield Target(url, OURS, VERSION)
+        with processes.gateway(**processes.ALONE) as served:
+            yield Target(served.url, OURS, VERSION)
     else:
         form = "torchscript" if "torchscript" in peer.model else "onnx"
-        with running(peer, environments[peer]) as url:
+        with peer.running(environments[peer]) as url:
             yield Target(url, peer.name, VERSION, form)
 
 
-def _actions(url: str) -> Actions:
+def _checked(url: str, golden: Actions) -> Actions:
+    """Give the golden actions, a server's own if there are none; it has to answer the same."""
     answer = httpx.post(f"{url}/predict", json=body(GOLDEN_ROWS), timeout=30, trust_env=False)
     try:
-        return msgspec.convert(answer.json()["actions"], Actions)
+        actions = msgspec.convert(answer.json()["actions"], Actions)
     except (ValueError, KeyError, TypeError, msgspec.ValidationError):
         said = f"{answer.status_code}: {answer.text[:200]}"
         raise LoadError(f"its answer is not the JSON of /predict: {said}") from None
-
-
-def _compare(actions: Actions, golden: Actions) -> None:
+    golden = golden or actions
     same = len(actions) == len(golden) and all(
         one.keys() == other.keys()
         and all(abs(one[part] - other[part]) <= TOLERANCE for part in other)
@@ -130,6 +127,7 @@ def _compare(actions: Actions, golden: Actions) -> None:
     )
     if not same:
         raise LoadError(f"it answers {actions}, and this gateway {golden}")
+    return golden
 
 
 def keep(results: Results, folder: Path) -> Path:

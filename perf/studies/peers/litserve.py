@@ -11,8 +11,6 @@ import os
 
 import litserve
 
-from triton_backend.runtimes import onnx
-
 from .policy import Policy, PredictAnswer, PredictRequest
 
 
@@ -21,7 +19,7 @@ class PolicyAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the policy."""
-        self._policy = Policy(onnx)
+        self._policy = Policy()
 
     def decode_request(self, request: PredictRequest) -> PredictRequest:
         """Leave it as the API server checked it."""

@@ -9,8 +9,6 @@ off.
 from mlserver import MLModel
 from mlserver.handlers import custom_handler
 
-from triton_backend.runtimes import onnx
-
 from .policy import Policy, PredictAnswer, PredictRequest
 
 
@@ -19,7 +17,7 @@ class PolicyRuntime(MLModel):
 
     async def load(self) -> bool:
         """Load it."""
-        self._policy = Policy(onnx)
+        self._policy = Policy()
         return True
 
     @custom_handler(rest_path="/predict")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from triton_backend.preprocessing import Preprocessing
-from triton_backend.runtimes import Runtime
+from triton_backend.runtimes import onnx, torchscript
 
 
 class _Strict(BaseModel):
@@ -62,11 +62,12 @@ class PredictAnswer(BaseModel):
 class Policy:
     """One version of the policy, loaded once: from the files that MODEL and PREPROCESSING name."""
 
-    def __init__(self, runtime: Callable[[Path], Runtime]) -> None:
+    def __init__(self) -> None:
         """Load both files."""
+        model = Path(os.environ["MODEL"])
         self._version = os.environ.get("VERSION", "v0.2.0")
         self._preprocessing = Preprocessing.load(Path(os.environ["PREPROCESSING"]))
-        self._infer = runtime(Path(os.environ["MODEL"]))
+        self._infer = torchscript(model) if model.suffix == ".pt" else onnx(model)
 
     def answer(self, request: PredictRequest) -> PredictAnswer:
         """Answer one request; raises ValueError for one that this policy can't answer."""
@@ -97,17 +98,14 @@ class Policy:
             raise ValueError("the action is not finite")
         made = [Action(throttle=t, brake=b, steer=s) for t, b, s in actions.tolist()]
         took = (time.perf_counter() - began) * 1000
-        answers, first = [], 0
-        for request, seed in zip(requests, seeds, strict=True):
-            last = first + len(request.observations)
-            answers.append(
-                PredictAnswer(
-                    actions=made[first:last],
-                    version=self._version,
-                    timingMs=took,
-                    deterministic=request.deterministic,
-                    seed=seed,
-                )
+        rest = iter(made)
+        return [
+            PredictAnswer(
+                actions=list(islice(rest, len(request.observations))),
+                version=self._version,
+                timingMs=took,
+                deterministic=request.deterministic,
+                seed=seed,
             )
-            first = last
-        return answers
+            for request, seed in zip(requests, seeds, strict=True)
+        ]

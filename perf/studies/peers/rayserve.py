@@ -12,8 +12,6 @@ import ray
 from fastapi import FastAPI, HTTPException
 from ray import serve
 
-from triton_backend.runtimes import onnx
-
 from .policy import Policy, PredictAnswer, PredictRequest
 
 api = FastAPI()
@@ -31,7 +29,7 @@ class PolicyDeployment:
 
     def __init__(self) -> None:
         """Load it."""
-        self._policy = Policy(onnx)
+        self._policy = Policy()
 
     @api.post("/predict", response_model_exclude_none=True)
     async def predict(self, request: PredictRequest) -> PredictAnswer:

@@ -1,14 +1,28 @@
-"""Which peers there are: what each needs, and how it is started."""
+"""Which peers there are: what each needs, its own virtual environment, and how it is started."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
+import httpx
+
+from perf.load.generator import LoadError
+from perf.load.observations import body
+from perf.load.processes import ROOT, free_ports, server
+
 VERSION = "v0.2.0"
 TRITON_VERSION = "2000"
+CACHE = Path("~/.cache/carlarl/peers").expanduser()
+START_S = 120
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,35 +41,78 @@ class Peer:
     model: str = "policy_onnx/{version}/model.onnx"
     """The policy's file, in the model repository."""
 
-    def environment(self, places: Mapping[str, object]) -> dict[str, str]:
-        """Give the environment variables that it needs."""
+    def install(self, cache: Path = CACHE) -> Path:
+        """Give the folder of its environment, made where it is not there. Raises LoadError."""
+        folder = cache / self.name
+        note = folder / "carlarl-requirements.txt"
+        python = f"# Python {sys.version_info[0]}.{sys.version_info[1]}"
+        wanted = "\n".join([python, *self.requirements])
+        if note.is_file() and note.read_text() == wanted:
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+        for command in (
+            [sys.executable, "-m", "venv", str(folder)],
+            [*pip, "--disable-pip-version-check", *self.requirements],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            if done.returncode:
+                said = " ".join((done.stderr or done.stdout).split())
+                raise LoadError(f"can't be installed: {said[-300:]}")
+        note.write_text(wanted)
+        return folder
+
+    @contextmanager
+    def running(self, environment: Path) -> Iterator[str]:
+        """Run it in a folder of its own until the block ends; gives its URL once it predicts.
+
+        Raises LoadError.
+        """
+        ports = zip(("port", "second", "third"), free_ports(3), strict=True)
         repository = ROOT / "model_repository"
-        model = self.model.format(version=TRITON_VERSION)
-        return {
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'perf' / 'studies'}",
-            "VERSION": VERSION,
-            "MODEL": str(repository / model),
-            "PREPROCESSING": str(repository / "preprocess" / TRITON_VERSION / "preprocessing.json"),
-            "PORT": str(places["port"]),
-            "OMP_NUM_THREADS": "1",
-            **{name: value.format_map(places) for name, value in self.variables.items()},
-        }
+        with tempfile.TemporaryDirectory(prefix="carlarl-", ignore_cleanup_errors=True) as folder:
+            places = {**dict(ports), "folder": folder, "cores": os.cpu_count()}
+            preprocessing = repository / "preprocess" / TRITON_VERSION / "preprocessing.json"
+            variables = {
+                **{k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"},
+                "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', '')}",
+                "TMPDIR": folder,
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'perf' / 'studies'}",
+                "VERSION": VERSION,
+                "MODEL": str(repository / self.model.format(version=TRITON_VERSION)),
+                "PREPROCESSING": str(preprocessing),
+                "PORT": str(places["port"]),
+                "OMP_NUM_THREADS": "1",
+                **{name: value.format_map(places) for name, value in self.variables.items()},
+            }
+            program, *arguments = shlex.split(self.command.format_map(places))
+            command = [str(environment / "bin" / program), *arguments]
+            url = f"http://127.0.0.1:{places['port']}"
+            with server(command, lambda: _predicts(url), variables, Path(folder), START_S):
+                yield url
+
+
+def _predicts(url: str) -> bool:
+    try:
+        answer = httpx.post(f"{url}/predict", json=body(), timeout=5, trust_env=False)
+    except httpx.TransportError:
+        return False
+    return answer.status_code == 200
 
 
 _ONNX = ("onnxruntime==1.32.0", "numpy==2.4.6")
 _FASTAPI = ("fastapi==0.165.0", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools==0.9.0")
-_UVICORN = "--port={port} --workers={cores} --loop=uvloop --http=httptools --no-access-log"
+_UVICORN = (
+    "uvicorn peers.fastapi_app:app --port={port} --workers={cores} --loop=uvloop --http=httptools "
+    "--no-access-log"
+)
 
 _ALL = (
-    Peer(
-        "fastapi_onnxruntime",
-        (*_FASTAPI, *_ONNX),
-        f"uvicorn peers.fastapi_onnxruntime:app {_UVICORN}",
-    ),
+    Peer("fastapi_onnxruntime", (*_FASTAPI, *_ONNX), _UVICORN),
     Peer(
         "fastapi_torchscript",
         (*_FASTAPI, "torch==2.13.0", "numpy==2.4.6"),
-        f"uvicorn peers.fastapi_torchscript:app {_UVICORN}",
+        _UVICORN,
         model="policy_torchscript/{version}/model.pt",
     ),
     Peer("litserve", ("litserve==0.2.19", *_ONNX), "python -m peers.litserve"),

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-import msgspec
 from websockets.sync.client import ClientConnection, connect
 
-from perf.load.processes import StartError
-from perf.load.request_forms import A_BROWSER_SENDS, BODY
+from perf.load.generator import LoadError, Saw
+from perf.load.request_forms import BODY, COOKIE
 from perf.studies.proxies import program
-from perf.studies.request_forms.outcome import Drive, Outcome
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -34,80 +31,70 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 START_S = 60.0
-_LOADED = "complete/livez"
+_WHERE = "document.readyState + location.pathname"
 
 _FETCH = """
 (async () => {
   document.cookie = %s
-  const latencies = [], answers = {}, began = performance.now()
+  const latencies = [], statuses = {}, began = performance.now()
   async function caller() {
     for (let sent; (sent = performance.now()) < began + %f; ) {
       const headers = {"Content-Type": "application/json"}
       const answer = await fetch("/predict", {method: "POST", headers, body: %s})
       await answer.text()
-      latencies.push(performance.now() - sent)
-      answers[answer.status] = (answers[answer.status] || 0) + 1
+      latencies.push((performance.now() - sent) / 1000)
+      statuses[answer.status] = (statuses[answer.status] || 0) + 1
     }
   }
   await Promise.all(Array.from({length: %d}, caller))
-  const seconds = (performance.now() - began) / 1000
-  latencies.sort((a, b) => a - b)
-  const p50_ms = latencies[latencies.length >> 1]
-  return JSON.stringify({requests_per_s: latencies.length / seconds, p50_ms, answers})
+  return JSON.stringify([latencies, (performance.now() - began) / 1000, statuses])
 })()
 """
 
 
 @contextmanager
-def fetches(url: str) -> Iterator[Drive]:
+def fetches(url: str) -> Iterator[Callable[[int, float], Saw]]:
     """Run a browser on a page of the gateway's; gives what lets the page fetch.
 
-    Raises proxies.MissingError or processes.StartError.
+    Raises proxies.MissingError, or LoadError where it does not start.
     """
-    path = program(*PROGRAMS)
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
-        subprocess.Popen(
-            [path, *FLAGS, f"--user-data-dir={profile}", f"{url}/livez"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        ) as process,
-    ):
-        try:
-            with connect(_page(process, Path(profile)), proxy=None, max_size=None) as page:
-                deadline = time.monotonic() + START_S
-                while _evaluate(page, "document.readyState + location.pathname") != _LOADED:
-                    if time.monotonic() > deadline:
-                        raise StartError(f"{path} did not load {url}/livez")
-                    time.sleep(0.05)
-                yield lambda callers, seconds: _fetch(page, callers, seconds)
-        finally:
-            process.terminate()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        command = [program(*PROGRAMS), *FLAGS, f"--user-data-dir={profile}", f"{url}/livez"]
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(
+            command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+        ) as process:
+            try:
+                with connect(_page(Path(profile)), proxy=None, max_size=None) as page:
+                    deadline = time.monotonic() + START_S
+                    while _evaluate(page, _WHERE) != "complete/livez":
+                        if time.monotonic() > deadline:
+                            raise LoadError(f"the browser did not load {url}/livez")
+                    yield lambda callers, seconds: _fetch(page, callers, seconds)
+            finally:
+                process.terminate()
 
 
-def _page(process: subprocess.Popen[bytes], profile: Path) -> str:
+def _page(profile: Path) -> str:
     """Give the address of the page's DevTools socket once it is there."""
     deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(OSError, IndexError, httpx.TransportError):
+    while time.monotonic() < deadline:
+        with suppress(OSError, IndexError, httpx.TransportError):
             port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
             told = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
             for one in told:
                 if one["type"] == "page" and one["url"].endswith("/livez"):
                     return str(one["webSocketDebuggerUrl"])
         time.sleep(0.05)
-    raise StartError(f"{process.args!r} opened no page")
+    raise LoadError(f"the browser opened no page in {START_S:g} s")
 
 
-def _fetch(page: ClientConnection, callers: int, seconds: float) -> Outcome:
-    cookie = dict(A_BROWSER_SENDS)["Cookie"].partition(";")[0]
-    script = _FETCH % (json.dumps(cookie), seconds * 1000, json.dumps(BODY.decode()), callers)
+def _fetch(page: ClientConnection, callers: int, seconds: float) -> Saw:
+    script = _FETCH % (json.dumps(COOKIE), seconds * 1000, json.dumps(BODY.decode()), callers)
     told = _evaluate(page, script)
     if not isinstance(told, str):
-        raise StartError(f"the browser could not fetch: {told}")
-    return msgspec.json.decode(told, type=Outcome)
+        raise LoadError(f"the browser could not fetch: {told}")
+    return Saw.of(*json.loads(told))
 
 
 def _evaluate(page: ClientConnection, expression: str) -> object:

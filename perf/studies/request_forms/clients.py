@@ -15,72 +15,77 @@ from functools import partial
 
 import msgspec
 
+from perf.load.generator import LoadError, Saw
 from perf.load.processes import ROOT
 from perf.load.request_forms import BODY
 from perf.studies.proxies import MissingError, program
 from perf.studies.request_forms import browser
-from perf.studies.request_forms.outcome import Drive, Outcome, outcome
 
 CURL_RATES = {1: 2000, 32: 6000}
 """How many requests stand for a second of curl, which takes a number and not a time."""
 
+Drive = Callable[[int, float], Saw]
+"""Sends requests on so many connections for about so many seconds. Raises LoadError."""
 
-def by_python(name: str, url: str, connections: int, seconds: float) -> Outcome:
+
+def by_python(name: str, url: str, connections: int, seconds: float) -> Saw:
     """Drive one of `python_clients`; raises MissingError."""
     package = name.removesuffix("_async")
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"{package} is missing: pip install -e '.[bench]' -e client")
     module = "perf.studies.request_forms.python_clients"
-    arguments = [name, url, str(connections), str(seconds)]
-    told = _run([sys.executable, "-m", module, *arguments])
-    return msgspec.json.decode(told, type=Outcome)
+    told = _run(sys.executable, "-m", module, name, url, str(connections), str(seconds))
+    return msgspec.json.decode(told, type=Saw)
 
 
-def by_curl(url: str, connections: int, seconds: float) -> Outcome:
+def by_curl(url: str, connections: int, seconds: float) -> Saw:
     """Drive `curl --parallel`, whose start is in its time; raises MissingError."""
     count = round(CURL_RATES[connections] * seconds)
     arguments = ["--no-progress-meter", "--parallel", "--parallel-max", str(connections)]
     arguments += ["--output", os.devnull, "--write-out", "%{http_code} %{time_total}\n"]
     arguments += ["--header", "Content-Type: application/json", "--data-binary", BODY.decode()]
-    # A fragment stays with curl, so that the requests are alike.
-    command = [program("curl"), *arguments, f"{url}/predict#[1-{count}]"]
     began = time.perf_counter()
-    told = _run(command).decode()
+    # A fragment stays with curl, so that the requests are alike.
+    told = _run(program("curl"), *arguments, f"{url}/predict#[1-{count}]")
     took = time.perf_counter() - began
     answers = [line.split() for line in told.splitlines()]
     statuses = collections.Counter(status for status, _ in answers)
-    return outcome([float(latency) for _, latency in answers], took, dict(statuses))
+    return Saw.of((float(latency) for _, latency in answers), took, statuses)
 
 
-def by_hey(url: str, connections: int, seconds: float) -> Outcome:
+def by_hey(url: str, connections: int, seconds: float) -> Saw:
     """Drive `hey`, which is written in Go and tells tenths of milliseconds; raises MissingError."""
-    arguments = ["-z", f"{seconds:g}s", "-c", str(connections)]
-    arguments += ["-m", "POST", "-T", "application/json", "-d", BODY.decode()]
-    told = _run([program("hey"), *arguments, f"{url}/predict"]).decode()
-    figures = dict(re.findall(r"(Requests/sec:|50% in)\s+([\d.]+)", told))
-    answers = {status: int(n) for status, n in re.findall(r"\[(\d+)\]\t(\d+) responses", told)}
+    arguments = ["-z", f"{seconds:g}s", "-c", str(connections), "-m", "POST"]
+    arguments += ["-T", "application/json", "-d", BODY.decode(), f"{url}/predict"]
+    told = _run(program("hey"), *arguments)
+    total, p50 = (re.search(rf"{name}\s+([\d.]+)", told) for name in ("Total:", "50% in"))
+    statuses = {status: int(n) for status, n in re.findall(r"\[(\d+)\]\t(\d+) responses", told)}
     failed = re.findall(r"\[(\d+)\]", told.partition("Error distribution:")[2])
-    if failed:
-        answers["connection"] = sum(map(int, failed))
-    rate, p50 = float(figures["Requests/sec:"]), float(figures.get("50% in", 0)) * 1000
-    return Outcome(rate, p50, answers)
+    statuses["connection"] = sum(map(int, failed))
+    latencies = [float(p50[1])] * statuses.get("200", 0) if p50 else []
+    return Saw.of(latencies, float(total[1]) if total else seconds, statuses)
+
+
+def _run(*command: str) -> str:
+    """Run a client without the environment's proxies; give what it prints. Raises LoadError."""
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    done = subprocess.run(command, cwd=ROOT, env=kept, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise LoadError(f"{command[0]} ended with status {done.returncode}")
+    return done.stdout
+
+
+def _each(drive: Callable[..., Saw], *given: str) -> Callable[[str], AbstractContextManager[Drive]]:
+    return lambda url: nullcontext(partial(drive, *given, url))
 
 
 CLIENTS: dict[str, Callable[[str], AbstractContextManager[Drive]]] = {
-    "`carlarl-client`": lambda url: nullcontext(partial(by_python, "carlarl_client", url)),
-    "`carlarl-client`, asyncio": lambda url: nullcontext(
-        partial(by_python, "carlarl_client_async", url)
-    ),
-    "`requests`": lambda url: nullcontext(partial(by_python, "requests", url)),
-    "`aiohttp`": lambda url: nullcontext(partial(by_python, "aiohttp", url)),
-    "`curl --parallel`": lambda url: nullcontext(partial(by_curl, url)),
-    "`hey` (Go)": lambda url: nullcontext(partial(by_hey, url)),
+    "`carlarl-client`": _each(by_python, "carlarl_client"),
+    "`carlarl-client`, asyncio": _each(by_python, "carlarl_client_async"),
+    "`requests`": _each(by_python, "requests"),
+    "`aiohttp`": _each(by_python, "aiohttp"),
+    "`curl --parallel`": _each(by_curl),
+    "`hey` (Go)": _each(by_hey),
     "`fetch` in Chromium, which keeps 6 connections": browser.fetches,
 }
-
-
-def _run(command: list[str]) -> bytes:
-    """Run a client without the environment's proxies; give what it prints."""
-    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    done = subprocess.run(command, cwd=ROOT, env=kept, stdout=subprocess.PIPE, check=True)
-    return done.stdout
+"""Name → what starts it for a gateway's URL, where it is to run throughout."""

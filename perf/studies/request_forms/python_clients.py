@@ -1,24 +1,24 @@
 """Python's HTTP clients in a process of their own.
 
-`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes an `Outcome`
-as JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its
-answer: a thread, or for asyncio a task.
+`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
+JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its answer:
+a thread, or for asyncio a task.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 
 import msgspec
 
+from perf.load.generator import Saw
 from perf.load.request_forms import REQUEST
-from perf.studies.request_forms.outcome import Outcome, outcome
 
 OBSERVATIONS = REQUEST["observations"]
 
@@ -27,11 +27,12 @@ AsyncAsk = Callable[[], Awaitable[str]]
 """Sends one request, and gives the status of its answer."""
 
 
-def carlarl_client(url: str) -> Ask:
+def carlarl_client(url: str, end: AsyncExitStack) -> Ask:
     """Use `carlarl-client`, without its retries, which would hide what failed."""
     from carlarl_client import PolicyClient, PolicyError
 
     client = PolicyClient(url, retries=0, timeout=10)
+    end.callback(client.close)
 
     def ask() -> str:
         try:
@@ -43,15 +44,15 @@ def carlarl_client(url: str) -> Ask:
     return ask
 
 
-def requests(url: str) -> Ask:
+def requests(url: str, end: AsyncExitStack) -> Ask:
     """Use a session of `requests`."""
     import requests
 
-    session = requests.Session()
+    session = end.enter_context(requests.Session())
     return lambda: str(session.post(f"{url}/predict", json=REQUEST).status_code)
 
 
-def carlarl_client_async(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
+async def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use the asyncio twin of `carlarl-client`, without retries."""
     from carlarl_client import AsyncPolicyClient, PolicyError
 
@@ -68,12 +69,11 @@ def carlarl_client_async(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
     return ask
 
 
-def aiohttp(url: str, end: contextlib.AsyncExitStack) -> AsyncAsk:
+async def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
     """Use a session of `aiohttp`."""
     import aiohttp
 
-    session = aiohttp.ClientSession()
-    end.push_async_callback(session.close)
+    session = await end.enter_async_context(aiohttp.ClientSession())
 
     async def ask() -> str:
         async with session.post(f"{url}/predict", json=REQUEST) as answer:
@@ -87,53 +87,39 @@ IN_THREADS = {"carlarl_client": carlarl_client, "requests": requests}
 IN_TASKS = {"carlarl_client_async": carlarl_client_async, "aiohttp": aiohttp}
 
 
-def in_threads(make: Callable[[str], Ask], url: str, callers: int, seconds: float) -> Outcome:
-    """Let callers ask in threads."""
-    asks = [make(url) for _ in range(callers)]
+async def main(name: str, url: str, callers: int, seconds: float) -> Saw:
+    """Drive a client."""
     latencies: list[float] = []
-    answers = collections.Counter[str]()
-    began = time.perf_counter()
+    statuses = collections.Counter[str]()
 
-    def loop(ask: Ask) -> None:
+    def left() -> Iterator[None]:
+        """Go on until the time is over, and note how long each turn took."""
         while (sent := time.perf_counter()) < began + seconds:
-            answers[ask()] += 1
+            yield
             latencies.append(time.perf_counter() - sent)
 
-    with ThreadPoolExecutor(callers) as threads:
-        list(threads.map(loop, asks))
-    return outcome(latencies, time.perf_counter() - began, dict(answers))
+    def thread(ask: Ask) -> None:
+        for _ in left():
+            statuses[ask()] += 1
 
+    async def task(ask: AsyncAsk) -> None:
+        for _ in left():
+            statuses[await ask()] += 1
 
-async def in_tasks(
-    make: Callable[[str, contextlib.AsyncExitStack], AsyncAsk],
-    url: str,
-    callers: int,
-    seconds: float,
-) -> Outcome:
-    """Let callers ask in tasks."""
-    async with contextlib.AsyncExitStack() as end:
-        asks = [make(url, end) for _ in range(callers)]
-        latencies: list[float] = []
-        answers = collections.Counter[str]()
-        began = time.perf_counter()
-
-        async def loop(ask: AsyncAsk) -> None:
-            while (sent := time.perf_counter()) < began + seconds:
-                answers[await ask()] += 1
-                latencies.append(time.perf_counter() - sent)
-
-        await asyncio.gather(*map(loop, asks))
-        return outcome(latencies, time.perf_counter() - began, dict(answers))
-
-
-def main(name: str, url: str, callers: int, seconds: float) -> None:
-    """Drive a client, write what came of it."""
-    if name in IN_THREADS:
-        came = in_threads(IN_THREADS[name], url, callers, seconds)
-    else:
-        came = asyncio.run(in_tasks(IN_TASKS[name], url, callers, seconds))
-    sys.stdout.buffer.write(msgspec.json.encode(came))
+    async with AsyncExitStack() as end:
+        if name in IN_TASKS:
+            tasks = [await IN_TASKS[name](url, end) for _ in range(callers)]
+            began = time.perf_counter()
+            await asyncio.gather(*map(task, tasks))
+        else:
+            asks = [IN_THREADS[name](url, end) for _ in range(callers)]
+            began = time.perf_counter()
+            with ThreadPoolExecutor(callers) as threads:
+                list(threads.map(thread, asks))
+        return Saw.of(latencies, time.perf_counter() - began, statuses)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))
+    name, url, callers, seconds = sys.argv[1:]
+    came = asyncio.run(main(name, url, int(callers), float(seconds)))
+    sys.stdout.buffer.write(msgspec.json.encode(came))

@@ -1,14 +1,14 @@
-"""The memory that a running service holds.
+"""Memory and processor time of a running service.
 
-It is the proportional set size of its processes, without mapped files: the share of these changes
-when any other process on the machine maps them.
+Memory is the proportional set size of its processes, without mapped files: the share of these
+changes when any other process on the machine maps them.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,27 +17,43 @@ import psutil
 from perf.bench.results import MemorySample
 
 
+def cpu_s(pid: int) -> tuple[float, float]:
+    """Give the CPU seconds that gateway and Triton of a `carlarl serve` have used."""
+    return _parts(_tree(pid), lambda process: sum(process.cpu_times()[:2]))
+
+
 def sample(pid: int, began: float, requests: int) -> MemorySample:
     """Measure `carlarl serve` with this process id, its children, and their shared memory."""
+    tree = _tree(pid)
+    gateway, triton = _parts(tree, lambda process: _held(process.pid))
+    return MemorySample(
+        seconds=round(time.monotonic() - began, 1),
+        requests=requests,
+        gateway=round(gateway / 1e6, 3),
+        triton=round(triton / 1e6, 3),
+        shm=round(_shared(process.pid for process in tree) / 1e6, 3),
+    )
+
+
+def _tree(pid: int) -> list[psutil.Process]:
     root = psutil.Process(pid)
-    tree = [root, *root.children(recursive=True)]
+    return [root, *root.children(recursive=True)]
+
+
+def _parts(
+    tree: list[psutil.Process], figure: Callable[[psutil.Process], float]
+) -> tuple[float, float]:
+    """Give the sums of a figure over the gateway and over Triton with all below it."""
     triton: set[int] = set()
+    sums = [0.0, 0.0]
     for process in tree:
         with suppress(psutil.NoSuchProcess):
             if process.name() == "tritonserver":
                 triton |= {process.pid, *(one.pid for one in process.children(recursive=True))}
-    held = {"gateway": 0, "triton": 0}
     for process in tree:
         with suppress(psutil.NoSuchProcess):
-            part = "triton" if process.pid in triton else "gateway"
-            held[part] += _held(process.pid)
-    return MemorySample(
-        seconds=round(time.monotonic() - began, 1),
-        requests=requests,
-        gateway=round(held["gateway"] / 1e6, 3),
-        triton=round(held["triton"] / 1e6, 3),
-        shm=round(_shared(process.pid for process in tree) / 1e6, 3),
-    )
+            sums[process.pid in triton] += figure(process)
+    return sums[0], sums[1]
 
 
 def _held(pid: int) -> int:

@@ -16,37 +16,13 @@ import tritonclient.grpc
 import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
-from numpy.typing import NDArray
 from tritonclient.utils import shared_memory
 
-SECRET_HEADER = "carlarl-secret"
-"""What Triton's control APIs ask for where `TRITON_SECRET` is set."""
 ACTION_BYTES = 12
-
-Tensor = tuple[str, str, bytes]
-"""Name, Triton's data type, and the bytes of all rows."""
-
 _DTYPES: dict[str, Any] = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
 
-
-def tensors(model: str, observations: NDArray[Any], seed: int | None = None) -> list[Tensor]:
-    """Give a model's inputs for rows of (speed, steering, *sensors); deterministic for no seed."""
-    seen, count = observations.astype(np.float32), len(observations)
-    if "fused" in model:
-        key = [] if seed is None else [("noise_key", "INT64", _keys(seed, count).tobytes())]
-        return [("observation", "FP32", seen.tobytes()), *key]
-    return [
-        ("speed", "FP32", seen[:, 0].tobytes()),
-        ("steering", "FP32", seen[:, 1].tobytes()),
-        ("sensors", "FP32", seen[:, 2:].tobytes()),
-        ("deterministic", "BOOL", bytes([seed is None] * count)),
-        ("seed", "INT64", _keys(seed or 0, count)[:, 0].tobytes()),
-        ("row", "INT64", _keys(0, count)[:, 1].tobytes()),
-    ]
-
-
-def _keys(seed: int, count: int) -> NDArray[Any]:
-    return np.stack([np.full(count, seed, np.int64), np.arange(count, dtype=np.int64)], axis=1)
+Tensor = tuple[str, str, bytes]
+"""Name, Triton's data type, and the bytes of all rows: what `gateway.triton.tensors_of` gives."""
 
 
 class HttpClient:
@@ -69,8 +45,7 @@ class HttpClient:
             asked.append(one)
         async with asyncio.timeout(5):
             result = await self._client.infer(model, asked)
-        action: NDArray[Any] = result.as_numpy("action")
-        return action.tobytes()
+        return bytes(result.as_numpy("action").tobytes())
 
     async def close(self) -> None:
         """Close the connections."""
@@ -92,41 +67,35 @@ class SharedMemoryClient(HttpClient):
     def __init__(self, address: str, secret: str) -> None:
         """Take `host:port` and TRITON_SECRET; the first call makes the two segments."""
         super().__init__(address)
-        self._names = [f"carlarl_bench_{os.getpid()}_{way}" for way in ("in", "out")]
-        self._segments: list[Any] = []
-        self._headers = {SECRET_HEADER: secret}
-
-    async def _register(self) -> None:
-        for name in self._names:
-            segment = shared_memory.create_shared_memory_region(name, f"/{name}", self._SIZE)
-            self._segments.append(segment)
-            await self._client.register_system_shared_memory(
-                name, f"/{name}", self._SIZE, headers=self._headers
-            )
+        self._segments: dict[str, Any] = {}
+        self._headers = {"carlarl-secret": secret}  # what Triton's control APIs ask for
 
     async def infer(self, model: str, inputs: Sequence[Tensor], rows: int) -> bytes:
         """Run `model` once and give its output `action`, `ACTION_BYTES` for each row."""
-        if not self._segments:
-            await self._register()
+        given, taken = names = [f"carlarl_bench_{os.getpid()}_{way}" for way in ("in", "out")]
+        for name in names if not self._segments else []:
+            segment = shared_memory.create_shared_memory_region(name, f"/{name}", self._SIZE)
+            self._segments[name] = segment
+            register = self._client.register_system_shared_memory
+            await register(name, f"/{name}", self._SIZE, headers=self._headers)
         asked, offset = [], 0
         for name, kind, data in inputs:
             array = np.frombuffer(data, _DTYPES[kind]).reshape(rows, -1)
-            shared_memory.set_shared_memory_region(self._segments[0], [array], offset)
+            shared_memory.set_shared_memory_region(self._segments[given], [array], offset)
             one = tritonclient.http.InferInput(name, array.shape, kind)
-            one.set_shared_memory(self._names[0], len(data), offset)
+            one.set_shared_memory(given, len(data), offset)
             asked.append(one)
             offset += len(data)
         output = tritonclient.http.InferRequestedOutput("action")
-        output.set_shared_memory(self._names[1], rows * ACTION_BYTES)
+        output.set_shared_memory(taken, rows * ACTION_BYTES)
         async with asyncio.timeout(5):
             await self._client.infer(model, asked, outputs=[output])
-        action = shared_memory.get_contents_as_numpy(self._segments[1], np.float32, [rows, 3])
+        action = shared_memory.get_contents_as_numpy(self._segments[taken], np.float32, [rows, 3])
         return bytes(action.tobytes())
 
     async def close(self) -> None:
         """Take the segments back and close the connections."""
-        for name in self._names if self._segments else []:
+        for name, segment in self._segments.items():
             await self._client.unregister_system_shared_memory(name, headers=self._headers)
-        for segment in self._segments:
             shared_memory.destroy_shared_memory_region(segment)
         await super().close()
