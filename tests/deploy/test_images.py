@@ -101,7 +101,7 @@ def test_triton_s_flags_are_those_of_the_embedded_one() -> None:
     """All of its flags but for those that name this machine's folders and addresses."""
     flag = re.compile(r"""(?<=["\s])--[a-z][a-z-]+(?==|"|\s)""")
     here = set(flag.findall((ROOT / "docker" / "triton.sh").read_text()))
-    embedded = set(flag.findall((ROOT / "carlarl" / "triton_server.py").read_text()))
+    embedded = set(flag.findall((ROOT / "carlarl" / "serving" / "triton_server.py").read_text()))
     own = {"--backend-directory", "--backend-config", "--cache-directory"}
     own |= {
         f"--{what}-{part}" for what in ("http", "grpc", "metrics") for part in ("address", "port")
