@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from carlarl.serving.child_process import ChildProcess
+from carlarl.serving.cleanup import SHARED_MEMORY
 from carlarl.serving.supervision import Keeper, ServeError
 from tests.gateway.processes import check_envelope, predict, status, until
 from tests.stack import ROOT, Stack, running_stack
@@ -97,7 +97,7 @@ def test_a_killed_triton_comes_back(own_stack: tuple[Stack, Path]) -> None:
     assert falls(stack) == before + 1
     assert "Triton ended with status -9" in stack.output()
     assert not old.is_running()
-    assert len(list(Path(tempfile.gettempdir()).glob(f"carlarl-triton-{stack.process.pid}-*"))) == 1
+    assert len(list(SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*/python"))) == 1
 
 
 def test_a_dead_model_is_seen_though_triton_calls_it_ready(own_stack: tuple[Stack, Path]) -> None:
@@ -123,8 +123,8 @@ def test_a_killed_gateway_and_a_killed_worker_come_back(own_stack: tuple[Stack, 
     until(lambda: falls(stack) == before + 1, 30)
     until(lambda: works(stack), 60)
     assert psutil.wait_procs(family, timeout=10)[1] == []
-    folders = Path(tempfile.gettempdir()).glob(f"carlarl-metrics-{old.pid}-*")
-    assert list(folders) == []
+    folders = SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*")
+    assert len(list(folders)) == 2  # Triton's, and that of the metrics of the new workers
 
 
 def test_while_triton_is_away_all_say_so(own_stack: tuple[Stack, Path]) -> None:
