@@ -22,6 +22,7 @@ import psutil
 from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from carlarl.serving.child_process import ChildProcess
+from carlarl.serving.model_probe import ModelProbe
 from converters.repository import placement
 from gateway.otlp import traces_url
 from gateway.triton import SECRET_HEADER
@@ -127,18 +128,21 @@ class TritonServer(ChildProcess):
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
+        self._probe = ModelProbe(http, secret)
         self._looked = 0.0
         self._models: dict[int, str] = {}
         self._zombies: set[int] = set()
 
     def fallen(self) -> str | None:
-        """Return that the server or the process of a Python model has ended, or None while all run.
+        """Return that the server or the process of a Python model has ended or hangs, else None.
 
         Triton reports a model as ready although its process is dead. Triton waits for the processes
         that it ends itself. So a process that is a zombie in two looks ended for another reason.
         """
         if (status := self.exit_code()) is not None:
             return f"Triton ended with status {status}; the end of its log:\n{self.log_tail()}"
+        if self._probe.hung is not None:
+            return self._probe.hung
         if time.monotonic() < self._looked + LOOK_S:
             return None
         self._looked = time.monotonic()
@@ -166,6 +170,7 @@ class TritonServer(ChildProcess):
 
         In order, which takes seconds if a model is dead, or `at_once`.
         """
+        self._probe.stop()
         super().stop(at_once=at_once)
         self._reader.join(timeout=5)
         cleanup.remove_segments(self._folder)
