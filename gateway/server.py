@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -90,9 +90,11 @@ def serve(settings: Settings) -> None:
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=sockets)
         return
-    with tempfile.TemporaryDirectory(prefix=f"carlarl-metrics-{os.getpid()}-") as folder:
+    given = os.environ.get(MULTIPROCESS_DIR)
+    with nullcontext(given) if given else tempfile.TemporaryDirectory() as folder:
         # The workers are fresh interpreters; this is how their metrics find each other.
-        _check_room(Path(os.environ.setdefault(MULTIPROCESS_DIR, folder)), settings.workers)
+        os.environ[MULTIPROCESS_DIR] = folder
+        _check_room(Path(folder), settings.workers)
         supervisor = Multiprocess if settings.config_file is None else _Workers
         supervisor(config, sockets=sockets).run()
 

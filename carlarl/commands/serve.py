@@ -48,7 +48,7 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     Example: carlarl serve --port 8080
     Example: carlarl serve --config carlarl.yaml --profile production
     """
-    from carlarl.serving import log, service
+    from carlarl.serving import cleanup, log, service
 
     given = {"model_repository": repository, **flags}
     settings = read_settings(**given)
@@ -56,7 +56,8 @@ def serve(formats: tuple[str, ...], repository: Path | None, **flags: Any) -> No
     os.environ.update({k.upper(): str(v) for k, v in given.items() if v is not None})
     voice = log.voice(settings)
     try:
-        service.serve(settings, formats, voice.say, voice.warn)
+        with cleanup.own_folder() as folder:
+            service.serve(settings, formats, folder, voice.say, voice.warn)
     except (CommandError, ConversionError) as error:
         voice.fail(str(error))
         sys.exit(1)

@@ -1,28 +1,63 @@
-"""Temporary files and shared memory of Triton and the gateway: names, secrets, and cleanup."""
+"""What `carlarl serve` keeps in shared memory: its folder and secret, and their removal."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
-import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 
+from carlarl.errors import CommandError
+
 SHARED_MEMORY = Path("/dev/shm")
+"""Triton needs it. It also holds the folders of services: Triton starts a Python model through a
+shell, so that no path that it gets may have a space or a quote, as a temporary folder's may."""
+OWNER = "CARLARL_SERVICE"
+"""Variable of a service's processes: the service's folder."""
 
 
-def folder_prefix() -> str:
-    """Return the start of the names of this process's temporary folders."""
-    return f"carlarl-triton-{os.getpid()}-"
+@contextlib.contextmanager
+def own_folder() -> Iterator[Path]:
+    """Remove what killed services left; then give a new folder, which the end of the block removes.
+
+    The folder is locked while this process lives, so that `sweep` leaves it alone, whatever
+    namespace of processes that runs in. Raises CommandError if it can't be made.
+    """
+    sweep()
+    try:
+        made = Path(tempfile.mkdtemp(prefix=f".carlarl-{os.getpid()}-", dir=SHARED_MEMORY))
+        lock = _locked(made)
+        folder = made.rename(made.with_name(made.name[1:]))  # nobody sees it without its lock
+    except OSError as error:
+        raise CommandError(f"{SHARED_MEMORY}: can't be written to: {error.strerror}") from None
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        os.close(lock)
 
 
-def segment_prefix(port: int) -> str:
-    """Return the start of the names of the shared memory of this process's Triton on `port`."""
-    return f"carlarl_{os.getpid()}_{port}_"
+def sweep() -> None:
+    """End and remove what killed services of this user left: processes, folders, shared memory."""
+    for folder in SHARED_MEMORY.glob("carlarl-*"):
+        with contextlib.suppress(OSError):  # it lives, is another user's, or is a segment
+            if folder.lstat().st_uid == os.getuid():
+                lock = _locked(folder)
+                _end_processes(folder)
+                _remove(folder)
+                os.close(lock)
+
+
+def remove_segments(folder: Path) -> None:
+    """Remove the shared memory of the Triton of the service that has this folder."""
+    for segment in SHARED_MEMORY.glob(f"{folder.name}_*"):
+        segment.unlink(missing_ok=True)
 
 
 def keep_secret(folder: Path, http: int, grpc: int, secret: str) -> None:
@@ -49,63 +84,44 @@ def grpc_port_at(url: str) -> int | None:
     return None if file is None else int(file.name.rpartition("-")[2])
 
 
-def sweep() -> None:
-    """Remove what dead commands left behind: processes, folders and shared memory."""
-    folders = Path(tempfile.gettempdir())
-    dead = [path for path in folders.glob("carlarl-triton-*") if _owner_is_dead(path)]
-    if dead:
-        _end_processes(dead)
-    dead += [path for path in folders.glob("carlarl-metrics-*") if _owner_is_dead(path)]
-    for path in dead:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in SHARED_MEMORY.glob("carlarl_*"):
-        if _owner_is_dead(path):
-            with contextlib.suppress(OSError):
-                path.unlink()
-
-
 def _secret_file(url: str) -> Path | None:
     address = urlsplit(url)
     if address.hostname not in ("127.0.0.1", "localhost"):
         return None
-    for path in Path(tempfile.gettempdir()).glob(f"carlarl-triton-*/secret-{address.port}-*"):
-        with contextlib.suppress(OSError):
+    for path in SHARED_MEMORY.glob(f"carlarl-*/*/secret-{address.port}-*"):
+        with contextlib.suppress(FileNotFoundError):
             ours = path.lstat().st_uid == os.getuid() or os.getuid() == 0
-            if ours and not path.is_symlink() and not _owner_is_gone(path.parent):
+            if not ours or path.is_symlink():
+                continue
+            try:
+                os.close(_locked(path.parents[1], fcntl.LOCK_SH))
+            except BlockingIOError:  # its service lives
                 return path
     return None
 
 
-def _owner_is_dead(path: Path) -> bool:
-    """Whether the process in a name is gone; False if this user may not remove the file."""
+def _locked(folder: Path, kind: int = fcntl.LOCK_EX) -> int:
+    """Return an open file that locks `folder`. Raises BlockingIOError if its service lives."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        return path.lstat().st_uid == os.getuid() and _owner_is_gone(path)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError:
-        return False
+        os.close(file)
+        raise
+    return file
 
 
-def _owner_is_gone(path: Path) -> bool:
-    named = re.match(r"carlarl(?:-triton-|-metrics-|_)(\d+)[-_]", path.name)
-    if named is None:
-        return False
-    try:
-        found = path.lstat()
-        # A process that is younger than the file only got the same number.
-        return psutil.Process(int(named[1])).create_time() > found.st_mtime + 1
-    except psutil.NoSuchProcess:
-        return True
-    except (OSError, psutil.Error):
-        return False
+def _remove(folder: Path) -> None:
+    remove_segments(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end_processes(folders: list[Path]) -> None:
-    """End the Tritons and the Python models that run from `folders`."""
+def _end_processes(folder: Path) -> None:
+    """End the processes of a dead service and wait until they are gone, and with them its ports."""
+    ended = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            command = process.cmdline()
-            if any(
-                command[:1] == [str(folder / "python" / "triton_python_backend_stub")]
-                or f"--backend-directory={folder}" in command
-                for folder in folders
-            ):
+            if process.environ().get(OWNER) == str(folder):
                 process.kill()
+                ended.append(process)
+    psutil.wait_procs(ended, timeout=5)

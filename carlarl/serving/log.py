@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.config
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import click
 
 from gateway.config.settings import Settings
 from gateway.observability import log_config as logs
@@ -27,10 +27,19 @@ class Voice:
 def voice(settings: Settings) -> Voice:
     """Return the voice for `LOG_FORMAT`. JSON goes to standard error, like the gateway's."""
     if settings.log_format == "text":
-        return Voice(click.echo, click.echo, lambda text: click.echo(f"carlarl: {text}", err=True))
+        return Voice(_printed(1), _printed(1), lambda text: _printed(2)(f"carlarl: {text}"))
     logging.config.dictConfig(logs.configuration(settings))
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every probe
     return Voice(*map(_logged, (logging.INFO, logging.WARNING, logging.ERROR)))
+
+
+def _printed(file: int) -> Callable[[str], None]:
+    def tell(text: str) -> None:
+        """Print at once. A full disk or a closed pipe there is no reason to end the service."""
+        with contextlib.suppress(OSError):
+            os.write(file, f"{text}\n".encode())
+
+    return tell
 
 
 def _logged(level: int) -> Callable[[str], None]:

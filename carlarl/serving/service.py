@@ -33,15 +33,17 @@ ASK_S = 1.0
 def serve(
     settings: Settings,
     formats: Sequence[str],
+    folder: Path,
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP. Then end everything that was started.
 
     With a configuration file SIGHUP ends nothing: the gateway reads that file again. What fails
-    meanwhile is started again. `formats` are further formats whose ensembles Triton loads. `say`
-    gets what the user should read, `warn` what failed. Raises CommandError or ConversionError if
-    serving can't start or a part failed too often, after ending the rest.
+    meanwhile is started again. `formats` are further formats whose ensembles Triton loads.
+    `folder` is the service's own (`cleanup.own_folder`). `say` gets what the user should read,
+    `warn` what failed. Raises CommandError or ConversionError if serving can't start or a part
+    failed too often, after ending the rest.
     """
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -57,10 +59,10 @@ def serve(
         secret = None if drawn is None else SecretStr(drawn)
         settings = settings.model_copy(update={"triton_secret": secret})
     tries = settings.restart_tries
-    gateway = Keeper(lambda: GatewayProcess(settings, url), tries, warn)
+    gateway = Keeper(lambda: GatewayProcess(folder, settings, url), tries, warn)
     triton = None
     if settings.triton_url is None:
-        triton = Keeper(lambda: start_triton(settings, formats), tries, warn)
+        triton = Keeper(lambda: start_triton(folder, settings, formats), tries, warn)
     parts = [gateway] if triton is None else [triton, gateway]
     began = time.monotonic()
     with _gateway_client(settings) as client:
@@ -75,8 +77,8 @@ def serve(
                 part.stop()
 
 
-def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
-    """Start the embedded Triton with the repository's ensembles.
+def start_triton(folder: Path, settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
+    """Start the embedded Triton with the repository's ensembles, in the service's own `folder`.
 
     It loads all versions in their default format and in `formats`. Raises RepositoryError if the
     repository is missing, damaged, or has no active version, and TritonError if the settings ask
@@ -107,7 +109,8 @@ def start_triton(settings: Settings, formats: Sequence[str] = ()) -> TritonServe
     for name in TRITON_PORTS:
         ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(
-        root.resolve(),
+        folder,
+        root,
         loaded,
         http=settings.triton_http_port,
         grpc=settings.triton_grpc_port,

@@ -22,6 +22,7 @@ import psutil
 from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from carlarl.serving.child_process import ChildProcess
+from carlarl.serving.model_probe import ModelProbe
 from converters.repository import placement
 from gateway.observability.otlp import traces_url
 from gateway.triton.client import SECRET_HEADER
@@ -58,6 +59,7 @@ class TritonServer(ChildProcess):
 
     def __init__(
         self,
+        folder: Path,
         repository: Path,
         models: Sequence[str],
         *,
@@ -69,25 +71,27 @@ class TritonServer(ChildProcess):
     ) -> None:
         """Start the server with `models` of `repository` on three ports and return at once.
 
+        `folder` is the service's own, for links and shared memory: `cleanup.own_folder`.
         With a `gpu_format`, the versions that have it run in it on the first GPU. With `secret`,
         callers of the control APIs must send it, over HTTP as the header `carlarl-secret`; other
         commands of this user find it with `cleanup.secret_at`. Raises TritonError if the wheel or
         Python's shared library is missing.
         """
         wheel, libraries = _wheel()
-        cleanup.sweep()
-        self._directory = tempfile.TemporaryDirectory(prefix=cleanup.folder_prefix())
-        self._shared_memory = cleanup.segment_prefix(http)
+        self._folder = folder
+        self._directory = tempfile.TemporaryDirectory(dir=folder)
         backends = Path(self._directory.name)
         _assemble_python_backend(wheel, backends / "python")
-        if gpu_format is not None:
-            placement.place(repository, backends / "placed", gpu_format, "GPU")
-            repository = backends / "placed"
+        self._repository, linked = repository, backends / "model_repository"
+        if gpu_format is None:
+            linked.symlink_to(repository.resolve())
+        else:
+            placement.place(repository, linked, gpu_format, "GPU")
         command = [
             str(wheel / "bin" / "tritonserver"),
-            f"--model-repository={repository}",
+            f"--model-repository={linked}",
             f"--backend-directory={backends}",
-            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+            f"--backend-config=python,shm-region-prefix-name={folder.name}_",
             f"--cache-directory={wheel / 'caches'}",
             "--model-control-mode=explicit",
             *(f"--load-model={model}" for model in models),
@@ -114,7 +118,7 @@ class TritonServer(ChildProcess):
             ]
         super().__init__(
             command,
-            _environment(libraries),
+            _environment(libraries) | {cleanup.OWNER: str(folder)},
             STOP_S,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -124,18 +128,21 @@ class TritonServer(ChildProcess):
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
+        self._probe = ModelProbe(http, secret)
         self._looked = 0.0
         self._models: dict[int, str] = {}
         self._zombies: set[int] = set()
 
     def fallen(self) -> str | None:
-        """Return that the server or the process of a Python model has ended, or None while all run.
+        """Return that the server or the process of a Python model has ended or hangs, else None.
 
         Triton reports a model as ready although its process is dead. Triton waits for the processes
         that it ends itself. So a process that is a zombie in two looks ended for another reason.
         """
         if (status := self.exit_code()) is not None:
             return f"Triton ended with status {status}; the end of its log:\n{self.log_tail()}"
+        if self._probe.hung is not None:
+            return self._probe.hung
         if time.monotonic() < self._looked + LOOK_S:
             return None
         self._looked = time.monotonic()
@@ -155,17 +162,18 @@ class TritonServer(ChildProcess):
     def log_tail(self) -> str:
         """Return the end of the log: the reason as one line, then the relevant lines."""
         self._reader.join(timeout=5)
-        return explained(list(self._tail))
+        linked = f"{self._directory.name}/model_repository"
+        return explained(list(self._tail)).replace(linked, str(self._repository))
 
     def stop(self, *, at_once: bool = False) -> None:
         """End the server and remove its processes, shared memory and files.
 
         In order, which takes seconds if a model is dead, or `at_once`.
         """
+        self._probe.stop()
         super().stop(at_once=at_once)
         self._reader.join(timeout=5)
-        for segment in cleanup.SHARED_MEMORY.glob(f"{self._shared_memory}*"):
-            segment.unlink(missing_ok=True)
+        cleanup.remove_segments(self._folder)
         self._directory.cleanup()
 
     def _read_log(self) -> None:

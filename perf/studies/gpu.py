@@ -18,11 +18,11 @@ from typing import Any
 import click
 import httpx
 import numpy as np
-from gateway.rows import Rows
 from numpy.typing import NDArray
 
 from converters.repository import placement
-from gateway.triton import tensors_of
+from gateway.triton.batch import Rows
+from gateway.triton.client import tensors_of
 from perf.bench.command import heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import closed_loop, in_process, perf_analyzer, processes

@@ -3,70 +3,77 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 
+KILLED = """
+import os
+from carlarl.serving import cleanup
+with cleanup.own_folder() as folder:
+    print(folder)
+    os._exit(9)
+"""
+
+
+def sleeper(folder: Path) -> subprocess.Popen[bytes]:
+    """A process of the service that has this folder."""
+    return subprocess.Popen(["sleep", "60"], env=os.environ | {cleanup.OWNER: str(folder)})
+
+
+def segment(folder: Path) -> Path:
+    path = folder.with_name(f"{folder.name}_test")
+    path.write_bytes(b"x")
+    return path
+
 
 @pytest.fixture
-def dead() -> int:
-    """Number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-@pytest.fixture
-def segments(dead: int) -> Iterator[tuple[Path, Path]]:
-    """Shared memory of a dead process, and of this one."""
-    paths = [cleanup.SHARED_MEMORY / f"carlarl_{pid}_1_test" for pid in (dead, os.getpid())]
-    for path in paths:
-        path.write_bytes(b"x")
-    yield paths[0], paths[1]
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def test_sweep(
-    dead: int, segments: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    left, own = tmp_path / f"carlarl-triton-{dead}-x", Path(_own_folder())
-    unnamed = tmp_path / "carlarl-triton-abc"
-    for folder in (left, own, unnamed):
-        (folder / "python").mkdir(parents=True)
-        (folder / "python" / "triton_python_backend_stub").symlink_to("/bin/sleep")
-    stubs = [
-        subprocess.Popen([folder / "python" / "triton_python_backend_stub", "60"])
-        for folder in (left, own)
-    ]
-    try:
-        cleanup.sweep()
-        assert stubs[0].wait(timeout=10) == -9
-        assert stubs[1].poll() is None
-    finally:
-        for stub in stubs:
-            stub.kill()
-            stub.wait()
-    assert sorted(tmp_path.iterdir()) == sorted([own, unnamed])
-    assert [path.exists() for path in segments] == [False, True]
-
-
-def _own_folder() -> str:
-    return tempfile.mkdtemp(prefix=cleanup.folder_prefix())
-
-
-def test_a_number_that_another_process_has_by_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    folder = Path(_own_folder())
-    os.utime(folder, (1, 1))
+def killed() -> Iterator[Path]:
+    """The folder of a service that ended without cleaning up."""
+    code = [sys.executable, "-c", KILLED]
+    folder = Path(subprocess.run(code, capture_output=True, text=True).stdout.strip())
+    assert folder.is_dir()
+    yield folder
     cleanup.sweep()
-    assert not folder.exists()
+
+
+def test_sweep(killed: Path) -> None:
+    with cleanup.own_folder() as own:  # it sweeps, too
+        assert not killed.exists()
+        assert own.is_dir()
+        cleanup.sweep()
+        assert own.is_dir()
+    assert not own.exists()
+
+
+def test_processes_and_segments_go_with_their_folder(killed: Path) -> None:
+    left, segments = sleeper(killed), [segment(killed)]
+    left.send_signal(signal.SIGSTOP)  # it would not heed a request to end
+    other = cleanup.SHARED_MEMORY / "carlarl-no-folder_test"
+    other.write_bytes(b"x")
+    with cleanup.own_folder() as own:
+        used = sleeper(own)
+        segments.append(segment(own))
+        cleanup.sweep()
+        assert not psutil.pid_exists(left.pid)
+        assert used.poll() is None
+        assert [path.exists() for path in segments] == [False, True]
+        used.kill()
+        used.wait()
+    left.wait()
+    assert not segments[1].exists()
+    other.unlink()
+
+
+def test_a_folder_that_can_not_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cleanup, "SHARED_MEMORY", tmp_path / "none")
+    with pytest.raises(CommandError, match=r"none: can't be written to: No such file"):
+        cleanup.own_folder().__enter__()

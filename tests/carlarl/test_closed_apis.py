@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from carlarl.promotion.triton_control import ControlError, TritonControl
 from carlarl.serving import cleanup
-from tests.stack import Stack
+from tests.stack import Stack, free_ports
 
 
 @pytest.mark.parametrize(
@@ -85,27 +84,27 @@ def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
 
 def test_the_secret_is_for_this_user_alone_and_in_no_log(stack: Stack) -> None:
     port = stack.triton_http.rpartition(":")[2]
-    folders = Path(tempfile.gettempdir())
-    (file,) = folders.glob(f"carlarl-triton-{stack.process.pid}-*/secret-{port}-*")
+    folders = cleanup.SHARED_MEMORY
+    (file,) = folders.glob(f"carlarl-{stack.process.pid}-*/*/secret-{port}-*")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert file.stat().st_uid == os.getuid()
     assert file.read_text() not in stack.output()
 
 
-def test_no_secret_of_another_machine_or_of_a_dead_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for pid in (os.getpid(), 2**22 + 1):  # the second is above any process's number
-        folder = tmp_path / f"carlarl-triton-{pid}-x"
-        folder.mkdir()
-        cleanup.keep_secret(folder, pid, 9, "kept")
-    assert cleanup.secret_at(f"http://127.0.0.1:{os.getpid()}") == "kept"
-    assert cleanup.secret_at(f"http://localhost:{os.getpid()}") == "kept"
-    assert cleanup.grpc_port_at(f"http://localhost:{os.getpid()}") == 9
-    assert cleanup.secret_at(f"http://triton:{os.getpid()}") is None
-    assert cleanup.secret_at(f"http://127.0.0.1:{2**16 - 1}") is None
-    dead = next(tmp_path.glob("*/secret-4194305-9"))
-    dead.rename(dead.with_name("secret-7-9"))
-    assert cleanup.secret_at("http://127.0.0.1:7") is None
+def test_no_secret_of_another_machine_or_of_a_dead_command() -> None:
+    port, other = free_ports(2)
+    with cleanup.own_folder() as folder:
+        (folder / "x").mkdir()
+        cleanup.keep_secret(folder / "x", port, 9, "kept")
+        assert cleanup.secret_at(f"http://127.0.0.1:{port}") == "kept"
+        assert cleanup.secret_at(f"http://localhost:{port}") == "kept"
+        assert cleanup.grpc_port_at(f"http://localhost:{port}") == 9
+        assert cleanup.secret_at(f"http://triton:{port}") is None
+        assert cleanup.secret_at(f"http://127.0.0.1:{other}") is None
+        dead = folder.with_name(f"{folder.name}-dead")  # nobody holds its lock
+        shutil.copytree(folder, dead)
+        (dead / "x" / f"secret-{port}-9").rename(dead / "x" / f"secret-{other}-9")
+        assert cleanup.secret_at(f"http://127.0.0.1:{other}") is None
+        cleanup.sweep()
+        assert not dead.exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 
 from carlarl.serving.child_process import ChildProcess
+from carlarl.serving.cleanup import SHARED_MEMORY
 from carlarl.serving.supervision import Keeper, ServeError
 from tests.gateway.processes import check_envelope, predict, status, until
 from tests.stack import ROOT, Stack, running_stack
@@ -97,7 +97,7 @@ def test_a_killed_triton_comes_back(own_stack: tuple[Stack, Path]) -> None:
     assert falls(stack) == before + 1
     assert "Triton ended with status -9" in stack.output()
     assert not old.is_running()
-    assert len(list(Path(tempfile.gettempdir()).glob(f"carlarl-triton-{stack.process.pid}-*"))) == 1
+    assert len(list(SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*/python"))) == 1
 
 
 def test_a_dead_model_is_seen_though_triton_calls_it_ready(own_stack: tuple[Stack, Path]) -> None:
@@ -109,6 +109,46 @@ def test_a_dead_model_is_seen_though_triton_calls_it_ready(own_stack: tuple[Stac
     assert "has died, that of the model preprocess version 1000" in stack.output()
     until(lambda: not old.is_running(), 30)
     until(lambda: works(stack), 60)
+
+
+@pytest.mark.parametrize("part", ["/preprocess/1000/", "/carla_policy_fused-v0.2.0/1"])
+def test_a_stopped_model_comes_back(own_stack: tuple[Stack, Path], part: str) -> None:
+    """Of a version that is not the active one, and the fused one, which the ensemble replaces."""
+    stack, _ = own_stack
+    old = model(stack, part)
+    old.suspend()
+    until(lambda: not old.is_running(), 60)
+    until(lambda: works(stack) and model(stack, part).is_running(), 60)
+
+
+def test_a_model_that_hangs_comes_back(own_stack: tuple[Stack, Path]) -> None:
+    """Of a version that is not the active one, so that no golden inference tells."""
+    stack, target = own_stack
+    before, old, flag = falls(stack), triton(stack), target / "hang"
+    path = target / "preprocess" / "1000" / "model.py"
+    code = path.read_text()
+    path.write_text(f"{code}\n{HANG.format(flag=str(flag))}")
+    old.kill()
+    until(lambda: works(stack) and not old.is_running(), 60)
+    flag.touch()
+    try:
+        until(lambda: falls(stack) == before + 2, 40)
+        assert "the model preprocess version 1000 has not answered for 15 s" in stack.output()
+    finally:
+        flag.unlink()
+        path.write_text(code)
+    until(lambda: works(stack), 60)
+
+
+HANG = """
+import os, time
+
+class TritonPythonModel(TritonPythonModel):
+    def execute(self, requests):
+        while os.path.exists({flag!r}):
+            time.sleep(0.1)
+        return super().execute(requests)
+"""
 
 
 def test_a_killed_gateway_and_a_killed_worker_come_back(own_stack: tuple[Stack, Path]) -> None:
@@ -123,8 +163,8 @@ def test_a_killed_gateway_and_a_killed_worker_come_back(own_stack: tuple[Stack, 
     until(lambda: falls(stack) == before + 1, 30)
     until(lambda: works(stack), 60)
     assert psutil.wait_procs(family, timeout=10)[1] == []
-    folders = Path(tempfile.gettempdir()).glob(f"carlarl-metrics-{old.pid}-*")
-    assert list(folders) == []
+    folders = SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*")
+    assert len(list(folders)) == 2  # Triton's, and that of the metrics of the new workers
 
 
 def test_while_triton_is_away_all_say_so(own_stack: tuple[Stack, Path]) -> None:

@@ -144,10 +144,10 @@ def test_a_repository_has_one_flavour(target: Path, folder: Path, tmp_path: Path
         export([folder], tmp_path / "python", flavour="native")
 
 
-def test_the_embedded_triton_does_not_serve_it(target: Path) -> None:
+def test_the_embedded_triton_does_not_serve_it(target: Path, tmp_path: Path) -> None:
     settings = read_settings(model_repository=target)
     with pytest.raises(repository.RepositoryError, match="it is of the native flavour"):
-        start_triton(settings)
+        start_triton(tmp_path, settings)
 
 
 def test_an_engine_of_tensorrt_rtx_is_not_for_a_stock_triton(

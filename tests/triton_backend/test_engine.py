@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from carlarl.serving.cleanup import own_folder
 from carlarl.serving.triton_server import TritonServer
 from converters.export import tensorrt
 from converters.repository.configs import Shape, policy
@@ -100,14 +101,15 @@ def test_triton_tells_why(plan: Path, device: str, sentence: str) -> None:
     config = policy(Shape(sensors=5, noise=3), "tensorrt", device)
     (plan.parents[1] / "config.pbtxt").write_text(config)
     http, grpc, metrics = free_ports(3)
-    server = TritonServer(
-        plan.parents[2], ["policy_tensorrt"], http=http, grpc=grpc, metrics=metrics
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while server.exit_code() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert server.exit_code() == 1
-    finally:
-        server.stop()
+    with own_folder() as folder:
+        server = TritonServer(
+            folder, plan.parents[2], ["policy_tensorrt"], http=http, grpc=grpc, metrics=metrics
+        )
+        try:
+            deadline = time.monotonic() + 60
+            while server.exit_code() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert server.exit_code() == 1
+        finally:
+            server.stop()
     assert sentence in server.log_tail()
