@@ -18,7 +18,7 @@ from gateway.api.errors import (
     ValidationFailed,
 )
 from gateway.api.problems import JSON, MSGPACK
-from gateway.api.request_head import DEADLINE
+from gateway.api.request_head import DEADLINE, ECHO
 
 BODY_ERRORS: tuple[type[GatewayError], ...] = (
     PayloadTooLarge,
@@ -66,6 +66,13 @@ _MODELS = (
     codec.WarmupRequest,
     codec.ErrorEnvelope,
 )
+_ECHO = {
+    "name": ECHO,
+    "in": "header",
+    "required": False,
+    "description": "Comes back on the answer as it went, so that a caller knows whose answer it has.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+}
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
@@ -81,7 +88,7 @@ def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, d
 def request_body(model: type[msgspec.Struct], required: bool) -> dict[str, Any]:
     """Describe what a route with a body reads by itself: the body, and the caller's deadline."""
     body = {"required": required, "content": _content(model)}
-    return {"requestBody": body, "parameters": [_DEADLINE]}
+    return {"requestBody": body, "parameters": [_DEADLINE, _ECHO]}
 
 
 def answer(model: type[msgspec.Struct], meaning: str) -> dict[int | str, dict[str, Any]]:
