@@ -70,7 +70,7 @@ _ECHO = {
     "name": ECHO,
     "in": "header",
     "required": False,
-    "description": "Comes back on the answer as it went, so that a caller knows whose answer it has.",
+    "description": "Comes back on the answer as it went: so a caller knows whose answer it has.",
     "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
 }
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
