@@ -72,10 +72,12 @@ def serve(settings: Settings) -> None:
     log.info(
         "listening on %s://%s:%d, Triton at %s",
         "http" if settings.ssl_certfile is None else "https",
-        settings.host,
+        f"[{settings.host}]" if ":" in settings.host else settings.host,
         settings.port,
         settings.triton_endpoint,
     )
+    if settings.host == "::":
+        log.info("HOST=:: is for IPv6 alone; 0.0.0.0 is for IPv4")
     if keys is None and not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
         log.warning(
             "HOST=%s lets other machines in and no API key is asked for: set API_KEYS_FILE "

@@ -258,7 +258,8 @@ def test_the_metric_that_it_is_scaled_by() -> None:
     (scaler,) = of_kind("overlays/cpu", "HorizontalPodAutoscaler")
     pods, resource = scaler["spec"]["metrics"]
     assert pods["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert resource["resource"]["name"] == "cpu"
+    assert resource["containerResource"]["name"] == "cpu"
+    assert resource["containerResource"]["container"] == "gateway"  # busy long before its pod is
     metrics = Metrics()
     asked = (("/predict", "POST"), ("/stream", "WS"))
     for route, method in asked:
