@@ -290,7 +290,9 @@ def test_kserve() -> None:
     spec = {key: runtime["spec"][key] for key in ("containers", "volumes")}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runtime"}, "spec": spec}
     assert not problems(pod)
-    model = service["spec"]["predictor"]["model"]
+    predictor = service["spec"]["predictor"]
+    assert predictor["minReplicas"] == predictor["maxReplicas"] == 1, "no balancing of Tritons"
+    model = predictor["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     formats = {(one["name"], one["version"]) for one in runtime["spec"]["supportedModelFormats"]}
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in formats
