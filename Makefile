@@ -153,9 +153,11 @@ secrets/api_keys:
 	@touch $@
 
 .venv/.installed: .venv/.python pyproject.toml
+	@echo "installing packages into .venv, which takes a minute or two"
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
 .venv/.installed-%: .venv/.python pyproject.toml client/pyproject.toml
+	@echo "installing packages into .venv, which takes a minute or two"
 	$(BIN)/python -m pip install --quiet -e '.[$*]' -e client
 	@touch .venv/.installed $@

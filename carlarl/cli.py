@@ -53,6 +53,12 @@ class Commands(click.Group):
         except _errors_of_other_folders() as error:
             raise CommandError(str(error)) from None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands, each with the whole first sentence of its help."""
+        rows = [(name, one.get_short_help_str(999)) for name, one in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 def _errors_of_other_folders() -> tuple[type[Exception], ...]:
     """Return their bases. That of `perf`, which is slow to import, only if it is imported."""

@@ -11,6 +11,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from prometheus_client import disable_created_metrics
@@ -72,10 +73,12 @@ def serve(settings: Settings) -> None:
     log.info(
         "listening on %s://%s:%d, Triton at %s",
         "http" if settings.ssl_certfile is None else "https",
-        settings.host,
+        f"[{settings.host}]" if ":" in settings.host else settings.host,
         settings.port,
         settings.triton_endpoint,
     )
+    if settings.host == "::":
+        log.info("HOST=:: is for IPv6 alone; 0.0.0.0 is for IPv4")
     if keys is None and not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
         log.warning(
             "HOST=%s lets other machines in and no API key is asked for: set API_KEYS_FILE "
@@ -95,18 +98,50 @@ def serve(settings: Settings) -> None:
         # The workers are fresh interpreters; this is how their metrics find each other.
         os.environ[MULTIPROCESS_DIR] = folder
         _check_room(Path(folder), settings.workers)
-        supervisor = Multiprocess if settings.config_file is None else _Workers
-        supervisor(config, sockets=sockets).run()
+        _Workers(config, sockets, rereads=settings.config_file is not None).run()
 
 
 class _Workers(Multiprocess):
-    """uvicorn's supervisor of workers, which hands SIGHUP on instead of replacing them."""
+    """uvicorn's supervisor of workers, which hands signals on at once.
+
+    uvicorn looks for a signal twice a second, and keeps the listening sockets until all workers
+    have ended: who connects meanwhile is accepted by nobody, and reset.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], *, rereads: bool
+    ) -> None:
+        """Take what uvicorn's own takes, and whether workers reread a configuration on SIGHUP."""
+        super().__init__(config, sockets)
+        self._rereads = rereads
+        self._told: set[int] = set()
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def terminate_all(self) -> None:
+        """End the workers that have not been told."""
+        for process in self.processes:
+            if process.pid not in self._told:
+                process.terminate()
 
     def handle_hup(self) -> None:
-        """Have every worker reread its configuration."""
-        for process in self.processes:
-            if process.pid is not None and process.process.is_alive():
-                os.kill(process.pid, signal.SIGHUP)
+        """Have every worker reread its configuration; without a configuration file, replace it."""
+        if self._rereads:
+            self._send(signal.SIGHUP)
+        else:
+            super().handle_hup()
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        self.signal_queue.append(number)
+        self._told |= self._send(signal.SIGTERM)
+        for one in self.sockets:
+            one.close()
+
+    def _send(self, number: signal.Signals) -> set[int]:
+        """Send a signal to all workers; return their ids."""
+        alive = {one.pid for one in self.processes if one.pid and one.process.is_alive()}
+        for pid in alive:
+            os.kill(pid, number)
+        return alive
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -26,7 +27,7 @@ def config(as_json: bool, **flags: Any) -> None:
     Example: carlarl config --config carlarl.yaml --profile production --json
     """
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     settings, sources = sourced_settings(**flags)
     shown = {name: _plain(value) for name, value in settings}
@@ -37,11 +38,12 @@ def config(as_json: bool, **flags: Any) -> None:
         }
         click.echo(json.dumps(entries))
         return
-    table = Table("setting", "value", "from", "changes live")
+    table = Table("setting", Column("value", overflow="fold"), "from", "changes live")
     for name, value in shown.items():
         text = "" if value is None else ",".join(value) if isinstance(value, list) else str(value)
         table.add_row(name, text, sources[name], "yes" if is_live(name) else "")
-    Console(soft_wrap=True).print(table)
+    # Where it is piped no value is cut or wrapped.
+    Console(width=None if sys.stdout.isatty() else 9999).print(table)
 
 
 def _plain(value: object) -> object:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from carlarl.commands import options
+from carlarl.errors import CommandError
 from gateway.config.settings import read_settings
 
 
@@ -47,6 +48,8 @@ def write_artifact(
 
     measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)
     target = read_settings(artifact_dir=artifacts).artifact_dir
+    if artifacts is None and not target.is_dir():
+        raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")
     folder = convert(policy, version, target, metrics=measured, **given)
     click.echo(
         f"{folder}: written; `carlarl export --version {version}` puts it into the repository"

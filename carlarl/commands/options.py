@@ -170,5 +170,7 @@ def call_gateway(
     if answer.is_error:
         problems = content.get("details", {}).get("validation_errors", [])
         detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            detail = "; give it with --api-key, or in API_KEY"
         raise CommandError(f"{content.get('error')}: {content.get('message')}{detail}")
     return content

@@ -20,7 +20,11 @@ from carlarl.commands import options
     type=click.File(),
     help="JSON instead of flags: one observation, or a whole request. - is standard input.",
 )
-@click.option("--deterministic/--stochastic", default=None, help="[default: --deterministic]")
+@click.option(
+    "--deterministic/--stochastic",
+    default=None,
+    help="[default: --deterministic; with --seed, --stochastic]",
+)
 @click.option("--seed", type=int, help="Repeats a stochastic action.")
 @click.option("--version", type=options.VERSION, help="[default: the active one]")
 @options.url_option

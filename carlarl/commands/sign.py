@@ -28,8 +28,8 @@ def sign(
     The signature is over the model card, which holds the hashes of all other files.
 
     \b
-    Example: carlarl sign --generate key.pem
-    Example: carlarl sign v0.2.0 --key key.pem
+    Example: carlarl sign --generate ~/carlarl.pem
+    Example: carlarl sign v0.2.0 --key ~/carlarl.pem
     """
     with options.extra("convert"):
         from converters.artifact import artifact, signature

@@ -105,7 +105,10 @@ class Registry:
             reason = self._reason(error)
             if self.trouble != reason:
                 self.trouble = reason
-                log.warning("%s: %s", "still ready" if self.ready else "not ready", reason)
+                if self.active is None and isinstance(error, TritonAway):
+                    log.info("waiting for Triton: %s yet", reason)  # it may only just have started
+                else:
+                    log.warning("%s: %s", "still ready" if self.ready else "not ready", reason)
 
     async def _check_again(self, active: PolicyVersion) -> None:
         """Ask `active` for one golden action, as Triton calls a model ready whose process died."""

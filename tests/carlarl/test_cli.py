@@ -25,6 +25,26 @@ def test_help_has_an_example(name: str, command: Run) -> None:
     assert f"Example: carlarl {name}" in result.stdout
 
 
+def test_help_cuts_nothing(command: Run) -> None:
+    told = command("--help").stdout
+    assert "..." not in told.partition("Commands:")[2]
+    for one in cli.commands.values():
+        assert "".join(one.get_short_help_str(999).split()) in "".join(told.split())
+
+
+@pytest.mark.parametrize("command_name", ["import-sb3", "import-torchscript"])
+def test_an_importer_makes_no_folder_by_itself(
+    tmp_path: Path, carlarl: Run, command_name: str
+) -> None:
+    policy, missing = tmp_path / "policy.zip", tmp_path / "artifacts"
+    policy.write_bytes(b"")
+    options = ["--version", "v9.0.0"] + ["--sensors", "5"] * (command_name != "import-sb3")
+    done = carlarl(command_name, str(policy), *options, ARTIFACT_DIR=str(missing))
+    assert done.returncode == 1
+    assert f"{missing}: no such folder; --artifacts FOLDER names or makes one" in done.stderr
+    assert not missing.exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

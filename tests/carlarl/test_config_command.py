@@ -45,6 +45,13 @@ def test_what_is_in_force_and_where_it_comes_from(command: Command, file: Path) 
     assert secret not in done.stdout + table
 
 
+def test_no_value_is_cut_where_it_is_piped(carlarl: Command) -> None:
+    origins = [f"https://host-{number}.example.org" for number in range(9)]
+    done = carlarl("config", CORS_ORIGINS=",".join(origins), COLUMNS="80")
+    assert ",".join(origins) in done.stdout
+    assert "…" not in done.stdout
+
+
 def test_a_bad_file(command: Command, file: Path) -> None:
     file.write_text("profiles: {development: {max_waiting: -1}}")
     done = command("config", CONFIG_FILE=str(file))

@@ -125,6 +125,9 @@ def test_with_keys(tmp_path: Path) -> None:
         line = next(line for line in stack.output().splitlines() if "curl" in line)
         refused = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
         assert json.loads(refused.stdout)["error"] == "UNAUTHORIZED"
+        asked = [sys.executable, "-m", "carlarl", "warmup", "--url", stack.gateway_url]
+        told = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT).stderr
+        assert "; give it with --api-key, or in API_KEY" in told
         line = line.replace("YOUR KEY", "secret")
         answer = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
         assert len(json.loads(answer.stdout)["actions"]) == 1
@@ -178,6 +181,12 @@ def test_an_address_of_ipv6(host: str, stack: Stack) -> None:
     with running_stack(HOST=host, TRITON_URL=f"http://{stack.triton_http}") as other:
         port = other.gateway_url.rpartition(":")[2]
         assert f"http://[::1]:{port}/docs" in other.output()
+        assert f"listening on http://[{host}]:{port}, Triton" in other.output()
+        assert ("HOST=:: is for IPv6 alone" in other.output()) == (host == "::")
+
+
+def test_a_good_start_warns_of_nothing(stack: Stack) -> None:
+    assert "WARNING" not in stack.output().partition("Ctrl-C ends it.")[0]
 
 
 def test_a_triton_url_where_nobody_answers() -> None:

@@ -258,7 +258,8 @@ def test_the_metric_that_it_is_scaled_by() -> None:
     (scaler,) = of_kind("overlays/cpu", "HorizontalPodAutoscaler")
     pods, resource = scaler["spec"]["metrics"]
     assert pods["pods"]["metric"]["name"] == rule["name"]["as"]
-    assert resource["resource"]["name"] == "cpu"
+    assert resource["containerResource"]["name"] == "cpu"
+    assert resource["containerResource"]["container"] == "gateway"  # busy long before its pod is
     metrics = Metrics()
     asked = (("/predict", "POST"), ("/stream", "WS"))
     for route, method in asked:
@@ -289,7 +290,9 @@ def test_kserve() -> None:
     spec = {key: runtime["spec"][key] for key in ("containers", "volumes")}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "runtime"}, "spec": spec}
     assert not problems(pod)
-    model = service["spec"]["predictor"]["model"]
+    predictor = service["spec"]["predictor"]
+    assert predictor["minReplicas"] == predictor["maxReplicas"] == 1, "no balancing of Tritons"
+    model = predictor["model"]
     assert model["runtime"] == runtime["metadata"]["name"]
     formats = {(one["name"], one["version"]) for one in runtime["spec"]["supportedModelFormats"]}
     assert (model["modelFormat"]["name"], model["modelFormat"]["version"]) in formats

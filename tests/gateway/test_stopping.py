@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -102,3 +104,37 @@ def test_accepted_requests_are_answered_within_the_limit(
             assert asked.result().status_code == 200
         else:
             assert asked.exception() is not None or asked.result().status_code >= 500
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_told_at_once_and_nobody_is_let_in_who_is_not_answered(
+    stand_in: StandIn, workers: str
+) -> None:
+    notice = {"SHUTDOWN_NOTICE_S": "1", "WORKERS": workers}
+    for _ in range(3):  # the signal comes at any moment of the half second between its looks
+        with gateway(stand_in, **notice) as (process, url):
+            port = int(url.rpartition(":")[2])
+            process.send_signal(signal.SIGTERM)
+            assert (
+                until(lambda port=port: [ask(port, "/readyz") for _ in range(8)] == [503] * 8)
+                < 0.25
+            )
+            lost, refused = 0, False
+            while process.poll() is None:
+                try:
+                    lost += ask(port, "/livez") != 200
+                    assert not refused, "let in again"
+                except ConnectionRefusedError:
+                    refused = True
+                time.sleep(0.002)
+            assert lost < 5  # some may come while the sockets close, but not for 0.1 s
+
+
+def ask(port: int, path: str) -> int:
+    """Status of a GET over a new connection, 0 where it is reset; httpx would take 20 ms."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as one:
+        try:
+            one.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            return int(one.recv(99)[9:12] or 0)
+        except ConnectionError:
+            return 0
