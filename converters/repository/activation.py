@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from converters.artifact.versions import triton_version
 from converters.repository import configs, repository
 from converters.repository.repository import RepositoryError
 
 HISTORY = f"{configs.ALIAS}/history.json"
 """In the alias's folder, so that both change in one step. Triton ignores files there."""
+
+REQUESTED = f"{configs.ALIAS}/loaded.json"
+"""The versions that `carlarl load` asked for."""
 
 KEPT = 100
 """How many changes the history keeps."""
@@ -44,10 +50,60 @@ def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | N
     repository.write_ensemble(folder.parent, folder.name, configs.text(config))
     if previous is not None and previous != version:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        changes = [*history(tree), Change(previous, version, how, now)]
-        content = {"changes": [asdict(change) for change in changes[-KEPT:]]}
-        path = folder / Path(HISTORY).name
-        repository.write(path, (json.dumps(content, indent=1) + "\n").encode())
+        _write_history(folder, [*history(tree), Change(previous, version, how, now)])
+
+
+def _write_history(folder: Path, changes: Sequence[Change]) -> None:
+    _write(folder / Path(HISTORY).name, {"changes": [asdict(change) for change in changes[-KEPT:]]})
+
+
+def _write(path: Path, content: Any) -> None:
+    repository.write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def requested(tree: Path) -> set[str]:
+    """Return the versions that `carlarl load` asked for. Raises RepositoryError for a bad file."""
+    path = tree / REQUESTED
+    try:
+        return set(map(str, json.loads(path.read_text())["versions"]))
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(f"{path}: no list of versions ({error}); remove it") from None
+
+
+def request(folder: Path, versions: Collection[str]) -> None:
+    """Write the versions that every start shall load into `folder`, a copy of the alias's."""
+    _write(folder / Path(REQUESTED).name, {"versions": sorted(versions)})
+
+
+def forget(tree: Path, version: str) -> None:
+    """Take a version that is removed out of the requested ones and out of the history."""
+    folder, asked = tree / configs.ALIAS, requested(tree)
+    if version in asked:
+        request(folder, asked - {version})
+    changes = history(tree)
+    kept = [one for one in changes if version not in (one.previous, one.version)]
+    if kept != changes:
+        _write_history(folder, kept)
+
+
+def wanted(tree: Path, further: Collection[str] = ()) -> list[str]:
+    """Return the versions that a server loads, the active one first.
+
+    The others are the one that a rollback goes to (without a history: the next older one), those
+    that `carlarl load` asked for, and `further` ones. Damaged versions count, too. Raises
+    RepositoryError if the repository has no active version.
+    """
+    held = [one.version for one in repository.versions(tree)]
+    active = repository.active_version(tree)
+    if active is None:
+        raise RepositoryError(f"{tree}: no active version; `carlarl export` makes one active")
+    older = [one for one in held if triton_version(one) < triton_version(active)][-1:]
+    with suppress(RepositoryError):
+        older = [before(tree)]
+    found = dict.fromkeys([active, *older, *sorted(requested(tree)), *further])
+    return [version for version in found if version in held]
 
 
 def history(tree: Path) -> list[Change]:

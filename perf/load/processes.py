@@ -134,8 +134,8 @@ def plain_alternative() -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "uvicorn", "perf.studies.peers.fastapi_onnxruntime:app"]
     command += [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
     files = {
-        "MODEL": str(repository / "policy_onnx" / "2000" / "model.onnx"),
-        "PREPROCESSING": str(repository / "preprocess" / "2000" / "preprocessing.json"),
+        "MODEL": str(repository / "policy_onnx-v0.2.0" / "2000" / "model.onnx"),
+        "PREPROCESSING": str(repository / "preprocess-v0.2.0" / "2000" / "preprocessing.json"),
     }
     url = f"http://127.0.0.1:{port}"
     with server(command, lambda: answers(f"{url}/openapi.json"), os.environ | files) as pid:

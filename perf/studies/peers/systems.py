@@ -24,18 +24,19 @@ class Peer:
     command: str
     """A program of its environment, and arguments."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    model: str = "policy_onnx/{version}/model.onnx"
+    model: str = "policy_onnx-{name}/{number}/model.onnx"
     """The policy's file, in the model repository."""
 
     def environment(self, places: Mapping[str, object]) -> dict[str, str]:
         """Give the environment variables that it needs."""
         repository = ROOT / "model_repository"
-        model = self.model.format(version=TRITON_VERSION)
+        preprocess = f"preprocess-{VERSION}/{TRITON_VERSION}/preprocessing.json"
+        model = self.model.format(name=VERSION, number=TRITON_VERSION)
         return {
             "PYTHONPATH": f"{ROOT}:{ROOT / 'perf' / 'studies'}",
             "VERSION": VERSION,
             "MODEL": str(repository / model),
-            "PREPROCESSING": str(repository / "preprocess" / TRITON_VERSION / "preprocessing.json"),
+            "PREPROCESSING": str(repository / preprocess),
             "PORT": str(places["port"]),
             "OMP_NUM_THREADS": "1",
             **{name: value.format_map(places) for name, value in self.variables.items()},
@@ -56,7 +57,7 @@ _ALL = (
         "fastapi_torchscript",
         (*_FASTAPI, "torch==2.13.0", "numpy==2.4.6"),
         f"uvicorn peers.fastapi_torchscript:app {_UVICORN}",
-        model="policy_torchscript/{version}/model.pt",
+        model="policy_torchscript-{name}/{number}/model.pt",
     ),
     Peer("litserve", ("litserve==0.2.19", *_ONNX), "python -m peers.litserve"),
     Peer(
