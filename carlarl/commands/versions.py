@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from carlarl.commands.options import json_option, repository_option
+from carlarl.errors import CommandError
 from gateway.settings import Settings, read_settings
 
 SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
@@ -28,16 +28,15 @@ def versions(repository: Path | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from converters.repository import preflight
+    from converters.repository import configs, preflight
     from converters.repository import repository as repositories
 
     settings = read_settings(model_repository=repository)
-    root = settings.model_repository
-    loaded = _loaded(settings)
-    found = []
+    root, models, found = settings.model_repository, _models(settings), []
     for one in repositories.versions(root):
         fault = one.fault or preflight.fault(root, one.version)
-        found.append(replace(one, fault=fault, loaded=loaded and loaded(one.version)))
+        loaded = None if models is None else models.get(configs.ensemble_name(one.version), False)
+        found.append(replace(one, fault=fault, loaded=loaded))
     if as_json:
         click.echo(json.dumps([asdict(version) for version in found]))
         return
@@ -49,21 +48,16 @@ def versions(repository: Path | None, as_json: bool) -> None:
         formats = ", ".join(one.formats)
         table.add_row(one.version, *marks, formats, one.digest[:19], one.fault or metrics)
     Console().print(table)
-    if loaded is None:
+    if models is None:
         click.echo("no service runs on this repository")
 
 
-def _loaded(settings: Settings) -> Callable[[str], bool] | None:
-    """Return what tells whether the running Triton has a version loaded; None if none answers."""
+def _models(settings: Settings) -> dict[str, bool] | None:
+    """Return the running Triton's models, and whether each is loaded; None if none answers."""
     from carlarl.promotion.connection import running_triton
-    from carlarl.promotion.steps import PromotionError
-    from carlarl.promotion.triton_control import ControlError
     from carlarl.serving import running
-    from converters.repository import configs
 
-    if not (settings.triton_url or running.services(settings)):
-        return None
-    with suppress(ControlError, PromotionError), running_triton(settings, patience_s=0) as triton:
-        models = triton.models()
-        return lambda version: models.get(configs.ensemble_name(version), False)
+    if settings.triton_url or running.services(settings):
+        with suppress(CommandError), running_triton(settings, patience_s=0) as triton:
+            return triton.models()
     return None

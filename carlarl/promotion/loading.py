@@ -8,7 +8,7 @@ from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
-from converters.repository.preflight import check_files
+from converters.repository.preflight import check_files, compile_models
 
 
 def load(repository: Path, version: str, triton: TritonControl, progress: Progress) -> None:
@@ -23,8 +23,9 @@ def load(repository: Path, version: str, triton: TritonControl, progress: Progre
             switch.recorded = recorded(repository, version)
         with switch.step("open its files"):
             check_files(repository, version)
+            compile_models(repository)
         switch.load_beside()
-        activation.request(folder, activation.requested(repository) | {version})
+        activation.request(repository, folder, activation.requested(repository) | {version})
 
 
 def unload(repository: Path, version: str, triton: TritonControl) -> None:
@@ -34,7 +35,7 @@ def unload(repository: Path, version: str, triton: TritonControl) -> None:
     """
     with repositories.transaction(repository, only=configs.ALIAS) as folder:
         _check_idle(repository, version, triton)
-        activation.request(folder, activation.requested(repository) - {version})
+        activation.request(repository, folder, activation.requested(repository) - {version})
         for model in _loaded(version, triton):
             triton.unload(model)
 

@@ -11,7 +11,7 @@ from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
-from converters.repository.preflight import check_files
+from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
 
 
@@ -82,6 +82,7 @@ def _switch(
                     switch.recorded = recorded(repository, version)
                 with switch.step("open its files"):
                     check_files(repository, version)
+                    compile_models(repository)
                 switch.load_beside()
                 switch.load_fused()
                 with switch.step("write the repository"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import compileall
 import json
 import secrets
 import signal
@@ -112,8 +111,7 @@ def start_triton(
             faults[version] = fault
     for version, fault in faults.items():
         warn(f"{version} is damaged and left out: {fault}")
-    # Else the models write their byte code beside their files, and Triton takes that for a change.
-    compileall.compile_dir(root, quiet=2)
+    preflight.compile_models(root)
     names = [configs.ensemble_name(active, configs.FUSED)]
     for version in wanted:
         if version not in faults:

@@ -21,6 +21,11 @@ _MODEL_PY = re.compile(rb"from triton_backend\.\w+ import \w+( as TritonPythonMo
 _POLICIES = ("model.onnx", "model.pt", "model.plan")
 
 
+def compile_models(repository: Path) -> None:
+    """Write the byte code of the models: if Triton's processes do it, Triton sees a change."""
+    compileall.compile_dir(repository, quiet=2)
+
+
 def fault(repository: Path, version: str) -> str | None:
     """Return why a version can't be served, or None."""
     try:
@@ -58,8 +63,6 @@ def check_files(repository: Path, version: str) -> None:
         for path in sorted(folder.iterdir()):
             if path.is_file():
                 _check_file(path, version)
-        # Else the model writes its byte code there, and Triton takes that for a change.
-        compileall.compile_dir(folder, quiet=2)
 
 
 def _check_file(path: Path, version: str) -> None:
