@@ -14,12 +14,15 @@ from carlarl.commands.export import export
 from carlarl.commands.import_sb3 import import_sb3
 from carlarl.commands.import_torchscript import import_torchscript
 from carlarl.commands.keys import keys
+from carlarl.commands.load import load
 from carlarl.commands.predict import predict
 from carlarl.commands.promote import promote
+from carlarl.commands.remove import remove
 from carlarl.commands.rollback import rollback
 from carlarl.commands.serve import serve
 from carlarl.commands.sign import sign
 from carlarl.commands.tune import tune
+from carlarl.commands.unload import unload
 from carlarl.commands.validate import validate
 from carlarl.commands.versions import versions
 from carlarl.commands.warmup import warmup
@@ -83,12 +86,15 @@ for command in (
     import_sb3,
     import_torchscript,
     keys,
+    load,
     predict,
     promote,
+    remove,
     rollback,
     serve,
     sign,
     tune,
+    unload,
     validate,
     versions,
     warmup,

@@ -1,4 +1,4 @@
-"""The Triton models `policy_<format>`: features and noise → action."""
+"""The Triton models `policy_<format>-vX.Y.Z`: features and noise → action."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ class _PolicyModel:
 
 
 class OnnxPolicy(_PolicyModel):
-    """`policy_onnx`, on ONNX Runtime."""
+    """`policy_onnx-vX.Y.Z`, on ONNX Runtime."""
 
     open = staticmethod(runtimes.onnx)
     file = "model.onnx"
 
 
 class TorchScriptPolicy(_PolicyModel):
-    """`policy_torchscript`, on PyTorch."""
+    """`policy_torchscript-vX.Y.Z`, on PyTorch."""
 
     open = staticmethod(runtimes.torchscript)
     file = "model.pt"
 
 
 class TensorRTPolicy(_PolicyModel):
-    """`policy_tensorrt`, on the TensorRT that built it. It refuses other machines."""
+    """`policy_tensorrt-vX.Y.Z`, on the TensorRT that built it. It refuses other machines."""
 
     open = staticmethod(runtimes.tensorrt)
     file = "model.plan"

@@ -1,4 +1,4 @@
-"""The Triton model `preprocess`: observations → features and noise."""
+"""The Triton model `preprocess-vX.Y.Z`: observations → features and noise."""
 
 from __future__ import annotations
 

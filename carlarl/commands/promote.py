@@ -3,68 +3,88 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from carlarl.commands import options
-from gateway.config.settings import read_settings
+from gateway.config.settings import Settings, read_settings
 
-switch_options = options.together(
+if TYPE_CHECKING:
+    from carlarl.promotion.triton_control import TritonControl
+
+server_options = options.together(
     options.repository_option,
     click.option(
         "--triton",
         metavar="URL",
         help="Triton's HTTP endpoint; TRITON_GRPC_PORT is its gRPC port. [default: $TRITON_URL, or "
-        "the embedded server if one runs]",
+        "that of the service that runs on the repository]",
     ),
-    click.option("--offline", is_flag=True, help="Change only the repository on disk."),
-    options.json_option,
+    options.config_option,
+    options.profile_option,
 )
+"""The options of commands that change what a running Triton serves."""
+offline_option = click.option("--offline", is_flag=True, help="Change only the repository on disk.")
+switch_options = options.together(server_options, offline_option, options.json_option)
 """The options of `promote` and `rollback`."""
+
+
+@contextmanager
+def server(
+    repository: Path | None, triton: str | None, offline: bool = False, **config: Any
+) -> Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]:
+    """Give the settings, the running Triton (None if `offline`), and what shows a step."""
+    if offline and triton:
+        raise click.UsageError("--offline asks no server: leave out --triton")
+    from rich.console import Console
+
+    from carlarl.promotion.connection import running_triton
+
+    settings = read_settings(model_repository=repository, triton_url=triton, **config)
+    with (
+        Console(stderr=True).status("") as status,
+        nullcontext() if offline else running_triton(settings, status.update) as found,
+    ):
+        yield settings, found, status.update
 
 
 @click.command()
 @click.argument("version", type=options.VERSION)
+@click.option(
+    "--allow-signature-change",
+    is_flag=True,
+    help="Also activate a version whose observations or actions have another form.",
+)
 @switch_options
-def promote(version: str, **given: Any) -> None:
+def promote(version: str, allow_signature_change: bool, **given: Any) -> None:
     """Make a version the active one, in the repository and in the Triton that is running.
 
     The server loads the version beside the active one, warms it, and must repeat its recorded
     answers before the alias moves. No request fails meanwhile; gateways follow within two seconds.
-    If a step fails, the old version stays active.
+    If a step fails, the old version stays active. Without a server that answers nothing is changed,
+    unless --offline is given.
 
     Example: carlarl promote v0.2.0
     """
     from carlarl.promotion import promote
 
-    switch(lambda folder, *rest: promote.promote(folder, version, *rest), **given)
+    def change(folder: Path, *rest: Any) -> Any:
+        return promote.promote(
+            folder, version, *rest, allow_signature_change=allow_signature_change
+        )
+
+    switch(change, **given)
 
 
-def switch(
-    change: Callable[..., Any],
-    *,
-    repository: Path | None,
-    triton: str | None,
-    offline: bool,
-    as_json: bool,
-) -> None:
+def switch(change: Callable[..., Any], *, as_json: bool, **given: Any) -> None:
     """Run `change` on the repository and the running server, and tell the user what is active."""
-    if offline and triton:
-        raise click.UsageError("--offline asks no server: leave out --triton")
-    from rich.console import Console
-
-    from carlarl.promotion.promote import running_triton
-
-    settings = read_settings(model_repository=repository, triton_url=triton)
-    with (
-        running_triton(None if offline else settings) as server,
-        Console(stderr=True).status("") as status,
-    ):
-        done = change(settings.model_repository, server, status.update)
+    with server(**given) as (settings, triton, progress):
+        done = change(settings.model_repository, triton, progress)
     if as_json:
         click.echo(json.dumps(asdict(done)))
         return

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from carlarl.errors import CommandError
-from carlarl.promotion.preflight import check_files
-from carlarl.promotion.triton_control import ControlError, TritonControl
+from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
+from carlarl.promotion.triton_control import TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
+from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
-from gateway.config.settings import Settings
-
-WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
-
-Progress = Callable[[str], None]
-
-
-class PromotionError(CommandError):
-    """A promotion that did not happen. The text names the step, the reason and what is active."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +30,24 @@ def promote(
     version: str,
     triton: TritonControl | None,
     progress: Progress = lambda step: None,
+    *,
+    allow_signature_change: bool = False,
 ) -> Promoted:
     """Make `version` the active one, in the repository and in the server that runs on it.
 
     Without `triton` only the repository changes. Otherwise the server loads the version beside the
     active one, warms it, and it must repeat its recorded answers before the alias moves. Requests
-    in flight finish on the old version, which stays loaded. Raises PromotionError, which names the
-    step, and then leaves repository and server as they were.
+    in flight finish on the old version, which stays loaded. A version with other inputs or outputs
+    than the active one is refused, unless `allow_signature_change`. Raises PromotionError, which
+    names the step, and then leaves repository and server as they were.
     """
-    return _switch(repository, lambda _: version, "promote", triton, progress)
+
+    def choose(tree: Path) -> str:
+        if not allow_signature_change:
+            _check_signature(tree, version)
+        return version
+
+    return _switch(repository, choose, "promote", triton, progress)
 
 
 def rollback(
@@ -66,28 +60,6 @@ def rollback(
     return _switch(repository, activation.before, "rollback", triton, progress)
 
 
-@contextmanager
-def running_triton(settings: Settings | None) -> Iterator[TritonControl | None]:
-    """Return the server to promote on: the one at TRITON_URL, or the embedded one.
-
-    It is None without settings, or if TRITON_URL is not set and nothing listens on the embedded
-    server's port. Raises PromotionError if no server answers at TRITON_URL.
-    """
-    if settings is None:
-        yield None
-        return
-    with TritonControl(
-        settings.triton_endpoint, settings.triton_token, settings.triton_grpc_port
-    ) as control:
-        there = control.answers()
-        if settings.triton_url and not there:
-            raise PromotionError(
-                f"connect: no Triton answers at {settings.triton_url}; nothing was changed. "
-                "--offline changes the repository alone"
-            )
-        yield control if there else None
-
-
 def _switch(
     repository: Path,
     choose: Callable[[Path], str],
@@ -96,7 +68,7 @@ def _switch(
     progress: Progress,
 ) -> Promoted:
     began = time.monotonic()
-    switch = _Switch(triton, progress)
+    switch = Switch(triton, progress)
     try:
         with switch.step("read the repository"):
             switch.active = previous = repositories.active_version(repository)
@@ -106,10 +78,13 @@ def _switch(
             ) as folder:
                 with switch.step("find the version"):
                     version = choose(repository)
-                    switch.recorded = _recorded(repository, version)
+                    _check_pinned(triton, version)
+                    switch.recorded = recorded(repository, version)
                 with switch.step("open its files"):
                     check_files(repository, version)
+                    compile_models(repository)
                 switch.load_beside()
+                switch.load_fused()
                 with switch.step("write the repository"):
                     activation.set_alias(repository, version, how, folder=folder)
         except BaseException:
@@ -121,131 +96,23 @@ def _switch(
     return Promoted(version, previous, url, round(time.monotonic() - began, 3))
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    """What the repository says of a version: its identity, and its recorded answers."""
-
-    version: str
-    digest: str
-    observations: list[dict[str, Any]]
-    actions: NDArray[np.float64]
-    tolerance: float
-    max_rows: int
-
-
-def _recorded(repository: Path, version: str) -> _Recorded:
-    held = [one.version for one in repositories.versions(repository)]
-    repositories.check_held(repository, version, held)
-    config = repositories.read_config(repository, configs.ensemble_name(version))
-    try:
-        golden = json.loads(config.parameters["golden"].string_value)
-        return _Recorded(
-            version,
-            config.parameters["artifact_digest"].string_value,
-            golden["observations"],
-            np.array(golden["actions"], np.float64).reshape(-1, 3),
-            float(golden["tolerance"]),
-            config.max_batch_size,
-        )
-    except (ValueError, KeyError, TypeError) as error:
+def _check_pinned(triton: TritonControl | None, version: str) -> None:
+    if triton is not None and triton.pinned not in (None, version):
         raise RepositoryError(
-            f"{configs.ensemble_name(version)}: its recorded answers can't be read ({error!r}); "
-            f"`carlarl export --version {version}` writes them again"
-        ) from None
+            f"the gateway at {triton.url} answers with MODEL_VERSION={triton.pinned} whatever is "
+            "active: restart it without that setting"
+        )
 
 
-class _Switch:
-    """The server's part of a switch, step by step; without a server it does nothing."""
-
-    recorded: _Recorded
-    active: str | None = None
-
-    def __init__(self, triton: TritonControl | None, progress: Progress) -> None:
-        self._triton = triton
-        self._progress = progress
-        self._moved = False
-
-    def outcome(self) -> str:
-        return f"{self.active} stays active" if self.active else "no version is active"
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Name the step in which something goes wrong."""
-        self._progress(name)
-        try:
-            yield
-        except (ControlError, RepositoryError) as error:
-            raise PromotionError(f"{name}: {error}; {self.outcome()}") from None
-
-    def load_beside(self) -> None:
-        """Load the version's own ensemble beside the active one, warm it, check its answers."""
-        triton, golden = self._triton, self.recorded.observations
-        if triton is None:
-            return
-        model = configs.ensemble_name(self.recorded.version)
-        with self.step("find it on the server"):
-            if model not in triton.models():
-                raise ControlError(
-                    f"the Triton at {triton.url} does not see {model}, so it serves another "
-                    "repository (--offline changes this one alone)"
-                )
-        with self.step("load it beside the active version"):
-            triton.load(model)  # does nothing if it is loaded and its files have not changed
-        with self.step("wait until it is ready"):
-            triton.wait_ready(model)
-            self._check_same(triton, model)
-        with self.step("warm it up"):
-            for rows in sorted({min(rows, self.recorded.max_rows) for rows in WARMUP_ROWS}):
-                triton.act(model, [golden[row % len(golden)] for row in range(rows)])
-        with self.step("golden inference"):
-            self._check_golden(triton, model)
-        fused = configs.ensemble_name(self.recorded.version, configs.FUSED)
-        if fused in triton.models():
-            with self.step("load the model that gateways call"):
-                triton.load(fused)
-                triton.wait_ready(fused)
-                self._check_golden(triton, fused)
-
-    def move_alias(self) -> None:
-        """Let the server read the alias again, and check that it is the new version."""
-        if self._triton is None:
-            return
-        self._moved = True
-        with self.step("move the alias"):
-            self._triton.load(configs.ALIAS)
-            self._triton.wait_ready(configs.ALIAS)
-        with self.step("check the alias"):
-            self._check_same(self._triton, configs.ALIAS)
-            self._check_golden(self._triton, configs.ALIAS)
-
-    def move_alias_back(self) -> None:
-        """Let the server read the old alias again, if it has read the new one."""
-        if self._triton is not None and self._moved:
-            try:
-                self._triton.load(configs.ALIAS)
-                self._triton.wait_ready(configs.ALIAS)
-            except ControlError as error:
-                raise PromotionError(
-                    f"move the alias back: {error}; the repository is as it was, restart the "
-                    "server or load carla_policy again"
-                ) from None
-
-    def _check_same(self, triton: TritonControl, model: str) -> None:
-        served = triton.parameters(model)
-        expected = {"version": self.recorded.version, "artifact_digest": self.recorded.digest}
-        for name, value in expected.items():
-            if served.get(name) != value:
-                raise ControlError(
-                    f"{model} has {name} {served.get(name)} on the server and {value} in the "
-                    "repository: the server serves another repository, or an older export of it, "
-                    "or TRITON_GRPC_PORT is another server's"
-                )
-
-    def _check_golden(self, triton: TritonControl, model: str) -> None:
-        actions = triton.act(model, self.recorded.observations)
-        error = float(np.abs(actions - self.recorded.actions).max())
-        if not error <= self.recorded.tolerance:
-            raise ControlError(
-                f"{model} does not repeat its recorded answers: they differ by {error:.2g}, "
-                f"allowed is {self.recorded.tolerance:g}"
-            )
+def _check_signature(repository: Path, version: str) -> None:
+    """Refuse a version whose callers would have to send or read something else."""
+    names = [configs.ALIAS, configs.ensemble_name(version)]
+    if not all((repository / name).is_dir() for name in names):
+        return
+    active, new = (configs.signature(repositories.read_config(repository, name)) for name in names)
+    if active != new:
+        differ = ", ".join(sorted(" ".join(map(str, one)) for one in active ^ new))
+        raise RepositoryError(
+            f"{version} has another signature than the active version ({differ}): callers must "
+            "send or read something else; --allow-signature-change activates it all the same"
+        )

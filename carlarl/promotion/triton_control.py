@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +47,8 @@ class TritonControl:
         own gRPC port is used and, without `secret`, its own secret.
         """
         self.url = url.rstrip("/")
+        self.pinned: str | None = None
+        """The version that its gateway answers with whatever is active, if that is known."""
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
         host = urlsplit(self.url).hostname or ""
@@ -77,14 +79,22 @@ class TritonControl:
         except httpx.HTTPError:
             return False
 
-    def models(self) -> set[str]:
-        """Return the names of all models in the server's repository, loaded or not."""
-        return {str(entry["name"]) for entry in self._ask("POST", "/v2/repository/index")}
+    def models(self) -> dict[str, bool]:
+        """Return all models in the server's repository, by name: whether each is loaded."""
+        index = self._ask("POST", "/v2/repository/index")
+        return {str(one["name"]): one.get("state") == "READY" for one in index}
 
     def load(self, model: str) -> None:
         """Load `model`, or load it again if its files have changed."""
+        self._control(self._grpc.load_model, model)
+
+    def unload(self, model: str) -> None:
+        """Unload `model` after the requests that it has; its steps stay loaded."""
+        self._control(self._grpc.unload_model, model)
+
+    def _control(self, change: Callable[..., None], model: str) -> None:
         try:
-            self._grpc.load_model(model, self._grpc_headers, client_timeout=LOAD_TIMEOUT_S)
+            change(model, self._grpc_headers, client_timeout=LOAD_TIMEOUT_S)
         except InferenceServerException as error:
             said = one_line(error.message())
             if "protocol is restricted" in said:

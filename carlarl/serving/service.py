@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from carlarl.serving import cleanup, gpu, ports
+from carlarl.serving import cleanup, gpu, ports, running
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters.repository import configs, repository
+from converters.repository import activation, configs, preflight, repository
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
 
@@ -62,10 +62,10 @@ def serve(
     gateway = Keeper(lambda: GatewayProcess(folder, settings, url), tries, warn)
     triton = None
     if settings.triton_url is None:
-        triton = Keeper(lambda: start_triton(folder, settings, formats), tries, warn)
+        triton = Keeper(lambda: start_triton(folder, settings, formats, warn), tries, warn)
     parts = [gateway] if triton is None else [triton, gateway]
     began = time.monotonic()
-    with _gateway_client(settings) as client:
+    with running.announced(settings), _gateway_client(settings) as client:
         try:
             if _wait_ready(settings, client, parts, stopping):
                 taken = time.monotonic() - began
@@ -77,35 +77,50 @@ def serve(
                 part.stop()
 
 
-def start_triton(folder: Path, settings: Settings, formats: Sequence[str] = ()) -> TritonServer:
+def start_triton(
+    folder: Path,
+    settings: Settings,
+    formats: Sequence[str] = (),
+    warn: Callable[[str], None] = lambda text: None,
+) -> TritonServer:
     """Start the embedded Triton with the repository's ensembles, in the service's own `folder`.
 
-    It loads all versions in their default format and in `formats`. Raises RepositoryError if the
-    repository is missing, damaged, or has no active version, and TritonError if the settings ask
-    for a GPU that can't be used.
+    It loads the versions that `activation.wanted` names, in their default format and in `formats`,
+    and the fused model of the active one. Others that are damaged are left out, and `warn` gets
+    why. Raises RepositoryError if the repository is
+    missing or has no active version, and TritonError if the settings ask for a GPU that can't be
+    used.
     """
     if settings.use_gpu:
         gpu.check_gpu()
     root = Path(settings.model_repository)
-    names = repository.ensembles(root)
-    active_version = repository.active_version(root)
-    if active_version is None:
-        raise RepositoryError(f"{root}: no active version; `carlarl export` makes one active")
+    pinned = settings.model_version
+    asked = dict.fromkeys(settings.serve_versions, "SERVE_VERSIONS")
+    asked |= {} if pinned is None else {pinned: "MODEL_VERSION"}
+    wanted = activation.wanted(root, asked)
+    for version in asked.keys() - wanted:
+        held = ", ".join(one.version for one in repository.versions(root))
+        raise RepositoryError(f"{asked[version]}={version}: {root} lacks it; it holds {held}")
     if repository.flavour(root) == "native":
         raise RepositoryError(
             f"{root}: it is of the native flavour, for the C++ backends of a stock Triton, and the "
             "embedded Triton has none: `carlarl export` writes the Python flavour into another "
             "folder"
         )
-    pinned = settings.model_version
-    if pinned is not None and configs.ensemble_name(pinned) not in names:
-        held = ", ".join(one.version for one in repository.versions(root))
-        raise RepositoryError(f"MODEL_VERSION={pinned}: {root} does not hold it; it holds {held}")
-    wanted = (f"{configs.ALIAS}-", *(f"{configs.ALIAS}_{form}-" for form in formats))
-    loaded = [name for name in names if name == configs.ALIAS or name.startswith(wanted)]
-    active = configs.ensemble_name(pinned or active_version, configs.FUSED)
-    loaded += [active] if (root / active).is_dir() else []
-    gpu_format = gpu.chosen_format(root, pinned or active_version) if settings.use_gpu else None
+    active = pinned or wanted[0]
+    faults = {one.version: one.fault for one in repository.versions(root) if one.fault}
+    for version in wanted:  # without the active one nothing works: Triton says why
+        if version not in (active, wanted[0]) and (fault := preflight.fault(root, version)):
+            faults[version] = fault
+    for version, fault in faults.items():
+        warn(f"{version} is damaged and left out: {fault}")
+    preflight.compile_models(root)
+    names = [configs.ensemble_name(active, configs.FUSED)]
+    for version in wanted:
+        if version not in faults:
+            names += [configs.ensemble_name(version, form) for form in (None, *formats)]
+    loaded = [configs.ALIAS, *(name for name in names if (root / name).is_dir())]
+    gpu_format = gpu.chosen_format(root, active) if settings.use_gpu else None
     for name in TRITON_PORTS:
         ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(

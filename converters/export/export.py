@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -24,9 +23,6 @@ from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4
 """How many recorded actions a server must repeat before it counts as ready."""
-
-_MODEL = re.compile(rf"(preprocess|policy_({'|'.join(FORMATS)}))(_s\d+a\d+)?")
-"""The names of the converters' models. A user's own models have other names."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def export(
         _check_versions(tree, sources, activate)
         for source in sources:
             _write_version(tree, source, formats, progress, capabilities, flavour)
-        newest = repository.versions(tree)[-1].version
+        newest = [one.version for one in repository.versions(tree) if one.fault is None][-1]
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
@@ -78,7 +74,8 @@ def export(
 
 def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
     """Refuse to change a version, or to activate one that is absent, before any conversion."""
-    digests = {one.version: one.digest for one in repository.versions(tree)}
+    sound = [one for one in repository.versions(tree) if one.fault is None]
+    digests = {one.version: one.digest for one in sound}
     for source in sources:
         version = source.card.version
         if digests.setdefault(version, source.digest) != source.digest:
@@ -99,12 +96,12 @@ def _write_version(
     flavour: str,
 ) -> None:
     card = source.card
-    number = str(triton_version(card.version))
+    version, number = card.version, str(triton_version(card.version))
     shape = configs.Shape(card.sensors, len(card.action.layout))
     served, contents = configs.FLAVOURS[flavour], CONTENTS[flavour]
-    written = {tree / shape.preprocess / number}
-    model = tree / shape.preprocess
-    _write_config(tree, model.name, configs.preprocess(shape, served))
+    model = tree / configs.preprocess_name(version)
+    written = {model}
+    _write_config(tree, model.name, configs.preprocess(version, shape, served))
     for file, content in contents.preprocess(source).items():
         repository.write(model / number / file, content)
 
@@ -113,19 +110,20 @@ def _write_version(
     onnx: dict[str, bytes] = {}
     for name in formats:
         form = FORMATS[name]
-        progress(card.version, name)
-        model = tree / shape.policy(name)
-        _write_config(tree, model.name, configs.policy(shape, name, form.device, served))
+        progress(version, name)
+        model = tree / configs.policy_name(version, name)
+        config = configs.policy(version, shape, name, form.device, served)
+        _write_config(tree, model.name, config)
         converted = _converted(form, program, model / number)
         onnx = converted if name == "onnx" else onnx
         for file, content in contents.policy(form, converted).items():
             repository.write(model / number / file, content)
-        written.add(model / number)
-        progress(card.version, f"{name} parity")
+        written.add(model)
+        progress(version, f"{name} parity")
         cells += _compared(source, form, model / number / form.file, first=name == formats[0])
 
     parameters = {
-        "version": card.version,
+        "version": version,
         "artifact_digest": source.digest,
         "sensors": str(card.sensors),
         "formats": ",".join(formats),
@@ -134,33 +132,18 @@ def _write_version(
         "certificate": _json({"tolerance": parity.TOLERANCE, "cells": cells}),
     }
     for name in formats:
-        ensemble = configs.ensemble_name(card.version, None if name == formats[0] else name)
+        ensemble = configs.ensemble_name(version, None if name == formats[0] else name)
         told = {**parameters, "format": name}
-        text = configs.ensemble(ensemble, card.version, shape, name, told, served)
+        text = configs.ensemble(ensemble, version, shape, name, told, served)
         repository.write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
     if contents.fused is not None and formats[0] == "onnx":
-        model = tree / configs.ensemble_name(card.version, configs.FUSED)
-        _write_config(tree, model.name, configs.fused(card.version, shape))
+        model = tree / configs.ensemble_name(version, configs.FUSED)
+        _write_config(tree, model.name, configs.fused(version, shape))
         for file, content in contents.fused(source, onnx).items():
             repository.write(model / "1" / file, content)
         written.add(model)
-    _remove_others(tree, card.version, written)
-
-
-def _remove_others(tree: Path, version: str, written: set[Path]) -> None:
-    """Remove what an earlier export of this version wrote and this one did not."""
-    number = str(triton_version(version))
-    forms = (None, configs.FUSED, *FORMATS)
-    stale = {tree / configs.ensemble_name(version, form) for form in forms} - written
-    models = [path for path in tree.iterdir() if _MODEL.fullmatch(path.name) and path.is_dir()]
-    stale |= {path / number for path in models} - written
-    for path in stale:
-        if path.is_dir():
-            shutil.rmtree(path)
-    for path in models:
-        if not any(child.is_dir() for child in path.iterdir()):
-            shutil.rmtree(path)
+    repository.remove_version(tree, version, written)
 
 
 def _write_config(tree: Path, name: str, config: str) -> None:

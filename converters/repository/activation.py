@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +14,10 @@ from converters.repository import configs, repository
 from converters.repository.repository import RepositoryError
 
 HISTORY = f"{configs.ALIAS}/history.json"
-"""In the alias's folder, so that both change in one step. Triton ignores files there."""
+"""In the alias's folder, so that both change in one step. Triton ignores files there.
+
+It also has the versions that `carlarl load` asked for.
+"""
 
 KEPT = 100
 """How many changes the history keeps."""
@@ -44,10 +49,39 @@ def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | N
     repository.write_ensemble(folder.parent, folder.name, configs.text(config))
     if previous is not None and previous != version:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        changes = [*history(tree), Change(previous, version, how, now)]
-        content = {"changes": [asdict(change) for change in changes[-KEPT:]]}
-        path = folder / Path(HISTORY).name
-        repository.write(path, (json.dumps(content, indent=1) + "\n").encode())
+        changes, loaded = _read(tree)
+        _write(folder, [*changes, Change(previous, version, how, now)], loaded)
+
+
+def request(tree: Path, folder: Path, versions: Collection[str]) -> None:
+    """Write the versions that every start shall load into `folder`, a copy of the alias's."""
+    _write(folder, history(tree), versions)
+
+
+def forget(tree: Path, version: str) -> None:
+    """Take a version that is removed out of the history and the requested ones."""
+    changes, loaded = _read(tree)
+    kept = [one for one in changes if version not in (one.previous, one.version)]
+    _write(tree / configs.ALIAS, kept, loaded - {version})
+
+
+def wanted(tree: Path, further: Collection[str] = ()) -> list[str]:
+    """Return the versions that a server loads, the active one first.
+
+    The others are the one that a rollback goes to (without a history: the next older one), those
+    that `carlarl load` asked for, and `further` ones. Damaged versions count, too. Raises
+    RepositoryError if the repository has no active version.
+    """
+    held = [one.version for one in repository.versions(tree)]
+    active = repository.active_version(tree)
+    if active is None:
+        raise RepositoryError(f"{tree}: no active version; `carlarl export` makes one active")
+    asked, older = set[str](), held[: held.index(active)][-1:]
+    with suppress(RepositoryError):  # a damaged or empty history keeps nobody from serving
+        asked = requested(tree)
+        older = [before(tree)]
+    found = dict.fromkeys([active, *older, *sorted(asked), *further])
+    return [version for version in found if version in held]
 
 
 def history(tree: Path) -> list[Change]:
@@ -55,15 +89,31 @@ def history(tree: Path) -> list[Change]:
 
     Raises RepositoryError if the file is damaged.
     """
+    return _read(tree)[0]
+
+
+def requested(tree: Path) -> set[str]:
+    """Return the versions that `carlarl load` asked for; raises as `history` does."""
+    return _read(tree)[1]
+
+
+def _read(tree: Path) -> tuple[list[Change], set[str]]:
     path = tree / HISTORY
     try:
-        return [Change(**change) for change in json.loads(path.read_text())["changes"]]
+        content = json.loads(path.read_text())
+        return [Change(**one) for one in content["changes"]], set(content.get("loaded", ()))
     except FileNotFoundError:
-        return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [], set()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RepositoryError(
             f"{path}: no history of promotions ({error}); remove it to begin a new one"
         ) from None
+
+
+def _write(folder: Path, changes: Sequence[Change], loaded: Collection[str]) -> None:
+    content = {"changes": [asdict(one) for one in changes[-KEPT:]], "loaded": sorted(loaded)}
+    text = json.dumps(content, indent=1) + "\n"
+    repository.write(folder / Path(HISTORY).name, text.encode())
 
 
 def before(tree: Path) -> str:

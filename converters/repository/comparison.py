@@ -44,7 +44,7 @@ def _files(tree: Path) -> set[str]:
 
 def _belongs(name: str, version: str) -> bool:
     model, _, rest = name.partition("/")
-    if model.startswith(configs.ALIAS):
+    if "-v" in model or model.startswith(configs.ALIAS):
         return model.endswith(f"-{version}")
     return rest.startswith(f"{triton_version(version)}/")
 

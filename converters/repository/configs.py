@@ -28,28 +28,10 @@ Tensor = tuple[str, Any, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """The sensors of an observation and the width of the noise: fixed for all versions of a model.
-
-    A Triton model has one config for all its versions. So policies of another shape get models of
-    their own, with the shape in their names.
-    """
+    """The sensors of an observation and the width of the noise."""
 
     sensors: int
     noise: int
-
-    @property
-    def suffix(self) -> str:
-        """Empty for five sensors and three actions, else like `_s7a2`."""
-        return "" if (self.sensors, self.noise) == (5, 3) else f"_s{self.sensors}a{self.noise}"
-
-    @property
-    def preprocess(self) -> str:
-        """Name of the preprocessing model."""
-        return f"preprocess{self.suffix}"
-
-    def policy(self, form: str) -> str:
-        """Name of the policy model of a format."""
-        return f"policy_{form}{self.suffix}"
 
     @property
     def observation(self) -> list[Tensor]:
@@ -81,6 +63,16 @@ class Shape:
 
 
 ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+
+
+def preprocess_name(version: str) -> str:
+    """Name of a version's preprocessing model."""
+    return f"preprocess-{version}"
+
+
+def policy_name(version: str, form: str) -> str:
+    """Name of a version's policy model of a format."""
+    return f"policy_{form}-{version}"
 
 
 def ensemble_name(version: str, form: str | None = None) -> str:
@@ -170,16 +162,18 @@ FLAVOURS = {
 PYTHON = FLAVOURS["python"]
 
 
-def preprocess(shape: Shape, flavour: Flavour = PYTHON) -> str:
-    """Config of the preprocessing model."""
+def preprocess(version: str, shape: Shape, flavour: Flavour = PYTHON) -> str:
+    """Config of a version's preprocessing model."""
     inputs, outputs = flavour.observation(shape), flavour.features(shape)
-    return text(_served(shape.preprocess, flavour.preprocessing, inputs, outputs))
+    return text(_served(preprocess_name(version), flavour.preprocessing, inputs, outputs))
 
 
-def policy(shape: Shape, form: str, device: str = "CPU", flavour: Flavour = PYTHON) -> str:
-    """Config of the policy model of one format, on the `CPU` or the first `GPU`."""
-    backend = flavour.policy(form)
-    return text(_served(shape.policy(form), backend, shape.features, ACTION, device))
+def policy(
+    version: str, shape: Shape, form: str, device: str = "CPU", flavour: Flavour = PYTHON
+) -> str:
+    """Config of a version's policy model of one format, on the `CPU` or the first `GPU`."""
+    name, backend = policy_name(version, form), flavour.policy(form)
+    return text(_served(name, backend, shape.features, ACTION, device))
 
 
 def ensemble(
@@ -190,15 +184,15 @@ def ensemble(
     parameters: Mapping[str, str],
     flavour: Flavour = PYTHON,
 ) -> str:
-    """Config of an ensemble whose steps are pinned to `version`."""
+    """Config of an ensemble whose steps are those of `version`."""
     observation, features = flavour.observation(shape), flavour.features(shape)
     noise = [tensor for tensor in shape.features if tensor not in features]
     config = _model(name, [*observation, *noise], ACTION)
     config.platform = "ensemble"
     policy = flavour.policy(form)
     for called, taken, given, rename in (
-        (shape.preprocess, observation, features, list[Tensor]),
-        (shape.policy(form), shape.features, ACTION, policy.rename),
+        (preprocess_name(version), observation, features, list[Tensor]),
+        (policy_name(version, form), shape.features, ACTION, policy.rename),
     ):
         number = triton_version(version)
         step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
@@ -269,6 +263,14 @@ def tune(config: Any, instances: int, threads: int) -> None:
 def threads(config: Any) -> int:
     """Return the threads that `tune` set; the default is 1."""
     return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
+
+
+def signature(config: Any) -> frozenset[tuple[str, str, tuple[int, ...]]]:
+    """Return what callers of a model must send and what they get: name, data type and dims."""
+    tensors = [*(one for one in config.input if not one.optional), *config.output]
+    return frozenset(
+        (one.name, pb.DataType.Name(one.data_type), tuple(one.dims)) for one in tensors
+    )
 
 
 def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:

@@ -23,10 +23,11 @@ def place(source: Path, target: Path, form: str, device: Device) -> None:
     one, its fused model. Everything else is linked unchanged. Raises RepositoryError if `source`
     can't be read.
     """
-    policy = re.compile(rf"policy_{form}(_s\d+a\d+)?")
+    policy = re.compile(rf"policy_{form}(_s\d+a\d+|-v[\d.]+)?")
     written: dict[str, Any] = {}
     fused: dict[str, Path] = {}
-    for version in [one.version for one in repository.versions(source)]:
+    sound = [one.version for one in repository.versions(source) if one.fault is None]
+    for version in sound:
         name = configs.ensemble_name(version)
         config = repository.read_config(source, name)
         last = config.ensemble_scheduling.step[-1]

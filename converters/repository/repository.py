@@ -11,8 +11,8 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,12 @@ from converters.repository import configs
 
 _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
 """The name of a version's ensemble. A user's own models have other names."""
+
+_FORMS = "onnx|torchscript|tensorrt"
+_MODEL = rf"({configs.ALIAS}(_({configs.FUSED}|{_FORMS}))?|preprocess|policy_({_FORMS}))-"
+"""What the names of a version's models begin with. A user's own models have other names."""
+_SHARED = re.compile(rf"(preprocess|policy_({_FORMS}))(_s\d+a\d+)?")
+"""The names of models that versions share in a repository of an earlier release."""
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -47,13 +53,19 @@ def read_config(repository: Path, model: str) -> Any:
 def ensembles(repository: Path) -> list[str]:
     """Return the names of the repository's ensembles of policies, sorted.
 
-    A user's own models are not read: their configs may be for another Triton.
+    A user's own models are not read: their configs may be for another Triton. Ensembles whose
+    configs can't be read are left out.
     """
     if not repository.is_dir():
         raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
     paths = repository.glob(f"{configs.ALIAS}*/config.pbtxt")
-    names = sorted(path.parent.name for path in paths)
-    return [name for name in names if read_config(repository, name).platform == "ensemble"]
+    return sorted(path.parent.name for path in paths if _is_ensemble(path.parent))
+
+
+def _is_ensemble(model: Path) -> bool:
+    with suppress(RepositoryError):
+        return bool(read_config(model.parent, model.name).platform == "ensemble")
+    return False
 
 
 def active_version(repository: Path) -> str | None:
@@ -74,33 +86,47 @@ def flavour(repository: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Version:
-    """One version in the repository, read from its ensemble's config."""
+    """One version in the repository, read from its ensemble's config.
+
+    Attributes:
+        fault: why it can't be served, if that was found.
+        loaded: whether a server has it loaded; None where none was asked.
+    """
 
     version: str
     active: bool
-    formats: tuple[str, ...]
-    digest: str
-    metrics: dict[str, Any]
+    formats: tuple[str, ...] = ()
+    digest: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    fault: str | None = None
+    loaded: bool | None = None
 
 
 def versions(repository: Path) -> list[Version]:
-    """Return the versions of the repository, oldest first."""
+    """Return the versions of the repository, oldest first, damaged ones with their `fault`."""
     active = active_version(repository)
-    found = []
-    for name in filter(_VERSION.fullmatch, ensembles(repository)):
-        config = read_config(repository, name)
-        told = {key: entry.string_value for key, entry in config.parameters.items()}
-        try:
-            version, digest, formats = told["version"], told["artifact_digest"], told["formats"]
-            metrics = json.loads(told["model_card"]).get("performance_metrics", {})
-        except (KeyError, ValueError, AttributeError) as error:
-            raise RepositoryError(
-                f"{repository / name}: it does not say what an export writes ({error!r}); remove "
-                "the folder, and `carlarl export` it"
-            ) from None
-        is_active = version == active
-        found.append(Version(version, is_active, tuple(formats.split(",")), digest, metrics))
+    ensembles(repository)  # raises where there is no repository
+    names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
+    found = [_version(repository, name, active) for name in names]
     return sorted(found, key=lambda one: triton_version(one.version))
+
+
+def _version(repository: Path, name: str, active: str | None) -> Version:
+    version = name.removeprefix(f"{configs.ALIAS}-")
+    try:
+        parameters = read_config(repository, name).parameters
+        told = {key: entry.string_value for key, entry in parameters.items()}
+        metrics = json.loads(told["model_card"]).get("performance_metrics", {})
+        formats, digest = tuple(told["formats"].split(",")), told["artifact_digest"]
+        return Version(version, version == active, formats, digest, metrics)
+    except RepositoryError as error:
+        fault = str(error)
+    except (KeyError, ValueError, AttributeError) as error:
+        fault = (
+            f"{repository / name}: it does not say what an export writes ({error!r}); remove "
+            "the folder, and `carlarl export` it"
+        )
+    return Version(version, version == active, fault=fault)
 
 
 def check_held(repository: Path, version: str, held: Collection[str]) -> None:
@@ -110,6 +136,24 @@ def check_held(repository: Path, version: str, held: Collection[str]) -> None:
         raise RepositoryError(
             f"{repository}: the repository does not hold {version}; it holds {known}"
         )
+
+
+def is_of(model: str, version: str) -> bool:
+    """Whether `model` is the name of one of the models of `version`."""
+    return re.fullmatch(_MODEL + re.escape(version), model) is not None
+
+
+def remove_version(tree: Path, version: str, keep: Collection[Path] = ()) -> None:
+    """Remove the models of a version from the repository in `tree`, except those in `keep`."""
+    number = str(triton_version(version))
+    for path in [path for path in tree.iterdir() if path.is_dir() and path not in keep]:
+        if _SHARED.fullmatch(path.name):
+            shutil.rmtree(path / number, ignore_errors=True)
+            if any(child.is_dir() for child in path.iterdir()):
+                continue
+        elif not is_of(path.name, version):
+            continue
+        shutil.rmtree(path)
 
 
 @contextmanager

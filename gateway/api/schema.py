@@ -71,10 +71,11 @@ class VersionAnswer(BaseModel):
 
 
 class VersionsAnswer(BaseModel):
-    """The versions that are served, oldest first."""
+    """The versions that are served and those that are held but not loaded, oldest first."""
 
     active: str | None = Field(examples=["v0.2.0"])
     versions: list[VersionAnswer]
+    held: list[str] = Field(examples=[["v0.1.0"]])
 
 
 class WarmupAnswer(BaseModel):

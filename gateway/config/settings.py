@@ -42,6 +42,14 @@ def _origins(value: object) -> object:
     return origins
 
 
+def _versions(value: object) -> object:
+    parts = value.split(",") if isinstance(value, str) else value
+    versions = tuple(part.strip() for part in parts if part.strip())  # type: ignore[attr-defined]
+    if not all(re.match(VERSION_PATTERN, one) for one in versions):
+        raise ValueError(value)
+    return versions
+
+
 def _secret(value: object) -> object:
     if isinstance(value, str) and "/" in value:
         with suppress(OSError):
@@ -97,6 +105,11 @@ class Settings(BaseSettings):
         "Policy version that answers where a request names none; unset: the active one.",
         "a semantic version such as v0.1.0",
         pattern=VERSION_PATTERN,
+    )
+    serve_versions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_versions)] = _field(
+        (),
+        "Versions that the embedded Triton loads beside the active one and the one before it.",
+        "semantic versions such as v0.1.0, separated by commas",
     )
     use_gpu: Annotated[bool, BeforeValidator(_switch)] = _field(
         False, "Whether the embedded Triton runs the policy on a GPU.", "0 or 1"

@@ -99,11 +99,12 @@ class Routes:
         )
 
     async def versions(self, _: Request) -> Response:
-        """List the versions that Triton serves, oldest first."""
-        served = await self._versions.served()
+        """List the versions that Triton serves and those that it holds, oldest first."""
+        served, held = await self._versions.served()
         active = self._versions.active
         name = active.version if active else None
-        return _json({"active": name, "versions": [_summary(p, name) for p in served]})
+        versions = [_summary(policy, name) for policy in served]
+        return _json({"active": name, "versions": versions, "held": held})
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""

@@ -5,6 +5,7 @@ import logging
 import math
 import re
 import time
+from contextlib import suppress
 
 from gateway.api.errors import (
     DeadlineExceeded,
@@ -73,12 +74,14 @@ class Registry:
         """Ask Triton again about `policy` next time, as it did not answer a call."""
         self._known.pop(policy.version, None)
 
-    async def served(self) -> list[PolicyVersion]:
-        """List the versions that Triton serves, oldest first."""
+    async def served(self) -> tuple[list[PolicyVersion], list[str]]:
+        """List the versions that Triton serves, and those that it holds; oldest first."""
         pattern = re.compile(rf"{ALIAS}-(v\d+\.\d+\.\d+)")
-        names = await self._triton.index(CONTROL_TIMEOUT_S)
-        found = [match[1] for name in names if (match := pattern.fullmatch(name))]
-        return [await self.resolve(version) for version in sorted(found, key=_order)]
+        models = await self._triton.index(CONTROL_TIMEOUT_S)
+        found = sorted((m[1] for m in map(pattern.fullmatch, models) if m), key=_order)
+        served = [version for version in found if models[_ensemble(version)] == "READY"]
+        held = [version for version in found if version not in served]
+        return [await self.resolve(version) for version in served], held
 
     async def follow(self) -> None:
         """Keep `active` and `ready` true to Triton, about once a second, for ever.
@@ -154,8 +157,16 @@ class Registry:
         model = _ensemble(version)
         try:
             config = await self._triton.config(model, CONTROL_TIMEOUT_S)
-        except ModelNotFound:
-            raise ModelNotFound(f"there is no version {version}", version=version) from None
+        except (ModelNotFound, ServiceUnavailable) as error:
+            state = None if isinstance(error, ModelNotFound) else "unknown"
+            with suppress(GatewayError):
+                state = (await self._triton.index(CONTROL_TIMEOUT_S)).get(model)
+            if state in ("", "UNAVAILABLE"):
+                message = f"{version} is held, and not loaded; `carlarl load {version}` does it"
+                raise ModelNotFound(message, version=version) from None
+            if state is None:
+                raise ModelNotFound(f"there is no version {version}", version=version) from None
+            raise
         try:
             last = config["ensemble_scheduling"]["step"][-1]["model_name"]
         except (KeyError, IndexError, TypeError) as error:

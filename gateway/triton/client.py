@@ -114,10 +114,10 @@ class Triton:
             return False
         return answer.status == 200
 
-    async def index(self, timeout_s: float) -> list[str]:
-        """List the names of the models that are ready."""
+    async def index(self, timeout_s: float) -> dict[str, str]:
+        """List the models of the repository: name and state, empty where it was never loaded."""
         entries = await self._ask("POST", "/v2/repository/index", timeout_s, self._control)
-        return [entry["name"] for entry in entries if entry.get("state") == "READY"]
+        return {entry["name"]: entry.get("state", "") for entry in entries}
 
     @property
     def reconnects(self) -> int:

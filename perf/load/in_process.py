@@ -32,7 +32,7 @@ def run(
     number = str(major * 1_000_000 + minor * 1_000 + patch)  # as Triton knows the version
     if form not in OPEN:
         raise LoadError(f"{form} is not run in process")
-    # A policy of another shape has its shape in the names of its folders.
+    # In a repository of an earlier release versions share these models.
     name = "model.onnx" if form == "onnx" else "model.pt"
     file = next(repository.glob(f"policy_{form}*/{number}/{name}"), None)
     statistics = next(repository.glob(f"preprocess*/{number}/{FILE_NAME}"), None)

@@ -123,8 +123,8 @@ def plain_alternative() -> Iterator[str]:
     command = [sys.executable, "-m", "uvicorn", "perf.studies.peers.fastapi_app:app"]
     command += [f"--port={port}", "--loop=uvloop", "--http=httptools", "--no-access-log"]
     files = {
-        "MODEL": str(repository / "policy_onnx" / "2000" / "model.onnx"),
-        "PREPROCESSING": str(repository / "preprocess" / "2000" / "preprocessing.json"),
+        "MODEL": str(repository / "policy_onnx-v0.2.0" / "2000" / "model.onnx"),
+        "PREPROCESSING": str(repository / "preprocess-v0.2.0" / "2000" / "preprocessing.json"),
     }
     with server(command, lambda: answers(f"{url}/openapi.json"), os.environ | files):
         yield url

@@ -99,9 +99,9 @@ def test_validate_the_committed_versions(command: Run) -> None:
 
 
 def test_validate_names_what_drifted(command: Run, artifacts: Path, target: Path) -> None:
-    (target / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"another")
-    (target / "preprocess" / "2000" / "model.py").unlink()
-    (target / "policy_onnx" / "2000" / "extra.bin").write_bytes(b"")
+    (target / "policy_onnx-v0.2.0" / "2000" / "model.onnx").write_bytes(b"another")
+    (target / "preprocess-v0.2.0" / "2000" / "model.py").unlink()
+    (target / "policy_onnx-v0.2.0" / "2000" / "extra.bin").write_bytes(b"")
     config = target / "carla_policy-v0.2.0" / "config.pbtxt"
     config.write_text(config.read_text().replace("model_version: 2000", "model_version: 1000", 1))
     with (artifacts / "v0.1.0" / "preprocessor.pkl").open("ab") as file:
@@ -116,9 +116,9 @@ def test_validate_names_what_drifted(command: Run, artifacts: Path, target: Path
     assert "preprocessor.pkl: its hash is" in failed["v0.1.0", "hashes"]["found"]
     drift = failed["v0.2.0", "repository"]
     for part in (
-        "preprocess/2000/model.py is missing",
-        "policy_onnx/2000/extra.bin is of no export",
-        "policy_onnx/2000/model.onnx differs",
+        "preprocess-v0.2.0/2000/model.py is missing",
+        "policy_onnx-v0.2.0/2000/extra.bin is of no export",
+        "policy_onnx-v0.2.0/2000/model.onnx differs",
         "carla_policy-v0.2.0/config.pbtxt differs",
     ):
         assert part in drift["found"]

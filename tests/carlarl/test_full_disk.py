@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from carlarl.promotion.preflight import check_files
 from converters.repository import repository
+from converters.repository.preflight import check_files
 from gateway.observability.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, free_ports, running_stack

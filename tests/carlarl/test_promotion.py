@@ -23,6 +23,7 @@ from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import cleanup
 from converters.artifact import artifact
+from converters.artifact.versions import triton_version
 from converters.export import parity
 from converters.repository import activation, configs, repository
 from tests.gateway.streams import stream
@@ -279,17 +280,25 @@ def assert_stays(
 
 
 def add_version(target: Path, change: Callable[[Path], None] = lambda tree: None) -> None:
-    """Put v0.3.0, a copy of v0.2.0, into the repository, changed by `change`."""
+    """Put v0.3.0, a copy of v0.2.0 without a fused model, into the repository, changed."""
     with repository.transaction(target) as tree:
-        for old in tree.glob("carla_policy*-v0.3.0"):
-            shutil.rmtree(old)
-        for model in ("preprocess", "policy_onnx"):
-            shutil.rmtree(tree / model / "3000", ignore_errors=True)
-            shutil.copytree(tree / model / "2000", tree / model / "3000")
-        config = repository.read_config(tree, "carla_policy-v0.2.0")
-        text = configs.text(config).replace("model_version: 2000", "model_version: 3000")
-        repository.write_ensemble(tree, "carla_policy-v0.3.0", text.replace("v0.2.0", "v0.3.0"))
+        repository.remove_version(tree, "v0.3.0")
+        copy_version(tree, "v0.2.0", "v0.3.0")
+        shutil.rmtree(tree / "carla_policy_fused-v0.3.0")
         change(tree)
+
+
+def copy_version(tree: Path, old: str, new: str) -> None:
+    """Put a copy of the version `old` into the repository."""
+    for model in list(tree.glob(f"*-{old}")):
+        copy = tree / model.name.replace(old, new)
+        shutil.copytree(model, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        config = (model / "config.pbtxt").read_text().replace(old, new)
+        numbers = [str(triton_version(version)) for version in (old, new)]
+        config = config.replace(*(f"model_version: {number}" for number in numbers))
+        repository.write(copy / "config.pbtxt", config.encode())
+        if (copy / numbers[0]).is_dir():
+            (copy / numbers[0]).rename(copy / numbers[1])
 
 
 def tamper(tree: Path, model: str) -> None:
@@ -320,12 +329,14 @@ def test_a_failed_step_changes_nothing(
 
     def change(tree: Path) -> None:
         if broken == "policy":
-            repository.write(tree / "policy_onnx/3000/model.onnx", b"damaged")
+            repository.write(tree / "policy_onnx-v0.3.0/3000/model.onnx", b"damaged")
         elif broken == "code":
-            repository.write(tree / "policy_onnx/3000/model.py", b"raise ImportError('no')\n")
+            repository.write(
+                tree / "policy_onnx-v0.3.0/3000/model.py", b"raise ImportError('no')\n"
+            )
         elif broken == "Triton":  # its files open, but its config does not fit its steps
             config = repository.read_config(tree, "carla_policy-v0.3.0")
-            config.input[2].dims[0] = 6
+            config.input[5].dims[0] = 6
             repository.write_ensemble(tree, "carla_policy-v0.3.0", configs.text(config))
         elif broken == "golden":
             tamper(tree, "carla_policy-v0.3.0")
@@ -344,8 +355,8 @@ def test_a_failed_step_changes_nothing(
     before = contents(target)
     version = "v0.9.0" if broken == "unknown" else "v0.3.0"
     step = {
-        "policy": r"open its files: .*policy_onnx/3000/model\.onnx: it can't be served",
-        "code": r"open its files: .*policy_onnx/3000/model\.py: .*not the line",
+        "policy": r"open its files: .*policy_onnx-v0\.3\.0/3000/model\.onnx: it can't be served",
+        "code": r"open its files: .*policy_onnx-v0\.3\.0/3000/model\.py: .*not the line",
         "Triton": "load it beside the active version: .*inconsistent shape",
         "golden": "golden inference: .* differ by 0.01",
         "fused file": r"open its files: .*fused-v0\.3\.0/1/model\.onnx: it can't be served",
@@ -398,8 +409,7 @@ def test_a_server_of_another_repository(
     before = contents(other)
     stack, target = live
     with repository.transaction(target) as tree:
-        for path in (*tree.glob("*/3000"), *tree.glob("carla_policy*-v0.3.0")):
-            shutil.rmtree(path)
+        repository.remove_version(tree, "v0.3.0")
     with pytest.raises(PromotionError, match=r"serves another repository"):
         promote.promote(other, "v0.3.0", control)
     with pytest.raises(PromotionError, match=r"move the alias|check the alias"):
@@ -412,19 +422,17 @@ def test_offline(tmp_path: Path, command: Callable[..., Any]) -> None:
     target = tmp_path / "model_repository"
     shutil.copytree(ROOT / "model_repository", target)
     where = ("--repository", str(target))
-    port = {"TRITON_HTTP_PORT": str(free_ports(1)[0])}
-    result = command("rollback", *where, **port)
+    port = str(free_ports(1)[0])
+    result = command("rollback", *where, "--offline")
     assert result.returncode == 1
     assert "find the version: " in result.stderr
     assert "no promotion that could be rolled back" in result.stderr
-    result = command("promote", "v0.1.0", *where, **port)
+    result = command("promote", "v0.1.0", *where, "--offline")
     assert "active is v0.1.0 (was v0.2.0) in the repository" in result.stdout
     assert repository.active_version(target) == "v0.1.0"
     assert command("rollback", *where, "--offline").returncode == 0
     assert repository.active_version(target) == "v0.2.0"
-    result = command(
-        "promote", "v0.1.0", *where, "--triton", f"http://127.0.0.1:{port['TRITON_HTTP_PORT']}"
-    )
+    result = command("promote", "v0.1.0", *where, "--triton", f"http://127.0.0.1:{port}")
     assert result.returncode == 1
     assert "connect: no Triton answers at" in result.stderr
     assert command("promote", "v0.1.0", "--offline", "--triton", "http://x").returncode == 2

@@ -222,18 +222,20 @@ def test_a_broken_config(repository: Path) -> None:
 
 
 def test_a_broken_model(repository: Path) -> None:
-    (repository / "policy_onnx" / "2000" / "model.onnx").write_bytes(b"damaged")
+    (repository / "policy_onnx-v0.2.0" / "2000" / "model.onnx").write_bytes(b"damaged")
     with failing(MODEL_REPOSITORY=str(repository)) as result:
         told = result.stderr.partition("carlarl: ")[2].splitlines()
     assert told[0] == "Triton ended with status 1; the end of its log:"
-    assert told[1].startswith("failed to load 'policy_onnx' version 2000: Internal: InvalidProto")
+    assert told[1].startswith(
+        "failed to load 'policy_onnx-v0.2.0' version 2000: Internal: InvalidProto"
+    )
     assert len(told) < 6
     assert not any(line.startswith(("|", "+", "I")) for line in told)
 
 
 def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
     """Ready means warm: Triton runs the configured warm-up before it serves a model."""
-    (repository / "policy_onnx" / "2000" / "model.py").write_text(
+    (repository / "policy_onnx-v0.2.0" / "2000" / "model.py").write_text(
         "class TritonPythonModel:\n"
         "    def execute(self, requests):\n"
         "        raise RuntimeError('cannot run at all')\n"

@@ -104,9 +104,9 @@ def test_a_dead_model_is_seen_though_triton_calls_it_ready(own_stack: tuple[Stac
     """Of a version that is not the active one, so that no golden inference tells."""
     stack, _ = own_stack
     before, old = falls(stack), triton(stack)
-    model(stack, "/preprocess/1000/").kill()
+    model(stack, "/preprocess-v0.1.0/").kill()
     until(lambda: falls(stack) == before + 1, 30)
-    assert "has died, that of the model preprocess version 1000" in stack.output()
+    assert "has died, that of the model preprocess-v0.1.0 version 1000" in stack.output()
     until(lambda: not old.is_running(), 30)
     until(lambda: works(stack), 60)
 

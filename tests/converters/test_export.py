@@ -57,11 +57,10 @@ def test_files(target: Path) -> None:
          ("carla_policy", "carla_policy-v0.1.0", "carla_policy-v0.2.0",
           "carla_policy_torchscript-v0.1.0", "carla_policy_torchscript-v0.2.0")
          for file in ("config.pbtxt", "1/.gitkeep")]
-        + [f"{name}/{number}/{file}" for number in (1000, 2000) for name, file in
-           (("preprocess", "preprocessing.json"), ("preprocess", "model.py"),
-            ("policy_onnx", "model.onnx"), ("policy_onnx", "model.py"),
-            ("policy_torchscript", "model.pt"), ("policy_torchscript", "model.py"))]
-        + [f"{name}/config.pbtxt" for name in ("preprocess", "policy_onnx", "policy_torchscript")]
+        + [f"{name}-{version}/{file}" for version, number in (("v0.1.0", 1000), ("v0.2.0", 2000))
+           for name, made in (("preprocess", "preprocessing.json"), ("policy_onnx", "model.onnx"),
+                              ("policy_torchscript", "model.pt"))
+           for file in ("config.pbtxt", f"{number}/model.py", f"{number}/{made}")]
         + [f"carla_policy_fused-{version}/{file}" for version in ("v0.1.0", "v0.2.0") for file in
            ("config.pbtxt", "1/model.py", "1/model.onnx", "1/preprocessing.json")]
     )  # fmt: skip
@@ -73,8 +72,8 @@ def test_configs() -> None:
     shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": configs.preprocess(shape),
-        "policy_onnx": configs.policy(shape, "onnx"),
+        "preprocess": configs.preprocess("v1.2.3", shape),
+        "policy_onnx": configs.policy("v1.2.3", shape, "onnx"),
         "fused": configs.fused("v1.2.3", shape),
         "ensemble": configs.ensemble("carla_policy-v1.2.3", "v1.2.3", shape, "onnx", parameters),
     }
@@ -91,8 +90,8 @@ def test_ensembles_are_pinned_and_carry_what_the_gateway_needs(target: Path) -> 
         config = repository.read_config(target, name)
         number = {"v0.1.0": 1000, "v0.2.0": 2000}[version]
         assert [(s.model_name, s.model_version) for s in config.ensemble_scheduling.step] == [
-            ("preprocess", number),
-            (f"policy_{form}", number),
+            (f"preprocess-{version}", number),
+            (f"policy_{form}-{version}", number),
         ]
         told = {key: value.string_value for key, value in config.parameters.items()}
         assert (told["version"], told["format"], told["sensors"]) == (version, form, "5")
@@ -159,39 +158,38 @@ def test_models_of_the_user_stay(target: Path, folders: list[Path]) -> None:
         repository.write(target / name / "model.py", b"mine")
     repository.write(target / "policy_empty" / "config.pbtxt", b"")
     repository.write(target / "policy_notes.txt", b"mine")
-    for left_over in ("policy_onnx_s9a2/1000", "policy_tensorrt/1000"):
-        repository.write(target / left_over / "model.py", b"ours")
+    left_over = ("policy_onnx_s9a2/1000", "preprocess/1000", "policy_tensorrt-v0.1.0/1000")
+    for name in left_over:
+        repository.write(target / name / "model.py", b"ours")
+    repository.write(target / "preprocess" / "2000" / "model.py", b"another version's")
     before = contents(target)
     export(folders[:1], target)
-    assert before.keys() - contents(target).keys() == {
-        "policy_onnx_s9a2/1000/model.py",
-        "policy_tensorrt/1000/model.py",
-    }
+    gone = before.keys() - contents(target).keys()
+    assert gone == {f"{name}/model.py" for name in left_over}
 
 
 def test_a_format_that_is_no_longer_wanted_goes(target: Path, folders: list[Path]) -> None:
     export(folders[:1], target, ["torchscript"])
     names = {path.name for path in target.iterdir()}
     assert "carla_policy_torchscript-v0.1.0" not in names
-    assert not (target / "policy_onnx" / "1000").exists()
+    assert not (target / "policy_onnx-v0.1.0").exists()
+    assert (target / "policy_onnx-v0.2.0").exists()
     assert (
         repository.read_config(target, "carla_policy-v0.1.0").parameters["format"].string_value
         == "torchscript"
     )
-    export(folders, target, ["torchscript"])
-    assert not (target / "policy_onnx").exists()
 
 
-def test_another_shape_gets_models_of_its_own(
+def test_each_version_has_models_of_its_own(
     target: Path, tmp_path: Path, make_artifact: MakeArtifact
 ) -> None:
     other = make_artifact(
         tmp_path / "artifacts" / "v0.3.0", sensors=9, layout=("steer", "acceleration")
     )
+    before = contents(target)
     export([other], target)
-    assert (target / "preprocess_s9a2" / "3000" / "model.py").exists()
-    assert repository.read_config(target, "preprocess_s9a2").input[2].dims == [9]
-    assert (target / "preprocess" / "2000").exists()
+    assert repository.read_config(target, "preprocess-v0.3.0").input[2].dims == [9]
+    assert before.items() <= contents(target).items()
 
 
 @pytest.mark.parametrize("squash", ["clip", "tanh"])
@@ -274,7 +272,7 @@ def test_readers_see_the_old_or_the_new_repository(target: Path) -> None:
         "import sys; from pathlib import Path; from converters.repository import repository\n"
         "seen = set()\n"
         "print('reading', flush=True)\n"
-        "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 10:\n"
+        "while len(seen) < 2 or len(list(Path(sys.argv[1]).iterdir())) != 13:\n"
         "    seen.add(repository.active_version(Path(sys.argv[1])))\n"
         "print(sorted(seen))"
     )

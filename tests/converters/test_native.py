@@ -55,10 +55,10 @@ def test_configs() -> None:
     shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": configs.preprocess(shape, NATIVE),
-        "policy_onnx": configs.policy(shape, "onnx", flavour=NATIVE),
-        "policy_torchscript": configs.policy(shape, "torchscript", flavour=NATIVE),
-        "policy_tensorrt": configs.policy(shape, "tensorrt", "GPU", NATIVE),
+        "preprocess": configs.preprocess("v1.2.3", shape, NATIVE),
+        "policy_onnx": configs.policy("v1.2.3", shape, "onnx", flavour=NATIVE),
+        "policy_torchscript": configs.policy("v1.2.3", shape, "torchscript", flavour=NATIVE),
+        "policy_tensorrt": configs.policy("v1.2.3", shape, "tensorrt", "GPU", NATIVE),
     } | {
         f"ensemble_{form}": configs.ensemble(
             "carla_policy", "v1.2.3", shape, form, parameters, NATIVE
@@ -86,8 +86,8 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_files(target: Path) -> None:
     ensembles = ("carla_policy", "carla_policy-v0.1.0", "carla_policy_torchscript-v0.1.0")
-    models = {"preprocess": "model.onnx", "policy_onnx": "model.onnx"}
-    models["policy_torchscript"] = "model.pt"
+    models = {"preprocess-v0.1.0": "model.onnx", "policy_onnx-v0.1.0": "model.onnx"}
+    models["policy_torchscript-v0.1.0"] = "model.pt"
     assert sorted(contents(target)) == sorted(
         [f"{name}/{file}" for name in ensembles for file in ("config.pbtxt", "1/.gitkeep")]
         + [f"{name}/1000/{file}" for name, file in models.items()]
@@ -103,13 +103,13 @@ def test_the_files_together_act_as_the_policy(target: Path, folder: Path) -> Non
     source = artifact.load(folder)
     observations = np.concatenate([source.observations, parity.corners(5)])
     features = native.features(
-        (target / "preprocess" / "1000" / "model.onnx").read_bytes(), observations
+        (target / "preprocess-v0.1.0" / "1000" / "model.onnx").read_bytes(), observations
     )
     noise = np.random.default_rng(0).normal(size=(len(features), 3)).astype(np.float32)
     expected = parity.actions(source, features, noise)
     for path in (
-        target / "policy_onnx" / "1000" / "model.onnx",
-        target / "policy_torchscript" / "1000" / "model.pt",
+        target / "policy_onnx-v0.1.0" / "1000" / "model.onnx",
+        target / "policy_torchscript-v0.1.0" / "1000" / "model.pt",
     ):
         open_ = {".onnx": runtimes.onnx, ".pt": runtimes.torchscript}[path.suffix]
         np.testing.assert_allclose(open_(path)(features, noise), expected, rtol=0, atol=1e-5)
@@ -117,7 +117,7 @@ def test_the_files_together_act_as_the_policy(target: Path, folder: Path) -> Non
 
 def test_tensors_are_those_of_the_files(target: Path) -> None:
     """A C++ backend refuses a config whose tensors its file does not have."""
-    for name in ("preprocess", "policy_onnx"):
+    for name in ("preprocess-v0.1.0", "policy_onnx-v0.1.0"):
         config = repository.read_config(target, name)
         graph = onnx.load(target / name / "1000" / "model.onnx").graph
         for told, real in ((config.input, graph.input), (config.output, graph.output)):

@@ -28,7 +28,11 @@ def test_torchscript_on_the_gpu(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "placed"
     placement.place(source, target, "torchscript", "GPU")
     assert {path.name for path in target.iterdir()} == {path.name for path in source.iterdir()}
-    for model in ("policy_torchscript", "carla_policy_fused-v0.1.0", "carla_policy_fused-v0.2.0"):
+    for model in (
+        "policy_torchscript-v0.1.0",
+        "carla_policy_fused-v0.1.0",
+        "carla_policy_fused-v0.2.0",
+    ):
         (group,) = repository.read_config(target, model).instance_group
         assert (group.kind, group.gpus, group.count) == (group.KIND_GPU, [0], 1)
         before = repository.read_config(source, model)
@@ -38,28 +42,40 @@ def test_torchscript_on_the_gpu(source: Path, tmp_path: Path) -> None:
     for version, number in (("v0.1.0", 1000), ("v0.2.0", 2000)):
         ensemble = repository.read_config(target, f"carla_policy-{version}")
         steps = [(one.model_name, one.model_version) for one in ensemble.ensemble_scheduling.step]
-        assert steps == [("preprocess", number), ("policy_torchscript", number)]
+        assert steps == [
+            (f"preprocess-{version}", number),
+            (f"policy_torchscript-{version}", number),
+        ]
         assert ensemble.parameters["format"].string_value == "torchscript"
         fused = target / f"carla_policy_fused-{version}" / "1"
         names = sorted(path.name for path in fused.iterdir())
         assert names == ["model.pt", "model.py", "preprocessing.json"]
-        policy = source / "policy_torchscript" / str(number) / "model.pt"
+        policy = source / f"policy_torchscript-{version}" / str(number) / "model.pt"
         assert (fused / "model.pt").samefile(policy)
-    for model in ("preprocess", "policy_onnx", "carla_policy", "carla_policy_torchscript-v0.1.0"):
+    for model in (
+        "preprocess-v0.1.0",
+        "policy_onnx-v0.1.0",
+        "carla_policy",
+        "carla_policy_torchscript-v0.1.0",
+    ):
         assert (target / model).samefile(source / model)
 
 
 def test_onnx_on_the_gpu_keeps_its_files(source: Path, tmp_path: Path) -> None:
     placement.place(source, tmp_path / "placed", "onnx", "GPU")
     fused = tmp_path / "placed" / "carla_policy_fused-v0.2.0"
-    assert (fused / "1" / "model.onnx").samefile(source / "policy_onnx" / "2000" / "model.onnx")
-    group = repository.read_config(tmp_path / "placed", "policy_onnx").instance_group[0]
+    assert (fused / "1" / "model.onnx").samefile(
+        source / "policy_onnx-v0.2.0" / "2000" / "model.onnx"
+    )
+    group = repository.read_config(tmp_path / "placed", "policy_onnx-v0.2.0").instance_group[0]
     assert group.kind == group.KIND_GPU
-    assert (tmp_path / "placed" / "policy_torchscript").samefile(source / "policy_torchscript")
+    assert (tmp_path / "placed" / "policy_torchscript-v0.2.0").samefile(
+        source / "policy_torchscript-v0.2.0"
+    )
 
 
 def test_a_version_without_the_format_stays_as_it_is(source: Path, tmp_path: Path) -> None:
-    shutil.rmtree(source / "policy_torchscript" / "1000")
+    shutil.rmtree(source / "policy_torchscript-v0.1.0" / "1000")
     placement.place(source, tmp_path / "placed", "torchscript", "GPU")
     for model in ("carla_policy-v0.1.0", "carla_policy_fused-v0.1.0"):
         assert (tmp_path / "placed" / model).samefile(source / model)

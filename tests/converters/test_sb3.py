@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def served(trained: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     target = tmp_path_factory.mktemp("repository") / "model_repository"
     export([trained["artifacts"] / version for version in SERVED], target, ["onnx"])
-    with running_stack(MODEL_REPOSITORY=str(target)) as stack:
+    with running_stack(MODEL_REPOSITORY=str(target), SERVE_VERSIONS=",".join(SERVED)) as stack:
         yield stack
 
 

@@ -50,7 +50,7 @@ def target(tmp_path: Path, exported: Path) -> Path:
 
 
 def test_record(target: Path) -> None:
-    version = target / "policy_tensorrt" / "1000"
+    version = target / "policy_tensorrt-v0.1.0" / "1000"
     assert sorted(path.name for path in version.iterdir()) == [
         "builder.json",
         "model.plan",
@@ -62,7 +62,9 @@ def test_record(target: Path) -> None:
     assert record.compute_capabilities == ("8.6", "8.9")
     assert record.profile == {"min": 1, "opt": 32, "max": configs.MAX_BATCH_SIZE}
     assert record.precision == "FP32, no TF32"
-    assert record.source == digest((target / "policy_onnx" / "1000" / "model.onnx").read_bytes())
+    assert record.source == digest(
+        (target / "policy_onnx-v0.1.0" / "1000" / "model.onnx").read_bytes()
+    )
     assert record.plan == digest((version / "model.plan").read_bytes())
 
 
@@ -71,10 +73,10 @@ def test_it_is_in_no_ensemble_that_must_be_ready(target: Path) -> None:
         name
         for name in repository.ensembles(target)
         for step in repository.read_config(target, name).ensemble_scheduling.step
-        if step.model_name == "policy_tensorrt"
+        if step.model_name == "policy_tensorrt-v0.1.0"
     }
     assert using == {"carla_policy_tensorrt-v0.1.0"}
-    group = repository.read_config(target, "policy_tensorrt").instance_group[0]
+    group = repository.read_config(target, "policy_tensorrt-v0.1.0").instance_group[0]
     assert (group.kind, group.gpus) == (group.KIND_GPU, [0])
 
 
@@ -106,7 +108,7 @@ def test_run_twice_builds_once(target: Path, folder: Path) -> None:
 
 
 def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: Path) -> None:
-    plan = target / "policy_tensorrt" / "1000" / "model.plan"
+    plan = target / "policy_tensorrt-v0.1.0" / "1000" / "model.plan"
     export([folder], target, ALL)
     record = BuildRecord.load(plan.with_name("builder.json"))
     assert record.compute_capabilities == tensorrt.DEFAULT_CAPABILITIES
@@ -117,7 +119,9 @@ def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: P
     plan.write_bytes(b"damaged")
     other = plan.with_name("builder.json").read_text().replace(record.source, "sha256:another")
     plan.with_name("builder.json").write_text(other)
-    named = [f"policy_tensorrt/1000/{name} differs" for name in ("builder.json", "model.plan")]
+    named = [
+        f"policy_tensorrt-v0.1.0/1000/{name} differs" for name in ("builder.json", "model.plan")
+    ]
     assert comparison.differences(fresh, target) == named
     export([folder], target, ALL)
     record = BuildRecord.load(plan.with_name("builder.json"))
@@ -125,7 +129,7 @@ def test_built_again_for_other_targets_or_a_damaged_plan(target: Path, folder: P
 
 
 def test_what_the_builder_cannot_do(tmp_path: Path, target: Path) -> None:
-    onnx = (target / "policy_onnx" / "1000" / "model.onnx").read_bytes()
+    onnx = (target / "policy_onnx-v0.1.0" / "1000" / "model.onnx").read_bytes()
     plan = tmp_path / "model.plan"
     for content, capabilities, message in (
         (onnx, ("9.0",), r"does not build for compute capability 9\.0, but for 7\.5, 8\.0, 8\.6"),
@@ -158,7 +162,7 @@ def test_command_line(tmp_path: Path, folder: Path, command: Run) -> None:
     export = ("export", "--artifacts", str(folder.parent), "--repository", str(target))
     given = command(*export, "--formats", "onnx,tensorrt", flag, "8.6,8.9", flag, "12.0")
     assert given.returncode == 0, given.stderr
-    record = target / "policy_tensorrt" / "1000" / "builder.json"
+    record = target / "policy_tensorrt-v0.1.0" / "1000" / "builder.json"
     assert BuildRecord.load(record).compute_capabilities == ("8.6", "8.9", "12.0")
     bad = command(*export, "--formats", "onnx,tensorrt", flag, "sm86")
     assert "give them like 8.6" in bad.stderr

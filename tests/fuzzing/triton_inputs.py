@@ -18,12 +18,12 @@ ROW |= {"deterministic": (1, "BOOL"), "seed": (1, "INT64"), "row": (1, "INT64")}
 MODELS: dict[str, dict[str, tuple[int, str]]] = {
     "carla_policy": ROW,
     "carla_policy-v0.2.0": ROW,
-    "preprocess": ROW,
+    "preprocess-v0.2.0": ROW,
     "carla_policy_fused-v0.2.0": {"observation": (7, "FP32"), "noise_key": (2, "INT64")},
-    "policy_onnx": {"features": (7, "FP32"), "noise": (3, "FP32")},
+    "policy_onnx-v0.2.0": {"features": (7, "FP32"), "noise": (3, "FP32")},
 }
 OPTIONAL = ("row", "noise_key")
-OUTPUTS = {"preprocess": "features"}
+OUTPUTS = {"preprocess-v0.2.0": "features"}
 """Where it is not `action`."""
 KINDS = ("FP16", "FP32", "FP64", "INT8", "INT64", "UINT64", "BOOL", "BYTES", "BF16", "", "fp32")
 SHAPES: tuple[list[Any], ...] = (
@@ -135,7 +135,7 @@ def wrong_form(random: Random) -> Input:
         length = random.choice((0, -1, 1, len(text) - 1, len(text) + 1, 2**31, 2**63, 2**70, "x"))
     if choice == 6:
         model = random.choice(
-            ("nothing", "..", "policy_onnx/versions/99", "carla_policy/versions/x")
+            ("nothing", "..", "policy_onnx-v0.2.0/versions/99", "carla_policy/versions/x")
         )
     payload = b"".join(data)
     if choice == 7:

@@ -41,6 +41,6 @@ def test_readiness_follows(own_stack: Stack) -> None:
     kill_model(own_stack, "/carla_policy_fused-v0.2.0/")
     until(lambda: predict(url).status_code == 200, 5)  # the ensemble's processes live
     assert status(url + "/readyz") == 200
-    kill_model(own_stack, "/policy_onnx/2000/")
+    kill_model(own_stack, "/policy_onnx-v0.2.0/")
     until(lambda: status(url + "/readyz") == 503, 3)
     check_envelope(httpx.get(url + "/readyz"), 503, "SERVICE_UNAVAILABLE")

@@ -57,7 +57,7 @@ FAULTS = {
         stack, "/carla_policy_fused-v0.2.0/"
     ).kill(),
     "`SIGKILL` of another version's process": lambda stack: model(
-        stack, "/policy_onnx/1000/"
+        stack, "/policy_onnx-v0.1.0/"
     ).kill(),
     "`SIGSTOP` of Triton for 10 s": lambda stack: stop(triton(stack), 10),
     "`SIGSTOP` of Triton for good": lambda stack: stop(triton(stack), 30),

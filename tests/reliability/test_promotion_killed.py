@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from carlarl.promotion import promote
-from carlarl.promotion.preflight import check_files
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import repository
+from converters.repository.preflight import check_files
 from tests.gateway.processes import predict, status, until
 from tests.stack import ROOT, clean_environment, running_stack
 

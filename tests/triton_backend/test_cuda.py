@@ -24,13 +24,15 @@ OPEN: dict[str, Callable[[Path, bool], runtimes.Runtime]] = {
 
 
 def policy(version: str, form: str) -> Path:
-    return REPOSITORY / f"policy_{form}" / NUMBERS[version] / FILES[form]
+    return REPOSITORY / f"policy_{form}-{version}" / NUMBERS[version] / FILES[form]
 
 
 def inputs(version: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Recorded observations' features, repeated as often as need be, and noise for them."""
     observations = np.load(ROOT / "artifacts" / version / "observations.npy")
-    preprocessing = Preprocessing.load(REPOSITORY / "preprocess" / NUMBERS[version] / FILE_NAME)
+    preprocessing = Preprocessing.load(
+        REPOSITORY / f"preprocess-{version}" / NUMBERS[version] / FILE_NAME
+    )
     features = preprocessing.features(np.resize(observations, (rows, observations.shape[1])))
     noise = np.random.default_rng(rows).standard_normal((rows, preprocessing.noise))
     return features, noise.astype(np.float32)

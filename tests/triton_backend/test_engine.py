@@ -73,9 +73,9 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
-    """A real engine where `policy_tensorrt` has it."""
-    onnx = ROOT / "model_repository" / "policy_onnx" / "2000" / "model.onnx"
-    path = tmp_path / "policy_tensorrt" / "2000" / "model.plan"
+    """A real engine where `policy_tensorrt-v0.2.0` has it."""
+    onnx = ROOT / "model_repository" / "policy_onnx-v0.2.0" / "2000" / "model.onnx"
+    path = tmp_path / "policy_tensorrt-v0.2.0" / "2000" / "model.plan"
     path.parent.mkdir(parents=True)
     tensorrt.write(onnx.read_bytes(), path, ("8.6",))
     return path
@@ -98,12 +98,17 @@ def test_triton_tells_why(plan: Path, device: str, sentence: str) -> None:
     (plan.parent / "model.py").write_text(
         "from triton_backend.policy import TensorRTPolicy as TritonPythonModel\n"
     )
-    config = policy(Shape(sensors=5, noise=3), "tensorrt", device)
+    config = policy("v0.2.0", Shape(sensors=5, noise=3), "tensorrt", device)
     (plan.parents[1] / "config.pbtxt").write_text(config)
     http, grpc, metrics = free_ports(3)
     with own_folder() as folder:
         server = TritonServer(
-            folder, plan.parents[2], ["policy_tensorrt"], http=http, grpc=grpc, metrics=metrics
+            folder,
+            plan.parents[2],
+            ["policy_tensorrt-v0.2.0"],
+            http=http,
+            grpc=grpc,
+            metrics=metrics,
         )
         try:
             deadline = time.monotonic() + 60

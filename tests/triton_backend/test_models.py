@@ -92,14 +92,14 @@ def test_ensembles_act_as_the_trained_policy(client: Client, version: str, form:
 def test_each_step_alone(client: Client, version: str) -> None:
     source = recorded(version)
     given = tensors(source.observations[:8], deterministic=False, seed=11)
-    made = client.infer("preprocess", given, VERSIONS[version])
+    made = client.infer(f"preprocess-{version}", given, VERSIONS[version])
     features, noise = made.as_numpy("features"), made.as_numpy("noise")
     assert features.tobytes() == source.preprocessing.features(source.observations[:8]).tobytes()
     assert noise.shape == (8, 3)
     expected = parity.actions(source, features.copy(), noise.copy())
     for form in ("onnx", "torchscript"):
         answer = client.infer(
-            f"policy_{form}", {"features": features, "noise": noise}, VERSIONS[version]
+            f"policy_{form}-{version}", {"features": features, "noise": noise}, VERSIONS[version]
         )
         np.testing.assert_allclose(answer.as_numpy("action"), expected, rtol=0, atol=1e-5)
 
@@ -160,7 +160,7 @@ def test_a_bad_request_in_a_batch_fails_alone(stack: Stack) -> None:
     expected = Client(tritonclient.http, stack.triton_http).action(
         "carla_policy", tensors(observations[:200])
     )
-    before = _statistics(stack, "preprocess", "2000")
+    before = _statistics(stack, "preprocess-v0.2.0", "2000")
 
     def call(index: int) -> np.ndarray | str:
         given = tensors(observations[index : index + 1])
@@ -182,7 +182,7 @@ def test_a_bad_request_in_a_batch_fails_alone(stack: Stack) -> None:
         else:
             assert isinstance(answer, np.ndarray)
             assert answer[0].tobytes() == expected[index].tobytes()
-    after = _statistics(stack, "preprocess", "2000")
+    after = _statistics(stack, "preprocess-v0.2.0", "2000")
     joined = max(batch["batch_size"] for batch in after["batch_stats"])
     executions = after["execution_count"] - before["execution_count"]
     assert joined > 1

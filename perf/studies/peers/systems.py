@@ -38,7 +38,7 @@ class Peer:
     command: str
     """A program of its environment, and arguments."""
     variables: Mapping[str, str] = field(default_factory=dict)
-    model: str = "policy_onnx/{version}/model.onnx"
+    model: str = "policy_onnx-{name}/{number}/model.onnx"
     """The policy's file, in the model repository."""
 
     def install(self, cache: Path = CACHE) -> Path:
@@ -72,14 +72,16 @@ class Peer:
         repository = ROOT / "model_repository"
         with tempfile.TemporaryDirectory(prefix="carlarl-", ignore_cleanup_errors=True) as folder:
             places = {**dict(ports), "folder": folder, "cores": os.cpu_count()}
-            preprocessing = repository / "preprocess" / TRITON_VERSION / "preprocessing.json"
+            preprocessing = (
+                repository / f"preprocess-{VERSION}" / TRITON_VERSION / "preprocessing.json"
+            )
             variables = {
                 **{k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"},
                 "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', '')}",
                 "TMPDIR": folder,
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'perf' / 'studies'}",
                 "VERSION": VERSION,
-                "MODEL": str(repository / self.model.format(version=TRITON_VERSION)),
+                "MODEL": str(repository / self.model.format(name=VERSION, number=TRITON_VERSION)),
                 "PREPROCESSING": str(preprocessing),
                 "PORT": str(places["port"]),
                 "OMP_NUM_THREADS": "1",
@@ -113,7 +115,7 @@ _ALL = (
         "fastapi_torchscript",
         (*_FASTAPI, "torch==2.13.0", "numpy==2.4.6"),
         _UVICORN,
-        model="policy_torchscript/{version}/model.pt",
+        model="policy_torchscript-{name}/{number}/model.pt",
     ),
     Peer("litserve", ("litserve==0.2.19", *_ONNX), "python -m peers.litserve"),
     Peer(

@@ -6,6 +6,7 @@ ends with a segmentation fault. So a damaged file must be found before.
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import re
 from pathlib import Path
@@ -17,6 +18,21 @@ from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
 
 _MODEL_PY = re.compile(rb"from triton_backend\.\w+ import \w+( as TritonPythonModel)?\n")
+_POLICIES = ("model.onnx", "model.pt", "model.plan")
+
+
+def compile_models(repository: Path) -> None:
+    """Write the byte code of the models: if Triton's processes do it, Triton sees a change."""
+    compileall.compile_dir(repository, quiet=2)
+
+
+def fault(repository: Path, version: str) -> str | None:
+    """Return why a version can't be served, or None."""
+    try:
+        check_files(repository, version)
+    except RepositoryError as error:
+        return str(error)
+    return None
 
 
 def check_files(repository: Path, version: str) -> None:
@@ -26,12 +42,24 @@ def check_files(repository: Path, version: str) -> None:
     for a file that is missing or that its runtime can't open.
     """
     steps = read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step
-    folders = [repository / step.model_name / str(step.model_version) for step in steps]
-    if (fused := repository / configs.ensemble_name(version, configs.FUSED)).is_dir():
-        folders.append(fused / "1")
-    for folder in folders:
-        if not folder.is_dir():
-            raise RepositoryError(f"{folder}: no such folder; `carlarl export` it again")
+    models = [(step.model_name, str(step.model_version)) for step in steps]
+    fused = configs.ensemble_name(version, configs.FUSED)
+    if (repository / fused).is_dir():
+        models.append((fused, "1"))
+    for model, number in models:
+        folder = repository / model / number
+        native = read_config(repository, model).default_model_filename
+        needed: list[tuple[str, ...]] = [(native or "model.py",)]
+        if not native and not model.startswith("preprocess"):
+            needed.append(_POLICIES)
+        if not native and not model.startswith("policy_"):
+            needed.append((FILE_NAME,))
+        for names in needed:
+            if not any((folder / name).is_file() for name in names):
+                raise RepositoryError(
+                    f"{folder}: it has no {' or '.join(names)}; `carlarl export --version "
+                    f"{version}` writes it again"
+                )
         for path in sorted(folder.iterdir()):
             if path.is_file():
                 _check_file(path, version)

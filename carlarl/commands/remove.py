@@ -1,0 +1,30 @@
+"""`carlarl remove`: a version leaves the model repository."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import click
+
+from carlarl.commands import options
+from carlarl.commands.promote import offline_option, server, server_options
+
+
+@click.command()
+@click.argument("version", type=options.VERSION)
+@server_options
+@offline_option
+@click.option("--artifact", is_flag=True, help="Remove the artifact, too.")
+def remove(version: str, artifact: bool, **given: Any) -> None:
+    """Take a version out of the model repository, neither the active one nor one that is loaded.
+
+    Example: carlarl remove v0.1.0
+    """
+    from carlarl.promotion import loading
+
+    with server(**given) as (settings, triton, _):
+        loading.remove(settings.model_repository, version, triton)
+    if artifact:
+        shutil.rmtree(settings.artifact_dir / version)
+    click.echo(f"{settings.model_repository}: {version} is removed")
