@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -245,7 +244,7 @@ def test_the_port_that_models_are_loaded_by(
     """Another user's embedded server is not found by itself: the setting names the port."""
     stack, target = live
     secret = cleanup.secret_at(f"http://{stack.triton_http}")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cleanup, "SHARED_MEMORY", tmp_path)
     (nobody,) = free_ports(1)
     url = f"http://{stack.triton_http}"
     before = contents(target)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from gateway.observability import otlp
-from gateway.observability.tracing import Traces
+from gateway.observability.tracing import Tracing
 from tests.deploy.containers import missing
 from tests.stack import ROOT
 
@@ -154,11 +154,11 @@ def test_how_compose_traces(
         monkeypatch.setenv(name, value or "")
     assert otlp.traces_url() is None
     monkeypatch.setenv(otlp.ENDPOINT, "http://127.0.0.1:1")
-    assert Traces().begin("POST", "/predict", {}) is not None
+    assert Tracing().begin("POST", "/predict", {}) is not None
     assert not caplog.records
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
-    assert Traces().begin("POST", "/predict", {}) is None
+    assert Tracing().begin("POST", "/predict", {}) is None
 
 
 def test_what_compose_opens() -> None:

@@ -125,11 +125,12 @@ def slow_gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """A gateway with 2 ms of sleep before each call of Triton, beside the stack's own."""
     folder = tmp_path_factory.mktemp("slow")
     shutil.copytree(ROOT / "gateway", folder / "gateway")
-    module = folder / "gateway" / "triton.py"
+    module = folder / "gateway" / "triton" / "client.py"
     call = "        tensors = tensors_of(model, rows)\n"
     source = module.read_text()
     assert source.count(call) == 1
-    module.write_text(source.replace(call, f"        await asyncio.sleep(0.002)\n{call}"))
+    source = source.replace("import asyncio\n", "import asyncio\nimport time\n", 1)
+    module.write_text(source.replace(call, f"        time.sleep(0.002)\n{call}"))
     triton = f"http://{stack.triton_http}"
     with gateway_process(cwd=folder, TRITON_URL=triton, PYTHONPATH=str(folder)) as url:
         yield url
