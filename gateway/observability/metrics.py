@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 
 from gateway.api.errors import CODES, ResourceExhausted
 from gateway.observability import workers
-from gateway.observability.metric_buffers import Count, Distribution
+from gateway.observability.metric_families import Count, Distribution
 from gateway.observability.series import SAMPLED_ACTIONS, Series
 from gateway.triton.batch import ACTION_BYTES
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from gateway.observability.metric_buffers import Count, Distribution
+from gateway.observability.metric_families import Count, Distribution
 from gateway.observability.metrics import CONTROLS, Metrics
 from gateway.observability.series import BUCKETS_S, SAMPLED_ACTIONS
 from tests.gateway.processes import predict, status, until
