@@ -12,6 +12,9 @@ from perf.load.request_forms import FORMS
 
 BOUND = 0.9
 """What share of the best form's rate the gate demands of each form of the same body."""
+SEGMENT = 0.06
+"""How much less of it for each further segment: sending and receiving one costs the generator and
+the kernel that much on the same cores, whatever the gateway does with it."""
 CONNECTIONS = 32
 
 Item = TypeVar("Item")
@@ -43,7 +46,7 @@ def check_forms(say: Say, rounds: int = 5, seconds: float = 1.0) -> list[str]:
             rates[form.name].append(saw.per_s)
             say(f"round {turn} of {rounds}: {form.name}: {saw.per_s:,.0f}/s")
     found = slow({name: each for name, each in rates.items() if name not in failed})
-    to_reach = f"of the best form's requests/s, to reach {BOUND:g}"
+    to_reach = f"of the best form's requests/s, to reach {BOUND:g}, or less in several segments"
     return [*failed.values(), *(f"{name}: {part:.2f} {to_reach}" for name, part in found.items())]
 
 
@@ -59,5 +62,6 @@ def shares(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 def slow(rates: dict[str, list[float]]) -> dict[str, float]:
     """Give the forms whose median share of the best form's rate is below the bound."""
+    bounds = {form.name: BOUND - SEGMENT * (form.segments - 1) for form in FORMS}
     medians = {name: statistics.median(found) for name, found in shares(rates).items()}
-    return {name: share for name, share in medians.items() if share < BOUND}
+    return {name: share for name, share in medians.items() if share < bounds[name]}
