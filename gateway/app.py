@@ -84,7 +84,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await batcher.close()
+        batcher.close()
         await triton.close()
         if traces is not None:
             await traces.close()

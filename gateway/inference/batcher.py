@@ -244,13 +244,11 @@ class Batcher:
             while queue.waiting and len(queue.batches) < calls:
                 self._send(queue, self._next(queue))
 
-    async def close(self) -> None:
-        """Refuse what still waits; wait for the calls that are under way."""
+    def close(self) -> None:
+        """Refuse what still waits, for Triton, too."""
         for queue in self._queues.values():
             for one in [*queue.waiting, *(one for batch in queue.batches for one in batch)]:
                 one.settle(ServiceUnavailable("the gateway is stopping"))
-        while any(queue.batches for queue in self._queues.values()):
-            await asyncio.sleep(0.01)
 
     def _send(self, queue: ModelQueue, batch: list[Inference]) -> None:
         if batch:  # else all were gone, and a call without rows would hide that one is free

@@ -93,6 +93,7 @@ def test_a_call_keeps_its_place_when_its_caller_stops_waiting(
 def test_the_document_tells(gateway_url: str) -> None:
     document = httpx.get(gateway_url + "/openapi.json").json()
     for path in ("/predict", "/warmup"):
-        (parameter,) = document["paths"][path]["post"]["parameters"]
+        parameter, echo = document["paths"][path]["post"]["parameters"]
         assert (parameter["name"], parameter["in"]) == ("X-Deadline-Ms", "header")
+        assert (echo["name"], echo["in"]) == ("X-Carlarl-Echo", "header")
         assert parameter["schema"]["minimum"] == 1

@@ -295,7 +295,7 @@ def test_who_is_late_is_told_and_never_sent() -> None:
             await late
         bench.triton.hold.set()
         assert speeds_of(await first) == [1]
-        await bench.batcher.close()
+        bench.batcher.close()
         assert bench.sent == [[1]]
 
     run(test())

@@ -19,7 +19,10 @@ PLAIN = PEERS["fastapi_onnxruntime"]
 
 def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> None:
     wrong = replace(
-        PLAIN, name="wrong", model=PLAIN.model.replace("{version}", "1000"), requirements=("x",)
+        PLAIN,
+        name="wrong",
+        model=PLAIN.model.format(name="v0.1.0", number="1000"),
+        requirements=("x",),
     )
     broken = replace(PLAIN, name="broken", command="""python -c "raise SystemExit('no | way')\"""")
     said: list[str] = []
