@@ -88,7 +88,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         await triton.close()
         if traces is not None:
             await traces.close()
-        metrics.close()
+        metrics.flush()
 
     app = _Gateway(
         **openapi.INFO,

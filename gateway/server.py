@@ -13,7 +13,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
-from prometheus_client import disable_created_metrics
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
@@ -26,8 +25,8 @@ from gateway.observability import otlp
 from gateway.observability.workers import MULTIPROCESS_DIR
 from gateway.reload import read_keys
 
-METRICS_BYTES = 1 << 19
-"""Files of one worker's metrics, at most."""
+METRICS_BYTES = 1 << 16
+"""The file of one worker's metrics, old and new, at most."""
 ACCEPTED_AT_ONCE = 16
 """Connections accepted in one turn of the event loop, which takes one from each socket: with one, a
 thousand busy connections kept new ones, a prober's too, waiting for seconds."""
@@ -42,7 +41,6 @@ def serve(settings: Settings) -> None:
     """
     keys = read_keys(settings)
     otlp.check()
-    disable_created_metrics()  # type: ignore[no-untyped-call] # of this process; workers give none
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
         _check_certificate(settings)
@@ -135,7 +133,7 @@ def _check_certificate(settings: Settings) -> None:
 
 
 def _check_room(folder: Path, workers: int) -> None:
-    """Refuse a folder without room: a worker that writes into a mapped file there just dies."""
+    """Refuse a folder without room: the workers could not tell each other what they counted."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, workers * METRICS_BYTES)

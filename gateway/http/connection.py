@@ -195,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
             if self._beyond:
                 probe = parser.method in (b"GET", b"HEAD") and parser.path() in _ALWAYS_SERVED
                 if not probe:
-                    self._edge.observers.metrics.refused()
+                    self._edge.observers.metrics.refused.inc()
                     raise ServiceUnavailable("too many connections")
             incoming = self._cycle()
         self._incoming = incoming

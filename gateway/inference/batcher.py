@@ -206,7 +206,7 @@ class Batcher:
         left_s = inference.deadline - now
         first = inference.since is not None
         if left_s <= 0:
-            self._metrics.expired()
+            self._metrics.expired.inc()
             inference.settle(DeadlineExceeded(LATE))
             return
         if not first and queue.congested(now, left_s):
@@ -338,9 +338,9 @@ class Batcher:
             queue.rows -= one.rows.count
             if one.settled:
                 if one.deadline <= now:
-                    self._metrics.expired()
+                    self._metrics.expired.inc()
             elif one.deadline <= now:
-                self._metrics.expired()
+                self._metrics.expired.inc()
                 one.settle(DeadlineExceeded(LATE))
             elif one.gone is not None and one.gone():
                 one.settle(ClientDisconnect())

@@ -1,33 +1,51 @@
-"""Where the metrics of several workers meet: files of prometheus-client, some for each process."""
+"""Where the metrics of several workers meet: a folder with one small file for each process."""
 
 import os
-import re
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest, multiprocess
+from msgspec import msgpack
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from gateway.observability.metric_families import Family, Gauge, State
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 """Variable that names the folder; without it a process is alone."""
 
-_LIVE_GAUGES = re.compile(r"gauge_live\w+_(\d+)\.db")
+_decoder = msgpack.Decoder(State)
 
 
-def together() -> bytes:
-    """Write the series of all workers in Prometheus' text format."""
-    _forget_killed()
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+class Workers(Collector):
+    """Gives prometheus-client the metrics of all workers together, or of this process if alone."""
 
+    def __init__(self, families: Sequence[Family]) -> None:
+        """Take this process's metrics."""
+        self._families = families
+        self._state: State = {family.name: family.series for family in families}
+        self.shared = MULTIPROCESS_DIR in os.environ
+        self._folder = Path(os.environ.get(MULTIPROCESS_DIR, ""))
+        self._file = self._folder / f"{time.time_ns()}-{os.getpid()}.msgpack"
 
-def leave() -> None:
-    """Take this process's gauges out of the sum; what it has counted stays."""
-    multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+    def publish(self) -> None:
+        """Replace this process's file, where workers meet; raise OSError where that fails."""
+        if self.shared:
+            part = self._file.with_suffix(".part")
+            part.write_bytes(msgpack.encode(self._state))
+            part.replace(self._file)
 
+    def collect(self) -> Iterator[Metric]:
+        """Merge what every process has counted, and the gauges of those that run."""
+        states = self._read() if self.shared else [(self._state, True)]
+        for family in self._families:
+            lasting = not isinstance(family, Gauge)
+            merged = [state for state, runs in states if runs or lasting]
+            yield family.collect(merged, shared=self.shared)
 
-def _forget_killed() -> None:
-    """Remove the gauges of workers that were killed: they could not do it themselves."""
-    for path in Path(os.environ[MULTIPROCESS_DIR]).iterdir():
-        worker = _LIVE_GAUGES.fullmatch(path.name)
-        if worker is not None and not Path("/proc", worker[1]).exists():
-            path.unlink(missing_ok=True)
+    def _read(self) -> list[tuple[State, bool]]:
+        """Return what each process told last, and whether it runs."""
+        paths = sorted(self._folder.glob("*.msgpack"))  # the oldest first: an id may come again
+        newest = {path.stem.partition("-")[2]: path for path in paths}
+        running = {path for pid, path in newest.items() if Path("/proc", pid).exists()}
+        return [(_decoder.decode(path.read_bytes()), path in running) for path in paths]

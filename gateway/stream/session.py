@@ -133,7 +133,8 @@ class Stream:
         self._place: tuple[PolicyVersion, float] | None = None
         """The policy that the step before waited for, and since when, where it was overtaken."""
         self._lost = False
-        streams.service.observers.metrics.streams.inc()
+        streams.service.observers.metrics.streams.add(1)
+        streams.service.observers.metrics.flush()  # other workers know at once
 
     @property
     def busy(self) -> bool:
@@ -173,7 +174,8 @@ class Stream:
         """Note that the vehicle has gone: what was not sent to Triton never is."""
         self._lost = True
         self._latest = None
-        self._service.observers.metrics.streams.dec()
+        self._service.observers.metrics.streams.add(-1)
+        self._service.observers.metrics.flush()  # other workers know at once
 
     def _read(self, data: bytes, form: str) -> StepRequest | None:
         """Decode a frame by the active version's signature, or by that of the version it names.
@@ -287,7 +289,7 @@ class Stream:
         self._send(answer, taken.form)
 
     def _skip(self, taken: _Taken) -> None:
-        self._service.observers.metrics.skipped()
+        self._service.observers.metrics.skipped.inc()
         self._send({"stepId": taken.id, "skipped": True}, taken.form)
         self.count_idle()
 

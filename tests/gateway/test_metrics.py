@@ -6,18 +6,25 @@ import asyncio
 import os
 import re
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import prometheus_client
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
-from gateway.observability.metric_families import Count, Distribution
+from gateway.observability.metric_families import BUCKETS_S, Counter, Family, Histogram, State
 from gateway.observability.metrics import CONTROLS, Metrics
-from gateway.observability.series import BUCKETS_S, SAMPLED_ACTIONS
+from gateway.observability.series import SAMPLED_ACTIONS
+from gateway.observability.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict, status, until
 from tests.gateway.stand_in import StandIn
 
@@ -31,26 +38,35 @@ def read(url: str, series: str) -> float:
     return value(httpx.get(url + "/metrics").text, series)
 
 
-@given(st.lists(st.lists(st.one_of(st.floats(0, 10), st.sampled_from(BUCKETS_S)))))
-def test_tallies_are_what_prometheus_client_counts(flushes: list[list[float]]) -> None:
-    registries = [CollectorRegistry(), CollectorRegistry()]
-    theirs, ours = (Histogram("h", "", buckets=BUCKETS_S, registry=one) for one in registries)
-    counted, counter = (Counter("c", "", registry=one) for one in registries)
-    tally, count = Distribution(ours), Count(counter)
-    for seconds in flushes:
+@given(st.lists(st.lists(st.one_of(st.floats(0, 10), st.sampled_from(BUCKETS_S))), min_size=1))
+def test_workers_together_are_what_prometheus_client_counts(workers: list[list[float]]) -> None:
+    registry = CollectorRegistry()
+    theirs = prometheus_client.Histogram("h", "", buckets=BUCKETS_S, registry=registry)
+    counted = prometheus_client.Counter("c", "", registry=registry)
+    states: list[State] = []
+    for seconds in workers:
+        histogram, counter = Histogram("h", ""), Counter("c", "")
         for one in seconds:
             theirs.observe(one)
             counted.inc()
-            tally.observe(one)
-            count.number += 1
-        tally.flush()
-        count.flush()
-    texts = [
-        re.sub(r"(h_sum|\w+_created) .*", "", generate_latest(one).decode()) for one in registries
-    ]
-    assert texts[0] == texts[1]
-    total = sum(map(sum, flushes))
-    assert abs(value(generate_latest(registries[1]).decode(), "h_sum") - total) <= 1e-9 * total
+            histogram.observe(one)
+            counter.inc()
+        states.append({one.name: one.series for one in (histogram, counter)})
+    ours = [generate_latest(Merged(family, states)) for family in (histogram, counter)]
+    texts = [one.decode() for one in (generate_latest(registry), b"".join(ours))]
+    stripped = [re.sub(r"(?m)^(h_sum|.*\w+_created).*\n", "", text) for text in texts]
+    assert stripped[0] == stripped[1]
+    total = sum(map(sum, workers))
+    assert abs(value(texts[1], "h_sum") - total) <= 1e-9 * total
+
+
+@dataclass
+class Merged(Collector):
+    family: Family
+    states: list[State]
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.family.collect(self.states, shared=True)
 
 
 def test_actions() -> None:
@@ -100,7 +116,7 @@ def test_a_scrape_of_several_workers_stops_no_request(
 ) -> None:
     """One worker's file can't be read for a while."""
     url = run_gateway(TRITON_URL=stand_in.url, PROMETHEUS_MULTIPROC_DIR=str(tmp_path))
-    slow = tmp_path / "counter_1.db"
+    slow = tmp_path / "0-1.msgpack"
     os.mkfifo(slow)
     with ThreadPoolExecutor(1) as pool:
         scrape = pool.submit(httpx.get, url + "/metrics", timeout=60)
@@ -109,9 +125,59 @@ def test_a_scrape_of_several_workers_stops_no_request(
             assert predict(url).status_code == 200
             assert not scrape.done()
         finally:
-            file.write(struct.pack("<i4x", 8))  # nothing is in it
+            file.write(b"\x80")  # nothing is in it
             file.close()
         assert value(scrape.result().text, "carla_rl_ready") == 1
+
+
+def test_counts_last_and_gauges_are_those_of_workers_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MULTIPROCESS_DIR, str(tmp_path))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for pid, streams, version in ((os.getppid(), 3, "v2"), (dead.pid, 5, "v3"), (None, 4, "v1")):
+        metrics = Metrics()
+        metrics.streams.add(streams)
+        metrics.ready.set(pid is None)
+        metrics.refused.inc(streams)
+        metrics.activated("v1", "", "cpu")
+        metrics.activated(version, "", "cpu")
+        metrics.flush()
+        (own,) = tmp_path.glob(f"*-{os.getpid()}.msgpack")
+        if pid is not None:
+            own.rename(own.with_name(f"{own.name.partition('-')[0]}-{pid}.msgpack"))
+
+    def values() -> list[float]:
+        names = ("carla_rl_refused_connections_total", "carla_rl_streams", "carla_rl_ready")
+        active = (
+            f'{name}{{artifact_digest="",device="cpu",version="{version}"}}'
+            for name in ("carla_rl_active_version_info",)
+            for version in ("v1", "v2")
+        )
+        text = asyncio.run(metrics.exposition()).decode()
+        assert "v3" not in text
+        return [value(text, one) for one in (*names, *active)]
+
+    assert values() == [12, 7, 0, 1, 1]
+    # The running worker's id came again: the older file of that id is a dead one's.
+    metrics = Metrics()
+    assert values() == [12, 3, 0, 0, 1]
+
+
+def test_a_worker_that_can_t_write_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(MULTIPROCESS_DIR, str(tmp_path))
+    metrics = Metrics()
+    metrics.refused.inc()
+    metrics.flush()
+    metrics.refused.inc()
+    for path in tmp_path.iterdir():
+        path.with_suffix(".part").mkdir()
+    text = asyncio.run(metrics.exposition()).decode()
+    assert value(text, "carla_rl_refused_connections_total") == 1
+    assert "can't be told of what was counted" in caplog.text
 
 
 def test_the_queue_and_the_wait_in_it(run_gateway: Callable[..., str]) -> None:
