@@ -42,7 +42,6 @@ was read: a connection that is closed with unread bytes is reset, and may lose t
 
 _PREDICT = PREDICT.encode()
 _ALWAYS_SERVED = frozenset(path.encode() for path in PROBES | METRICS)
-_CLOSE = (b"connection", b"close")
 
 log = logging.getLogger(__name__)
 

@@ -197,9 +197,9 @@ def main(rounds: int, seconds: float) -> None:
         "best form is one of the same JSON without a proxy, and the gate holds "
         f"{BOUND:g} of its rate for each of these; a proxy takes its own share of the cores"
     )
-    print(heading("perf.studies.request_forms", note, rounds=rounds, seconds=seconds))
-    print(form_table(forms).markdown())
-    print(client_table(clients).markdown())
+    click.echo(heading("perf.studies.request_forms", note, rounds=rounds, seconds=seconds))
+    click.echo(form_table(forms).markdown())
+    click.echo(client_table(clients).markdown())
 
 
 if __name__ == "__main__":
