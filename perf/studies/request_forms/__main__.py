@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
+import click
+
 from perf.bench.command import Say, heading, say, study
 from perf.bench.request_forms import BOUND, in_turns, shares
 from perf.bench.tables import Table, spread
