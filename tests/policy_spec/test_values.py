@@ -1,0 +1,212 @@
+"""Observations: checked by path, packed, and back; their schema and their example."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import random
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.api.codec import EXAMPLE_OBSERVATION
+from policy_spec.example import example
+from policy_spec.json_schema import observation_schema, policy_action_schema
+from policy_spec.leaves import leaves
+from policy_spec.parsing import parse_space
+from policy_spec.signature import driving_space
+from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, unpack
+from tests.policy_spec.strategies import SPACES, value_of
+
+SEEDS = st.integers(0, 2**32)
+PIXELS = Box("uint8", (9, 8, 3), 0, 255)
+SPACE = Dict(
+    (
+        ("speed", Box("float32", (), 0.0, 200.0)),
+        ("lidar", Box("float32", (2, 2), (0.0, 0.0, -1.0, 0.0), 1.0)),
+        ("free", Box("float32", (), -math.inf, math.inf)),
+        ("camera", PIXELS),
+        ("wide", Box("float32", (65,), -1.0, 1.0)),
+        ("light", Discrete(3, 1)),
+        ("gears", MultiDiscrete((2, 3), (0, 1))),
+        ("pair", Tuple((MultiBinary((2,)), Discrete(2)))),
+    )
+)
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
+GOOD: dict[str, Any] = {
+    "speed": 30,
+    "lidar": [[0, 0.5], [-1, 1.0]],
+    "free": -1e30,
+    "camera": base64.b64encode(bytes(216)).decode(),
+    "wide": [0] * 65,
+    "light": 3,
+    "gears": [1, 3],
+    "pair": [[0, 1], 1],
+}
+NESTED = [[[0] * 3] * 8] * 9
+
+
+@given(SPACES, SEEDS)
+@settings(deadline=None)
+def test_bytes_survive_json_and_msgpack(data: dict[str, Any], seed: int) -> None:
+    space = parse_space(data, "space")
+    value = value_of(space, random.Random(seed))
+    assert check(space, value) == []
+    row: Any = pack(space, value)
+    assert {leaf.name: leaf.nbytes for leaf in leaves(space)} == {n: len(b) for n, b in row.items()}
+    for binary in ("lists", "base64", "bytes"):
+        again = unpack(space, row, binary)  # type: ignore[arg-type]
+        assert pack(space, msgspec.msgpack.decode(msgspec.msgpack.encode(again))) == row
+        if binary != "bytes":
+            assert pack(space, json.loads(json.dumps(again))) == row
+            assert pack(space, msgspec.json.decode(msgspec.json.encode(again))) == row
+        # The same values, drawn in that form.
+        assert pack(space, value_of(space, random.Random(seed), binary)) == row
+
+
+@given(SPACES, SEEDS)
+@settings(deadline=None, max_examples=60)
+def test_the_schema_accepts_what_is_valid(data: dict[str, Any], seed: int) -> None:
+    space = parse_space(data, "space")
+    schema = observation_schema(space)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for binary in ("lists", "base64"):
+        validator.validate(value_of(space, random.Random(seed), binary))
+    plain = jsonschema.Draft202012Validator(policy_action_schema(space))
+    plain.validate(value_of(space, random.Random(seed)))
+
+
+@given(SPACES, SEEDS)
+@settings(deadline=None)
+def test_examples_are_valid_and_repeat(data: dict[str, Any], seed: int) -> None:
+    space = parse_space(data, "space")
+    found = example(space, seed)
+    assert check(space, found) == []
+    assert json.loads(json.dumps(found, allow_nan=False)) == example(space, seed)
+    jsonschema.Draft202012Validator(observation_schema(space)).validate(found)
+
+
+def test_the_example_of_today() -> None:
+    assert example(driving_space(5)) == EXAMPLE_OBSERVATION
+    assert len(example(driving_space(7))["sensors"]) == 7
+    drawn = example(driving_space(5), 1)
+    assert drawn != example(driving_space(5), 2)
+    assert check(driving_space(5), drawn) == []
+
+
+def test_good() -> None:
+    assert check(SPACE, GOOD) == []
+    jsonschema.Draft202012Validator(observation_schema(SPACE)).validate(GOOD)
+
+
+NUMBER, INTEGER, ARRAY = "float_type", "int_type", "list_type"
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "message", "kind"),
+    [
+        ({"other": 1}, "other", "There is no such field", "extra_forbidden"),
+        ({"speed": True}, "speed", "Expected `float`, got `bool`", NUMBER),
+        ({"speed": "30"}, "speed", "Expected `float`, got `str`", NUMBER),
+        ({"speed": None}, "speed", "Expected `float`, got `null`", NUMBER),
+        ({"speed": [30]}, "speed", "Expected `float`, got `array`", NUMBER),
+        ({"speed": {"a": 1}}, "speed", "Expected `float`, got `object`", NUMBER),
+        ({"speed": 200.00001}, "speed", "Expected `float` <= 200.0", "less_than_equal"),
+        ({"speed": -1e-9}, "speed", "Expected `float` >= 0.0", "greater_than_equal"),
+        ({"speed": math.nan}, "speed", "Number out of range", "finite_number"),
+        ({"free": math.inf}, "free", "Number out of range", "finite_number"),
+        ({"free": 1e39}, "free", "Expected `float` <= 3.4028234663852886e+38", "less_than_equal"),
+        ({"free": 10**400}, "free", "Expected `float` <= 3.4", "less_than_equal"),
+        ({"lidar": []}, "lidar", "Expected `array` of length >= 2", "too_short"),
+        ({"lidar": [[], []]}, "lidar.0", "Expected `array` of length >= 2", "too_short"),
+        ({"lidar": [[0, 0]] * 3}, "lidar", "Expected `array` of length <= 2", "too_long"),
+        ({"lidar": [0, 0]}, "lidar.0", "Expected `array`, got `int`", ARRAY),
+        ({"lidar": [[0, [0]], [0, 0]]}, "lidar.0.1", "Expected `float`, got `array`", NUMBER),
+        (
+            {"lidar": [[0, 0], [0, -1]]},
+            "lidar.1.1",
+            "Expected `float` >= 0.0",
+            "greater_than_equal",
+        ),
+        ({"lidar": PNG}, "lidar", "Expected `array`, got `str`", ARRAY),
+        ({"light": 0}, "light", "Expected `int` >= 1", "greater_than_equal"),
+        ({"light": 4}, "light", "Expected `int` <= 3", "less_than_equal"),
+        ({"light": 2.0}, "light", "Expected `int`, got `float`", INTEGER),
+        ({"light": True}, "light", "Expected `int`, got `bool`", INTEGER),
+        ({"gears": [1]}, "gears", "Expected `array` of length >= 2", "too_short"),
+        ({"gears": [1, 0]}, "gears.1", "Expected `int` >= 1", "greater_than_equal"),
+        ({"pair": [[0, 2], 1]}, "pair.0.1", "Expected `int` <= 1", "less_than_equal"),
+        ({"pair": [[0, True], 1]}, "pair.0.1", "Expected `int`, got `bool`", INTEGER),
+        ({"pair": [[0, 1]]}, "pair", "Expected `array` of length >= 2", "too_short"),
+        ({"pair": {"0": 1}}, "pair", "Expected `array`, got `object`", ARRAY),
+        ({"camera": "AAAA AAA"}, "camera", "Invalid base64 encoded string", "invalid_value"),
+        ({"camera": GOOD["camera"] + "\n"}, "camera", "Invalid base64", "invalid_value"),
+        ({"camera": "AAA"}, "camera", "Invalid base64 encoded string", "invalid_value"),
+        ({"camera": "AAAA"}, "camera", "Expected 216 bytes, got 3", "too_short"),
+        ({"camera": bytes(217)}, "camera", "Expected 216 bytes, got 217", "too_long"),
+        ({"camera": {}}, "camera", "Expected one of the fields png, jpeg", "model_type"),
+        ({"camera": {"gif": PNG}}, "camera", "Expected one of the fields", "model_type"),
+        ({"camera": {"png": 1}}, "camera.png", "Expected `bytes`, got `int`", "bytes_type"),
+        ({"camera": {"jpeg": PNG}}, "camera.jpeg", "No JPEG image", "invalid_value"),
+        ({"camera": {"png": "A"}}, "camera.png", "Invalid base64", "invalid_value"),
+        ({"camera": NESTED[:8]}, "camera", "Expected `array` of length >= 9", "too_short"),
+        ({"wide": {"png": PNG}}, "wide", "Expected `array`, got `object`", ARRAY),
+    ],
+)
+def test_bad(change: dict[str, Any], field: str, message: str, kind: str) -> None:
+    (problem,) = check(SPACE, GOOD | change, "observations.3")
+    assert problem.field == f"observations.3.{field}"
+    assert problem.message.startswith(message)
+    assert problem.type == kind
+    with pytest.raises(InvalidError, match="observations.3"):
+        pack(SPACE, GOOD | change, "observations.3")
+
+
+def test_bad_numbers_in_bytes() -> None:
+    wide = Box("float32", (5, 13), -1.0, 1.0)
+    for bad, kind in ((math.nan, "finite_number"), (1.5, "less_than_equal")):
+        numbers = [0.0] * 65
+        numbers[27] = bad
+        (problem,) = check(wide, wide.element.pack(numbers))
+        assert (problem.field, problem.type) == ("observation.2.1", kind)
+
+
+def test_every_leaf_is_told() -> None:
+    found = check(SPACE, {"speed": -1, "light": "red"})
+    assert [one.field.removeprefix("observation.") for one in found] == list(SPACE.parts)
+    assert {one.type for one in found[1:5]} == {"missing"}
+    (problem,) = check(SPACE, [1])
+    assert problem == ("observation", "Expected `object`, got `array`", "model_type")
+
+
+def test_images_stay_encoded() -> None:
+    for shape in ((9, 8), (9, 8, 1), (9, 8, 3)):
+        space = Box("uint8", shape, 0, 255)
+        assert pack(space, {"png": PNG}) == {"observation": Image("png", base64.b64decode(PNG))}
+        jsonschema.validate({"png": PNG}, observation_schema(space))
+    for space in (Box("uint8", (3, 9, 8), 0, 255), Box("float32", (9, 8), 0, 255)):
+        assert check(space, {"png": PNG})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"png": PNG}, observation_schema(space))
+
+
+def test_bytes_only_where_they_are_allowed() -> None:
+    small = Box("uint8", (64,), 0, 255)
+    assert check(small, base64.b64encode(bytes(64)).decode())
+    assert check(Box("uint8", (65,), 0, 255), base64.b64encode(bytes(65)).decode()) == []
+    assert check(MultiBinary((70,)), bytes(70))
+
+
+def test_more_numbers_than_lists_may_have() -> None:
+    space = Box("uint8", (MAX_NUMBERS + 1,), 0, 255)
+    (problem,) = check(space, [0] * (MAX_NUMBERS + 1))
+    assert problem.message == "Expected bytes: it has more than 262144 numbers"
+    assert check(space, bytes(MAX_NUMBERS + 1)) == []
+    assert observation_schema(space)["type"] == "string"
