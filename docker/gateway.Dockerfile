@@ -7,6 +7,7 @@ COPY docker/gateway.lock /tmp/gateway.lock
 RUN python3 -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/gateway.lock \
  && /opt/venv/bin/pip uninstall --yes pip setuptools
+COPY policy_spec /app/policy_spec
 COPY gateway /app/gateway
 RUN /opt/venv/bin/python -m compileall -q /app
 

@@ -12,8 +12,9 @@ COPY docker/${LOCK}.lock /tmp/triton.lock
 # in every release, but always its .pth files.
 RUN python3 -m pip install --no-cache-dir --only-binary :all: --require-hashes --target /opt/carlarl -r /tmp/triton.lock \
  && python3 -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'carlarl.pth').write_text('import sys; sys.path.insert(0, \'/opt/carlarl\')\n')"
+COPY policy_spec /opt/carlarl/policy_spec
 COPY triton_backend /opt/carlarl/triton_backend
-RUN python3 -m compileall -q /opt/carlarl/triton_backend
+RUN python3 -m compileall -q /opt/carlarl/policy_spec /opt/carlarl/triton_backend
 COPY docker/triton.sh /opt/carlarl/triton.sh
 COPY --chown=1000:1000 model_repository /models
 ENV HOME=/tmp \
