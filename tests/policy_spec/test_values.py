@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.codec import EXAMPLE_OBSERVATION
+from gateway.api.codec import EXAMPLE_OBSERVATION, codec_of
+from gateway.api.problems import JSON, NOT_READ, problem
 from policy_spec.example import example
 from policy_spec.json_schema import observation_schema, policy_action_schema
 from policy_spec.leaves import leaves
@@ -210,3 +211,19 @@ def test_more_numbers_than_lists_may_have() -> None:
     assert problem.message == "Expected bytes: it has more than 262144 numbers"
     assert check(space, bytes(MAX_NUMBERS + 1)) == []
     assert observation_schema(space)["type"] == "string"
+
+
+BAD: list[Any] = [True, "1", None, [1], {}, {"a": 1}, 200.00001, -1e-9, 1000.5, -1001, 1e30]
+
+
+@pytest.mark.parametrize("bad", [*BAD, [], [0] * 4, [0] * 6, [0, 0, 0, 0, "a"], [0, 0, 1001, 0, 0]])
+@pytest.mark.parametrize("name", ["speed", "steering", "sensors", "other"])
+def test_problems_are_those_of_the_gateway(name: str, bad: Any) -> None:
+    value = EXAMPLE_OBSERVATION | {name: bad}
+    expected = []
+    try:
+        msgspec.json.decode(json.dumps(value), type=codec_of(5).observation)
+    except NOT_READ as error:
+        expected = [problem(error, JSON, "observations.3")]
+    found = check(driving_space(5), value, "observations.3")
+    assert [one._asdict() for one in found] == expected
