@@ -16,7 +16,8 @@ PACKED = "observation"
 
 RESERVED = frozenset(
     ["observation", "deterministic", "seed", "row", "noise", "noise_key", "nonce", "features"]
-    + ["state", "episode_start", "next_state", "action"]
+    + ["state", "episode_start", "next_state", "action", "policy_action"]
+    + ["nonce_echo", "preprocess_nonce"]
 )
 """Names of other tensors."""
 

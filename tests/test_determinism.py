@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.artifact import artifact
-from converters.export import parity
+from converters.artifact.observations import corners, json_form
 from gateway.triton.batch import Rows
 from gateway.triton.client import tensors_of
 from perf.studies.triton_clients import GrpcClient, HttpClient
+from policy_spec.signature import driving_space
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes
@@ -26,13 +27,12 @@ ENSEMBLE, FUSED = "carla_policy-v0.2.0", "carla_policy_fused-v0.2.0"
 
 
 def observations() -> list[dict[str, Any]]:
+    space = driving_space(5)
+    edges = corners(space)
     recorded = artifact.load(ROOT / "artifacts" / "v0.2.0").observations
-    picked = recorded[np.linspace(0, len(recorded) - 1, POOL - 20).astype(int)]
-    corners = parity.corners(5)
-    return [
-        {"speed": row[0], "steering": row[1], "sensors": row[2:]}
-        for row in np.concatenate([picked, corners]).tolist()
-    ]
+    picked = np.linspace(0, len(recorded[0]) - 1, POOL - len(edges[0])).astype(int)
+    rows = (np.concatenate([one[picked], edge]) for one, edge in zip(recorded, edges, strict=True))
+    return json_form(space, tuple(rows))
 
 
 def bits(action: dict[str, float]) -> Action:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,10 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from converters.artifact import pickles, preprocessor
-from converters.export import native, parity
+from converters.artifact.observations import Rows
+from converters.export import native
+from policy_spec.signature import driving_space
+from tests.converters.conftest import DEFAULT, edges
 from tests.stack import ROOT
 from triton_backend.preprocessing import Preprocessing
 
@@ -26,17 +30,28 @@ def observed() -> np.ndarray:
     """Recorded, at the corners of the ranges, and both zeros."""
     recorded = [np.load(path) for path in sorted(ROOT.glob("artifacts/*/observations.npy"))]
     zeros = np.array([[0.0] * 7, [-0.0] * 7], np.float32)
-    return np.concatenate([*recorded, parity.corners(5), zeros]).astype(np.float32)
+    return np.concatenate([*recorded, edges(), zeros]).astype(np.float32)
+
+
+def leaves_of(observations: np.ndarray) -> Rows:
+    """Speed, steering and sensors of flat observations."""
+    return observations[:, 0], observations[:, 1], observations[:, 2:]
 
 
 def assert_same_features(preprocessing: Preprocessing) -> None:
     observations = observed()
     graph = native.graph(preprocessing)
     expected = preprocessing.features(observations)
-    assert native.features(graph, observations).tobytes() == expected.tobytes()
+    assert (
+        native.features(graph, preprocessing, leaves_of(observations)).tobytes()
+        == expected.tobytes()
+    )
     for rows in (1, 7, 256):
         part = observations[:rows]
-        assert native.features(graph, part).tobytes() == expected[:rows].tobytes()
+        assert (
+            native.features(graph, preprocessing, leaves_of(part)).tobytes()
+            == expected[:rows].tobytes()
+        )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +70,7 @@ def assert_same_features(preprocessing: Preprocessing) -> None:
 )
 def test_scikit_learn(scaler: Any) -> None:
     scaler.fit(OBSERVATIONS)
-    lowered = preprocessor.lower(pickles.load(pickle.dumps(scaler)), 5, 3)
+    lowered = preprocessor.lower(pickles.load(pickle.dumps(scaler)), DEFAULT)
     observations = OBSERVATIONS.astype(np.float32)
     expected = scaler.transform(observations.astype(np.float64)).astype(np.float32)
     np.testing.assert_allclose(lowered.features(observations), expected, rtol=2e-7, atol=1e-7)
@@ -70,7 +85,7 @@ def test_vec_normalize_bit_for_bit(clip_obs: float) -> None:
 
     env = VecNormalize(DummyVecEnv([Random]), clip_obs=clip_obs)
     env.obs_rms.update(OBSERVATIONS)
-    lowered = preprocessor.lower(pickles.load(pickle.dumps(env)), 5, 3)
+    lowered = preprocessor.lower(pickles.load(pickle.dumps(env)), DEFAULT)
     observations = OBSERVATIONS.astype(np.float32)
     expected = env.normalize_obs(observations)
     assert lowered.features(observations).tobytes() == expected.tobytes()
@@ -79,16 +94,16 @@ def test_vec_normalize_bit_for_bit(clip_obs: float) -> None:
 
 
 def test_own_and_none() -> None:
-    own = Preprocessing(5, 3, (("add", (1.0,) * 7), ("clip", (0.0, 2.0))))
-    assert preprocessor.lower(pickles.load(pickle.dumps(own)), 5, 3) == own
-    assert preprocessor.lower(pickles.load(pickles.NOTHING), 5, 3).steps == ()
+    own = Preprocessing(driving_space(5), 3, (("add", (1.0,) * 7), ("clip", (0.0, 2.0))))
+    assert preprocessor.lower(pickles.load(pickle.dumps(own)), DEFAULT) == own
+    assert preprocessor.lower(pickles.load(pickles.NOTHING), DEFAULT).steps == ()
 
 
 def test_refused() -> None:
     with pytest.raises(ValueError, match="dict is no preprocessor"):
-        preprocessor.lower(pickles.load(pickle.dumps({"mean": 0})), 5, 3)
+        preprocessor.lower(pickles.load(pickle.dumps({"mean": 0})), DEFAULT)
     with pytest.raises(ValueError, match="never fitted"):
-        preprocessor.lower(pickles.load(pickle.dumps(StandardScaler())), 5, 3)
+        preprocessor.lower(pickles.load(pickle.dumps(StandardScaler())), DEFAULT)
     fitted = pickles.load(pickle.dumps(StandardScaler().fit(OBSERVATIONS)))
     with pytest.raises(ValueError, match="takes 9 values, not 7"):
-        preprocessor.lower(fitted, 7, 3)
+        preprocessor.lower(fitted, replace(DEFAULT, observation_space=driving_space(7)))
