@@ -105,6 +105,15 @@ class TritonAway(ServiceUnavailable):
     """Nobody answers where Triton is said to be."""
 
 
+class Distrusted(ServiceUnavailable):
+    """A model answered with another call's reply, or Triton calls its process unhealthy."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        """Take what the caller reads, and `stale` or `unhealthy`."""
+        super().__init__(message)
+        self.reason = reason
+
+
 class DeadlineExceeded(GatewayError):
     """No answer within the deadline."""
 

@@ -104,14 +104,19 @@ class PolicyVersion:
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
 
     async def check_golden(
-        self, triton: Triton, max_rows: int = 1000, timeout_s: float = GOLDEN_TIMEOUT_S
+        self,
+        triton: Triton,
+        max_rows: int = 1000,
+        timeout_s: float = GOLDEN_TIMEOUT_S,
+        *,
+        probe: bool = False,
     ) -> None:
-        """Run the golden inference, or its first rows.
+        """Run the golden inference, or its first rows; as a `probe` in quarantine, too.
 
         Raises InferenceFailed where its actions differ, and what `Triton.infer` raises.
         """
         rows = min(len(self.golden.actions), self.max_batch_size, max_rows)
-        data = await triton.infer(self.model, self.golden.rows(rows), timeout_s)
+        data = await triton.infer(self.model, self.golden.rows(rows), timeout_s, probe=probe)
         for action, expected in zip(_ACTION.iter_unpack(data), self.golden.actions, strict=False):
             for value, right in zip(action, expected, strict=True):
                 if not abs(value - right) <= self.golden.tolerance:

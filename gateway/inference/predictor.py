@@ -99,7 +99,7 @@ class Predictor:
     ) -> None:
         """Check the actions, count them and hand them over."""
         if isinstance(outcome, Exception):
-            if isinstance(outcome, (ModelNotFound, ServiceUnavailable)):
+            if isinstance(outcome, (ModelNotFound, ServiceUnavailable, InferenceFailed)):
                 self._versions.forget(policy)
             done(outcome)
             return

@@ -47,6 +47,8 @@ class Metrics(Series):
         for asked in ASKED:
             for status in ALERTED:
                 self._child((*asked, status))
+        for reason in ("stale", "unhealthy"):
+            self.distrusted.labels(reason)
         self._errors = {code: self.errors.labels(code) for code in CODES}
         self._active: tuple[str, str, str] | None = None
         self._waiting: Callable[[], int] = lambda: 0

@@ -42,6 +42,17 @@ class Series:
         self.golden_failures = Counter(
             "carla_rl_golden_failures", "Golden inferences that failed or gave another action."
         )
+        self.distrusted = Counter(
+            "carla_rl_distrusted_answers",
+            "Answers of Triton that no caller got: another call's (stale), or that the model's "
+            "process is not healthy (unhealthy). The model is asked no more until it works again.",
+            "reason",
+        )
+        self.checked = Gauge(
+            "carla_rl_answers_checked",
+            "1 where the active version's model gives each call's nonce back, in every worker.",
+            merge=min,
+        )
         self.refused = Counter("carla_rl_refused_connections", "Connections beyond the limit.")
         self.expired = Counter(
             "carla_rl_expired",

@@ -1,8 +1,10 @@
 """The only module that knows Triton's protocol: HTTP with the binary tensor extension."""
 
 import asyncio
+import itertools
 import json
 import logging
+import secrets
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway.api.errors import (
     DeadlineExceeded,
+    Distrusted,
     GatewayError,
     InferenceFailed,
     ModelNotFound,
@@ -20,6 +23,7 @@ from gateway.api.errors import (
 )
 from gateway.triton.batch import ACTION_BYTES, DETERMINISTIC, Rows
 from gateway.triton.connection_pool import Answer, Pool
+from gateway.triton.quarantine import Quarantine
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +37,18 @@ MAX_HEADS = 4096
 
 _Tensor = tuple[str, str, bytes]
 
-_OUTPUTS = [{"name": "action", "parameters": {"binary_data": True}}]
+NONCE = "nonce"
+ECHO = "nonce_echo"
+"""The output of a model that gives the input `nonce` back."""
 
 
 class Triton:
     """One Triton server, over connections that are kept for the life of the process.
+
+    A model that echoes, by its configuration as it was read last, gets a number of its own with
+    each call. An answer with another number is that of another call, and is never handed out:
+    Distrusted is raised, and the model comes into `quarantine`, as it does where Triton calls its
+    process unhealthy.
 
     Every method raises ServiceUnavailable where Triton is away or the model is not ready,
     ModelNotFound where there is no such model, DeadlineExceeded where no answer came in
@@ -51,7 +62,13 @@ class Triton:
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
-        self._heads: dict[tuple[str, int, int, bool], bytes] = {}
+        self._heads: dict[tuple[str, int, int, bool, bool], bytes] = {}
+        self._echoing: set[str] = set()
+        # No two processes count in the same range; 0 is what a model gives back without a nonce.
+        self._nonces = itertools.count(1 + secrets.randbits(62))
+        self.quarantine = Quarantine()
+        self.on_distrust: Callable[[str, Distrusted], None] = lambda model, error: None
+        """Called with a model that comes into quarantine, and why."""
 
     def call(
         self,
@@ -60,12 +77,23 @@ class Triton:
         timeout_s: float,
         done: Callable[[bytes | GatewayError], None],
         headers: bytes = b"",
+        *,
+        probe: bool = False,
     ) -> None:
         """Run `model` once; call `done` with what `infer` returns, or with what it raises.
 
-        `headers` are further lines of the request's head, each with its end.
+        `headers` are further lines of the request's head, each with its end. Only a `probe` goes
+        to a model in quarantine.
         """
+        if model in self.quarantine and not probe:
+            refused = ServiceUnavailable(f"{model} is not asked until it was seen to work again")
+            asyncio.get_running_loop().call_soon(done, refused)
+            return
         tensors = tensors_of(model, rows)
+        nonce = b""
+        if model in self._echoing:
+            nonce = next(self._nonces).to_bytes(8, "little") * rows.count
+            tensors.append((NONCE, "INT64", nonce))
         head = self._head(model, rows, tensors)
         if headers:
             head = head.replace(b"\r\n", b"\r\n" + headers, 1)
@@ -73,15 +101,20 @@ class Triton:
 
         def answered(outcome: Answer | Exception) -> None:
             try:
-                action = _action_of(model, rows.count, outcome)
+                action = _action_of(model, rows.count, nonce, outcome)
             except GatewayError as error:
+                if isinstance(error, Distrusted):
+                    self.quarantine.add(model)
+                    self.on_distrust(model, error)
                 done(error.with_traceback(None))
             else:
                 done(action)
 
         self._pool.call(data, timeout_s, answered)
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+    async def infer(
+        self, model: str, rows: Rows, timeout_s: float, *, probe: bool = False
+    ) -> bytes:
         """Run `model` once and return its output `action`: `ACTION_BYTES` for each row."""
         action: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -93,13 +126,21 @@ class Triton:
             else:
                 action.set_exception(outcome)
 
-        self.call(model, rows, timeout_s, done)
+        self.call(model, rows, timeout_s, done, probe=probe)
         return await action
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Read the configuration of `model` as Triton has it loaded."""
         config: dict[str, Any] = await self._ask("GET", f"/v2/models/{model}/config", timeout_s)
+        if any(output["name"] == ECHO for output in config.get("output", ())):
+            self._echoing.add(model)
+        else:
+            self._echoing.discard(model)
         return config
+
+    def echoes(self, model: str) -> bool:
+        """Whether the answers of `model` are compared, by its configuration as read last."""
+        return model in self._echoing
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether `model` can be called; false too where Triton is away.
@@ -142,7 +183,7 @@ class Triton:
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
-        key = (model, rows.count, rows.width, not rows.keys)
+        key = (model, rows.count, rows.width, not rows.keys, tensors[-1][0] == NONCE)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= MAX_HEADS:
@@ -160,7 +201,9 @@ class Triton:
             }
             for name, kind, data in tensors
         ]
-        description = json.dumps({"inputs": inputs, "outputs": _OUTPUTS}, separators=(",", ":"))
+        names = ["action", ECHO] if tensors[-1][0] == NONCE else ["action"]
+        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in names]
+        description = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":"))
         length = len(description) + sum(len(data) for _, _, data in tensors)
         return (
             f"POST /v2/models/{model}/infer HTTP/1.1\r\n{self._host}"
@@ -199,8 +242,11 @@ def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
 _BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
 
 
-def _action_of(model: str, count: int, outcome: Answer | Exception) -> bytes:
-    """Return the actions of `count` rows that Triton answered with. Raises GatewayError."""
+def _action_of(model: str, count: int, nonce: bytes, outcome: Answer | Exception) -> bytes:
+    """Return the actions of `count` rows that Triton answered with. Raises GatewayError.
+
+    `nonce` is what all rows were sent with, empty for a model that does not echo.
+    """
     with _errors_mapped(model):
         if isinstance(outcome, Exception):
             raise outcome
@@ -208,6 +254,12 @@ def _action_of(model: str, count: int, outcome: Answer | Exception) -> bytes:
             raise _answered(model, outcome)
         start = int(outcome.headers[b"inference-header-content-length"])
         action = outcome.body[start:]
+    if action.endswith(nonce):
+        action = action[: len(action) - len(nonce)]
+    elif action.startswith(nonce):  # Triton keeps the order of an ensemble's outputs to itself
+        action = action[len(nonce) :]
+    else:
+        raise Distrusted(f"{model} gave the answer of another call; it was thrown away", "stale")
     if len(action) != count * ACTION_BYTES:
         log.error("%s gave %r for %d rows", model, outcome.body[:start], count)
         raise InferenceFailed(f"{model} did not give one action for each row")
@@ -230,6 +282,8 @@ def _errors_mapped(what: str) -> Iterator[None]:
 def _answered(what: str, answer: Answer) -> GatewayError:
     """Name the error that Triton answered with; its text may hold a trace, so it is only logged."""
     message = answer.body.decode(errors="replace")
+    if "is not healthy" in message:
+        return Distrusted(f"the process of {what} is not healthy", "unhealthy")
     if "Exceeds maximum queue size" in message:
         return ResourceExhausted("Triton's queue is full")
     if "unknown model" in message and "is not found" in message:
