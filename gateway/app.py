@@ -17,10 +17,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api import codec, openapi, schema
-from gateway.api.paths import PREDICT, STREAM
+from gateway.api.paths import PREDICT, ROOT, STREAM
 from gateway.config.live import LiveSettings
 from gateway.config.settings import Settings
 from gateway.console import add_console
+from gateway.http.docs import add_docs
 from gateway.http.edge import Edge
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.http.middleware import Arrival, Errors, answer_to
@@ -50,8 +51,6 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
 
     Connections answer `POST /predict` themselves; other requests pass `Arrival`, then FastAPI.
     Where the configuration file or the file of API keys changes, it goes on with what they say.
-
-    Raises SettingsError where the file of API keys cannot be used.
     """
     triton = triton or Triton(settings.triton_endpoint, settings.triton_token)
     keys = read_keys(settings)
@@ -95,12 +94,14 @@ def create_app(settings: Settings, triton: Triton | None = None) -> "Application
         version=VERSION,
         lifespan=lifespan,
         redirect_slashes=False,
-        swagger_ui_oauth2_redirect_url=None,
+        docs_url=None,
+        redoc_url=None,
         exception_handlers={HTTPException: _on_error},
         middleware=[Middleware(Errors, access_control=access_control)],
     )
     app.describe(keys)
     _add_routes(app, endpoints)
+    add_docs(app)
     add_console(app)
 
     def apply(settings: Settings, keys: Keys | None) -> None:
@@ -184,6 +185,7 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
         response_class=PlainTextResponse,
         responses=openapi.error_responses(()),
     )
+    app.add_api_route(ROOT, endpoints.root, include_in_schema=False)
     app.add_api_route("/asyncapi.json", endpoints.asyncapi, include_in_schema=False)
     app.add_api_route(STREAM, endpoints.stream, include_in_schema=False)
 

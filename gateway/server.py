@@ -24,7 +24,6 @@ from gateway.http.edge import allowed_connections
 from gateway.observability import log_config as logs
 from gateway.observability import otlp
 from gateway.observability.workers import MULTIPROCESS_DIR
-from gateway.reload import read_keys
 
 METRICS_BYTES = 1 << 16
 """The file of one worker's metrics, old and new, at most."""
@@ -40,7 +39,6 @@ def serve(settings: Settings) -> None:
 
     Raises SettingsError where the address cannot be listened on or a file cannot be used.
     """
-    keys = read_keys(settings)
     otlp.check()
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
@@ -77,7 +75,8 @@ def serve(settings: Settings) -> None:
     )
     if settings.host == "::":
         log.info("HOST=:: is for IPv6 alone; 0.0.0.0 is for IPv4")
-    if keys is None and not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+    address = ip_address(listener.getsockname()[0].partition("%")[0])
+    if settings.api_keys_file is None and not address.is_loopback:
         log.warning(
             "HOST=%s lets other machines in and no API key is asked for: set API_KEYS_FILE "
             "(`carlarl keys new` makes a key), or listen on 127.0.0.1",

@@ -14,6 +14,7 @@ EXPOSED = ("X-Request-ID", "X-Process-Time", "X-Carlarl-Echo", "Retry-After")
 
 _Pair = tuple[bytes, bytes]
 _VARY = (b"vary", b"Origin")
+_NOT_ALLOWED = [_VARY]
 
 
 class Cors:
@@ -44,14 +45,10 @@ class Cors:
         if self._settings is not self._live.now:
             self._read_settings()
         origin = asked.get(b"origin")
-        if self._all:
-            if origin is None:
-                return []
-            if b"cookie" not in asked:
-                return [(b"access-control-allow-origin", b"*"), *self._read]
-        elif origin not in self._origins:
-            return [_VARY]
-        assert origin is not None
+        if origin is None or not (self._all or origin in self._origins):
+            return _NOT_ALLOWED
+        if self._all and b"cookie" not in asked:
+            origin = b"*"
         return [(b"access-control-allow-origin", origin), _VARY, *self._read]
 
     def preflight(self, asked: Headers) -> Response:

@@ -14,12 +14,13 @@ from gateway.api.errors import payload_of
 from gateway.api.paths import DOCS, METRICS, PROBES
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
+from gateway.http.docs import CONTENT_SECURITY_POLICY
 from gateway.http.edge import Edge
 from gateway.observability.exchange import Exchange
 from gateway.security.access_control import AccessControl
 
 _PREFLIGHT = {b"origin", b"access-control-request-method"}
-_NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
+_DOCS_POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
 
 
 class Arrival:
@@ -62,7 +63,7 @@ class Arrival:
                 if self._edge.stopping.begun:
                     message["headers"].append((b"connection", b"close"))
                 if path in DOCS:
-                    message["headers"].append(_NOT_FRAMED)
+                    message["headers"].append(_DOCS_POLICY)
             await send(message)
 
         try:

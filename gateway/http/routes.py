@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
@@ -45,6 +45,13 @@ class Routes:
         self._versions = versions
         self._metrics = metrics
         self._git = git
+
+    async def root(self, _: Request) -> Response:
+        """Lead to the console, or to the documentation where the console is closed."""
+        settings = self._live.now
+        if settings.console_access == settings.docs_access == "closed":
+            raise HTTPException(404)
+        return RedirectResponse("/docs" if settings.console_access == "closed" else "/console")
 
     async def predict(self, _: Request) -> Response:
         """Give one action for each observation; connections answer this without the application."""

@@ -5,8 +5,8 @@ from math import ceil
 
 from starlette.exceptions import HTTPException
 
-from gateway.api.errors import RateExceeded, Unauthorized
-from gateway.api.paths import DOCS, METRICS, PROBES
+from gateway.api.errors import RateExceeded, ServiceUnavailable, Unauthorized
+from gateway.api.paths import DOCS, METRICS, PROBES, ROOT
 from gateway.config.live import LiveSettings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
@@ -35,7 +35,7 @@ class AccessControl:
             (METRICS, settings.metrics_access),
             (CONSOLE, settings.console_access),
         )
-        self._open = PROBES.union(*(paths for paths, who in access if who == "open"))
+        self._open = PROBES.union({ROOT}, *(paths for paths, who in access if who == "open"))
         self._closed = frozenset[str]().union(*(paths for paths, who in access if who == "closed"))
         rate = (settings.rate_limit_per_s, settings.rate_limit_burst)
         if rate != self._rate:
@@ -48,7 +48,7 @@ class AccessControl:
         """Let a request for `path` in; return as whose it counts.
 
         Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
-        Unauthorized without a key that is known.
+        Unauthorized without a known key, ServiceUnavailable where the keys can't be read.
         """
         if self._settings is not self._live.now:
             self._read_settings()
@@ -60,6 +60,7 @@ class AccessControl:
         if path not in PROBES and path not in METRICS:
             self._take(caller)
         if asked and holder is None:
+            self._check_readable()
             raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
         return caller
 
@@ -71,13 +72,19 @@ class AccessControl:
     def renew(self, caller: str, keyed: bool) -> None:
         """Let a stream go on that was let in as `caller`, by a key where `keyed`.
 
-        Raises Unauthorized where its key is not known any more, RateExceeded as `enter` does.
+        Raises Unauthorized where its key is not known any more, RateExceeded and ServiceUnavailable
+        as `enter` does.
         """
         if self._settings is not self._live.now:
             self._read_settings()
         if self.keys is not None and not (keyed and caller in self.keys.digests):
+            self._check_readable()
             raise Unauthorized("the API key of this stream is not known any more")
         self._take(caller)
+
+    def _check_readable(self) -> None:
+        if self.keys is not None and self.keys.problem:
+            raise ServiceUnavailable("the API keys can't be read, so nobody is let in")
 
     def _take(self, caller: str) -> None:
         wait_s = 0.0 if self._limits is None else self._limits.take(caller)
