@@ -24,10 +24,10 @@ The upgrade is refused with 401 without a valid API key, where keys are asked fo
 pages of an origin that is not allowed. Browsers, which can set no header, offer the key as a
 subprotocol, `carlarl.key.KEY`.
 
-Close codes: 1001, the gateway is stopping: connect again; 1008, answers are not read, a message
-comes too slowly, too many frames get no action (steps, fragments and control frames), or the API
-key is not known any more; 1009, a frame is larger than a request's body may be; 1011, the
-connection failed.
+Close codes: 1001, the gateway is stopping: connect again; 1007, a text frame is not UTF-8; 1008,
+answers are not read, a message comes too slowly, too many frames get no action (steps, fragments
+and control frames), or the API key is not known any more; 1009, a frame is larger than a request's
+body may be; 1011, the connection failed.
 """
 _ANSWERS: dict[str, Any] = {
     "answer": StepAnswer,

@@ -23,7 +23,7 @@ SLOW_S = 5.0
 """How long a vehicle may leave answers unread, take to send a message, and to say goodbye."""
 LINGER_S = 1.0
 """How long what comes is still read where the other side can't be told that no more will be."""
-GOING_AWAY = 1001
+GOING_AWAY, NOT_UTF8 = 1001, 1007
 
 
 class WebSocket(asyncio.Protocol):
@@ -168,6 +168,9 @@ class WebSocket(asyncio.Protocol):
             return
         data, self._parts = b"".join(self._parts), []
         self._stop("message")
+        if self._text and not _is_utf8(data):
+            self.end(NOT_UTF8, "a text frame is not UTF-8")
+            return
         self._stream.receive(data, self._text)
 
     def _flush(self) -> None:
@@ -230,6 +233,15 @@ class WebSocket(asyncio.Protocol):
 
 
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+def _is_utf8(data: bytes) -> bool:
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 def _choose(_: ServerProtocol, offered: Any) -> Any:

@@ -88,7 +88,7 @@ class Streams:
         """
         headers = Headers(scope=scope)
         head = RequestHead(scope["headers"])
-        for offered in headers.get("sec-websocket-protocol", "").split(","):
+        for offered in ",".join(headers.getlist("sec-websocket-protocol")).split(","):
             name = offered.strip()
             if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
                 head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
