@@ -53,7 +53,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        loop="gateway.http.tls:Loop",
+        loop="gateway.http.event_loop:Loop",
         http=HttpConnection,
         proxy_headers=False,
         ws="none",

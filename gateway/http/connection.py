@@ -148,11 +148,17 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
 
     def shutdown(self) -> None:
-        """End the connection after the answer that is under way; uvicorn calls this."""
+        """End the connection after the answer that is under way; uvicorn calls this.
+
+        A connection that has just begun has a moment for its first request.
+        """
         self._last = True
         first = self._pipeline[0] if self._pipeline else None
         if first is None:
-            self._transport.close()
+            if self._parser.method:
+                self._transport.close()
+            else:
+                self._patience.wait(LINGER_S)
         elif isinstance(first, RequestResponseCycle):
             first.keep_alive = False
 
