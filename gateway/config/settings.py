@@ -72,8 +72,18 @@ def _one_of(names: tuple[str, ...], default: str, meaning: str, *, live: bool = 
     return _field(default, meaning, f"one of {', '.join(names)}", live=live, pattern=pattern)
 
 
+def _number(default: float, meaning: str, low: int, high: int, *, live: bool = False) -> Any:
+    """Describe a number from `low` to `high`, a whole one where the default is an int."""
+    what = "a whole number" if isinstance(default, int) else "a number"
+    allowed = f"{what} from {low} to {high}"
+    return _field(default, meaning, allowed, live=live, ge=low, le=high, allow_inf_nan=False)
+
+
 def _port(default: int, meaning: str) -> Any:
-    return _field(default, meaning, "a whole number from 1 to 65535", ge=1, le=65535)
+    return _number(default, meaning, 1, 65535)
+
+
+_Switch = Annotated[bool, BeforeValidator(_switch)]
 
 
 class Settings(BaseSettings):
@@ -111,7 +121,7 @@ class Settings(BaseSettings):
         "Versions that the embedded Triton loads beside the active one and the one before it.",
         "semantic versions such as v0.1.0, separated by commas",
     )
-    use_gpu: Annotated[bool, BeforeValidator(_switch)] = _field(
+    use_gpu: _Switch = _field(
         False, "Whether the embedded Triton runs the policy on a GPU.", "0 or 1"
     )
     host: str = _field(
@@ -121,7 +131,7 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._:-]+$",
     )
     port: int = _port(8080, "Port that the gateway listens on.")
-    workers: int = _field(1, "Gateway processes.", "a whole number from 1 to 256", ge=1, le=256)
+    workers: int = _number(1, "Gateway processes.", 1, 256)
     log_level: str = _one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
     log_format: str = _one_of(
         LOG_FORMATS, "text", "Lines for people, or one JSON object for each event.", live=True
@@ -139,7 +149,7 @@ class Settings(BaseSettings):
         "* or origins such as https://example.org, separated by commas",
         live=True,
     )
-    cors_credentials: Annotated[bool, BeforeValidator(_switch)] = _field(
+    cors_credentials: _Switch = _field(
         False, "Whether those pages may send cookies and the like; not with *.", "0 or 1", live=True
     )
     triton_url: str | None = _field(
@@ -172,92 +182,64 @@ class Settings(BaseSettings):
     console_access: str = _one_of(
         PAGE_ACCESS, "open", "Who may load /console; its calls need a key as others do.", live=True
     )
-    rate_limit_per_s: float = _field(
+    rate_limit_per_s: float = _number(
         0.0,
         "Observations a second that one caller may send for long; 0: any number.",
-        "a number from 0 to 1000000",
+        0,
+        1_000_000,
         live=True,
-        ge=0,
-        le=1_000_000,
-        allow_inf_nan=False,
     )
-    rate_limit_burst: int = _field(
-        1000,
-        "Observations that one caller may send at once.",
-        "a whole number from 1 to 1000000",
-        live=True,
-        ge=1,
-        le=1_000_000,
+    rate_limit_burst: int = _number(
+        1000, "Observations that one caller may send at once.", 1, 1_000_000, live=True
     )
-    max_body_bytes: int = _field(
-        1_048_576,
-        "Largest request body, bytes.",
-        "a whole number from 1 to 1073741824",
-        live=True,
-        ge=1,
-        le=1 << 30,
+    max_body_bytes: int = _number(
+        1_048_576, "Largest request body, bytes.", 1, 1_073_741_824, live=True
     )
-    request_timeout_ms: int = _field(
-        1000,
-        "Deadline of one request, milliseconds.",
-        "a whole number from 1 to 600000",
-        live=True,
-        ge=1,
-        le=600_000,
+    request_timeout_ms: int = _number(
+        1000, "Deadline of one request, milliseconds.", 1, 600_000, live=True
     )
-    cache_bytes: int = _field(
+    cache_bytes: int = _number(
         0,
         "Memory for the actions of deterministic observations seen before; 0: no cache.",
-        "a whole number from 0 to 68719476736",
+        0,
+        68_719_476_736,
         live=True,
-        ge=0,
-        le=1 << 36,
     )
-    calls_in_flight: int = _field(
+    calls_in_flight: int = _number(
         2,
         "Triton calls of one model under way at a time; what comes meanwhile is joined.",
-        "a whole number from 1 to 64",
+        1,
+        64,
         live=True,
-        ge=1,
-        le=64,
     )
-    max_waiting: int = _field(
+    max_waiting: int = _number(
         10_000,
         "Observations that may wait for a call; more are refused with 429.",
-        "a whole number from 0 to 1000000",
+        0,
+        1_000_000,
         live=True,
-        ge=0,
-        le=1_000_000,
     )
-    max_connections: int = _field(
+    max_connections: int = _number(
         4000,
         "Connections that one gateway process serves at a time; of more only probes are served.",
-        "a whole number from 1 to 1000000",
+        1,
+        1_000_000,
         live=True,
-        ge=1,
-        le=1_000_000,
     )
-    restart_tries: int = _field(
+    restart_tries: int = _number(
         5,
         "How often in a row `carlarl serve` starts Triton or the gateway again; 0: never.",
-        "a whole number from 0 to 1000",
-        ge=0,
-        le=1000,
+        0,
+        1000,
     )
-    shutdown_notice_s: float = _field(
+    shutdown_notice_s: float = _number(
         1.0,
         "Seconds from SIGTERM, with /readyz already failing, for which everything is served.",
-        "a number from 0 to 600",
-        ge=0,
-        le=600,
-        allow_inf_nan=False,
+        0,
+        600,
     )
-    shutdown_timeout_s: int = _field(
-        10,
-        "Seconds after that until what is not answered is cut off.",
-        "a whole number from 0 to 600",
-        ge=0,
-        le=600,
+    shutdown_timeout_s: int = _number(
+        10, "Seconds after that until what is not answered is cut off.", 0, 600
     )
     git_commit: str | None = _field(
         None,
