@@ -1,4 +1,4 @@
-"""What `/asyncapi.json` says of `/stream`, made of the models that its frames are checked with."""
+"""`/asyncapi.json`: the description of `/stream`, made from the models that check its frames."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from gateway.api.request_head import DEADLINE
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
 KEY_PREFIX = "carlarl.key."
-"""What an offered subprotocol begins with that is an API key: browsers can set no header."""
+"""A browser can set no header: it offers this prefix and its API key as a subprotocol."""
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -38,7 +38,7 @@ _MODELS: dict[str, Any] = {"step": codec_of(None).step, **_ANSWERS}
 
 
 def document(version: str, api_keys: bool) -> dict[str, Any]:
-    """Give the AsyncAPI 3.0 document of a gateway of that version."""
+    """Return the AsyncAPI 3.0 document of a gateway of that version."""
     components: dict[str, Any] = {"schemas": _schemas(), "messages": _messages()}
     server: dict[str, Any] = {"host": "localhost:8080", "protocol": "ws"}
     if api_keys:

@@ -1,4 +1,4 @@
-"""The paths of the API that more than one part knows."""
+"""Paths of the API that several modules use."""
 
 PREDICT = "/predict"
 STREAM = "/stream"

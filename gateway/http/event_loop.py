@@ -26,7 +26,6 @@ class Loop(uvloop.Loop):
     """The loop of one gateway process."""
 
     def __init__(self) -> None:
-        """Listen on nothing yet."""
         super().__init__()
         self._listeners: list[socket.socket] = []
 

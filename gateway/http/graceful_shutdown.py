@@ -1,4 +1,4 @@
-"""What SIGTERM begins: the gateway says that it is not ready, and only then stops to listen."""
+"""The way to the end after SIGTERM: first the gateway is not ready, later it stops listening."""
 
 import asyncio
 import logging
@@ -16,18 +16,17 @@ log = logging.getLogger(__name__)
 class GracefulShutdown:
     """Whether the gateway has been told to end.
 
-    From `begun` on, for so many seconds, everything is still served, with `/readyz` failing and
-    each answer ending its connection, so that whoever balances the load sends it elsewhere. Then
-    no further connection begins, and the server ends when those that have begun are accepted.
+    For `notice_s` seconds from `begun` on everything is still served, but `/readyz` fails and each
+    answer ends its connection, so that load balancers go elsewhere. Then no further connection
+    begins, and the server ends as soon as all connections that have begun are accepted.
     """
 
     def __init__(self, notice_s: float) -> None:
-        """Give notice for so long; nothing happens before `listen`."""
         self._notice_s = notice_s
         self.begun = False
 
     def listen(self) -> None:
-        """Come before the server's own handler of SIGTERM, where it has one in this thread."""
+        """Replace the server's handler of SIGTERM; the server's own is called at the end."""
         server = signal.getsignal(signal.SIGTERM)
         loop = asyncio.get_running_loop()
         if not callable(server) or not self._notice_s or not isinstance(loop, Loop):

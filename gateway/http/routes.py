@@ -1,4 +1,4 @@
-"""The routes: each decodes, awaits one call and encodes."""
+"""The routes that FastAPI serves: each decodes, awaits one call and encodes."""
 
 import time
 from typing import Any
@@ -37,7 +37,6 @@ class Routes:
         git: str,
         access_control: AccessControl,
     ) -> None:
-        """Take what the routes call and tell of, and the service's commit for `/healthz`."""
         self._live = live
         self._stopping = stopping
         self._access_control = access_control
@@ -54,11 +53,11 @@ class Routes:
         return RedirectResponse("/docs" if settings.console_access == "closed" else "/console")
 
     async def predict(self, _: Request) -> Response:
-        """Give one action for each observation; connections answer this without the application."""
+        """Return one action for each observation; `HttpConnection` answers this, not FastAPI."""
         raise AssertionError("`http.connection` answers it")
 
     async def healthz(self, _: Request) -> Response:
-        """Say whether the gateway can act; 200 in either case."""
+        """Return whether the gateway can act; the status is 200 in either case."""
         active = self._versions.active
         return _json(
             {
@@ -71,11 +70,11 @@ class Routes:
         )
 
     async def livez(self, _: Request) -> Response:
-        """Say that the process runs."""
+        """Return that the process runs."""
         return _json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
-        """Say that the active version has answered its golden inference; else 503."""
+        """Return 200 if the active version has answered its golden inference, else 503."""
         if self._stopping.begun:
             raise ServiceUnavailable("the gateway is stopping")
         active = self._versions.active
@@ -139,7 +138,7 @@ class Routes:
         return _json(asyncapi.document(version, self._access_control.keys is not None))
 
     async def stream(self, _: Request) -> Response:
-        """Say that this is no request's address; upgrades do not come here."""
+        """Refuse a plain request; upgrades do not come here."""
         raise HTTPException(426, "/stream speaks WebSocket", {"Upgrade": "websocket"})
 
     async def metrics(self, _: Request) -> Response:

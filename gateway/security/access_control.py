@@ -1,4 +1,4 @@
-"""Who may come in: paths that are open, closed or for those with a key, and how often."""
+"""Access control: which paths are open, closed or need a key, and how often one may ask."""
 
 from collections.abc import Mapping
 from math import ceil
@@ -14,13 +14,13 @@ from gateway.security.rate_limit import RateLimit
 
 
 class AccessControl:
-    """What is asked of a request before anything else is done with it.
+    """Checks a request before anything else is done with it.
 
-    Probes are always open; neither they nor `/metrics` count for the rate of a caller.
+    It needs one of `keys`, or none where `keys` is None. Probes are always open. Neither they nor
+    `/metrics` count for a caller's rate.
     """
 
     def __init__(self, live: LiveSettings, keys: Keys | None) -> None:
-        """Ask for one of `keys`, for none where that is None."""
         self.keys = keys
         self._live = live
         self._limits: RateLimit | None = None
@@ -28,7 +28,7 @@ class AccessControl:
         self._read_settings()
 
     def _read_settings(self) -> None:
-        """Take other settings; what callers have used of their rate is kept."""
+        """Take new settings; an unchanged rate keeps what callers have used of it."""
         self._settings = settings = self._live.now
         access = (
             (DOCS, settings.docs_access),
@@ -45,7 +45,7 @@ class AccessControl:
     def enter(
         self, path: str, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
     ) -> str:
-        """Let a request for `path` in; return as whose it counts.
+        """Let a request for `path` in; return the caller that it counts for.
 
         Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
         Unauthorized without a known key, ServiceUnavailable where the keys can't be read.
@@ -65,12 +65,12 @@ class AccessControl:
         return caller
 
     def charge(self, caller: str, observations: int) -> None:
-        """Count the observations of a request that came in, beyond the first."""
+        """Count the observations of a request beyond the first, which `enter` has counted."""
         if self._limits is not None and observations > 1:
             self._limits.charge(caller, observations - 1)
 
     def renew(self, caller: str, keyed: bool) -> None:
-        """Let a stream go on that was let in as `caller`, by a key where `keyed`.
+        """Let a stream of `caller` go on; `keyed` says that it was let in by a key.
 
         Raises Unauthorized where its key is not known any more, RateExceeded and ServiceUnavailable
         as `enter` does.

@@ -1,4 +1,4 @@
-"""API keys: which are known, and whose a request's is."""
+"""API keys: the known ones, and the one that a request has."""
 
 import hashlib
 import hmac
