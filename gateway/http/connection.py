@@ -8,8 +8,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
@@ -21,6 +20,7 @@ from gateway.api.errors import (
 from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
+from gateway.http.application_request import ApplicationRequest
 from gateway.http.edge import Edge, Pair
 from gateway.http.parser import MAX_AHEAD, RequestParser, bad_request
 from gateway.http.patience import Patience
@@ -29,8 +29,8 @@ from gateway.observability.exchange import Exchange
 from gateway.stream.connection import WebSocket
 
 SLOW_S = 5.0
-"""How long a connection may be idle. A caller may also take so long to send a head, to send the rest
-of a body that is already answered, and to go on reading an answer."""
+"""How long a connection may be idle. A caller may also take so long to send a head, to send the
+rest of a body that is already answered, and to go on reading an answer."""
 BEYOND_S = 2.0
 """How long a head may take on a reserved connection, which is one beyond the limit."""
 LINGER_S, LINGER_BYTES = 1.0, 1 << 20
@@ -71,9 +71,9 @@ class HttpConnection(asyncio.Protocol):
         self._parser: RequestParser
         self._patience: Patience
         self._head_begun = False
-        self._incoming: Predict | RequestResponseCycle | None = None
+        self._incoming: Predict | ApplicationRequest | None = None
         """The request whose body is being read."""
-        self._pipeline: deque[Predict | RequestResponseCycle] = deque()
+        self._pipeline: deque[Predict | ApplicationRequest] = deque()
         """The requests in their order; `_started` says that the first one is being answered."""
         self._started = False
         self._advancing = False
@@ -105,11 +105,7 @@ class HttpConnection(asyncio.Protocol):
         """Stop the work on requests: nobody waits for the answers."""
         self._leave()
         for one in self._pipeline:
-            if isinstance(one, Predict):
-                one.abandon()
-            else:
-                one.disconnected = True
-                one.message_event.set()
+            one.abandon()
         self._flow.resume_writing()
 
     def data_received(self, data: bytes) -> None:
@@ -156,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
                 self._transport.close()
             else:
                 self._patience.wait(LINGER_S)
-        elif isinstance(first, RequestResponseCycle):
+        else:
             first.keep_alive = False
 
     def drop(self) -> None:
@@ -177,7 +173,7 @@ class HttpConnection(asyncio.Protocol):
         """End the connection, at once or after a complete answer."""
         self._last = True
         first = self._pipeline[0] if self._pipeline else None
-        if not (isinstance(first, RequestResponseCycle) and first.response_complete):
+        if not (isinstance(first, ApplicationRequest) and first.response_complete):
             self._transport.close()
 
     # What the parser calls.
@@ -187,7 +183,7 @@ class HttpConnection(asyncio.Protocol):
         arrived = time.perf_counter()
         parser = self._parser
         self._head_begun = False
-        incoming: Predict | RequestResponseCycle
+        incoming: Predict | ApplicationRequest
         if parser.method == b"POST" and parser.path() == _PREDICT and not self._beyond:
             incoming = Predict(
                 self._edge.service, parser.head, self._client, arrived, parser.keep_alive
@@ -199,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
                 if not probe:
                     self._edge.observers.metrics.refused.inc()
                     raise ServiceUnavailable("too many connections")
-            incoming = self._cycle()
+            incoming = self._application_request()
         self._incoming = incoming
         self._pipeline.append(incoming)
         self._patience.stop()
@@ -213,16 +209,10 @@ class HttpConnection(asyncio.Protocol):
     def _on_body(self, body: bytes) -> None:
         """Take a piece of a body, or drop it if the request is answered already."""
         incoming = self._incoming
-        if isinstance(incoming, Predict):
-            if incoming.error is None:
-                incoming.feed(body)
-                if incoming.error is not None:
-                    self._advance()
-        elif incoming is not None and not incoming.response_complete:
-            incoming.body += body
-            if len(incoming.body) > HIGH_WATER_LIMIT:
-                self._flow.pause_reading()
-            incoming.message_event.set()
+        if incoming is not None and incoming.error is None:
+            incoming.feed(body)
+            if incoming.error is not None:
+                self._advance()
 
     def _on_complete(self) -> None:
         """Start the request if it is its turn."""
@@ -231,12 +221,8 @@ class HttpConnection(asyncio.Protocol):
             return
         if not self._parser.keep_alive:
             incoming.keep_alive = False
-        if isinstance(incoming, Predict):
-            incoming.complete = True
-            self._advance()
-        elif not incoming.response_complete:
-            incoming.more_body = False
-            incoming.message_event.set()
+        incoming.complete = True
+        self._advance()
 
     def _wait_for_rest(self) -> None:
         """Limit the time for the rest of a head or of a body."""
@@ -260,18 +246,14 @@ class HttpConnection(asyncio.Protocol):
             **self._parser.scope(),
         }
 
-    def _cycle(self) -> RequestResponseCycle:
-        scope: Any = self._scope()
-        return RequestResponseCycle(
-            scope=scope,
-            transport=self,  # type: ignore[arg-type] # as far as it needs one
-            flow=self._flow,
-            logger=log,
-            access_logger=log,
-            access_log=False,
-            default_headers=self._state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self._parser.expects_continue(),
+    def _application_request(self) -> ApplicationRequest:
+        return ApplicationRequest(
+            self._config,
+            self._state,
+            self._scope(),
+            self,
+            self._flow,
+            expects_continue=self._parser.expects_continue(),
             keep_alive=self._parser.keep_alive and not self._beyond,
             on_response=self._answered,
         )
@@ -282,9 +264,7 @@ class HttpConnection(asyncio.Protocol):
         exchange = Exchange(
             self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
         )
-        if (
-            self._pipeline or self._resting or self._flow.write_paused
-        ):  # the caller sent it before it had all answers
+        if self._pipeline or self._resting or self._flow.write_paused:  # answers are due before
             self._fail(bad_request(), exchange)
             return
         try:
@@ -311,24 +291,18 @@ class HttpConnection(asyncio.Protocol):
             self._started or self._resting or self._lost or self._flow.write_paused
         ):
             first = self._pipeline[0]
-            if isinstance(first, Predict):
-                if first.error is None and not first.complete:
-                    if self._expecting:  # it is the last request of the pipeline
-                        self._expecting = False
-                        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
-                    break
-                self._started = True
-                self._patience.stop()
-                if first.error is not None:
-                    self._answer(first, first.error)
-                else:
-                    first.start(self._answer)
+            if isinstance(first, Predict) and first.error is None and not first.complete:
+                if self._expecting:  # it is the last request of the pipeline
+                    self._expecting = False
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
+                break
+            self._started = True
+            self._patience.stop()
+            if isinstance(first, Predict) and first.error is not None:
+                self._answer(first, first.error)
             else:
-                self._started = True
-                task = self._loop.create_task(first.run_asgi(self._config.loaded_app))
-                task.add_done_callback(self._state.tasks.discard)
-                self._state.tasks.add(task)
+                first.start(self._answer)
         self._advancing = False
 
     def _answer(self, one: Predict, outcome: Outcome) -> None:
@@ -396,10 +370,9 @@ class HttpConnection(asyncio.Protocol):
         broken, self._incoming = self._incoming, None
         if broken is not None:  # its body can't be read
             answered = not self._pipeline or self._pipeline[-1] is not broken
-            if isinstance(broken, RequestResponseCycle):
+            if isinstance(broken, ApplicationRequest):
                 answered = answered or broken.response_started
-                broken.disconnected = True
-                broken.message_event.set()
+            broken.abandon()
             if answered:
                 self._close_gently()
                 return

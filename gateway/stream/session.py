@@ -26,7 +26,7 @@ from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
-"""Frames that get no action which one vehicle may send a second: steps that are overtaken or
+"""Frames without an action that one vehicle may send in a second: steps that are overtaken or
 refused, fragments and control frames."""
 
 POLICY_VIOLATION = 1008
