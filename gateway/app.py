@@ -63,11 +63,10 @@ def create_app(settings: Settings, triton: Triton | None = None) -> Arrival:
     predictor = Predictor(batcher, versions, metrics, live)
     git = settings.git_commit or _git_commit()
     stopping = GracefulShutdown(settings.shutdown_notice_s)
-    endpoints = Routes(live, triton, versions, metrics, stopping, git, access_control)
-    access = AccessLog(live)
-    observers = Observers(metrics, access, traces)
+    observers = Observers(metrics, AccessLog(live), traces)
     service = Service(live, access_control, versions, predictor, observers)
     edge = Edge(service, stopping)
+    endpoints = Routes(service, triton, stopping, git)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -20,32 +20,19 @@ from gateway.api.errors import (
 from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE, ECHO
 
-BODY_ERRORS: tuple[type[GatewayError], ...] = (
+Errors = tuple[type[GatewayError], ...]
+
+READY_ERRORS: Errors = (ServiceUnavailable,)
+METADATA_ERRORS: Errors = (Unauthorized, ServiceUnavailable)
+VERSIONS_ERRORS: Errors = (*METADATA_ERRORS, InferenceFailed, DeadlineExceeded)
+WARMUP_ERRORS: Errors = (
+    *VERSIONS_ERRORS,
     PayloadTooLarge,
     UnsupportedMediaType,
     ValidationFailed,
-)
-CALL_ERRORS: tuple[type[GatewayError], ...] = (
     ResourceExhausted,
-    InferenceFailed,
-    ServiceUnavailable,
-    DeadlineExceeded,
 )
-PREDICT_ERRORS: tuple[type[GatewayError], ...] = (
-    Unauthorized,
-    ModelNotFound,
-    *BODY_ERRORS,
-    *CALL_ERRORS,
-)
-WARMUP_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *BODY_ERRORS, *CALL_ERRORS)
-READY_ERRORS: tuple[type[GatewayError], ...] = (ServiceUnavailable,)
-METADATA_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *READY_ERRORS)
-VERSIONS_ERRORS: tuple[type[GatewayError], ...] = (
-    Unauthorized,
-    InferenceFailed,
-    ServiceUnavailable,
-    DeadlineExceeded,
-)
+PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, ModelNotFound)
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -76,7 +63,7 @@ _ECHO = {
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
-def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, dict[str, Any]]:
+def error_responses(errors: Errors) -> dict[int | str, dict[str, Any]]:
     """Describe the answers for `errors`, and for an unexpected error."""
     described: dict[int | str, dict[str, Any]] = {
         error.status: _response(error.code, error.__doc__ or "") for error in errors

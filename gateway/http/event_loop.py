@@ -50,8 +50,8 @@ class Loop(uvloop.Loop):
                 with suppress(OSError):  # a sandbox may refuse it
                     listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
-    def accepts(self) -> bool:
-        """Whether connections wait to be accepted."""
+    def has_waiting(self) -> bool:
+        """Return whether connections wait to be accepted."""
         waiting = select.poll()
         for listener in self._listeners[:1]:
             waiting.register(listener, select.POLLIN)

@@ -7,8 +7,9 @@ from types import FrameType
 
 from gateway.http.event_loop import Loop
 
-DRAIN_S, DRAIN_LOOK_S = 0.1, 0.01
-"""How long handshakes under way have at least, and between looks at what waits."""
+DRAIN_S, DRAIN_LOOK_S, DRAIN_LOOKS = 0.1, 0.01, 100
+"""How long handshakes under way have at least; then the time between looks at what waits, and how
+many looks there are at most: a process that may open no more files accepts nothing."""
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +43,11 @@ class GracefulShutdown:
 
         def drain() -> None:
             loop.begin_no_connections()
-            loop.call_later(DRAIN_S, end)
+            loop.call_later(DRAIN_S, end, DRAIN_LOOKS)
 
-        def end() -> None:
-            if loop.accepts():
-                loop.call_later(DRAIN_LOOK_S, end)
+        def end(looks: int) -> None:
+            if looks and loop.has_waiting():
+                loop.call_later(DRAIN_LOOK_S, end, looks - 1)
             else:
                 server(signal.SIGTERM, None)
 

@@ -11,13 +11,11 @@ from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
-from gateway.config.live import LiveSettings
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.registry import Registry
-from gateway.observability.metrics import CONTENT_TYPE, Metrics
-from gateway.security.access_control import AccessControl
+from gateway.inference.service import Service
+from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
 
 _NAMES = ("throttle", "brake", "steer")
@@ -25,29 +23,20 @@ _ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.
 
 
 class Routes:
-    """The routes of one gateway."""
+    """The routes of one gateway; `git` is the commit that `/healthz` names."""
 
     def __init__(
-        self,
-        live: LiveSettings,
-        triton: Triton,
-        versions: Registry,
-        metrics: Metrics,
-        stopping: GracefulShutdown,
-        git: str,
-        access_control: AccessControl,
+        self, service: Service, triton: Triton, stopping: GracefulShutdown, git: str
     ) -> None:
-        self._live = live
-        self._stopping = stopping
-        self._access_control = access_control
+        self._service = service
+        self._versions = service.versions
         self._triton = triton
-        self._versions = versions
-        self._metrics = metrics
+        self._stopping = stopping
         self._git = git
 
     async def root(self, _: Request) -> Response:
         """Lead to the console, or to the documentation where the console is closed."""
-        settings = self._live.now
+        settings = self._service.live.now
         if settings.console_access == settings.docs_access == "closed":
             raise HTTPException(404)
         return RedirectResponse("/docs" if settings.console_access == "closed" else "/console")
@@ -114,7 +103,7 @@ class Routes:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        settings = self._live.now
+        settings = self._service.live.now
         head: RequestHead = request.scope["head"]
         arrived: float = request.scope["exchange"].arrived
         deadline = arrived + min(head.deadline_s(), settings.request_timeout_ms / 1000)
@@ -135,7 +124,7 @@ class Routes:
     async def asyncapi(self, request: Request) -> Response:
         """Describe the stream, as `/openapi.json` describes the routes."""
         version = request.app.version
-        return _json(asyncapi.document(version, self._access_control.keys is not None))
+        return _json(asyncapi.document(version, self._service.access_control.keys is not None))
 
     async def stream(self, _: Request) -> Response:
         """Refuse a plain request; upgrades do not come here."""
@@ -143,7 +132,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""
-        return Response(await self._metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(await self._service.observers.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:
