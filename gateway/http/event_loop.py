@@ -25,16 +25,14 @@ _DROP_SYN = (
 class Loop(uvloop.Loop):
     """The loop of one gateway process."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._listeners: list[socket.socket] = []
+    _listener: socket.socket
 
     async def create_server(self, *arguments: Any, **options: Any) -> Any:
         """Listen as uvloop does; uvicorn itself bounds no handshake, which would take 60 s."""
         if options.get("ssl") is not None:
             options["ssl_handshake_timeout"] = HANDSHAKE_S
             options["ssl_shutdown_timeout"] = HANDSHAKE_S  # for the peer's part of the end
-        self._listeners.append(options["sock"])
+        self._listener = options["sock"]  # one of several duplicates
         return await super().create_server(*arguments, **options)
 
     def begin_no_connections(self) -> None:
@@ -46,13 +44,13 @@ class Loop(uvloop.Loop):
         if sys.platform == "linux":
             code = create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in _DROP_SYN))
             program = struct.pack("HP", len(_DROP_SYN), addressof(code))
-            for listener in self._listeners[:1]:  # the others are duplicates
-                with suppress(OSError):  # a sandbox may refuse it
-                    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+            with suppress(OSError):  # a sandbox may refuse it
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
     def has_waiting(self) -> bool:
         """Return whether connections wait to be accepted."""
+        if self._listener.fileno() < 0:  # closed: SIGTERM came twice
+            return False
         waiting = select.poll()
-        for listener in self._listeners[:1]:
-            waiting.register(listener, select.POLLIN)
+        waiting.register(self._listener, select.POLLIN)
         return bool(waiting.poll(0))
