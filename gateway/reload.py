@@ -26,8 +26,9 @@ def read_keys(settings: Settings) -> Keys | None:
 class Configuration:
     """Rereads the files when they change or SIGHUP comes, and applies what may change.
 
-    A configuration file that can't be used changes nothing. A file of keys that can't be used lets
-    nobody in. Both are logged and read again at each look until they can be used. Changed settings
+    A configuration file that can't be used changes nothing. A file of keys that can't be read lets
+    nobody in; one with a mistake in it leaves the keys as they were, and lets nobody in where there
+    were none. Both are logged and read again at each look until they can be used. Changed settings
     that need a restart are named in the log.
     """
 
@@ -85,7 +86,10 @@ class Configuration:
             problems.append(f"{'; '.join(str(error).splitlines())}; all stays as it was")
         keys = read_keys(new)
         if keys is not None and keys.problem:
-            problems.append(f"{keys.problem}; nobody is let in")
+            known = self._keys if keys.read_at_all and self._keys and self._keys.digests else None
+            effect = "nobody is let in" if known is None else "the keys stay as they were"
+            problems.append(f"{keys.problem}; {effect}")
+            keys = known or keys
         for problem in problems:
             if problem not in self._problems:
                 log.error("%s", problem)

@@ -15,11 +15,13 @@ _OF_EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 class Keys:
     """The known keys, as hex SHA-256 digests in lower case.
 
-    `problem` says why the file can't be used; then no key is known.
+    `problem` says why the file can't be used; then no key is known. `read_at_all` says whether
+    somebody could read it, and its content is what is wrong.
     """
 
     digests: tuple[str, ...] = ()
     problem: str = ""
+    read_at_all: bool = True
 
     @classmethod
     def read(cls, path: Path) -> "Keys":
@@ -27,7 +29,8 @@ class Keys:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
-            return cls(problem=f"API_KEYS_FILE={path}: it can't be read ({error.strerror})")
+            problem = f"API_KEYS_FILE={path}: it can't be read ({error.strerror})"
+            return cls(problem=problem, read_at_all=False)
         except UnicodeDecodeError:
             return cls(problem=f"API_KEYS_FILE={path}: it must be text in UTF-8")
         digests = []
