@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Promoted:
 
 def promote(
     repository: Path,
-    version: str,
+    version: str | None,
     triton: TritonControl | None,
     progress: Progress = lambda step: None,
     *,
@@ -35,40 +34,16 @@ def promote(
 ) -> Promoted:
     """Make `version` the active one, in the repository and in the server that runs on it.
 
+    Without `version` that is the one before the last promotion that was not rolled back yet.
     Without `triton` only the repository changes. Otherwise the server loads the version beside the
     active one, warms it, and it must repeat its recorded answers before the alias moves. Requests
     in flight finish on the old version, which stays loaded. A version with other inputs or outputs
     than the active one is refused, unless `allow_signature_change`. Raises PromotionError, which
     names the step, and then leaves repository and server as they were.
     """
-
-    def choose(tree: Path) -> str:
-        if not allow_signature_change:
-            _check_signature(tree, version)
-        return version
-
-    return _switch(repository, choose, "promote", triton, progress)
-
-
-def rollback(
-    repository: Path, triton: TritonControl | None, progress: Progress = lambda step: None
-) -> Promoted:
-    """Go back to the version before the last promotion that was not rolled back yet.
-
-    It is as careful as `promote`. Raises PromotionError, also if the history has nothing to undo.
-    """
-    return _switch(repository, activation.before, "rollback", triton, progress)
-
-
-def _switch(
-    repository: Path,
-    choose: Callable[[Path], str],
-    how: activation.How,
-    triton: TritonControl | None,
-    progress: Progress,
-) -> Promoted:
     began = time.monotonic()
     switch = Switch(triton, progress)
+    how: activation.How = "promote" if version else "rollback"
     try:
         with switch.step("read the repository"):
             switch.active = previous = repositories.active_version(repository)
@@ -77,8 +52,10 @@ def _switch(
                 repository, switch.move_alias, only=configs.ALIAS
             ) as folder:
                 with switch.step("find the version"):
-                    version = choose(repository)
+                    version = version or activation.before(repository)
                     _check_pinned(triton, version)
+                    if not allow_signature_change:
+                        _check_signature(repository, version)
                     switch.recorded = recorded(repository, version)
                 with switch.step("open its files"):
                     check_files(repository, version)

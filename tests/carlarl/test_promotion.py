@@ -162,7 +162,7 @@ def test_promoted_and_rolled_back_under_load(
                 assert (done.version, done.previous) == ("v0.1.0", "v0.2.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.1.0"))
-                done = promote.rollback(target, control)
+                done = promote.promote(target, None, control)
                 assert (done.version, done.previous) == ("v0.2.0", "v0.1.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.2.0"))
@@ -376,7 +376,7 @@ def test_a_good_new_version_after_all_that(
     add_version(target)
     assert promote.promote(target, "v0.3.0", control).version == "v0.3.0"
     follows(stack, "v0.3.0")
-    assert promote.rollback(target, control).version == "v0.2.0"
+    assert promote.promote(target, None, control).version == "v0.2.0"
     follows(stack, "v0.2.0")
 
 
