@@ -14,11 +14,12 @@ from urllib.parse import urlsplit
 import psutil
 
 from carlarl.errors import CommandError
+from gateway.inference import damaged
 
 SHARED_MEMORY = Path("/dev/shm")
 """Triton needs it. It also holds the folders of services: Triton starts a Python model through a
 shell, so that no path that it gets may have a space or a quote, as a temporary folder's may."""
-OWNER = "CARLARL_SERVICE"
+OWNER = damaged.FOLDER
 """Variable of a service's processes: the service's folder."""
 
 

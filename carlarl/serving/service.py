@@ -18,9 +18,10 @@ from carlarl.serving import cleanup, gpu, ports, running
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters.repository import activation, configs, preflight, repository
+from converters.repository import preflight, repository, start
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
+from gateway.inference import damaged
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""
@@ -85,52 +86,37 @@ def start_triton(
 ) -> TritonServer:
     """Start the embedded Triton with the repository's ensembles, in the service's own `folder`.
 
-    It loads the versions that `activation.wanted` names, in their default format and in `formats`,
-    and the fused model of the active one. Others that are damaged are left out, and `warn` gets
-    why. Raises RepositoryError if the repository is
-    missing or has no active version, and TritonError if the settings ask for a GPU that can't be
-    used.
+    It loads what `converters.repository.start` plans, with the ensembles of `formats`. Versions
+    that are damaged are left out: `warn` gets why, and so does the gateway. Raises RepositoryError
+    if the repository is missing or has no active version, and TritonError if the settings ask for a
+    GPU that can't be used.
     """
     if settings.use_gpu:
         gpu.check_gpu()
     root = Path(settings.model_repository)
-    pinned = settings.model_version
-    asked = dict.fromkeys(settings.serve_versions, "SERVE_VERSIONS")
-    asked |= {} if pinned is None else {pinned: "MODEL_VERSION"}
-    wanted = activation.wanted(root, asked)
-    for version in asked.keys() - wanted:
-        held = ", ".join(one.version for one in repository.versions(root))
-        raise RepositoryError(f"{asked[version]}={version}: {root} lacks it; it holds {held}")
+    planned = start.plan(root, settings.model_version, settings.serve_versions, formats)
     if repository.flavour(root) == "native":
         raise RepositoryError(
             f"{root}: it is of the native flavour, for the C++ backends of a stock Triton, and the "
             "embedded Triton has none: `carlarl export` writes the Python flavour into another "
             "folder"
         )
-    active = pinned or wanted[0]
-    faults = {one.version: one.fault for one in repository.versions(root) if one.fault}
-    for version in wanted:  # without the active one nothing works: Triton says why
-        if version not in (active, wanted[0]) and (fault := preflight.fault(root, version)):
-            faults[version] = fault
-    for version, fault in faults.items():
-        warn(f"{version} is damaged and left out: {fault}")
+    for version, why in planned.damaged.items():
+        warn(f"{version} is damaged and left out: {why}")
+    damaged.tell(folder, {one: why.replace(f"{root}/", "") for one, why in planned.damaged.items()})
     preflight.compile_models(root)
-    names = [configs.ensemble_name(active, configs.FUSED)]
-    for version in wanted:
-        if version not in faults:
-            names += [configs.ensemble_name(version, form) for form in (None, *formats)]
-    loaded = [configs.ALIAS, *(name for name in names if (root / name).is_dir())]
-    gpu_format = gpu.chosen_format(root, active) if settings.use_gpu else None
+    gpu_format = gpu.chosen_format(root, planned.active) if settings.use_gpu else None
     for name in TRITON_PORTS:
         ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(
         folder,
         root,
-        loaded,
+        planned.models,
         http=settings.triton_http_port,
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
         gpu_format=gpu_format,
+        left_out=planned.damaged if repository.shared(root) else (),
         secret=settings.triton_token,
     )
 

@@ -89,7 +89,7 @@ class Version:
     """One version in the repository, read from its ensemble's config.
 
     Attributes:
-        fault: why it can't be served, if that was found.
+        damaged: why it can't be served, if that was found.
         loaded: whether a server has it loaded; None where none was asked.
     """
 
@@ -98,12 +98,12 @@ class Version:
     formats: tuple[str, ...] = ()
     digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
-    fault: str | None = None
+    damaged: str | None = None
     loaded: bool | None = None
 
 
 def versions(repository: Path) -> list[Version]:
-    """Return the versions of the repository, oldest first, damaged ones with their `fault`."""
+    """Return the versions of the repository, oldest first, damaged ones with `damaged`."""
     active = active_version(repository)
     ensembles(repository)  # raises where there is no repository
     names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
@@ -126,7 +126,7 @@ def _version(repository: Path, name: str, active: str | None) -> Version:
             f"{repository / name}: it does not say what an export writes ({error!r}); remove "
             "the folder, and `carlarl export` it"
         )
-    return Version(version, version == active, fault=fault)
+    return Version(version, version == active, damaged=fault)
 
 
 def check_held(repository: Path, version: str, held: Collection[str]) -> None:
@@ -141,6 +141,11 @@ def check_held(repository: Path, version: str, held: Collection[str]) -> None:
 def is_of(model: str, version: str) -> bool:
     """Whether `model` is the name of one of the models of `version`."""
     return re.fullmatch(_MODEL + re.escape(version), model) is not None
+
+
+def shared(repository: Path) -> list[str]:
+    """Return the names of the models that versions share, as in a repository of old."""
+    return [path.name for path in repository.iterdir() if _SHARED.fullmatch(path.name)]
 
 
 def remove_version(tree: Path, version: str, keep: Collection[Path] = ()) -> None:
