@@ -57,8 +57,7 @@ def remove(repository: Path, version: str, triton: TritonControl | None) -> None
 
 
 def _check_idle(repository: Path, version: str, triton: TritonControl | None) -> None:
-    held = [one.version for one in repositories.versions(repository)]
-    repositories.check_held(repository, version, held)
+    repositories.check_held(repository, version)
     in_use = {repositories.active_version(repository)}
     if triton is not None:
         in_use |= {triton.pinned, triton.parameters(configs.ALIAS).get("version")}
@@ -71,4 +70,4 @@ def _check_idle(repository: Path, version: str, triton: TritonControl | None) ->
 def _loaded(version: str, triton: TritonControl) -> list[str]:
     """Return the models of a version that are loaded, ensembles before their steps."""
     models = triton.models()
-    return sorted(one for one in models if models[one] and repositories.is_of(one, version))
+    return sorted(one for one in models if models[one] and repositories.version_of(one) == version)

@@ -116,6 +116,7 @@ def start_triton(
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
         gpu_format=gpu_format,
+        needed=lambda: start.needed(root, settings.model_version, settings.serve_versions),
         left_out=planned.damaged if repository.shared(root) else (),
         secret=settings.triton_token,
     )

@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -68,13 +68,15 @@ class TritonServer(ChildProcess):
         metrics: int,
         gpu_format: str | None = None,
         left_out: Collection[str] = (),
+        needed: Callable[[], Collection[str]] | None = None,
         secret: str | None = None,
     ) -> None:
         """Start the server with `models` of `repository` on three ports and return at once.
 
         `folder` is the service's own, for links and shared memory: `cleanup.own_folder`.
         With a `gpu_format`, the versions that have it run in it on the first GPU. Of models that
-        versions share, the files of versions that are `left_out` are not loaded. With `secret`,
+        versions share, the files of versions that are `left_out` are not loaded. A version that
+        `needed` does not name is unloaded when nobody has asked for it for a while. With `secret`,
         callers of the control APIs must send it, over HTTP as the header `carlarl-secret`; other
         commands of this user find it with `cleanup.secret_at`. Raises TritonError if the wheel or
         Python's shared library is missing.
@@ -132,7 +134,7 @@ class TritonServer(ChildProcess):
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self._probe = ModelProbe(http, secret)
+        self._probe = ModelProbe(http, secret, needed)
         self._looked = 0.0
         self._models: dict[int, str] = {}
         self._zombies: set[int] = set()

@@ -24,8 +24,12 @@ _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
 """The name of a version's ensemble. A user's own models have other names."""
 
 _FORMS = "onnx|torchscript|tensorrt"
-_MODEL = rf"({configs.ALIAS}(_({configs.FUSED}|{_FORMS}))?|preprocess|policy_({_FORMS}))-"
-"""What the names of a version's models begin with. A user's own models have other names."""
+_MODEL = re.compile(
+    rf"({configs.ALIAS}(_({configs.FUSED}|{_FORMS}))?|preprocess|policy_({_FORMS}))-"
+    r"(?P<version>v\d+\.\d+\.\d+)",
+    re.ASCII,
+)
+"""The name of a version's model. A user's own models have other names."""
 _SHARED = re.compile(rf"(preprocess|policy_({_FORMS}))(_s\d+a\d+)?")
 """The names of models that versions share in a repository of an earlier release."""
 
@@ -105,14 +109,22 @@ class Version:
 def versions(repository: Path) -> list[Version]:
     """Return the versions of the repository, oldest first, damaged ones with `damaged`."""
     active = active_version(repository)
-    ensembles(repository)  # raises where there is no repository
-    names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
-    found = [_version(repository, name, active) for name in names]
-    return sorted(found, key=lambda one: triton_version(one.version))
+    return [_version(repository, version, active) for version in held(repository)]
 
 
-def _version(repository: Path, name: str, active: str | None) -> Version:
-    version = name.removeprefix(f"{configs.ALIAS}-")
+def held(repository: Path) -> list[str]:
+    """Return the versions of the repository, oldest first; raise RepositoryError without one."""
+    try:
+        names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
+    except OSError:
+        raise RepositoryError(
+            f"{repository}: no such model repository; `carlarl export` makes one"
+        ) from None
+    return sorted((name.removeprefix(f"{configs.ALIAS}-") for name in names), key=triton_version)
+
+
+def _version(repository: Path, version: str, active: str | None) -> Version:
+    name = configs.ensemble_name(version)
     try:
         parameters = read_config(repository, name).parameters
         told = {key: entry.string_value for key, entry in parameters.items()}
@@ -129,18 +141,19 @@ def _version(repository: Path, name: str, active: str | None) -> Version:
     return Version(version, version == active, damaged=fault)
 
 
-def check_held(repository: Path, version: str, held: Collection[str]) -> None:
-    """Raise RepositoryError if `version` is not among the versions `held`."""
-    if version not in held:
-        known = ", ".join(sorted(held, key=triton_version)) or "none"
+def check_held(repository: Path, version: str, coming: Collection[str] = ()) -> None:
+    """Raise RepositoryError if `repository` does not hold `version` and it is not `coming`."""
+    if version not in (found := {*held(repository), *coming}):
+        known = ", ".join(sorted(found, key=triton_version)) or "none"
         raise RepositoryError(
             f"{repository}: the repository does not hold {version}; it holds {known}"
         )
 
 
-def is_of(model: str, version: str) -> bool:
-    """Whether `model` is the name of one of the models of `version`."""
-    return re.fullmatch(_MODEL + re.escape(version), model) is not None
+def version_of(model: str) -> str | None:
+    """Return the version of which a model is, from its name; None for the alias and others."""
+    found = _MODEL.fullmatch(model)
+    return found and found["version"]
 
 
 def shared(repository: Path) -> list[str]:
@@ -156,7 +169,7 @@ def remove_version(tree: Path, version: str, keep: Collection[Path] = ()) -> Non
             shutil.rmtree(path / number, ignore_errors=True)
             if any(child.is_dir() for child in path.iterdir()):
                 continue
-        elif not is_of(path.name, version):
+        elif version_of(path.name) != version:
             continue
         shutil.rmtree(path)
 

@@ -45,14 +45,14 @@ def plan(
     """
     asked = dict.fromkeys(further, "SERVE_VERSIONS") | ({pinned: "MODEL_VERSION"} if pinned else {})
     wanted = activation.wanted(root, asked)
-    found = repository.versions(root)
+    held = repository.held(root)
     for version in asked.keys() - wanted:
-        held = ", ".join(one.version for one in found)
-        raise RepositoryError(f"{asked[version]}={version}: {root} lacks it; it holds {held}")
+        known = ", ".join(held)
+        raise RepositoryError(f"{asked[version]}={version}: {root} lacks it; it holds {known}")
     active = pinned or wanted[0]
-    damaged = {one.version: one.damaged for one in found if one.damaged}
+    damaged = {one.version: one.damaged for one in repository.versions(root) if one.damaged}
     # Of a shared model Triton loads the files of all versions.
-    opened = [one.version for one in found] if repository.shared(root) else wanted
+    opened = held if repository.shared(root) else wanted
     for version in opened:  # without the active one nothing works: Triton says why
         if version not in (active, wanted[0], *damaged) and (
             why := preflight.damage(root, version)
@@ -64,6 +64,11 @@ def plan(
         names += [configs.ensemble_name(version, form) for form in (None, *formats)]
     models = [configs.ALIAS, *(name for name in names if (root / name).is_dir())]
     return Start(active, versions, models, damaged)
+
+
+def needed(root: Path, pinned: str | None = None, further: Sequence[str] = ()) -> list[str]:
+    """Return the versions that stay loaded, as the repository is now; arguments as of `plan`."""
+    return activation.wanted(root, [*further, *([pinned] if pinned else ())])
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
+from carlarl.serving import retirement
 from converters.repository import activation, repository
 from tests.carlarl.test_promotion import copy_version, follows
 from tests.carlarl.test_supervision import triton
@@ -172,6 +173,41 @@ def test_a_promotion_after_an_export_starts_no_other_process(
             "preprocess-v0.3.0",
         ]
         assert before.items() <= processes(stack).items()
+
+
+@pytest.mark.live
+def test_versions_that_nobody_needs_are_unloaded(target: Path) -> None:
+    """After many promotions in a row: but for one that is asked for by name all the time."""
+    for number in range(1, 7):
+        copy_version(target, "v0.1.0", f"v0.0.{number}")
+    with (
+        running_stack(MODEL_REPOSITORY=str(target), SERVE_VERSIONS="v0.0.6") as stack,
+        TritonControl(f"http://{stack.triton_http}") as control,
+    ):
+        promote.promote(target, "v0.0.1", control)
+        follows(stack, "v0.0.1")
+        assert ask(stack, "v0.1.0").status_code == 200
+        one = set(processes(stack).values())
+        for number in range(2, 6):
+            promote.promote(target, f"v0.0.{number}", control)
+            follows(stack, f"v0.0.{number}")
+            assert ask(stack, "v0.0.1").status_code == 200
+        many = processes(stack)
+        assert len(many) == len(one) + 4 * 3
+        used, failed = {"v0.0.1", "v0.0.4", "v0.0.5", "v0.0.6"}, []
+
+        def unloaded() -> bool:
+            failed.extend(v for v in used if ask(stack, v).status_code != 200)
+            return {model.rpartition("-")[2] for model in processes(stack).values()} == used
+
+        until(unloaded, retirement.IDLE_S + 30)
+        assert not failed
+        assert processes(stack).items() <= many.items()
+        assert len(processes(stack)) == len(one) + 1  # that v0.0.1 has its fused model, too
+        until(lambda: ask(stack, "v0.0.2").status_code == 404)
+        promote.promote(target, None, control)
+        follows(stack, "v0.0.4")
+        assert ask(stack, "v0.0.1").status_code == 200
 
 
 def of_an_earlier_release(tmp_path: Path) -> Path:
