@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -16,6 +17,8 @@ from gateway.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from carlarl.promotion.triton_control import TritonControl
+
+NICE = 10
 
 server_options = options.together(
     options.repository_option,
@@ -47,7 +50,11 @@ switch_options = options.together(
 def server(
     repository: Path | None, triton: str | None, offline: bool = False, **config: Any
 ) -> Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]:
-    """Give the settings, the running Triton (None if `offline`), and what shows a step."""
+    """Give the settings, the running Triton (None if `offline`), and what shows a step.
+
+    This process gets a low priority: whoever serves on this machine goes first.
+    """
+    os.nice(NICE)
     if offline and triton:
         raise click.UsageError("--offline asks no server: leave out --triton")
     from rich.console import Console

@@ -37,12 +37,12 @@ class Recorded:
     actions: NDArray[np.float64]
     tolerance: float
     max_rows: int
+    steps: list[str]
 
 
 def recorded(repository: Path, version: str) -> Recorded:
     """Read what the repository says of `version`; raise RepositoryError if it can't be read."""
-    held = [one.version for one in repositories.versions(repository)]
-    repositories.check_held(repository, version, held)
+    repositories.check_held(repository, version)
     config = repositories.read_config(repository, configs.ensemble_name(version))
     try:
         golden = json.loads(config.parameters["golden"].string_value)
@@ -53,6 +53,7 @@ def recorded(repository: Path, version: str) -> Recorded:
             np.array(golden["actions"], np.float64).reshape(-1, 3),
             float(golden["tolerance"]),
             config.max_batch_size,
+            [step.model_name for step in config.ensemble_scheduling.step],
         )
     except (ValueError, KeyError, TypeError) as error:
         raise RepositoryError(
@@ -94,12 +95,17 @@ class Switch:
             return
         model = configs.ensemble_name(self.recorded.version)
         with self.step("find it on the server"):
-            if model not in triton.models():
+            loaded = triton.models()
+            if model not in loaded:
                 raise ControlError(
                     f"the Triton at {triton.url} does not see {model}, so it serves another "
                     "repository (--offline changes this one alone)"
                 )
         with self.step("load it beside the active version"):
+            # One process after the other, so that a core is left for those that serve.
+            for step in self.recorded.steps:
+                if not loaded.get(step):
+                    triton.load(step)
             triton.load(model)  # does nothing if it is loaded and its files have not changed
         with self.step("wait until it is ready"):
             triton.wait_ready(model)
