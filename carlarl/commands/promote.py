@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -17,8 +16,6 @@ from gateway.config.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from carlarl.promotion.triton_control import TritonControl
-
-NICE = 10
 
 server_options = options.together(
     options.repository_option,
@@ -50,11 +47,7 @@ switch_options = options.together(
 def server(
     repository: Path | None, triton: str | None, offline: bool = False, **config: Any
 ) -> Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]:
-    """Give the settings, the running Triton (None if `offline`), and what shows a step.
-
-    This process gets a low priority: whoever serves on this machine goes first.
-    """
-    os.nice(NICE)
+    """Give the settings, the running Triton (None if `offline`), and what shows a step."""
     if offline and triton:
         raise click.UsageError("--offline asks no server: leave out --triton")
     from rich.console import Console
