@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
+from carlarl.promotion.promote import Progress, PromotionError, Switch
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
-from converters.repository.preflight import check_files, compile_models
 
 
 def load(repository: Path, version: str, triton: TritonControl, progress: Progress) -> None:
@@ -19,11 +18,7 @@ def load(repository: Path, version: str, triton: TritonControl, progress: Progre
     switch = Switch(triton, progress)
     switch.active = repositories.active_version(repository)
     with repositories.transaction(repository, only=configs.ALIAS) as folder:
-        with switch.step("find the version"):
-            switch.recorded = recorded(repository, version)
-        with switch.step("open its files"):
-            check_files(repository, version)
-            compile_models(repository)
+        switch.open(repository, version)
         switch.load_beside()
         activation.request(repository, folder, activation.requested(repository) | {version})
 

@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from carlarl.serving import cleanup, gpu, ports, running
+from carlarl.serving import gpu, ports, running
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters.repository import preflight, repository, start
+from converters.repository import activation, preflight, repository, start
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
 from gateway.inference import damaged
@@ -56,9 +56,13 @@ def serve(
     ports.check_free(settings.host, settings.port, "PORT")
     url = settings.triton_endpoint
     if settings.triton_secret is None:  # one for all starts of this Triton
-        drawn = secrets.token_hex(32) if settings.triton_url is None else cleanup.secret_at(url)
+        drawn: str | None = secrets.token_hex(32)
+        if settings.triton_url is not None:
+            served = running.embedded_at(url)
+            drawn = served and served.secret
         secret = None if drawn is None else SecretStr(drawn)
         settings = settings.model_copy(update={"triton_secret": secret})
+    running.announce(folder, settings)
     tries = settings.restart_tries
     gateway = Keeper(lambda: GatewayProcess(folder, settings, url), tries, warn)
     triton = None
@@ -66,7 +70,7 @@ def serve(
         triton = Keeper(lambda: start_triton(folder, settings, formats, warn), tries, warn)
     parts = [gateway] if triton is None else [triton, gateway]
     began = time.monotonic()
-    with running.announced(settings), _gateway_client(settings) as client:
+    with _gateway_client(settings) as client:
         try:
             if _wait_ready(settings, client, parts, stopping):
                 taken = time.monotonic() - began
@@ -94,6 +98,7 @@ def start_triton(
     if settings.use_gpu:
         gpu.check_gpu()
     root = Path(settings.model_repository)
+    asked = [*settings.serve_versions, *filter(None, [settings.model_version])]
     planned = start.plan(root, settings.model_version, settings.serve_versions, formats)
     if repository.flavour(root) == "native":
         raise RepositoryError(
@@ -116,7 +121,7 @@ def start_triton(
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
         gpu_format=gpu_format,
-        needed=lambda: start.needed(root, settings.model_version, settings.serve_versions),
+        needed=lambda: activation.wanted(root, asked),
         left_out=planned.damaged if repository.shared(root) else (),
         secret=settings.triton_token,
     )

@@ -77,9 +77,8 @@ class TritonServer(ChildProcess):
         With a `gpu_format`, the versions that have it run in it on the first GPU. Of models that
         versions share, the files of versions that are `left_out` are not loaded. A version that
         `needed` does not name is unloaded when nobody has asked for it for a while. With `secret`,
-        callers of the control APIs must send it, over HTTP as the header `carlarl-secret`; other
-        commands of this user find it with `cleanup.secret_at`. Raises TritonError if the wheel or
-        Python's shared library is missing.
+        callers of the control APIs must send it, over HTTP as the header `carlarl-secret`. Raises
+        TritonError if the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
         self._folder = folder
@@ -117,7 +116,6 @@ class TritonServer(ChildProcess):
         if (spans := traces_url()) is not None:
             command += _traced(spans)
         if secret is not None:
-            cleanup.keep_secret(backends, http, grpc, secret)
             command += [
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",

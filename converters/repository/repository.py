@@ -54,24 +54,6 @@ def read_config(repository: Path, model: str) -> Any:
         ) from None
 
 
-def ensembles(repository: Path) -> list[str]:
-    """Return the names of the repository's ensembles of policies, sorted.
-
-    A user's own models are not read: their configs may be for another Triton. Ensembles whose
-    configs can't be read are left out.
-    """
-    if not repository.is_dir():
-        raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
-    paths = repository.glob(f"{configs.ALIAS}*/config.pbtxt")
-    return sorted(path.parent.name for path in paths if _is_ensemble(path.parent))
-
-
-def _is_ensemble(model: Path) -> bool:
-    with suppress(RepositoryError):
-        return bool(read_config(model.parent, model.name).platform == "ensemble")
-    return False
-
-
 def active_version(repository: Path) -> str | None:
     """Return the version that the alias ensemble serves, or None if there is no alias."""
     if not (repository / configs.ALIAS / "config.pbtxt").exists():
@@ -82,9 +64,10 @@ def active_version(repository: Path) -> str | None:
 
 def flavour(repository: Path) -> str | None:
     """Return the repository's flavour: `python`, `native`, or None if it is empty."""
-    for name in ensembles(repository):
-        parameters = read_config(repository, name).parameters
-        return parameters["flavour"].string_value if "flavour" in parameters else "python"
+    for version in held(repository):
+        with suppress(RepositoryError):
+            parameters = read_config(repository, configs.ensemble_name(version)).parameters
+            return parameters["flavour"].string_value if "flavour" in parameters else "python"
     return None
 
 
@@ -254,25 +237,24 @@ def _is_mount(path: Path) -> bool:
 
 def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator[Path]:
     tree = staging / place.name
-    if not place.exists():
+    if new := not place.exists():
         tree.mkdir()
-        yield tree
-        tree.rename(place)
-        try:
-            confirm()
-        except BaseException:
-            place.rename(tree)
-            raise
-        return
-    _check_exchange(place, staging)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(place, tree, symlinks=True, ignore=ignored, copy_function=_link)
+    else:
+        _check_exchange(place, staging)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(place, tree, symlinks=True, ignore=ignored, copy_function=_link)
     yield tree
-    _exchange(tree, place)
+    if new:
+        tree.rename(place)
+    else:
+        _exchange(tree, place)
     try:
         confirm()
     except BaseException:
-        _exchange(tree, place)
+        if new:
+            place.rename(tree)
+        else:
+            _exchange(tree, place)
         raise
 
 

@@ -22,13 +22,11 @@ class Start:
 
     Attributes:
         active: the version that gateways ask for.
-        versions: all versions that are loaded.
         models: the names of the models to load; Triton loads an ensemble's steps with it.
         damaged: version → why it is left out.
     """
 
     active: str
-    versions: list[str]
     models: list[str]
     damaged: dict[str, str]
 
@@ -59,16 +57,10 @@ def plan(
         ):
             damaged[version] = why
     names = [configs.ensemble_name(active, configs.FUSED)]
-    versions = [version for version in wanted if version not in damaged]
-    for version in versions:
+    for version in [version for version in wanted if version not in damaged]:
         names += [configs.ensemble_name(version, form) for form in (None, *formats)]
     models = [configs.ALIAS, *(name for name in names if (root / name).is_dir())]
-    return Start(active, versions, models, damaged)
-
-
-def needed(root: Path, pinned: str | None = None, further: Sequence[str] = ()) -> list[str]:
-    """Return the versions that stay loaded, as the repository is now; arguments as of `plan`."""
-    return activation.wanted(root, [*further, *([pinned] if pinned else ())])
+    return Start(active, models, damaged)
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ import pytest
 from carlarl.promotion import promote
 from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
-from carlarl.serving import cleanup
+from carlarl.serving import cleanup, running
 from converters.artifact import artifact
 from converters.artifact.versions import triton_version
 from converters.export import parity
@@ -243,7 +243,9 @@ def test_the_port_that_models_are_loaded_by(
 ) -> None:
     """Another user's embedded server is not found by itself: the setting names the port."""
     stack, target = live
-    secret = cleanup.secret_at(f"http://{stack.triton_http}")
+    served = running.embedded_at(f"http://{stack.triton_http}")
+    assert served is not None
+    secret = served.secret
     monkeypatch.setattr(cleanup, "SHARED_MEMORY", tmp_path)
     (nobody,) = free_ports(1)
     url = f"http://{stack.triton_http}"
