@@ -101,7 +101,7 @@ PARTS = {
     },
     "perf": set(),
     "carlarl.errors": set(),
-    "carlarl.serving": {"carlarl.errors", "converters", "gateway"},
+    "carlarl.serving": {"carlarl.errors", "converters", "gateway", "triton_backend"},
     "carlarl.promotion": {
         "carlarl.errors",
         "carlarl.serving",
