@@ -83,7 +83,7 @@ compositions = st.lists(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(compositions)
 def test_alone_and_in_any_company(company: Company, composition: list[list[int]]) -> None:
     company.check(composition)
