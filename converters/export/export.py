@@ -183,9 +183,12 @@ def _compared(
 
 
 def _golden(source: artifact.Artifact, tolerance: float) -> dict[str, Any]:
-    rows = tuple(values[:GOLDEN_ROWS] for values in parity.observations(source))
+    rows = parity.observations(source)
     features = parity.features(source, rows)
     noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
+    clear = np.flatnonzero(parity.Truth.of(source.policy, features, noise).clear())
+    picked = clear[:GOLDEN_ROWS] if len(clear) else slice(GOLDEN_ROWS)
+    rows, features, noise = tuple(one[picked] for one in rows), features[picked], noise[picked]
     return {
         "observations": json_form(source.card.signature.observation_space, rows),
         "actions": parity.actions(source, features, noise).round(6).tolist(),

@@ -132,6 +132,20 @@ class Truth:
         allowed = tuple(TOLERANCE + OWN_ERRORS * one for one in own)
         return cls(exact, outputs, scores, allowed, max(float(one.max()) for one in own))
 
+    def clear(self) -> NDArray[np.bool_]:
+        """Return for each row whether its choices are clear: float32 can't make them others."""
+        if isinstance(self.policy.space, Box):
+            return np.ones(len(self.scores), bool)
+        most = self.allowed[0].max()
+        if isinstance(self.policy.space, MultiBinary):
+            return np.asarray((np.abs(self.scores) > most).all(axis=1))
+        good, begin = np.ones(len(self.scores), bool), 0
+        for values in choices(self.policy.space) or ():
+            best = np.sort(self.scores[:, begin : begin + len(values)], axis=1)[:, -2:]
+            good &= (len(values) == 1) | (best[:, -1] - best[:, 0] > most)
+            begin += len(values)
+        return good
+
     def errors(self, outputs: Arrays, order: NDArray[Any]) -> tuple[float, bool]:
         """Return how far the `outputs` of the rows `order` are away, and if that is allowed."""
         if isinstance(self.policy.space, Box):

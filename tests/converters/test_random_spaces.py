@@ -16,6 +16,8 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
 
+from carlarl.promotion.promote import Recorded, recorded
+from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving.cleanup import own_folder
 from carlarl.serving.triton_server import TritonServer
 from converters.artifact import artifact
@@ -52,8 +54,18 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
                 with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
                     for path in folders:
                         _compare(artifact.load(path), module, client)
+            with TritonControl(f"http://127.0.0.1:{http}", grpc_port=grpc) as control:
+                for path in folders:
+                    _repeat_golden(recorded(target, path.name), control)
         finally:
             server.stop()
+
+
+def _repeat_golden(told: Recorded, control: TritonControl) -> None:
+    """Ask for the recorded answers as a promotion does."""
+    for model in (f"carla_policy-{told.version}", f"carla_policy_fused-{told.version}"):
+        actions = control.act(model, told.observations)
+        np.testing.assert_allclose(actions, told.actions, rtol=0, atol=told.tolerance)
 
 
 def _wait_ready(server: TritonServer, url: str) -> None:
