@@ -23,8 +23,8 @@ from carlarl.serving.triton_server import TritonServer
 from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn, json_form
-from converters.export import parity
 from converters.export.export import export
+from converters.export.truth import Truth
 from converters.repository import configs
 from policy_spec.leaves import Layout, leaves
 from policy_spec.noise import NoiseSource
@@ -49,7 +49,7 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
     with own_folder() as folder:
         server = TritonServer(folder, target, models, http=http, grpc=grpc, metrics=metrics)
         try:
-            _wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
+            wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
             for module, port in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
                 with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
                     for path in folders:
@@ -68,7 +68,7 @@ def _repeat_golden(told: Recorded, control: TritonControl) -> None:
         np.testing.assert_allclose(actions, told.actions, rtol=0, atol=told.tolerance)
 
 
-def _wait_ready(server: TritonServer, url: str) -> None:
+def wait_ready(server: TritonServer, url: str) -> None:
     deadline = time.monotonic() + 120
     while server.exit_code() is None and time.monotonic() < deadline:
         try:
@@ -93,7 +93,7 @@ def _compare(source: Artifact, module: ModuleType, client: Any) -> None:
         flags = np.full(count, deterministic)
         width = max(signature.noise_width, 1)
         noise = NoiseSource(signature.noise).draw(flags, seed, index, width)
-        truth = parity.Truth.of(source.policy, features, noise)
+        truth = Truth.of(source.policy, features, noise)
         names = ["action", "policy_action"][: 1 + signature.has_policy_action]
         apart = {
             "deterministic": flags[:, None], "seed": seed[:, None], "row": index[:, None],
