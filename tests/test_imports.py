@@ -116,6 +116,7 @@ PARTS = {
         "carlarl.serving",
         "converters",
         "gateway",
+        "policy_spec",
         "triton_backend",
     },
     "carlarl.commands": {

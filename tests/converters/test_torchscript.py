@@ -90,13 +90,13 @@ def test_refused(tmp_path: Path) -> None:
 
 
 def test_a_program_that_does_not_repeat_itself_is_refused(tmp_path: Path) -> None:
-    """The comparison is a real one: it sees a program whose actions are drawn anew each time."""
+    """Its actions are drawn anew each time."""
 
     class Random(nn.Module):
         def forward(self, features: Tensor) -> Tensor:
             return torch.rand(features.shape[0], 3) + features[:, :3] * 0
 
     torch.jit.trace(Random(), torch.zeros(2, 7), check_trace=False).save(tmp_path / "random.pt")
-    with pytest.raises(ArtifactError, match="its actions differ from the program's own by"):
+    with pytest.raises(ArtifactError, match="another action each time"):
         import_torchscript(tmp_path / "random.pt", "v0.3.0", tmp_path / "artifacts", sensors=5)
     assert not list((tmp_path / "artifacts").glob("*"))
