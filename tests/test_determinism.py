@@ -18,6 +18,7 @@ from converters.export import parity
 from gateway.triton.batch import Rows
 from gateway.triton.client import tensors_of
 from perf.studies.triton_clients import GrpcClient, HttpClient
+from tests.gateway.driving import rows_of
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes
@@ -116,13 +117,7 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, make: Any) -> None
     """Both ways through Triton, by tritonclient: sampled and deterministic, all sizes."""
     address = stack.triton_http if make is HttpClient else stack.triton_grpc
 
-    class Seen:
-        def __init__(self, content: dict[str, Any]) -> None:
-            self.speed: float = content["speed"]
-            self.steering: float = content["steering"]
-            self.sensors: list[float] = content["sensors"]
-
-    pool = [Seen(content) for content in observations()]
+    pool = observations()
 
     async def both() -> None:
         client = make(address)
@@ -133,9 +128,9 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, make: Any) -> None
 
         for seed in (None, 0, 2**63 - 1):
             for size in (1, 2, 7, 96):
-                rows = Rows.of(pool[:size], seed)
+                rows = rows_of(pool[:size], seed)
                 assert await infer(rows, FUSED) == await infer(rows, ENSEMBLE)
-            mixed = Rows.join([Rows.of(pool[:3], None), Rows.of(pool[3:9], seed or 7)])
+            mixed = Rows.join([rows_of(pool[:3]), rows_of(pool[3:9], seed or 7)])
             assert await infer(mixed, FUSED) == await infer(mixed, ENSEMBLE)
         await client.close()
 

@@ -51,8 +51,8 @@ PARTS = {
     "converters.importers": {"converters.artifact", "converters.errors", "converters.export"},
     "gateway.config": set(),
     "gateway.console": set(),
-    "gateway.api": {"gateway.config"},
-    "gateway.triton": {"gateway.api"},
+    "gateway.api": {"gateway.config", "policy_spec"},
+    "gateway.triton": {"gateway.api", "policy_spec"},
     "gateway.security": {"gateway.api", "gateway.config", "gateway.console"},
     "gateway.observability": {"gateway.api", "gateway.config", "gateway.triton"},
     "gateway.inference": {
@@ -61,6 +61,7 @@ PARTS = {
         "gateway.observability",
         "gateway.security",
         "gateway.triton",
+        "policy_spec",
     },
     "gateway.stream": {
         "gateway.api",
@@ -77,6 +78,7 @@ PARTS = {
         "gateway.security",
         "gateway.stream",
         "gateway.triton",
+        "policy_spec",
     },
     "gateway": {
         "gateway.api",
@@ -88,6 +90,7 @@ PARTS = {
         "gateway.security",
         "gateway.stream",
         "gateway.triton",
+        "policy_spec",
     },
     "perf.load": {"triton_backend"},
     "perf.bench": {"perf.load"},
@@ -97,6 +100,7 @@ PARTS = {
         "gateway",
         "perf.bench",
         "perf.load",
+        "policy_spec",
         "triton_backend",
     },
     "perf": set(),

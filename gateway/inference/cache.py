@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
@@ -13,8 +14,8 @@ ENTRY_BYTES = 260
 class Cache:
     """Least recently used out first, bounded in bytes.
 
-    The key is the artifact's digest and every byte that the policy computes with, so that a hit
-    is the action that Triton gave for exactly this input and exactly this version.
+    The key is a hash of the artifact's digest and every byte that the policy computes with, so
+    that a hit is what Triton gave for exactly this input and exactly this version.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -25,8 +26,9 @@ class Cache:
 
     def keys(self, digest: str, rows: Rows) -> list[bytes]:
         """Give the key of each of `rows`."""
-        prefix, width, data = digest.encode(), rows.width, rows.observations
-        return [prefix + data[start : start + width] for start in range(0, len(data), width)]
+        prefix = digest.encode()
+        contents = (b"".join((prefix, *row)) for row in rows.contents())
+        return [blake2b(content, digest_size=32).digest() for content in contents]
 
     def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Give the action of each key, None where there is none; counts hits and misses."""

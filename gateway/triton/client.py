@@ -18,8 +18,9 @@ from gateway.api.errors import (
     ServiceUnavailable,
     TritonAway,
 )
-from gateway.triton.batch import ACTION_BYTES, DETERMINISTIC, Rows
+from gateway.triton.batch import DETERMINISTIC, Rows
 from gateway.triton.connection_pool import Answer, Pool
+from gateway.triton.tensors import Offsets, Tensors
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ SECRET_HEADER = "carlarl-secret"
 MAX_HEADS = 4096
 
 _Tensor = tuple[str, str, bytes]
-
-_OUTPUTS = [{"name": "action", "parameters": {"binary_data": True}}]
 
 
 class Triton:
@@ -51,7 +50,8 @@ class Triton:
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
-        self._heads: dict[tuple[str, int, int, bool], bytes] = {}
+        self._heads: dict[tuple[str, Tensors, int, bool], bytes] = {}
+        self._offsets: dict[tuple[Tensors, int, bytes, int], Offsets] = {}
 
     def call(
         self,
@@ -73,7 +73,7 @@ class Triton:
 
         def answered(outcome: Answer | Exception) -> None:
             try:
-                action = _action_of(model, rows.count, outcome)
+                action = self._rows_of(model, rows, outcome)
             except GatewayError as error:
                 done(error.with_traceback(None))
             else:
@@ -82,7 +82,7 @@ class Triton:
         self._pool.call(data, timeout_s, answered)
 
     async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
-        """Run `model` once and return its output `action`: `ACTION_BYTES` for each row."""
+        """Run `model` once and return its outputs, those of each row behind each other."""
         action: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def done(outcome: bytes | GatewayError) -> None:
@@ -142,25 +142,29 @@ class Triton:
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
-        key = (model, rows.count, rows.width, not rows.keys)
+        key = (model, rows.tensors, rows.count, not rows.keys)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
-            head = self._heads[key] = self._make_head(model, rows.count, tensors)
+            head = self._heads[key] = self._make_head(model, rows, tensors)
         return head
 
-    def _make_head(self, model: str, count: int, tensors: Sequence[_Tensor]) -> bytes:
+    def _make_head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
+        fused = model.startswith(FUSED)
         inputs = [
             {
                 "name": name,
-                "shape": [count, len(data) // count // _BYTES[kind]],
+                "shape": rows.tensors.shape(name, data, kind, rows.count, fused=fused),
                 "datatype": kind,
                 "parameters": {"binary_data_size": len(data)},
             }
             for name, kind, data in tensors
         ]
-        description = json.dumps({"inputs": inputs, "outputs": _OUTPUTS}, separators=(",", ":"))
+        outputs = [
+            {"name": one.name, "parameters": {"binary_data": True}} for one in rows.tensors.outputs
+        ]
+        description = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":"))
         length = len(description) + sum(len(data) for _, _, data in tensors)
         return (
             f"POST /v2/models/{model}/infer HTTP/1.1\r\n{self._host}"
@@ -169,49 +173,44 @@ class Triton:
             f"Content-Length: {length}\r\n\r\n{description}"
         ).encode()
 
+    def _rows_of(self, model: str, rows: Rows, outcome: Answer | Exception) -> bytes:
+        """Return what Triton answered for `rows`, row by row. Raises GatewayError."""
+        with _errors_mapped(model):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome.status != 200:
+                raise _answered(model, outcome)
+            start = int(outcome.headers[b"inference-header-content-length"])
+            head = outcome.body[:start]
+            key = (rows.tensors, rows.count, head, len(outcome.body))
+            offsets = self._offsets.get(key)  # the heads of answers of one shape are equal
+            if offsets is None:
+                if len(self._offsets) >= MAX_HEADS:
+                    self._offsets.clear()
+                offsets = rows.tensors.find(head, len(outcome.body), rows.count)
+                self._offsets[key] = offsets
+            return rows.tensors.rows(offsets, outcome.body, rows.count)
+
 
 def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
     """Give the inputs that `model` takes: name, data type and bytes of each.
 
-    The fused model takes rows as they are; an ensemble takes a tensor for each field.
+    The fused model takes rows as they are; an ensemble takes a tensor for each leaf.
     """
+    tensors, apart = rows.tensors, rows.tensors.apart(rows.others) if rows.others else []
     if model.startswith(FUSED):
-        packed = [("observation", "FP32", rows.observations)]
+        packed = [*tensors.packed(rows.observations), *apart]
         return [*packed, ("noise_key", "INT64", rows.keys)] if rows.keys else packed
-    values = array("f", rows.observations)
-    width = rows.width // 4
     keys = array("q", rows.keys)
     seeds = keys[::2] or array("q", [DETERMINISTIC]) * rows.count
     numbers = keys[1::2] or array("q", range(rows.count))
-    sensors = array(
-        "f", [v for i in range(rows.count) for v in values[i * width + 2 : i * width + width]]
-    )
     return [
-        ("speed", "FP32", values[::width].tobytes()),
-        ("steering", "FP32", values[1::width].tobytes()),
-        ("sensors", "FP32", sensors.tobytes()),
+        *tensors.unpacked(rows.observations, rows.count),
+        *apart,
         ("deterministic", "BOOL", bytes(seed == DETERMINISTIC for seed in seeds)),
         ("seed", "INT64", array("q", [max(0, seed) for seed in seeds]).tobytes()),
         ("row", "INT64", numbers.tobytes()),
     ]
-
-
-_BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
-
-
-def _action_of(model: str, count: int, outcome: Answer | Exception) -> bytes:
-    """Return the actions of `count` rows that Triton answered with. Raises GatewayError."""
-    with _errors_mapped(model):
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome.status != 200:
-            raise _answered(model, outcome)
-        start = int(outcome.headers[b"inference-header-content-length"])
-        action = outcome.body[start:]
-    if len(action) != count * ACTION_BYTES:
-        log.error("%s gave %r for %d rows", model, outcome.body[:start], count)
-        raise InferenceFailed(f"{model} did not give one action for each row")
-    return action
 
 
 @contextmanager

@@ -21,14 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.repository import placement
+from gateway.api.actions import Output
 from gateway.triton.batch import Rows
 from gateway.triton.client import tensors_of
+from gateway.triton.tensors import Tensors
 from perf.bench.command import heading, say, study
 from perf.bench.tables import Table, spread
 from perf.load import closed_loop, in_process, perf_analyzer, processes
 from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
 from perf.studies.triton_clients import HttpClient
+from policy_spec.leaves import Layout
+from policy_spec.signature import driving_space
 
 VERSION = "v0.2.0"
 REPOSITORY = processes.ROOT / "model_repository"
@@ -99,13 +103,15 @@ def actions(served: Served) -> NDArray[Any]:
 
     async def run() -> bytes:
         client = HttpClient(served.http)
+        space = driving_space(observations.shape[1] - 2)
+        tensors = Tensors(Layout.of(space), [Output("action", "float32", 3)])
         answer = b""
         for model in (ensemble(VERSION), fused(VERSION)):
             for size in (256, 100, 1):  # whole, padded, alone
                 for start in range(0, min(3 * size, len(observations)), size):
                     some = observations[start : start + size].astype(np.float32)
                     keys = np.array([(7, row) for row in range(len(some))], np.int64)
-                    rows = Rows(len(some), some.tobytes(), keys.tobytes())
+                    rows = Rows(tensors, len(some), some.tobytes(), keys=keys.tobytes())
                     answer += await client.infer(model, tensors_of(model, rows), rows.count)
         await client.close()
         return answer

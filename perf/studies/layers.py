@@ -18,9 +18,11 @@ import click
 import numpy as np
 import uvloop
 
+from gateway.api.actions import Output
 from gateway.triton.batch import Rows
 from gateway.triton.client import Triton, tensors_of
 from gateway.triton.connection_pool import Pool
+from gateway.triton.tensors import Tensors
 from perf.bench import charts, drawing
 from perf.bench.command import Command
 from perf.bench.tables import Table
@@ -28,6 +30,8 @@ from perf.load import closed_loop, in_process, processes
 from perf.load.processes import Served
 from perf.load.target import Target, ensemble, fused
 from perf.studies.triton_clients import GrpcClient, HttpClient, SharedMemoryClient
+from policy_spec.leaves import Layout
+from policy_spec.signature import driving_space
 
 VERSION = "v0.2.0"
 REPOSITORY = processes.ROOT / "model_repository"
@@ -70,7 +74,8 @@ async def measure(
     And a table of the clients that can call Triton.
     """
     host, port = served.http.split(":")
-    rows = Rows(1, np.array(SEEN, np.float32).tobytes())
+    tensors = Tensors(Layout.of(driving_space(5)), [Output("action", "float32", 3)])
+    rows = Rows(tensors, 1, np.array(SEEN, np.float32).tobytes())
     own, pool = Triton(f"http://{served.http}", secret=secret), Pool(host, int(port))
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     parts = [await calls_ms(lambda _: pool.request(live, 5.0), "", calls)]

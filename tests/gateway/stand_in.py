@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from tests.gateway.driving import CARD
 from tests.gateway.processes import OBSERVATION, held_port
 
 ACTION = (0.5, 0.25, -0.125)
@@ -89,10 +90,11 @@ class StandIn:
         parameters = {
             "version": version,
             "artifact_digest": "sha256:" + "0" * 64,
-            "sensors": "5",
             "format": "onnx",
             "formats": "onnx,torchscript",
-            "model_card": json.dumps({"description": "stand-in", "performance_metrics": {"x": 1}}),
+            "model_card": json.dumps(
+                CARD | {"description": "stand-in", "performance_metrics": {"x": 1}}
+            ),
             "golden": json.dumps(golden),
         }
         return {

@@ -417,7 +417,11 @@ def test_documents(api: httpx.Client) -> None:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/html")
     document = api.get("/openapi.json").json()
-    example = document["components"]["schemas"]["PredictRequest"]["examples"][0]
+    schemas = document["components"]["schemas"]
+    speed = schemas["Observation"]["properties"]["speed"]
+    assert (speed["minimum"], speed["maximum"]) == (0, 200)
+    assert schemas["Action"]["properties"]["steer"]["minimum"] == -1
+    example = schemas["PredictRequest"]["examples"][0]
     check_answer(api.post("/predict", json=example), 1)
 
 
