@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, repeat
-from operator import attrgetter, le
+from operator import le
 from typing import Annotated, Any
 
 import msgspec
@@ -38,7 +38,7 @@ class Observations:
         names: dict[str, Any] = {}
         parts = []
         for number, slot in enumerate(layout.packed):
-            access = ".".join(("one", *_fields(space, slot.leaf.path)))
+            access = _access(space, slot.leaf.path)
             if slot.leaf.space.shape and (_plain(slot.leaf)):
                 parts.append(f"*{access}")
             elif slot.leaf.space.shape:
@@ -128,12 +128,20 @@ def _place(index: int, step: bool) -> str:
 
 
 def _type(space: Space) -> Any:
-    """Return the type that msgspec decodes a space with: a struct for a Dict and a Tuple.
+    """Return the type that msgspec decodes a space with: a struct for a Dict.
 
-    Their fields are `f0`, `f1` and so on, since a key need not be a name in Python.
+    Its fields are `f0`, `f1` and so on, since a key need not be a name in Python.
     """
-    if isinstance(space, (Dict, Tuple)):
-        return _struct(space)
+    if isinstance(space, Dict):
+        return msgspec.defstruct(
+            "Observation",
+            [(f"f{index}", _type(part)) for index, (_, part) in enumerate(space.subspaces)],
+            rename={f"f{index}": key for index, (key, _) in enumerate(space.subspaces)},
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+    if isinstance(space, Tuple):
+        return tuple[tuple(map(_type, space.subspaces))]  # type: ignore[misc]
     low, high = space.limits()
     number: Any = float if space.element.floating else int
     kind: Any = Annotated[number, Meta(ge=_end(low, min), le=_end(high, max))]
@@ -146,22 +154,6 @@ def _type(space: Space) -> Any:
     return kind
 
 
-def _struct(space: Dict | Tuple) -> Any:
-    if isinstance(space, Dict):
-        keys = [key for key, _ in space.subspaces]
-        parts = [part for _, part in space.subspaces]
-    else:
-        keys, parts = [], list(space.subspaces)
-    return msgspec.defstruct(
-        "Observation",
-        [(f"f{index}", _type(part)) for index, part in enumerate(parts)],
-        rename={f"f{index}": key for index, key in enumerate(keys)},
-        array_like=isinstance(space, Tuple),
-        forbid_unknown_fields=True,
-        gc=False,
-    )
-
-
 def _odd(space: Space) -> bool:
     """Whether a key is one that msgspec can't name a field."""
     if isinstance(space, Dict):
@@ -172,20 +164,22 @@ def _odd(space: Space) -> bool:
     return isinstance(space, Tuple) and any(map(_odd, space.subspaces))
 
 
-def _fields(space: Space, path: Path) -> Iterator[str]:
-    """Give the attributes that lead to a leaf."""
+def _access(space: Space, path: Path) -> str:
+    """Return the expression that gives a leaf of the observation `one`."""
+    access = "one"
     for key in path:
         if isinstance(space, Dict):
-            yield f"f{list(space.parts).index(key)}"
+            access += f".f{list(space.parts).index(key)}"
             space = space.parts[key]
         elif isinstance(space, Tuple):
-            yield f"f{key}"
+            access += f"[{int(key)}]"
             space = space.subspaces[int(key)]
+    return access
 
 
 def _getter(space: Space, path: Path) -> Callable[[Any], Any]:
-    fields = ".".join(_fields(space, path))
-    return attrgetter(fields) if fields else lambda one: one
+    getter: Callable[[Any], Any] = eval(f"lambda one: {_access(space, path)}")
+    return getter
 
 
 def _needs_check(space: LeafSpace) -> bool:
