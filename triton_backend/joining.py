@@ -23,6 +23,10 @@ def answer(
     `read` returns a request's arrays, first dimension rows. If it raises ValueError, only that
     request gets the error. `compute` takes the joined arrays and returns one array for each name in
     `outputs`. A request whose rows of them are not finite gets an error, the others their answers.
+
+    Each answer has the output `nonce_echo`, too: its request's input `nonce`, or zeros without one.
+    So a caller sees whether an answer is that of its own call. Triton leaves the output out for a
+    model whose config has none.
     """
     responses: list[Any] = [None] * len(requests)
     good: list[int] = []
@@ -48,6 +52,7 @@ def answer(
         start = stop
         if all(np.isfinite(share).all() for share in shares):
             tensors = [pb.Tensor(name, share) for name, share in zip(outputs, shares, strict=True)]
+            tensors.append(_echo(requests[index], len(part[0])))
             responses[index] = pb.InferenceResponse(output_tensors=tensors)
         else:
             responses[index] = _error(f"the computed {' or '.join(outputs)} is not finite")
@@ -68,6 +73,12 @@ def tensor(request: Any, name: str) -> NDArray[Any]:
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite")
     return values
+
+
+def _echo(request: Any, rows: int) -> Any:
+    given = pb.get_input_tensor_by_name(request, "nonce")
+    nonce = np.zeros((rows, 1), np.int64) if given is None else given.as_numpy()
+    return pb.Tensor("nonce_echo", nonce)
 
 
 def _error(message: str) -> Any:

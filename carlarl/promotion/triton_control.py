@@ -7,6 +7,7 @@ HTTP threads, and with it every connection of that thread. A load over gRPC bloc
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from carlarl.errors import CommandError
 from carlarl.serving import cleanup
 from converters.errors import one_line
 from converters.repository import configs
-from gateway.triton.client import SECRET_HEADER
+from gateway.triton.client import ECHO, NONCE, SECRET_HEADER
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
@@ -123,7 +124,8 @@ class TritonControl:
     def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
         """Return the deterministic actions of an ensemble or a fused model, shape (n, 3).
 
-        An observation has `speed` (km/h), `steering` and `sensors`.
+        An observation has `speed` (km/h), `steering` and `sensors`. The answer must have the nonce
+        that was sent, if the model gives it back.
         """
         rows = len(observations)
         packed = [[one["speed"], one["steering"], *one["sensors"]] for one in observations]
@@ -136,12 +138,19 @@ class TritonControl:
                 ("deterministic", "BOOL", [[True]] * rows),
                 ("seed", "INT64", [[0]] * rows),
             ]
+        config = self._ask("GET", f"/v2/models/{model}/config")
+        nonce = secrets.randbits(62)
+        if any(one["name"] == ECHO for one in config["output"]):
+            tensors.append((NONCE, "INT64", [[nonce]] * rows))
         inputs = [
             {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
             for name, kind, data in tensors
         ]
         answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
-        return np.array(answer["outputs"][0]["data"], np.float64).reshape(rows, 3)
+        given = {one["name"]: one["data"] for one in answer["outputs"]}
+        if given.get(ECHO, [nonce] * rows) != [nonce] * rows:
+            raise ControlError(f"{model} gave the answer of another call: restart the server")
+        return np.array(given["action"], np.float64).reshape(rows, 3)
 
     def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
         try:

@@ -181,13 +181,13 @@ def create(
     recorded ones. Raises ArtifactError, and then leaves nothing behind. `origins` maps a file of
     the artifact to the user's file that it is made of; an error names the user's file.
     """
-    if folder.exists():
-        raise _exists(folder)
     origins = dict(origins or {})
     if observations is not None:
         origins[OBSERVATIONS] = observations
     staging = folder
     try:
+        if folder.exists():
+            raise _exists(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
             staging = Path(made) / folder.name

@@ -25,6 +25,11 @@ ACTION_WIDTH = 3
 Tensor = tuple[str, Any, int]
 """Name, data type, width."""
 
+NONCE: Tensor = ("nonce", pb.TYPE_INT64, 1)
+"""An optional input of the Python backend's models, which they give back: see `ECHO`."""
+OPTIONAL = ("row", "noise_key", "nonce")
+"""Only a caller that joins several requests into one must send the row of each."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -63,6 +68,9 @@ class Shape:
 
 
 ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
+ECHO: Tensor = ("nonce_echo", pb.TYPE_INT64, 1)
+"""The output that is the input `nonce`, zeros without one. In an ensemble it passes both steps. It
+has a name of its own, since no tensor of an ensemble can be both an input and an output."""
 
 
 def preprocess_name(version: str) -> str:
@@ -187,7 +195,10 @@ def ensemble(
     """Config of an ensemble whose steps are those of `version`."""
     observation, features = flavour.observation(shape), flavour.features(shape)
     noise = [tensor for tensor in shape.features if tensor not in features]
-    config = _model(name, [*observation, *noise], ACTION)
+    inputs, outputs = [*observation, *noise], ACTION
+    if not flavour.pure:
+        inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
+    config = _model(name, inputs, outputs)
     config.platform = "ensemble"
     policy = flavour.policy(form)
     for called, taken, given, rename in (
@@ -199,6 +210,11 @@ def ensemble(
         for tensors, mapping in ((taken, step.input_map), (given, step.output_map)):
             for (ours, *_), (theirs, *_) in zip(tensors, rename(tensors), strict=True):
                 mapping[theirs] = ours
+    if not flavour.pure:
+        first, second = config.ensemble_scheduling.step
+        first.input_map["nonce"] = "nonce"
+        first.output_map["nonce_echo"] = second.input_map["nonce"] = "preprocess_nonce"
+        second.output_map["nonce_echo"] = "nonce_echo"
     for key, value in sorted({**parameters, **flavour.parameters}.items()):
         config.parameters[key].string_value = value
     return text(config)
@@ -225,8 +241,10 @@ def _served(
     device: str = "CPU",
 ) -> Any:
     """Return the config of a model: all versions, one instance, batches, warmed up."""
-    inputs = backend.rename(inputs)
-    config = _model(name, inputs, backend.rename(outputs))
+    inputs, outputs = backend.rename(inputs), backend.rename(outputs)
+    if backend.name == "python":
+        inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
+    config = _model(name, inputs, outputs)
     config.backend = backend.name
     config.platform = backend.platform
     config.default_model_filename = backend.file
@@ -266,8 +284,12 @@ def threads(config: Any) -> int:
 
 
 def signature(config: Any) -> frozenset[tuple[str, str, tuple[int, ...]]]:
-    """Return what callers of a model must send and what they get: name, data type and dims."""
-    tensors = [*(one for one in config.input if not one.optional), *config.output]
+    """Return what callers of a model must send and what they get: name, data type and dims.
+
+    The echo does not count: a version exported without it has the same signature.
+    """
+    outputs = [one for one in config.output if one.name != ECHO[0]]
+    tensors = [*(one for one in config.input if not one.optional), *outputs]
     return frozenset(
         (one.name, pb.DataType.Name(one.data_type), tuple(one.dims)) for one in tensors
     )
@@ -277,10 +299,7 @@ def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> An
     """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
     for tensor, kind, width in inputs:
-        # Only a caller that joins several requests into one must send the row of each.
-        config.input.add(
-            name=tensor, data_type=kind, dims=[width], optional=tensor in ("row", "noise_key")
-        )
+        config.input.add(name=tensor, data_type=kind, dims=[width], optional=tensor in OPTIONAL)
     for tensor, kind, width in outputs:
         config.output.add(name=tensor, data_type=kind, dims=[width])
     return config

@@ -19,7 +19,7 @@ from gateway.api.messages import (
 )
 from gateway.api.observations import MAX_PROBLEMS, Observations
 from gateway.api.problems import BAD_VERSION, JSON, MSGPACK, NOT_READ, failed, problem
-from gateway.config.settings import VERSION_PATTERN
+from gateway.config.fields import VERSION_PATTERN
 from policy_spec.spaces import Space, without
 
 LISTED_BYTES = 1 << 16

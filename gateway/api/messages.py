@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from gateway.config.settings import VERSION_PATTERN
+from gateway.config.fields import VERSION_PATTERN
 
 MAX_OBSERVATIONS = 1000
 MAX_SEED = 2**63 - 1

@@ -21,9 +21,9 @@ Outcome = Prediction | Exception
 
 
 class Predict:
-    """One request: admitted by its head, fed with its body, then started.
+    """One request: its head is checked, its body is collected, then it starts.
 
-    `error` is why it is refused, as soon as that is known; it need not be fed any further.
+    `error` says why it is refused; then its body is not needed any more.
     """
 
     __slots__ = (
@@ -40,7 +40,7 @@ class Predict:
         arrived: float,
         keep_alive: bool,
     ) -> None:
-        """Look at the head of a request that came from `client` at `arrived` (perf_counter).
+        """Check the head of a request that came from `client` at `arrived` (perf_counter).
 
         `keep_alive` says whether another request may follow on its connection.
         """
@@ -63,7 +63,7 @@ class Predict:
         try:
             self._caller = service.access_control.enter(PREDICT, head.found, client)
             self.deadline = arrived + min(head.deadline_s(), timeout_s)
-            self.form = head.body_format(service.live.now.max_body_bytes)
+            self.form = head.body_format(service.max_body_bytes)
         except Exception as error:
             self.error = error.with_traceback(None)  # which refers to this
 
@@ -71,7 +71,7 @@ class Predict:
         """Take a piece of the body."""
         if self.error is None:
             self._size += len(data)
-            max_bytes = self._service.live.now.max_body_bytes
+            max_bytes = self._service.max_body_bytes
             if self._size > max_bytes:
                 self._parts.clear()
                 self.error = too_large(max_bytes)
@@ -79,7 +79,7 @@ class Predict:
                 self._parts.append(data)
 
     def late(self) -> DeadlineExceeded:
-        """Give up: the body did not arrive within the deadline."""
+        """Refuse the request: its body did not arrive within the deadline."""
         self._parts.clear()
         self.error = error = late_body()
         return error
@@ -117,7 +117,7 @@ class Predict:
         self._task = asyncio.ensure_future(self._resolve(version, body))
 
     def abandon(self) -> None:
-        """Note that the caller has gone: what was not sent to Triton never is."""
+        """Stop: the caller has gone. What was not sent to Triton yet is never sent."""
         if self._inference is not None:
             self._inference.abandon()
             self._inference = None
@@ -141,7 +141,7 @@ class Predict:
         return seconds, codec.encode[self.form](answer)
 
     async def _resolve(self, version: str | None, body: bytes) -> None:
-        """Find the policy where Triton must be asked for it."""
+        """Ask Triton for the policy, then go on."""
         try:
             async with asyncio.timeout(self.deadline - time.perf_counter()):
                 policy = await self._service.versions.resolve(version)

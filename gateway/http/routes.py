@@ -1,23 +1,21 @@
-"""The routes: each decodes, awaits one call and encodes."""
+"""The routes that FastAPI serves: each decodes, awaits one call and encodes."""
 
 import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
-from gateway.config.live import LiveSettings
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.registry import Registry
-from gateway.observability.metrics import CONTENT_TYPE, Metrics
-from gateway.security.access_control import AccessControl
+from gateway.inference.service import Service
+from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
 from policy_spec.control import Control
 from policy_spec.example import example
@@ -25,33 +23,30 @@ from policy_spec.spaces import to_data
 
 
 class Routes:
-    """The routes of one gateway."""
+    """The routes of one gateway; `git` is the commit that `/healthz` names."""
 
     def __init__(
-        self,
-        live: LiveSettings,
-        triton: Triton,
-        versions: Registry,
-        metrics: Metrics,
-        stopping: GracefulShutdown,
-        git: str,
-        access_control: AccessControl,
+        self, service: Service, triton: Triton, stopping: GracefulShutdown, git: str
     ) -> None:
-        """Take what the routes call and tell of, and the service's commit for `/healthz`."""
-        self._live = live
-        self._stopping = stopping
-        self._access_control = access_control
+        self._service = service
+        self._versions = service.versions
         self._triton = triton
-        self._versions = versions
-        self._metrics = metrics
+        self._stopping = stopping
         self._git = git
 
+    async def root(self, _: Request) -> Response:
+        """Lead to the console, or to the documentation where the console is closed."""
+        settings = self._service.live.now
+        if settings.console_access == settings.docs_access == "closed":
+            raise HTTPException(404)
+        return RedirectResponse("/docs" if settings.console_access == "closed" else "/console")
+
     async def predict(self, _: Request) -> Response:
-        """Give one action for each observation; connections answer this without the application."""
+        """Return one action for each observation; `HttpConnection` answers this, not FastAPI."""
         raise AssertionError("`http.connection` answers it")
 
     async def healthz(self, _: Request) -> Response:
-        """Say whether the gateway can act; 200 in either case."""
+        """Return whether the gateway can act; the status is 200 in either case."""
         active = self._versions.active
         return _json(
             {
@@ -64,11 +59,11 @@ class Routes:
         )
 
     async def livez(self, _: Request) -> Response:
-        """Say that the process runs."""
+        """Return that the process runs."""
         return _json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
-        """Say that the active version has answered its golden inference; else 503."""
+        """Return 200 if the active version has answered its golden inference, else 503."""
         if self._stopping.begun:
             raise ServiceUnavailable("the gateway is stopping")
         active = self._versions.active
@@ -117,12 +112,13 @@ class Routes:
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        settings = self._live.now
+        settings = self._service.live.now
         head: RequestHead = request.scope["head"]
         arrived: float = request.scope["exchange"].arrived
         deadline = arrived + min(head.deadline_s(), settings.request_timeout_ms / 1000)
-        form = head.body_format(settings.max_body_bytes)
-        body = await read_body(request, settings.max_body_bytes, deadline)
+        max_bytes = self._service.max_body_bytes
+        form = head.body_format(max_bytes)
+        body = await read_body(request, max_bytes, deadline)
         codec.check_warmup(body, form)
         policy = await self._versions.resolve(None)
         await policy.warm_up(self._triton, deadline)
@@ -138,17 +134,17 @@ class Routes:
     async def asyncapi(self, request: Request) -> Response:
         """Describe the stream, as `/openapi.json` describes the routes."""
         version = request.app.version
-        active = self._versions.active
-        keyed = self._access_control.keys is not None
+        active = self._service.versions.active
+        keyed = self._service.access_control.keys is not None
         return _json(asyncapi.document(version, keyed, active.signature if active else None))
 
     async def stream(self, _: Request) -> Response:
-        """Say that this is no request's address; upgrades do not come here."""
+        """Refuse a plain request; upgrades do not come here."""
         raise HTTPException(426, "/stream speaks WebSocket", {"Upgrade": "websocket"})
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""
-        return Response(await self._metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(await self._service.observers.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 def _action_space(control: Control) -> dict[str, Any]:

@@ -13,11 +13,18 @@ from gateway.api.errors import GatewayError, InferenceFailed, Unsupported
 from gateway.triton.batch import Rows
 from gateway.triton.client import Triton
 from gateway.triton.tensors import Tensors
+from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
+from policy_spec.validate import takes_bytes
 
 GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
 OWN_ACTION = "policy_action"
+NUMBER_CHARS = 26
+"""A number of JSON, with its comma."""
+NAME_CHARS = 16
+"""What stands around a name in JSON, and around a row."""
+OPTIONS_BYTES = 4096
 SEED_BITS = 53
 """Of a seed that is drawn: whole numbers of so many bits are exact in JavaScript, too."""
 
@@ -106,6 +113,16 @@ class PolicyVersion:
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
 
+    @property
+    def body_bytes(self) -> int:
+        """What a request with as many rows as one call takes in JSON, vectors in base64."""
+        row = 0
+        for leaf in leaves(self.signature.observation_space):
+            in_base64 = takes_bytes(leaf.space)
+            row += -(-leaf.nbytes // 3) * 4 if in_base64 else NUMBER_CHARS * leaf.space.size
+            row += len(leaf.name) + NAME_CHARS
+        return OPTIONS_BYTES + row * self.max_batch_size
+
     def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
         """Return the seed to sample with, drawn where none is given; None where deterministic.
 
@@ -125,14 +142,19 @@ class PolicyVersion:
             raise Unsupported(f"{self.version} does not tell its own actions: export it again")
 
     async def check_golden(
-        self, triton: Triton, max_rows: int = 1000, timeout_s: float = GOLDEN_TIMEOUT_S
+        self,
+        triton: Triton,
+        max_rows: int = 1000,
+        timeout_s: float = GOLDEN_TIMEOUT_S,
+        *,
+        probe: bool = False,
     ) -> None:
-        """Run the golden inference, or its first rows.
+        """Run the golden inference, or its first rows; as a `probe` in quarantine, too.
 
         Raises InferenceFailed where its actions differ, and what `Triton.infer` raises.
         """
         rows = min(len(self.golden.actions), self.max_batch_size, max_rows)
-        data = await triton.infer(self.model, self.golden.rows(rows), timeout_s)
+        data = await triton.infer(self.model, self.golden.rows(rows), timeout_s, probe=probe)
         size = self.actions.outputs[0].size
         for row, expected in zip(self.actions.rows(data), self.golden.actions, strict=False):
             for value, right in zip(row[:size], expected, strict=True):

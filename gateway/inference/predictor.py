@@ -33,7 +33,6 @@ class Predictor:
     def __init__(
         self, batcher: Batcher, versions: Registry, metrics: Metrics, live: LiveSettings
     ) -> None:
-        """Take the way to Triton, what it serves, and where actions are counted."""
         self._batcher = batcher
         self._versions = versions
         self._metrics = metrics
@@ -93,7 +92,7 @@ class Predictor:
     ) -> None:
         """Check the actions, count them and hand them over."""
         if isinstance(outcome, Exception):
-            if isinstance(outcome, (ModelNotFound, ServiceUnavailable)):
+            if isinstance(outcome, (ModelNotFound, ServiceUnavailable, InferenceFailed)):
                 self._versions.forget(policy)
             done(outcome)
             return

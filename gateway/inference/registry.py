@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from gateway.api.errors import (
     DeadlineExceeded,
+    Distrusted,
     GatewayError,
     InferenceFailed,
     ModelNotFound,
@@ -27,6 +28,7 @@ START_POLL_S = 0.05
 DISTRUST_S = 15.0
 """How long the model in a single process is left alone after it failed."""
 CONTROL_TIMEOUT_S = 1.0
+LEAST_BODY_BYTES, MOST_BODY_BYTES = 1 << 20, 1 << 30
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,11 @@ class Registry:
         self._metrics = metrics
         self._known: dict[str, PolicyVersion] = {}
         self._distrusted: dict[str, float] = {}
+        self._unchecked: set[str] = set()
+        self._look = asyncio.Event()
+        triton.on_distrust = self._distrust
+        self.body_bytes = LEAST_BODY_BYTES
+        """What a full batch of the largest observations takes, of the versions seen so far."""
         self.trouble: str | None = None
         """Why not all is well, in a caller's words."""
         self.active: PolicyVersion | None = None
@@ -86,7 +93,8 @@ class Registry:
     async def follow(self) -> None:
         """Keep `active` and `ready` true to Triton, about once a second, for ever.
 
-        More often while nothing is ready, so that a start or a return is not missed.
+        More often while nothing is ready, so that a start or a return is not missed, and at once
+        where a model comes into quarantine, so that the ensemble answers in its place.
         """
         while True:
             try:
@@ -94,7 +102,10 @@ class Registry:
             except Exception:
                 log.exception("following the active version failed")
                 self._set_ready(False)
-            await asyncio.sleep(POLL_S if self.ready else START_POLL_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S if self.ready else START_POLL_S):
+                    await self._look.wait()
+            self._look.clear()
 
     async def refresh(self) -> None:
         """Look once whether the active version answers, and switch where another is active."""
@@ -105,6 +116,7 @@ class Registry:
         except GatewayError as error:
             if isinstance(error, TritonAway):
                 self._metrics.warm.set(0)
+                self._triton.quarantine.restarted()
             reason = self._reason(error)
             if self.trouble != reason:
                 self.trouble = reason
@@ -149,6 +161,7 @@ class Registry:
         self.active = policy
         self.trouble = None
         self._metrics.activated(policy.version, policy.artifact_digest, policy.device)
+        self._metrics.checked.set(self._triton.echoes(policy.model))
         self._metrics.warm.set(1)
         self._set_ready(True)
         log.info("%s answers on %s (%s)", policy.version, policy.device, policy.artifact_digest)
@@ -174,18 +187,53 @@ class Registry:
         step = await self._triton.config(last, CONTROL_TIMEOUT_S)
         groups = step.get("instance_group") or [{}]
         device = "cuda" if groups[0].get("kind") == "KIND_GPU" else "cpu"
-        return PolicyVersion.parse(config, await self._callable(version), device)
+        called = await self._callable(version)
+        if called != model:
+            await self._triton.config(called, CONTROL_TIMEOUT_S)  # whether it echoes
+        policy = PolicyVersion.parse(config, called, device)
+        self.body_bytes = min(max(self.body_bytes, policy.body_bytes), MOST_BODY_BYTES)
+        if called in self._triton.quarantine and not await self._works_again(policy):
+            return await self._load(version)  # by the other model
+        if not self._triton.echoes(called) and called not in self._unchecked:
+            self._unchecked.add(called)
+            log.warning(
+                "%s gives no nonce back, so that the answer of another call would not be noticed; "
+                "`carlarl export --version %s` renews a model of the python flavour",
+                *(called, version),
+            )
+        return policy
+
+    async def _works_again(self, policy: PolicyVersion) -> bool:
+        """Whether a model in quarantine gives its golden actions; then it is let out."""
+        quarantine = self._triton.quarantine
+        quarantine.add(policy.model)  # so that nobody else tries at the same time
+        try:
+            for rows in (1, 2):  # an answer to the one has not the size of the other's
+                await policy.check_golden(self._triton, rows, CONTROL_TIMEOUT_S, probe=True)
+        except GatewayError:
+            return False
+        quarantine.release(policy.model)
+        log.info("%s works again", policy.model)
+        return True
+
+    def _distrust(self, model: str, error: Distrusted) -> None:
+        """Count and log that `model` came into quarantine, and look for another way at once."""
+        self._metrics.distrusted.labels(error.reason).inc()
+        log.error("%s; it is asked no more until it works again", error.message)
+        self._look.set()
 
     async def _callable(self, version: str) -> str:
         """Name the model to call for `version`: the one in a single process, else the ensemble.
 
-        Raises ServiceUnavailable where neither is ready, DeadlineExceeded where Triton does not
-        say, as while it loads a model.
+        Raises ServiceUnavailable where neither is ready, or not in quarantine, DeadlineExceeded
+        where Triton does not say, as while it loads a model.
         """
         fused = f"{FUSED}{version}"
         since = time.monotonic() - self._distrusted.get(fused, -math.inf)
         models = [_ensemble(version)] if since < DISTRUST_S else [fused, _ensemble(version)]
         for model in models:
+            if self._triton.quarantine.closed(model):
+                continue
             if await self._triton.ready(model, CONTROL_TIMEOUT_S):
                 return model
         raise ServiceUnavailable(f"{_ensemble(version)} is not ready")

@@ -1,4 +1,4 @@
-"""What `POST /predict` and `/stream` work with alike."""
+"""The parts that `POST /predict` and `/stream` share."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,15 @@ from gateway.security.access_control import AccessControl
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Who may ask, what is served, the way to Triton, and who is told of each answer."""
+    """Settings, access control, versions, predictor and observers of one gateway."""
 
     live: LiveSettings
     access_control: AccessControl
     versions: Registry
     predictor: Predictor
     observers: Observers
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body of a request, and frame of a stream."""
+        return self.live.now.max_body_bytes or self.versions.body_bytes

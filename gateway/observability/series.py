@@ -4,14 +4,13 @@ from gateway.observability.metric_families import Counter, Gauge, Histogram, lat
 
 CONTROL_BUCKETS = tuple(eighth / 8 for eighth in range(-8, 9))
 SAMPLED_ACTIONS = 2048
-"""Actions that are looked at between two flushes: a millisecond's work, and enough to see drift."""
+"""Actions that are counted in a second: it takes a millisecond, and is enough to see drift."""
 
 
 class Series:
     """All series of one gateway process."""
 
     def __init__(self) -> None:
-        """Begin each anew, apart from any other gateway's of this process."""
         self.requests = Counter(
             "carla_rl_requests", "Requests answered.", "route", "method", "status"
         )
@@ -41,6 +40,17 @@ class Series:
         )
         self.golden_failures = Counter(
             "carla_rl_golden_failures", "Golden inferences that failed or gave another action."
+        )
+        self.distrusted = Counter(
+            "carla_rl_distrusted_answers",
+            "Answers of Triton that no caller got: another call's (stale), or that the model's "
+            "process is not healthy (unhealthy). The model is asked no more until it works again.",
+            "reason",
+        )
+        self.checked = Gauge(
+            "carla_rl_answers_checked",
+            "1 where the active version's model gives each call's nonce back, in every worker.",
+            merge=min,
         )
         self.refused = Counter("carla_rl_refused_connections", "Connections beyond the limit.")
         self.expired = Counter(

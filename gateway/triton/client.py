@@ -1,8 +1,10 @@
 """The only module that knows Triton's protocol: HTTP with the binary tensor extension."""
 
 import asyncio
+import itertools
 import json
 import logging
+import secrets
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from urllib.parse import urlsplit
 
 from gateway.api.errors import (
     DeadlineExceeded,
+    Distrusted,
     GatewayError,
     InferenceFailed,
     ModelNotFound,
@@ -20,7 +23,8 @@ from gateway.api.errors import (
 )
 from gateway.triton.batch import DETERMINISTIC, Rows
 from gateway.triton.connection_pool import Answer, Pool
-from gateway.triton.tensors import Offsets, Tensors
+from gateway.triton.quarantine import Quarantine
+from gateway.triton.tensors import Offsets, Tensors, offsets_of
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +38,18 @@ MAX_HEADS = 4096
 
 _Tensor = tuple[str, str, bytes]
 
+NONCE = "nonce"
+ECHO = "nonce_echo"
+"""The output of a model that gives the input `nonce` back."""
+
 
 class Triton:
     """One Triton server, over connections that are kept for the life of the process.
+
+    A model that echoes, by its configuration as it was read last, gets a number of its own with
+    each call. An answer with another number is that of another call, and is never handed out:
+    Distrusted is raised, and the model comes into `quarantine`, as it does where Triton calls its
+    process unhealthy.
 
     Every method raises ServiceUnavailable where Triton is away or the model is not ready,
     ModelNotFound where there is no such model, DeadlineExceeded where no answer came in
@@ -50,8 +63,14 @@ class Triton:
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
-        self._heads: dict[tuple[str, Tensors, int, bool], bytes] = {}
+        self._heads: dict[tuple[str, Tensors, int, bool, bool], bytes] = {}
         self._offsets: dict[tuple[Tensors, int, bytes, int], Offsets] = {}
+        self._echoing: set[str] = set()
+        # No two processes count in the same range; 0 is what a model gives back without a nonce.
+        self._nonces = itertools.count(1 + secrets.randbits(62))
+        self.quarantine = Quarantine()
+        self.on_distrust: Callable[[str, Distrusted], None] = lambda model, error: None
+        """Called with a model that comes into quarantine, and why."""
 
     def call(
         self,
@@ -60,12 +79,23 @@ class Triton:
         timeout_s: float,
         done: Callable[[bytes | GatewayError], None],
         headers: bytes = b"",
+        *,
+        probe: bool = False,
     ) -> None:
         """Run `model` once; call `done` with what `infer` returns, or with what it raises.
 
-        `headers` are further lines of the request's head, each with its end.
+        `headers` are further lines of the request's head, each with its end. Only a `probe` goes
+        to a model in quarantine.
         """
+        if model in self.quarantine and not probe:
+            refused = ServiceUnavailable(f"{model} is not asked until it was seen to work again")
+            asyncio.get_running_loop().call_soon(done, refused)
+            return
         tensors = tensors_of(model, rows)
+        nonce = b""
+        if model in self._echoing:
+            nonce = next(self._nonces).to_bytes(8, "little") * rows.count
+            tensors.append((NONCE, "INT64", nonce))
         head = self._head(model, rows, tensors)
         if headers:
             head = head.replace(b"\r\n", b"\r\n" + headers, 1)
@@ -73,15 +103,20 @@ class Triton:
 
         def answered(outcome: Answer | Exception) -> None:
             try:
-                action = self._rows_of(model, rows, outcome)
+                action = self._rows_of(model, rows, nonce, outcome)
             except GatewayError as error:
+                if isinstance(error, Distrusted):
+                    self.quarantine.add(model)
+                    self.on_distrust(model, error)
                 done(error.with_traceback(None))
             else:
                 done(action)
 
         self._pool.call(data, timeout_s, answered)
 
-    async def infer(self, model: str, rows: Rows, timeout_s: float) -> bytes:
+    async def infer(
+        self, model: str, rows: Rows, timeout_s: float, *, probe: bool = False
+    ) -> bytes:
         """Run `model` once and return its outputs, those of each row behind each other."""
         action: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -93,13 +128,21 @@ class Triton:
             else:
                 action.set_exception(outcome)
 
-        self.call(model, rows, timeout_s, done)
+        self.call(model, rows, timeout_s, done, probe=probe)
         return await action
 
     async def config(self, model: str, timeout_s: float) -> dict[str, Any]:
         """Read the configuration of `model` as Triton has it loaded."""
         config: dict[str, Any] = await self._ask("GET", f"/v2/models/{model}/config", timeout_s)
+        if any(output["name"] == ECHO for output in config.get("output", ())):
+            self._echoing.add(model)
+        else:
+            self._echoing.discard(model)
         return config
+
+    def echoes(self, model: str) -> bool:
+        """Whether the answers of `model` are compared, by its configuration as read last."""
+        return model in self._echoing
 
     async def ready(self, model: str, timeout_s: float) -> bool:
         """Whether `model` can be called; false too where Triton is away.
@@ -142,7 +185,7 @@ class Triton:
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
-        key = (model, rows.tensors, rows.count, not rows.keys)
+        key = (model, rows.tensors, rows.count, not rows.keys, tensors[-1][0] == NONCE)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= MAX_HEADS:
@@ -161,9 +204,9 @@ class Triton:
             }
             for name, kind, data in tensors
         ]
-        outputs = [
-            {"name": one.name, "parameters": {"binary_data": True}} for one in rows.tensors.outputs
-        ]
+        names = [one.name for one in rows.tensors.outputs]
+        names += [ECHO] if tensors[-1][0] == NONCE else []
+        outputs = [{"name": name, "parameters": {"binary_data": True}} for name in names]
         description = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":"))
         length = len(description) + sum(len(data) for _, _, data in tensors)
         return (
@@ -173,23 +216,30 @@ class Triton:
             f"Content-Length: {length}\r\n\r\n{description}"
         ).encode()
 
-    def _rows_of(self, model: str, rows: Rows, outcome: Answer | Exception) -> bytes:
-        """Return what Triton answered for `rows`, row by row. Raises GatewayError."""
+    def _rows_of(self, model: str, rows: Rows, nonce: bytes, outcome: Answer | Exception) -> bytes:
+        """Return what Triton answered for `rows`, row by row. Raises GatewayError.
+
+        `nonce` is what all rows were sent with, empty for a model that does not echo.
+        """
         with _errors_mapped(model):
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome.status != 200:
                 raise _answered(model, outcome)
-            start = int(outcome.headers[b"inference-header-content-length"])
-            head = outcome.body[:start]
-            key = (rows.tensors, rows.count, head, len(outcome.body))
-            offsets = self._offsets.get(key)  # the heads of answers of one shape are equal
-            if offsets is None:
+            body = outcome.body
+            head = body[: int(outcome.headers[b"inference-header-content-length"])]
+            key = (rows.tensors, rows.count, head, len(body))
+            known = self._offsets.get(key)  # the heads of answers of one shape are equal
+            offsets = known or offsets_of(head)
+            if nonce and body[slice(*offsets.get(ECHO, (0, 0)))] != nonce:
+                what = f"{model} gave the answer of another call; it was thrown away"
+                raise Distrusted(what, "stale")
+            if known is None:
+                rows.tensors.check(head, len(body), rows.count)
                 if len(self._offsets) >= MAX_HEADS:
                     self._offsets.clear()
-                offsets = rows.tensors.find(head, len(outcome.body), rows.count)
                 self._offsets[key] = offsets
-            return rows.tensors.rows(offsets, outcome.body, rows.count)
+            return rows.tensors.rows(offsets, body, rows.count)
 
 
 def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
@@ -229,6 +279,8 @@ def _errors_mapped(what: str) -> Iterator[None]:
 def _answered(what: str, answer: Answer) -> GatewayError:
     """Name the error that Triton answered with; its text may hold a trace, so it is only logged."""
     message = answer.body.decode(errors="replace")
+    if "is not healthy" in message:
+        return Distrusted(f"the process of {what} is not healthy", "unhealthy")
     if "Exceeds maximum queue size" in message:
         return ResourceExhausted("Triton's queue is full")
     if "unknown model" in message and "is not found" in message:

@@ -62,19 +62,13 @@ class Tensors:
             for part, size in zip(parts, sizes, strict=True)
         )
 
-    def find(self, head: bytes, length: int, count: int) -> Offsets:
-        """Read the head of an answer of `length` bytes for `count` rows.
+    def check(self, head: bytes, length: int, count: int) -> None:
+        """Check the head of an answer of `length` bytes for `count` rows.
 
         Raises ValueError where an output is missing, or is of another type or shape.
         """
-        described: list[dict[str, Any]] = json.loads(head)["outputs"]
-        sizes = [one["parameters"]["binary_data_size"] for one in described]
-        ends = [len(head) + end for end in accumulate(sizes)]
-        offsets = {
-            one["name"]: (end - size, end)
-            for one, size, end in zip(described, sizes, ends, strict=True)
-        }
-        given = {one["name"]: (one["datatype"], one["shape"]) for one in described}
+        offsets = offsets_of(head)
+        given = {one["name"]: (one["datatype"], one["shape"]) for one in _outputs(head)}
         for one in self.outputs:
             start, end = offsets[one.name]
             kind, shape = given[one.name]
@@ -82,7 +76,21 @@ class Tensors:
             if kind != one.triton or shape[0] != count or not whole:
                 right = f"{one.triton} {[count, one.size]}"
                 raise ValueError(f"{one.name} is {kind} {shape}, and must be {right}")
-        return offsets
+
+
+def offsets_of(head: bytes) -> Offsets:
+    """Return where the outputs of an answer with this head lie. Raises ValueError and KeyError."""
+    outputs = _outputs(head)
+    sizes = [one["parameters"]["binary_data_size"] for one in outputs]
+    ends = [len(head) + end for end in accumulate(sizes)]
+    return {
+        one["name"]: (end - size, end) for one, size, end in zip(outputs, sizes, ends, strict=True)
+    }
+
+
+def _outputs(head: bytes) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = json.loads(head)["outputs"]
+    return outputs
 
 
 BYTES = {dtype.triton: dtype.itemsize for dtype in DTYPES.values()} | {"BOOL": 1}

@@ -85,6 +85,8 @@ async def measure(
         "the same, tensors in shared memory": SharedMemoryClient(served.http, secret),
         "`tritonclient.grpc.aio`": GrpcClient(served.grpc),
     }
+    for model in (FUSED, ENSEMBLE):
+        await own.config(model, 5)  # from which it knows whether to send a nonce
     ways: dict[str, Call] = {"the gateway's own, HTTP/1.1": lambda name: own.infer(name, rows, 5)}
     for name, client in others.items():
         ways[name] = lambda name, c=client: c.infer(name, tensors_of(name, rows), 1)  # type: ignore[misc]

@@ -15,14 +15,16 @@ from tests.gateway.processes import OBSERVATION
 
 ROW = {"speed": (1, "FP32"), "steering": (1, "FP32"), "sensors": (5, "FP32")}
 ROW |= {"deterministic": (1, "BOOL"), "seed": (1, "INT64"), "row": (1, "INT64")}
+NONCE = {"nonce": (1, "INT64")}
+ROW |= NONCE
 MODELS: dict[str, dict[str, tuple[int, str]]] = {
     "carla_policy": ROW,
     "carla_policy-v0.2.0": ROW,
     "preprocess-v0.2.0": ROW,
-    "carla_policy_fused-v0.2.0": {"observation": (7, "FP32"), "noise_key": (2, "INT64")},
-    "policy_onnx-v0.2.0": {"features": (7, "FP32"), "noise": (3, "FP32")},
+    "carla_policy_fused-v0.2.0": {"observation": (7, "FP32"), "noise_key": (2, "INT64"), **NONCE},
+    "policy_onnx-v0.2.0": {"features": (7, "FP32"), "noise": (3, "FP32"), **NONCE},
 }
-OPTIONAL = ("row", "noise_key")
+OPTIONAL = ("row", "noise_key", "nonce")
 OUTPUTS = {"preprocess-v0.2.0": "features"}
 """Where it is not `action`."""
 KINDS = ("FP16", "FP32", "FP64", "INT8", "INT64", "UINT64", "BOOL", "BYTES", "BF16", "", "fp32")

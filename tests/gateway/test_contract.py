@@ -319,7 +319,9 @@ def test_a_body_in_chunks(api: httpx.Client) -> None:
 
 @pytest.mark.usefixtures("good")
 def test_unknown_routes_and_methods(api: httpx.Client) -> None:
-    check_envelope(api.get("/"), 404, "HTTP_ERROR")
+    check_envelope(api.get("/nope"), 404, "HTTP_ERROR")
+    answer = api.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/console")
     check_envelope(api.post("/predictions", json=request()), 404, "HTTP_ERROR")
     response = api.get("/predict")
     check_envelope(response, 405, "HTTP_ERROR")

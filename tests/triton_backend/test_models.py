@@ -104,6 +104,26 @@ def test_each_step_alone(client: Client, version: str) -> None:
         np.testing.assert_allclose(answer.as_numpy("action"), expected, rtol=0, atol=1e-5)
 
 
+def test_a_nonce_comes_back(client: Client) -> None:
+    """Row by row, through both steps of an ensemble; zeros where there is none."""
+    observations = recorded("v0.2.0").observations[:3]
+    given = tensors(observations)
+    steps = {"features": observations, "noise": np.zeros((3, 3), np.float32)}
+    nonce = np.array([[7], [-8], [2**62]], np.int64)
+    for model, inputs in (
+        ("carla_policy", given),
+        ("carla_policy-v0.2.0", given),
+        ("carla_policy_torchscript-v0.2.0", given),
+        ("carla_policy_fused-v0.2.0", {"observation": observations}),
+        ("preprocess-v0.2.0", given),
+        ("policy_onnx-v0.2.0", steps),
+        ("policy_torchscript-v0.2.0", steps),
+    ):
+        echo = client.infer(model, inputs | {"nonce": nonce}).as_numpy("nonce_echo")
+        assert echo.tobytes() == nonce.tobytes(), model
+        assert not client.infer(model, inputs).as_numpy("nonce_echo").any(), model
+
+
 def test_alias_is_the_active_version(client: Client, stack: Stack) -> None:
     active = httpx.get(f"{stack.gateway_url}/versions").json()["active"]
     given = tensors(recorded(active).observations[:32])
