@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.errors import ValidationFailed
+from gateway.api.messages import MAX_OBSERVATIONS
 from policy_spec.leaves import Layout, Leaf, Path, json_path
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple
 from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, takes_bytes
@@ -54,15 +55,23 @@ class Observations:
         found = [slot.leaf for slot in layout.packed] + list(layout.apart)
         self._lists = [leaf for leaf in found if leaf.space.shape]
         self._list_numbers = sum(leaf.space.size for leaf in self._lists)
-
-    def pack(self, rows: Sequence[Any], step: bool = False) -> Packed:
-        """Return the bytes of decoded observations.
+        few = self._list_numbers * MAX_OBSERVATIONS <= MAX_NUMBERS
+        self.pack: Callable[..., Packed] = self._pack_any
+        """Give the bytes of decoded observations; `step=True` for the one of a step.
 
         Raises ValidationFailed for what msgspec does not check: bounds of single elements, and
-        numbers that were sent as bytes. `step` says that it is one of a stream.
+        numbers that were sent as bytes.
         """
         if self.type is Any:
-            return self._pack_slowly(rows, step)
+            self.pack = self._pack_slowly
+        elif few and not self._apart and not any(_needs_check(leaf.space) for leaf in found):
+            self.pack = self._pack_plain
+
+    def _pack_plain(self, rows: Sequence[Any], step: bool = False) -> Packed:
+        """Pack where msgspec has checked all, and all numbers are packed: the usual case."""
+        return array("f", self._numbers(rows)).tobytes(), ()
+
+    def _pack_any(self, rows: Sequence[Any], step: bool = False) -> Packed:
         if len(rows) * self._list_numbers > MAX_NUMBERS:
             self._count(rows, step)
         try:
@@ -97,7 +106,7 @@ class Observations:
                     left -= 1
                     yield problem._asdict()
 
-    def _pack_slowly(self, rows: Sequence[Any], step: bool) -> Packed:
+    def _pack_slowly(self, rows: Sequence[Any], step: bool = False) -> Packed:
         packed, apart = [], []
         for index, one in enumerate(rows):
             try:

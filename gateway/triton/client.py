@@ -231,7 +231,8 @@ class Triton:
             key = (rows.tensors, rows.count, head, len(body))
             known = self._offsets.get(key)  # the heads of answers of one shape are equal
             offsets = known or offsets_of(head)
-            if nonce and body[slice(*offsets.get(ECHO, (0, 0)))] != nonce:
+            start, end = offsets.get(ECHO, (0, 0))
+            if body[start:end] != nonce:
                 what = f"{model} gave the answer of another call; it was thrown away"
                 raise Distrusted(what, "stale")
             if known is None:

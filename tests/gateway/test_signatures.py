@@ -295,6 +295,24 @@ def test_no_control(space: dict[str, Any], action: np.ndarray, expected: Any) ->
     stand_in.stop()
 
 
+def test_a_full_batch_of_images_is_not_too_large() -> None:
+    """Unless MAX_BODY_BYTES says so; a small space keeps the limit of 1 MiB."""
+    pixels = {"type": "Box", "dtype": "uint8", "shape": [84, 84], "low": 0, "high": 255}
+    card = {"observation_space": pixels, "action_space": {"type": "Discrete", "n": 2}}
+    image = base64.b64encode(bytes(84 * 84)).decode()
+    body = {"observations": [image] * 256, "deterministic": True}
+    stand_in = StandIn(card, image, {"action": np.array([1], np.int64)})
+    stand_in.start()
+    with gateway_process(TRITON_URL=stand_in.url, REQUEST_TIMEOUT_MS="20000") as url:
+        status, answer = ask(url, JSON, body)
+        assert (status, answer.get("actions")) == (200, [1] * 256), answer
+        answer = httpx.post(f"{url}/predict", content=b" " * 5_000_000)
+        assert answer.status_code == 413
+    with gateway_process(TRITON_URL=stand_in.url, MAX_BODY_BYTES="1000000") as url:
+        assert ask(url, JSON, body)[0] == 413
+    stand_in.stop()
+
+
 @pytest.mark.parametrize("mode", ["type", "shape"])
 def test_an_action_of_another_type_is_never_ready(mode: str) -> None:
     stand_in = StandIn()
