@@ -7,7 +7,7 @@ from gateway.server import serve
 
 
 def main() -> int:
-    """Serve until a signal ends it; 1 with a sentence on standard error where it cannot."""
+    """Serve until a signal ends it; return 1 with a sentence on standard error if it can't."""
     try:
         serve(read_settings())
     except SettingsError as error:

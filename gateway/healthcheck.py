@@ -10,7 +10,7 @@ TIMEOUT_S = 2.0
 
 
 def main() -> int:
-    """Ask `/readyz` where and how the settings say; 0 where it is ready, else 1 and the reason."""
+    """Ask `/readyz`; return 0 if it is ready, else print the reason and return 1."""
     context = ssl.create_default_context()
     context.check_hostname = False  # the certificate is for the name that others know
     context.verify_mode = ssl.CERT_NONE

@@ -19,15 +19,17 @@ _Seen = list[tuple[int, int, int, int] | None]
 
 
 def read_keys(settings: Settings) -> Keys | None:
-    """Read the file of API keys, where there is one. Raises SettingsError."""
+    """Read the file of API keys, where the settings name one."""
     return Keys.read(settings.api_keys_file) if settings.api_keys_file else None
 
 
 class Configuration:
-    """Rereads the files where they change or SIGHUP comes, and applies what may change.
+    """Rereads the files when they change or SIGHUP comes, and applies what may change.
 
-    Where they can't be used, all stays as it is and the log says why. What can't change while it
-    serves is named in the log.
+    A configuration file that can't be used changes nothing. A file of keys that can't be read lets
+    nobody in; one with a mistake in it leaves the keys as they were, and lets nobody in where there
+    were none. Both are logged and read again at each look until they can be used. Changed settings
+    that need a restart are named in the log.
     """
 
     def __init__(
@@ -42,14 +44,15 @@ class Configuration:
         self._apply = apply
         self._taken = self._seen = self._look()
         self._asked = False
+        self._problems: list[str] = []
 
     def start(self) -> None:
         """Listen to SIGHUP, and read the file again: a later worker has its parent's settings."""
         if self._settings.config_file is not None:
             with suppress(ValueError):  # not in the main thread, which tests may do
                 signal.signal(signal.SIGHUP, self._ask)
-            self._taken = self._look()
-            self._reread()
+        self._taken = self._look()
+        self._reread()
 
     async def follow(self) -> None:
         """Look for changes, for ever."""
@@ -61,7 +64,7 @@ class Configuration:
         """Look once."""
         seen = self._look()
         settled, self._seen = seen == self._seen, seen
-        if self._asked or (settled and seen != self._taken):
+        if self._asked or (settled and (self._problems or seen != self._taken)):
             self._asked = False
             self._taken = seen
             self._reread()
@@ -70,19 +73,27 @@ class Configuration:
         self._asked = True
 
     def _look(self) -> _Seen:
-        """Give what tells whether a file is another, following links: those of Kubernetes move."""
+        """Return what identifies each file; links are followed, as Kubernetes moves them."""
         return [_identity(p) for p in (self._settings.config_file, self._settings.api_keys_file)]
 
     def _reread(self) -> None:
-        old = self._settings
+        old = new = self._settings
+        problems = []
         try:
-            new = old
             if old.config_file is not None:
                 new = read_settings(config_file=old.config_file, profile=old.profile)
-            keys = read_keys(new)
         except SettingsError as error:
-            log.error("%s; all stays as it was", "; ".join(str(error).splitlines()))
-            return
+            problems.append(f"{'; '.join(str(error).splitlines())}; all stays as it was")
+        keys = read_keys(new)
+        if keys is not None and keys.problem:
+            known = self._keys if keys.read_at_all and self._keys and self._keys.digests else None
+            effect = "nobody is let in" if known is None else "the keys stay as they were"
+            problems.append(f"{keys.problem}; {effect}")
+            keys = known or keys
+        for problem in problems:
+            if problem not in self._problems:
+                log.error("%s", problem)
+        self._problems = problems
         changed = [name for name, value in new if value != getattr(old, name)]
         live = {name: getattr(new, name) for name in changed if is_live(name)}
         if fixed := [name for name in changed if name not in live]:
@@ -91,10 +102,11 @@ class Configuration:
                 new.config_file,
                 ", ".join(fixed),
             )
-        if not live and _digests(keys) == _digests(self._keys):
+        if not live and keys == self._keys:
             return
         what = [f"{name}={_shown(value)}" for name, value in live.items()]
-        log.warning("now in force: %s", ", ".join([*what, f"{len(_digests(keys))} API keys"]))
+        count = len(keys.digests) if keys else 0
+        log.warning("now in force: %s", ", ".join([*what, f"{count} API keys"]))
         self._settings, self._keys = old.model_copy(update=live), keys
         self._apply(self._settings, keys)
 
@@ -105,10 +117,6 @@ def _identity(path: Path | None) -> tuple[int, int, int, int] | None:
     except OSError:
         return None
     return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _digests(keys: Keys | None) -> tuple[str, ...]:
-    return keys.digests if keys else ()
 
 
 def _shown(value: object) -> str:

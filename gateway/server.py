@@ -1,4 +1,4 @@
-"""Running the gateway: its socket, its workers and its log."""
+"""Run the gateway: open its socket, set up its log, start its workers."""
 
 import logging
 import os
@@ -20,17 +20,16 @@ from gateway.app import create_app
 from gateway.config.settings import Settings, SettingsError
 from gateway.http import tls
 from gateway.http.connection import HttpConnection
-from gateway.http.edge import allowed_connections
+from gateway.http.places import allowed_connections
 from gateway.observability import log_config as logs
 from gateway.observability import otlp
 from gateway.observability.workers import MULTIPROCESS_DIR
-from gateway.reload import read_keys
 
 METRICS_BYTES = 1 << 16
-"""The file of one worker's metrics, old and new, at most."""
+"""Largest size of one worker's file of metrics, with the new one beside it."""
 ACCEPTED_AT_ONCE = 16
-"""Connections accepted in one turn of the event loop, which takes one from each socket: with one, a
-thousand busy connections kept new ones, a prober's too, waiting for seconds."""
+"""Listening sockets, all duplicates of one: the event loop accepts one connection from each in a
+turn. With a single socket, new connections waited for seconds beside a thousand busy ones."""
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,6 @@ def serve(settings: Settings) -> None:
 
     Raises SettingsError where the address cannot be listened on or a file cannot be used.
     """
-    keys = read_keys(settings)
     otlp.check()
     headers = [("x-content-type-options", "nosniff")]
     if settings.ssl_certfile is not None:
@@ -55,7 +53,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        loop="gateway.http.tls:Loop",
+        loop="gateway.http.event_loop:Loop",
         http=HttpConnection,
         proxy_headers=False,
         ws="none",
@@ -77,7 +75,8 @@ def serve(settings: Settings) -> None:
     )
     if settings.host == "::":
         log.info("HOST=:: is for IPv6 alone; 0.0.0.0 is for IPv4")
-    if keys is None and not ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback:
+    address = ip_address(listener.getsockname()[0].partition("%")[0])
+    if settings.api_keys_file is None and not address.is_loopback:
         log.warning(
             "HOST=%s lets other machines in and no API key is asked for: set API_KEYS_FILE "
             "(`carlarl keys new` makes a key), or listen on 127.0.0.1",
@@ -100,29 +99,29 @@ def serve(settings: Settings) -> None:
 
 
 class _Workers(Multiprocess):
-    """uvicorn's supervisor of workers, which hands signals on at once.
+    """uvicorn's supervisor of workers, which passes signals on at once.
 
-    uvicorn looks for a signal twice a second, and keeps the listening sockets until all workers
-    have ended: who connects meanwhile is accepted by nobody, and reset.
+    uvicorn itself looks for signals twice a second, and keeps the listening sockets open until all
+    workers have ended: then nobody accepts a new connection, and it is reset. `rereads` says that
+    workers reread their configuration on SIGHUP.
     """
 
     def __init__(
         self, config: uvicorn.Config, sockets: list[socket.socket], *, rereads: bool
     ) -> None:
-        """Take what uvicorn's own takes, and whether workers reread a configuration on SIGHUP."""
         super().__init__(config, sockets)
         self._rereads = rereads
         self._told: set[int] = set()
         signal.signal(signal.SIGTERM, self._stop)
 
     def terminate_all(self) -> None:
-        """End the workers that have not been told."""
+        """End the workers that got no SIGTERM yet."""
         for process in self.processes:
             if process.pid not in self._told:
                 process.terminate()
 
     def handle_hup(self) -> None:
-        """Have every worker reread its configuration; without a configuration file, replace it."""
+        """Make every worker reread its configuration; without a file, replace the workers."""
         if self._rereads:
             self._send(signal.SIGHUP)
         else:
@@ -135,7 +134,7 @@ class _Workers(Multiprocess):
             one.close()
 
     def _send(self, number: signal.Signals) -> set[int]:
-        """Send a signal to all workers; return their ids."""
+        """Send a signal to all workers; return their process ids."""
         alive = {one.pid for one in self.processes if one.pid and one.process.is_alive()}
         for pid in alive:
             os.kill(pid, number)
@@ -168,7 +167,7 @@ def _check_certificate(settings: Settings) -> None:
 
 
 def _check_room(folder: Path, workers: int) -> None:
-    """Refuse a folder without room: the workers could not tell each other what they counted."""
+    """Raise SettingsError if the folder has no room for the workers' files of metrics."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             os.posix_fallocate(file.fileno(), 0, workers * METRICS_BYTES)
@@ -180,7 +179,7 @@ def _check_room(folder: Path, workers: int) -> None:
 
 
 def _allow_files(connections: int) -> None:
-    """Let this process open as many files as it may; say where that is too few."""
+    """Raise this process's limit of open files; warn if it is too low for `connections`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -175,14 +175,14 @@ def create(
     recorded ones (.npy or .npz). `origins` maps a file of the artifact to the user's file that it
     is made of; an error names the user's file. Raises ArtifactError; then nothing is left behind.
     """
-    if folder.exists():
-        raise _exists(folder)
     origins = dict(origins or {})
     if observations is not None:
         kept = file_name(observations)
         origins[kept] = observations
     staging = folder
     try:
+        if folder.exists():
+            raise _exists(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
             staging = Path(made) / folder.name

@@ -22,20 +22,32 @@ NOTHING = pickle.dumps(None)
 """The pickle of a policy without a preprocessor."""
 
 _SKLEARN = "sklearn.preprocessing._data"
+_SPACES = [
+    (package, module, name)
+    for package in ("gymnasium", "gym")
+    for module, name in (
+        ("box", "Box"),
+        ("dict", "Dict"),
+        ("discrete", "Discrete"),
+        ("multi_binary", "MultiBinary"),
+        ("multi_discrete", "MultiDiscrete"),
+        ("tuple", "Tuple"),
+    )
+]
+_GENERATORS = ("bit_generator", "generator", "randomstate")
 
 RECORDS = {
     ("stable_baselines3.common.vec_env.vec_normalize", "VecNormalize"),
     ("stable_baselines3.common.running_mean_std", "RunningMeanStd"),
-    ("gymnasium.spaces.box", "Box"),
-    ("gym.spaces.box", "Box"),
+    *((f"{package}.spaces.{module}", name) for package, module, name in _SPACES),
     ("sklearn.pipeline", "Pipeline"),
     (_SKLEARN, "StandardScaler"),
     (_SKLEARN, "MinMaxScaler"),
     (_SKLEARN, "MaxAbsScaler"),
     (_SKLEARN, "RobustScaler"),
     ("triton_backend.preprocessing", "Preprocessing"),
-    ("numpy.random._pickle", "__generator_ctor"),
-    ("numpy.random._pickle", "__bit_generator_ctor"),
+    ("gym.utils.seeding", "RandomNumberGenerator._generator_ctor"),
+    *(("numpy.random._pickle", f"__{kind}_ctor") for kind in _GENERATORS),
     ("numpy.random._pcg64", "PCG64"),
     ("numpy.random.bit_generator", "SeedSequence"),
     ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
@@ -69,6 +81,32 @@ class Record:
         """Keep the attributes unchanged."""
         if isinstance(state, dict):
             self.__dict__.update((str(name), value) for name, value in state.items())
+
+
+class Foreign:
+    """Something of a class or function that is not known: its name, and nothing of it runs.
+
+    Each is a class of its own with `module` and `name`; its instances are what a pickle makes with
+    it, with the `arguments` that the pickle gives.
+    """
+
+    module = name = ""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Keep the arguments."""
+        self.arguments = arguments
+
+    def __call__(self, *arguments: Any) -> Foreign:
+        """Pass as a function, too: return what stands for its answer."""
+        return type(self)(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore the state."""
+
+
+def foreign(module: str, name: str) -> type[Foreign]:
+    """Return the class that stands for something that is not known."""
+    return type("Foreign", (Foreign,), {"module": module, "name": name})
 
 
 class Dtype:
@@ -203,6 +241,22 @@ class _Unpickler(pickle.Unpickler):
         raise UnsafePickleError("it holds a reference to something outside the file")
 
 
+class _Lenient(_Unpickler):
+    """Reads what is unknown as `Foreign`. Classes that are pickled with their code are, too."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name == "_make_skeleton_class" and module.partition(".")[0] == "cloudpickle":
+            return _Function(_skeleton)
+        try:
+            return super().find_class(module, name)
+        except UnsafePickleError:
+            return foreign(module, name)
+
+
+def _skeleton(kind: Any, name: Any, bases: Any, body: Any, *_: Any) -> type[Foreign]:
+    return foreign(str(dict(body).get("__module__", "")), str(name))
+
+
 def _scan(data: bytes) -> None:
     """Refuse a small pickle that would cost the unpickler much memory, time or stack.
 
@@ -225,11 +279,14 @@ def _scan(data: bytes) -> None:
         before = opcode.name
 
 
-def load(data: bytes) -> Any:
-    """Read a pickle; raise UnsafePickleError if it is unsafe, ValueError if it is damaged."""
+def load(data: bytes, *, unknown: bool = False) -> Any:
+    """Read a pickle; raise UnsafePickleError if it is unsafe, ValueError if it is damaged.
+
+    With `unknown`, what is not on the list of safe classes is a `Foreign`, whose code never runs.
+    """
     try:
         _scan(data)
-        return _Unpickler(io.BytesIO(data)).load()
+        return (_Lenient if unknown else _Unpickler)(io.BytesIO(data)).load()
     except UnsafePickleError:
         raise
     except Exception as error:  # a damaged or hostile file can cause any error in the unpickler

@@ -118,13 +118,16 @@ def _min_max(record: Any) -> tuple[Step, ...]:
     return (("multiply", _values(record.scale_)), ("add", _values(record.min_)), *clip)
 
 
+def _max_abs(record: Any) -> tuple[Step, ...]:
+    """Divide; `clip` came with scikit-learn 1.8."""
+    clip: tuple[Step, ...] = (("clip", (-1.0, 1.0)),) if getattr(record, "clip", False) else ()
+    return (("divide", _values(record.scale_)), *clip)
+
+
 _LOWERINGS: dict[str, Callable[[Any], tuple[Step, ...]]] = {
     "StandardScaler": lambda record: _centred(record, "mean_", record.with_mean, record.with_std),
     "MinMaxScaler": _min_max,
-    "MaxAbsScaler": lambda record: (
-        ("divide", _values(record.scale_)),
-        *((("clip", (-1.0, 1.0)),) if getattr(record, "clip", False) else ()),
-    ),
+    "MaxAbsScaler": _max_abs,
     "RobustScaler": lambda record: _centred(
         record, "center_", record.with_centering, record.with_scaling
     ),

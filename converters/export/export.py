@@ -67,7 +67,7 @@ def export(
         _check_versions(tree, sources, activate)
         for source in sources:
             _write_version(tree, source, formats, progress, capabilities, flavour)
-        newest = [one.version for one in repository.versions(tree) if one.fault is None][-1]
+        newest = [one.version for one in repository.versions(tree) if one.damaged is None][-1]
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
@@ -75,7 +75,7 @@ def export(
 
 def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
     """Refuse to change a version, or to activate one that is absent, before any conversion."""
-    sound = [one for one in repository.versions(tree) if one.fault is None]
+    sound = [one for one in repository.versions(tree) if one.damaged is None]
     digests = {one.version: one.digest for one in sound}
     for source in sources:
         version = source.card.version

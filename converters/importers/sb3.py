@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Literal, Unpack
 
-import stable_baselines3
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from converters.artifact import artifact
 from converters.artifact.card import Action, Architecture, ArtifactError, Distribution
 from converters.artifact.policy import ACTIVATIONS
-from converters.errors import one_line
-from converters.importers import writer
+from converters.importers import sb3_normalisation, sb3_zip, writer
 
 LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
 
@@ -26,42 +23,40 @@ def import_sb3(
     version: str,
     artifacts: Path,
     *,
-    vecnormalize: Path | None = None,
+    vecnormalize: Path | Literal["none"] | None = None,
     layout: Sequence[str] | None = None,
     **told: Unpack[writer.Told],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and return its folder.
 
-    It accepts PPO, A2C, SAC and TD3 with `MlpPolicy`, observations `[speed, steering, sensors…]`
-    and two or three actions, which `layout` names. The artifact's actions are compared with
-    `model.predict(deterministic=True)`. Raises ArtifactError for another policy, for a policy that
-    was trained on normalised observations if their statistics are missing, and for a version that
+    It accepts PPO, A2C, SAC, TD3 and DDPG with `MlpPolicy`, observations `[speed, steering,
+    sensors…]` and two or three actions, which `layout` names. `vecnormalize` is the file of the
+    statistics that the policy was trained with, or "none": it saw the observations as they are. The
+    artifact's actions are compared with `model.predict(deterministic=True)`. Raises ArtifactError
+    for another policy, where the zip does not tell that it was trained without VecNormalize and
+    `vecnormalize` is None, where it tells that and `vecnormalize` is a file, and for a version that
     exists.
     """
-    algorithm, model = _load(policy)
-    space, box = model.observation_space, model.action_space
-    if len(getattr(space, "shape", None) or ()) != 1 or space.shape[0] < 3:
+    saved = sb3_zip.read(policy)
+    space, box = saved.observation_space, saved.action_space
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape[0] < 3:
         raise ArtifactError(f"{policy}: observations must be [speed, steering, sensors…]")
-    if getattr(box, "shape", None) not in ((2,), (3,)):
+    if not isinstance(box, spaces.Box) or box.shape not in ((2,), (3,)):
         raise ArtifactError(f"{policy}: actions must be continuous with two or three elements")
-    distribution, architecture, state = _lower(policy, algorithm, model.policy)
-    if vecnormalize is None and _was_normalised(algorithm, model):
-        raise ArtifactError(
-            f"{policy}: it was trained on normalised observations: give their statistics with "
-            "--vecnormalize FILE"
-        )
+    distribution, architecture, state = _lower(policy, saved.algorithm, saved.policy)
+    statistics = sb3_normalisation.check(policy, saved, vecnormalize)
     return writer.write(
         artifacts / version,
         policy,
         artifact.state_dict_bytes(state),
-        lambda features: model.predict(features, deterministic=True)[0],
+        lambda features: saved.policy.predict(features, deterministic=True)[0],
         "model.predict",
         told,
-        kind=algorithm.lower(),
+        kind=saved.algorithm.lower(),
         model_type="pytorch",
         sensors=space.shape[0] - 2,
         action=_action(box, layout),
-        preprocessor=vecnormalize,
+        preprocessor=statistics,
         architecture=architecture,
         distribution=distribution,
     )
@@ -84,29 +79,6 @@ def _action(box: Any, layout: Sequence[str] | None) -> Action:
                 f"{high:g}, but it needs {wanted}: name the elements with --layout"
             )
     return action
-
-
-def _load(path: Path) -> tuple[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-        module = str(data["policy_class"]["__module__"])
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {error}") from None
-    algorithm = {
-        "stable_baselines3.sac.policies": "SAC",
-        "stable_baselines3.td3.policies": "TD3",
-        "stable_baselines3.common.policies": "PPO" if "n_epochs" in data else "A2C",
-    }.get(module)
-    if algorithm is None:
-        raise ArtifactError(
-            f"{path}: policies of {module} can't be imported: PPO, A2C, SAC or TD3 can"
-        )
-    try:
-        return algorithm, getattr(stable_baselines3, algorithm).load(path, device="cpu")
-    except Exception as error:  # a damaged file, or one of another version, can cause any error
-        library = f"Stable-Baselines3 {stable_baselines3.__version__}"
-        raise ArtifactError(f"{path}: {library} can't load it: {one_line(error)}") from None
 
 
 def _lower(
@@ -147,17 +119,3 @@ def _lower(
         state["log_std"] = log_std.detach()
     hidden = [layer.out_features for layer in linears]
     return distribution, Architecture(hidden=hidden, activation=names[0]), state
-
-
-def _was_normalised(algorithm: str, model: Any) -> bool:
-    """Whether the policy was trained behind VecNormalize, as far as its file shows.
-
-    PPO and A2C store the original observation only behind VecNormalize. SAC and TD3 always store
-    one. With them the last observation tells: normalised, it is nearly always outside the space.
-    """
-    if algorithm in ("PPO", "A2C") and model._last_original_obs is not None:
-        return True
-    last, space = model._last_obs, model.observation_space
-    if last is None:
-        return False
-    return bool(((last < space.low - 1e-3) | (last > space.high + 1e-3)).any())

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from converters.artifact import artifact
-from converters.artifact.card import ArtifactError, read_bytes
+from converters.artifact.card import ArtifactError
 from converters.errors import one_line
-from converters.importers import writer
+from converters.importers import files, writer
 
 BOUNDS = {
     "throttle": (0.0, 1.0),
@@ -42,7 +42,7 @@ def import_torchscript(
     squashed to it by tanh. The artifact's actions are compared with the program's own. Raises
     ArtifactError for another kind of file and for a version that exists.
     """
-    data = read_bytes(program)
+    data = files.read(program, "torchscript")
     bounds = [BOUNDS.get(part, (-1.0, 1.0)) for part in layout]
     action = writer.action(layout, *zip(*bounds, strict=True))
     has_std = _has_std(program, data, sensors, layout)

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from converters.artifact import artifact, pickles
 from converters.artifact.artifact import Artifact
-from converters.artifact.card import Action, ArtifactError, ModelCard, first_fault, read_bytes
+from converters.artifact.card import Action, ArtifactError, ModelCard, first_fault
 from converters.export import parity
+from converters.importers import files
 
 
 class Told(TypedDict, total=False):
@@ -79,7 +80,7 @@ def write(
     pickled = pickles.NOTHING
     if preprocessor is not None:
         origins[artifact.PREPROCESSOR] = preprocessor
-        pickled = read_bytes(preprocessor)
+        pickled = files.read_statistics(preprocessor)
     return artifact.create(
         folder,
         card,

@@ -1,4 +1,4 @@
-"""What `/asyncapi.json` says of `/stream`, made of the models that its frames are checked with."""
+"""`/asyncapi.json`: the description of `/stream`, made from the models that check its frames."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from gateway.api.request_head import DEADLINE
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
 KEY_PREFIX = "carlarl.key."
-"""What an offered subprotocol begins with that is an API key: browsers can set no header."""
+"""A browser can set no header: it offers this prefix and its API key as a subprotocol."""
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -24,10 +24,10 @@ The upgrade is refused with 401 without a valid API key, where keys are asked fo
 pages of an origin that is not allowed. Browsers, which can set no header, offer the key as a
 subprotocol, `carlarl.key.KEY`.
 
-Close codes: 1001, the gateway is stopping: connect again; 1008, answers are not read, a message
-comes too slowly, too many frames get no action (steps, fragments and control frames), or the API
-key is not known any more; 1009, a frame is larger than a request's body may be; 1011, the
-connection failed.
+Close codes: 1001, the gateway is stopping: connect again; 1007, a text frame is not UTF-8; 1008,
+answers are not read, a message comes too slowly, too many frames get no action (steps, fragments
+and control frames), or the API key is not known any more; 1009, a frame is larger than a request's
+body may be; 1011, the connection failed.
 """
 _ANSWERS: dict[str, Any] = {
     "answer": StepAnswer,
@@ -38,7 +38,7 @@ _MODELS: dict[str, Any] = {"step": codec_of(None).step, **_ANSWERS}
 
 
 def document(version: str, api_keys: bool) -> dict[str, Any]:
-    """Give the AsyncAPI 3.0 document of a gateway of that version."""
+    """Return the AsyncAPI 3.0 document of a gateway of that version."""
     components: dict[str, Any] = {"schemas": _schemas(), "messages": _messages()}
     server: dict[str, Any] = {"host": "localhost:8080", "protocol": "ws"}
     if api_keys:

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from gateway.api.errors import ValidationFailed
 from gateway.api.problems import BAD_VERSION, JSON, MSGPACK, NOT_READ, failed, problem
-from gateway.config.settings import VERSION_PATTERN
+from gateway.config.fields import VERSION_PATTERN
 
 MAX_OBSERVATIONS = 1000
 MAX_SEED = 2**63 - 1

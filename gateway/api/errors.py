@@ -10,20 +10,22 @@ from starlette.exceptions import HTTPException
 
 RETRY_AFTER_S = 1
 MAX_PROBLEM_CHARS = 200
-"""Of what a caller sent, no more is said again."""
+"""How much an error repeats of what a caller sent."""
 
 log = logging.getLogger(__name__)
 
 
 class GatewayError(Exception):
-    """Base of the errors that callers see: a code, an HTTP status, a message and details."""
+    """Base of the errors that callers see: a code, an HTTP status, a message and details.
+
+    `message` is what the caller reads; further arguments are added to the details.
+    """
 
     code: ClassVar[str]
     status: ClassVar[int]
     headers: Mapping[str, str] = {}
 
     def __init__(self, message: str, **details: Any) -> None:
-        """Take what the caller reads, and what is added to `details`."""
         super().__init__(message)
         self.message = message
         self.details = details
@@ -46,7 +48,7 @@ class ValidationFailed(GatewayError):
 
 
 class UnsupportedMediaType(GatewayError):
-    """The body says that it is something other than JSON or msgpack."""
+    """The body has another format than JSON or msgpack."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415
@@ -129,7 +131,7 @@ CODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ErrorPayload:
-    """What a caller gets for an error: status, headers, code, and the envelope around it."""
+    """What a caller gets for an error; `envelope` is the body."""
 
     status: int
     headers: Mapping[str, str]
@@ -138,7 +140,7 @@ class ErrorPayload:
 
 
 def payload_of(error: Exception, request_id: str) -> ErrorPayload:
-    """Make what the caller gets; an error that nobody foresaw goes to the log with its trace."""
+    """Return what the caller gets for `error`; an unexpected error is logged with its traceback."""
     if isinstance(error, GatewayError):
         envelope = _envelope(error.code, error.message, request_id, error.details)
         return ErrorPayload(error.status, error.headers, error.code, envelope)

@@ -1,4 +1,4 @@
-"""What `/openapi.json` says beyond what FastAPI finds out by itself."""
+"""The parts of `/openapi.json` that FastAPI can't derive from the routes."""
 
 from typing import Any
 
@@ -20,32 +20,19 @@ from gateway.api.errors import (
 from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE, ECHO
 
-BODY_ERRORS: tuple[type[GatewayError], ...] = (
+Errors = tuple[type[GatewayError], ...]
+
+READY_ERRORS: Errors = (ServiceUnavailable,)
+METADATA_ERRORS: Errors = (Unauthorized, ServiceUnavailable)
+VERSIONS_ERRORS: Errors = (*METADATA_ERRORS, InferenceFailed, DeadlineExceeded)
+WARMUP_ERRORS: Errors = (
+    *VERSIONS_ERRORS,
     PayloadTooLarge,
     UnsupportedMediaType,
     ValidationFailed,
-)
-CALL_ERRORS: tuple[type[GatewayError], ...] = (
     ResourceExhausted,
-    InferenceFailed,
-    ServiceUnavailable,
-    DeadlineExceeded,
 )
-PREDICT_ERRORS: tuple[type[GatewayError], ...] = (
-    Unauthorized,
-    ModelNotFound,
-    *BODY_ERRORS,
-    *CALL_ERRORS,
-)
-WARMUP_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *BODY_ERRORS, *CALL_ERRORS)
-READY_ERRORS: tuple[type[GatewayError], ...] = (ServiceUnavailable,)
-METADATA_ERRORS: tuple[type[GatewayError], ...] = (Unauthorized, *READY_ERRORS)
-VERSIONS_ERRORS: tuple[type[GatewayError], ...] = (
-    Unauthorized,
-    InferenceFailed,
-    ServiceUnavailable,
-    DeadlineExceeded,
-)
+PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, ModelNotFound)
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -76,8 +63,8 @@ _ECHO = {
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
-def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers for `errors`, and for one that nobody foresaw."""
+def error_responses(errors: Errors) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers for `errors`, and for an unexpected error."""
     described: dict[int | str, dict[str, Any]] = {
         error.status: _response(error.code, error.__doc__ or "") for error in errors
     }
@@ -86,13 +73,13 @@ def error_responses(errors: tuple[type[GatewayError], ...]) -> dict[int | str, d
 
 
 def request_body(model: type[msgspec.Struct], required: bool) -> dict[str, Any]:
-    """Describe what a route with a body reads by itself: the body, and the caller's deadline."""
+    """Describe the body and the headers of a route that reads them by itself."""
     body = {"required": required, "content": _content(model)}
     return {"requestBody": body, "parameters": [_DEADLINE, _ECHO]}
 
 
 def answer(model: type[msgspec.Struct], meaning: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the answer of a route that connections answer without the application."""
+    """Describe the answer of a route that is answered without FastAPI."""
     return {200: {"description": meaning, "content": _content(model)}}
 
 
@@ -102,7 +89,7 @@ def _content(model: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:
-    """Add to FastAPI's document the bodies' schemas and, where keys are asked for, how."""
+    """Add the schemas of bodies to FastAPI's document and, with `api_keys`, how to send a key."""
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, described = msgspec.json.schema_components(_MODELS, ref_template=_REF)

@@ -9,7 +9,7 @@ from gateway.api.errors import ValidationFailed
 JSON, MSGPACK = "application/json", "application/msgpack"
 """The formats, by the types that answers have."""
 MAX_SAID = 300
-"""Of a longer message of msgspec, which may hold a name as long as the body, both ends are kept."""
+"""A message of msgspec that is twice as long loses its middle: it may repeat the whole body."""
 NOT_READ = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for what it can't read."""
 
@@ -35,7 +35,7 @@ _TYPES = (
     (re.compile(r"Number out of range"), "finite_number"),
     (re.compile(r"Integer value out of range"), "less_than_equal"),
 )
-"""The type of a problem, by what msgspec says of it."""
+"""The type of a problem, by the start of msgspec's message."""
 _MALFORMED = {
     JSON: ("Invalid JSON", "json_invalid"),
     MSGPACK: ("Invalid msgpack", "msgpack_invalid"),
@@ -43,12 +43,12 @@ _MALFORMED = {
 
 
 def failed(error: Exception, form: str, within: str = "") -> ValidationFailed:
-    """Make the error for callers of what msgspec raised about the field `within`."""
+    """Return the error for callers; msgspec raised `error` about the field `within`."""
     return ValidationFailed([problem(error, form, within)])
 
 
 def problem(error: Exception, form: str, within: str = "") -> dict[str, str]:
-    """Name the field, say what is wrong with it, and of which type the problem is."""
+    """Return the field, the message and the type of a problem."""
     said = str(error)
     if len(said) > 2 * MAX_SAID:
         said = said[:MAX_SAID] + said[-MAX_SAID:]

@@ -1,4 +1,4 @@
-"""What the gateway reads of a request's head."""
+"""The headers of a request, and what the gateway reads from them."""
 
 import math
 import re
@@ -27,40 +27,42 @@ _PROXIES = (b"via", b"x-forwarded-for", b"forwarded")
 
 
 class RequestHead:
-    """The headers of one request: names in lower case, the first value of each."""
+    """The headers of one request: pairs of a name in lower case and a value.
+
+    `found` has the first value of each name.
+    """
 
     __slots__ = ("found", "pairs")
 
     def __init__(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Take pairs of name, in lower case, and value."""
         self.pairs = headers
         self.found: dict[bytes, bytes] = dict(reversed(headers))
 
     @property
     def size(self) -> int:
-        """How long the headers are, in bytes."""
+        """Length of the headers in bytes."""
         return sum(len(name) + len(value) + 4 for name, value in self.pairs)
 
     @property
     def request_id(self) -> str | None:
-        """The caller's own id of this request, where it sent a sane one."""
+        """The id that the caller gave this request, or None without a valid one."""
         value = self.found.get(b"x-request-id")
         return str(value, "ascii") if value and _SANE_ID.fullmatch(value) else None
 
     @property
     def echo(self) -> bytes | None:
-        """What the answer must carry, so that the caller knows that it is its own."""
+        """The text that the answer must carry, or None. By it the caller knows its own answer."""
         value = self.found.get(_ECHO)
         return value if value and _SANE_ECHO.fullmatch(value) else None
 
     @property
     def by_proxy(self) -> bool:
-        """Whether a proxy sent it, on whose connection other callers' requests may follow."""
+        """Whether a proxy sent it: the next request on the connection may be another caller's."""
         return any(name in self.found for name in _PROXIES)
 
     @property
     def trace_context(self) -> dict[str, str]:
-        """W3C's trace headers; one that comes several times is joined, as its rules say."""
+        """The W3C trace headers; a header that comes several times is joined by commas."""
         context: dict[str, str] = {}
         if b"traceparent" in self.found or b"tracestate" in self.found:
             for name, value in self.pairs:
@@ -70,7 +72,7 @@ class RequestHead:
         return context
 
     def deadline_s(self) -> float:
-        """Return the seconds that the caller gives from the arrival on; infinity for no limit.
+        """Return the seconds from arrival until the deadline; infinity without one.
 
         Raises ValidationFailed where it is no number of milliseconds.
         """
@@ -113,12 +115,12 @@ class RequestHead:
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
-    """Make the error about a body of more than `max_bytes`."""
+    """Return the error for a body of more than `max_bytes`."""
     return PayloadTooLarge(f"the body is larger than {max_bytes} bytes", limit=max_bytes)
 
 
 def late_body() -> DeadlineExceeded:
-    """Make the error about a body that did not arrive in time; it ends the connection."""
+    """Return the error for a body that did not arrive in time; it ends the connection."""
     late = DeadlineExceeded("the body did not arrive within the deadline")
     late.headers = {"Connection": "close"}
     return late

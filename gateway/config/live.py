@@ -4,10 +4,9 @@ from gateway.config.settings import Settings
 
 
 class LiveSettings:
-    """The one place where parts read what may change while the gateway serves."""
+    """The settings in force. `now` is replaced as a whole, never changed in place."""
 
     __slots__ = ("now",)
 
     def __init__(self, settings: Settings) -> None:
-        """Begin with those settings; `now` is replaced as a whole, never changed."""
         self.now = settings

@@ -1,4 +1,4 @@
-"""The configuration file: YAML with settings for each profile, and for all of them."""
+"""The configuration file: YAML with settings for each profile, and defaults for all."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 def read_profile(
     path: Path, profile: str, known: Collection[str]
 ) -> dict[str, tuple[str | bool, str]]:
-    """Give the values of `profile` in the file at `path`, and the section that each comes from.
+    """Return the values of `profile` in the file at `path`, each with its section.
 
     The file has `profiles`, a mapping of each profile's settings, and may have `defaults`, the
     settings of all; the names are those in `known`. A value reads as its variable's would: a

@@ -1,15 +1,26 @@
 """All settings of the service, from flags, environment and file, in one frozen object."""
 
 import os
-import re
-from contextlib import suppress
+from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.config.fields import (
+    VERSION_PATTERN,
+    Origins,
+    Secret,
+    Switch,
+    Versions,
+    field,
+    number,
+    one_of,
+    tcp_port,
+)
 from gateway.config.profiles import PROFILES, ProfileError, read_profile
 
 TRITON_PORTS = ("triton_http_port", "triton_grpc_port", "triton_metrics_port")
@@ -18,62 +29,10 @@ LOG_FORMATS = ("text", "json")
 ACCESS_LOGS = ("none", "errors", "all")
 ACCESS = ("open", "key", "closed")
 PAGE_ACCESS = ("open", "closed")  # a browser sends no key when it loads a page
-VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
-_SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
-_ORIGIN = re.compile(r"https?://[^\s/]+")
 
 
 class SettingsError(ValueError):
     """A bad setting; the text names it, its value and what is allowed."""
-
-
-def _switch(value: object) -> object:
-    if value not in ("0", "1", False, True):
-        raise ValueError(value)
-    return value in ("1", True)
-
-
-def _origins(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    origins = tuple(part.strip() for part in value.split(",") if part.strip())
-    if origins != ("*",) and not (origins and all(_ORIGIN.fullmatch(o) for o in origins)):
-        raise ValueError(value)
-    return origins
-
-
-def _versions(value: object) -> object:
-    parts = value.split(",") if isinstance(value, str) else value
-    versions = tuple(part.strip() for part in parts if part.strip())  # type: ignore[attr-defined]
-    if not all(re.match(VERSION_PATTERN, one) for one in versions):
-        raise ValueError(value)
-    return versions
-
-
-def _secret(value: object) -> object:
-    if isinstance(value, str) and "/" in value:
-        with suppress(OSError):
-            value = Path(value).read_text().strip()
-    if isinstance(value, str) and not _SECRET.fullmatch(value):
-        raise ValueError
-    return value
-
-
-def _field(
-    default: object, meaning: str, allowed: str, *, live: bool = False, **bounds: Any
-) -> Any:
-    """Describe a setting; `live` ones change while the gateway serves."""
-    extra: Any = {"allowed": allowed, "live": live}
-    return Field(default, description=meaning, json_schema_extra=extra, **bounds)
-
-
-def _one_of(names: tuple[str, ...], default: str, meaning: str, *, live: bool = False) -> Any:
-    pattern = f"^({'|'.join(names)})$"
-    return _field(default, meaning, f"one of {', '.join(names)}", live=live, pattern=pattern)
-
-
-def _port(default: int, meaning: str) -> Any:
-    return _field(default, meaning, "a whole number from 1 to 65535", ge=1, le=65535)
 
 
 class Settings(BaseSettings):
@@ -85,181 +44,153 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True, extra="forbid")
 
-    config_file: Path | None = _field(
+    config_file: Path | None = field(
         None, "YAML file with settings for each profile; unset: none.", "a file"
     )
-    profile: str = _one_of(
+    profile: str = one_of(
         PROFILES, "development", "Which of the configuration file's profiles is in force."
     )
-    artifact_dir: Path = _field(Path("artifacts"), "Folder of the versioned policies.", "a folder")
-    model_repository: Path = _field(
+    artifact_dir: Path = field(Path("artifacts"), "Folder of the versioned policies.", "a folder")
+    model_repository: Path = field(
         Path("model_repository"), "Folder that Triton serves.", "a folder"
     )
-    artifact_public_key: str | None = _field(
+    artifact_public_key: str | None = field(
         None,
         "Ed25519 public key that artifacts must be signed by; unset: unsigned ones are accepted.",
         "a public key in PEM, or the path of a file that holds one",
     )
-    model_version: str | None = _field(
+    model_version: str | None = field(
         None,
         "Policy version that answers where a request names none; unset: the active one.",
         "a semantic version such as v0.1.0",
         pattern=VERSION_PATTERN,
     )
-    serve_versions: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_versions)] = _field(
+    serve_versions: Versions = field(
         (),
         "Versions that the embedded Triton loads beside the active one and the one before it.",
         "semantic versions such as v0.1.0, separated by commas",
     )
-    use_gpu: Annotated[bool, BeforeValidator(_switch)] = _field(
+    use_gpu: Switch = field(
         False, "Whether the embedded Triton runs the policy on a GPU.", "0 or 1"
     )
-    host: str = _field(
+    host: str = field(
         "127.0.0.1",
         "Address that the gateway listens on.",
         "a host name or an IP address",
         pattern=r"^[A-Za-z0-9._:-]+$",
     )
-    port: int = _port(8080, "Port that the gateway listens on.")
-    workers: int = _field(1, "Gateway processes.", "a whole number from 1 to 256", ge=1, le=256)
-    log_level: str = _one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
-    log_format: str = _one_of(
+    port: int = tcp_port(8080, "Port that the gateway listens on.")
+    workers: int = number(1, "Gateway processes.", 1, 256)
+    log_level: str = one_of(LOG_LEVELS, "info", "Least level that is logged.", live=True)
+    log_format: str = one_of(
         LOG_FORMATS, "text", "Lines for people, or one JSON object for each event.", live=True
     )
-    access_log: str = _one_of(
+    access_log: str = one_of(
         ACCESS_LOGS, "errors", "Which answered requests have a line in the log.", live=True
     )
-    ssl_certfile: Path | None = _field(
+    ssl_certfile: Path | None = field(
         None, "The gateway's certificate chain in PEM; unset: HTTP without TLS.", "a file"
     )
-    ssl_keyfile: Path | None = _field(None, "The certificate's private key in PEM.", "a file")
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = _field(
+    ssl_keyfile: Path | None = field(None, "The certificate's private key in PEM.", "a file")
+    cors_origins: Origins = field(
         ("*",),
         "Origins whose pages may call the gateway.",
         "* or origins such as https://example.org, separated by commas",
         live=True,
     )
-    cors_credentials: Annotated[bool, BeforeValidator(_switch)] = _field(
+    cors_credentials: Switch = field(
         False, "Whether those pages may send cookies and the like; not with *.", "0 or 1", live=True
     )
-    triton_url: str | None = _field(
+    triton_url: str | None = field(
         None,
         "Triton's HTTP endpoint; unset: an embedded Triton on this machine.",
         "a URL such as http://localhost:8000",
         pattern=r"^http://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?/?$",
     )
-    triton_http_port: int = _port(8000, "HTTP port of the embedded Triton.")
-    triton_grpc_port: int = _port(
+    triton_http_port: int = tcp_port(8000, "HTTP port of the embedded Triton.")
+    triton_grpc_port: int = tcp_port(
         8001, "gRPC port of the embedded Triton, or of that at TRITON_URL: models are loaded by it."
     )
-    triton_metrics_port: int = _port(8002, "Metrics port of the embedded Triton.")
-    triton_secret: Annotated[SecretStr | None, BeforeValidator(_secret)] = _field(
+    triton_metrics_port: int = tcp_port(8002, "Metrics port of the embedded Triton.")
+    triton_secret: Secret = field(
         None,
         "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
         "the embedded Triton, none is sent to another.",
         "8 to 256 letters, digits, - and _, or the path of a file that holds them, with a / in it",
     )
-    api_keys_file: Path | None = _field(
+    api_keys_file: Path | None = field(
         None,
         "File with the SHA-256 (hex) of each API key, one a line; unset: no key is asked for.",
         "a file",
         live=True,
     )
-    docs_access: str = _one_of(
+    docs_access: str = one_of(
         ACCESS, "open", "Who may read /docs, /redoc, /openapi.json and /asyncapi.json.", live=True
     )
-    metrics_access: str = _one_of(ACCESS, "open", "Who may read /metrics.", live=True)
-    console_access: str = _one_of(
+    metrics_access: str = one_of(ACCESS, "open", "Who may read /metrics.", live=True)
+    console_access: str = one_of(
         PAGE_ACCESS, "open", "Who may load /console; its calls need a key as others do.", live=True
     )
-    rate_limit_per_s: float = _field(
+    rate_limit_per_s: float = number(
         0.0,
         "Observations a second that one caller may send for long; 0: any number.",
-        "a number from 0 to 1000000",
+        0,
+        1_000_000,
         live=True,
-        ge=0,
-        le=1_000_000,
-        allow_inf_nan=False,
     )
-    rate_limit_burst: int = _field(
-        1000,
-        "Observations that one caller may send at once.",
-        "a whole number from 1 to 1000000",
-        live=True,
-        ge=1,
-        le=1_000_000,
+    rate_limit_burst: int = number(
+        1000, "Observations that one caller may send at once.", 1, 1_000_000, live=True
     )
-    max_body_bytes: int = _field(
-        1_048_576,
-        "Largest request body, bytes.",
-        "a whole number from 1 to 1073741824",
-        live=True,
-        ge=1,
-        le=1 << 30,
+    max_body_bytes: int = number(
+        1_048_576, "Largest request body, bytes.", 1, 1_073_741_824, live=True
     )
-    request_timeout_ms: int = _field(
-        1000,
-        "Deadline of one request, milliseconds.",
-        "a whole number from 1 to 600000",
-        live=True,
-        ge=1,
-        le=600_000,
+    request_timeout_ms: int = number(
+        1000, "Deadline of one request, milliseconds.", 1, 600_000, live=True
     )
-    cache_bytes: int = _field(
+    cache_bytes: int = number(
         0,
         "Memory for the actions of deterministic observations seen before; 0: no cache.",
-        "a whole number from 0 to 68719476736",
+        0,
+        68_719_476_736,
         live=True,
-        ge=0,
-        le=1 << 36,
     )
-    calls_in_flight: int = _field(
+    calls_in_flight: int = number(
         2,
         "Triton calls of one model under way at a time; what comes meanwhile is joined.",
-        "a whole number from 1 to 64",
+        1,
+        64,
         live=True,
-        ge=1,
-        le=64,
     )
-    max_waiting: int = _field(
+    max_waiting: int = number(
         10_000,
         "Observations that may wait for a call; more are refused with 429.",
-        "a whole number from 0 to 1000000",
+        0,
+        1_000_000,
         live=True,
-        ge=0,
-        le=1_000_000,
     )
-    max_connections: int = _field(
+    max_connections: int = number(
         4000,
         "Connections that one gateway process serves at a time; of more only probes are served.",
-        "a whole number from 1 to 1000000",
+        1,
+        1_000_000,
         live=True,
-        ge=1,
-        le=1_000_000,
     )
-    restart_tries: int = _field(
+    restart_tries: int = number(
         5,
         "How often in a row `carlarl serve` starts Triton or the gateway again; 0: never.",
-        "a whole number from 0 to 1000",
-        ge=0,
-        le=1000,
+        0,
+        1000,
     )
-    shutdown_notice_s: float = _field(
+    shutdown_notice_s: float = number(
         1.0,
         "Seconds from SIGTERM, with /readyz already failing, for which everything is served.",
-        "a number from 0 to 600",
-        ge=0,
-        le=600,
-        allow_inf_nan=False,
+        0,
+        600,
     )
-    shutdown_timeout_s: int = _field(
-        10,
-        "Seconds after that until what is not answered is cut off.",
-        "a whole number from 0 to 600",
-        ge=0,
-        le=600,
+    shutdown_timeout_s: int = number(
+        10, "Seconds after that until what is not answered is cut off.", 0, 600
     )
-    git_commit: str | None = _field(
+    git_commit: str | None = field(
         None,
         "The service's commit, for /healthz; unset: asked of git where this is a checkout.",
         "a commit",
@@ -267,51 +198,35 @@ class Settings(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _ports_differ(self) -> Self:
-        """Refuse equal ports, of which an embedded Triton makes there be four."""
-        taken: dict[int, str] = {}
-        for name in ("port", *TRITON_PORTS) if self.triton_url is None else ():
-            port = getattr(self, name)
-            if port in taken:
-                raise PydanticCustomError(
-                    "equal_ports",
-                    "{first}={port} and {second}={port}: must be two different ports",
-                    {"first": taken[port], "second": name.upper(), "port": port},
-                )
-            taken[port] = name.upper()
-        return self
-
-    @model_validator(mode="after")
     def _fit_together(self) -> Self:
         """Refuse settings that contradict each other."""
-        keyless = [n for n in ("docs_access", "metrics_access") if getattr(self, n) == "key"]
-        broken = {
-            "CORS_CREDENTIALS=1: CORS_ORIGINS must name the origins, * lets every page in": (
-                self.cors_credentials and "*" in self.cors_origins
-            ),
-            "SSL_CERTFILE and SSL_KEYFILE: set both, or neither": (
-                (self.ssl_certfile is None) != (self.ssl_keyfile is None)
-            ),
-            f"PROFILE={self.profile}: set CONFIG_FILE to the file that has it": (
-                "profile" in self.model_fields_set and self.config_file is None
-            ),
-            f"{', '.join(keyless).upper()}=key: set API_KEYS_FILE to the file of keys": (
-                bool(keyless) and self.api_keys_file is None
-            ),
-        }
-        for sentence, holds in broken.items():
-            if holds:
-                raise PydanticCustomError("contradiction", "{said}", {"said": sentence})
+        for sentence in self._contradictions():
+            raise PydanticCustomError("contradiction", "{said}", {"said": sentence})
         return self
+
+    def _contradictions(self) -> Iterator[str]:
+        ports = ("port", *TRITON_PORTS) if self.triton_url is None else ()
+        for first, second in combinations(ports, 2):
+            value = getattr(self, first)
+            if value == getattr(self, second):
+                equal = f"{first.upper()}={value} and {second.upper()}={value}"
+                yield f"{equal}: must be two different ports"
+        if self.cors_credentials and "*" in self.cors_origins:
+            yield "CORS_CREDENTIALS=1: CORS_ORIGINS must name the origins, * lets every page in"
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            yield "SSL_CERTFILE and SSL_KEYFILE: set both, or neither"
+        if "profile" in self.model_fields_set and self.config_file is None:
+            yield f"PROFILE={self.profile}: set CONFIG_FILE to the file that has it"
+        keyless = [n for n in ("docs_access", "metrics_access") if getattr(self, n) == "key"]
+        if keyless and self.api_keys_file is None:
+            yield f"{', '.join(keyless).upper()}=key: set API_KEYS_FILE to the file of keys"
 
     @property
     def gateway_url(self) -> str:
         """Where a caller on this machine reaches the gateway."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         scheme = "http" if self.ssl_certfile is None else "https"
-        return (
-            f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
-        )
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def triton_token(self) -> str | None:
@@ -333,7 +248,7 @@ def read_settings(**overrides: object) -> Settings:
 
 
 def sourced_settings(**overrides: object) -> tuple[Settings, dict[str, str]]:
-    """Give what `read_settings` does, and where each value comes from.
+    """Return what `read_settings` does, and where each value comes from.
 
     That is `flag`, `environment`, `file:` with the profile or `defaults`, or `default`.
     """

@@ -1,4 +1,4 @@
-"""Reading the body of a request to the application."""
+"""Read the body of a request that FastAPI serves."""
 
 import asyncio
 import time
@@ -11,8 +11,8 @@ from gateway.api.request_head import late_body, too_large
 async def read_body(request: Request, limit: int, deadline: float) -> bytes:
     """Read the body, at most `limit` bytes of it, before `deadline` (perf_counter).
 
-    Raises PayloadTooLarge as soon as it is known to be over the limit, and DeadlineExceeded, which
-    closes the connection, where it does not arrive in time.
+    Raises PayloadTooLarge as soon as the body is over the limit, and DeadlineExceeded if it does
+    not arrive in time; that ends the connection.
     """
     chunks = []
     size = 0

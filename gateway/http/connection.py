@@ -1,29 +1,26 @@
-"""One connection: its requests are read, answered in their order, and bounded in size and time."""
+"""One HTTP connection: it reads requests, answers them in order, and bounds size and time."""
 
 import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from uvicorn.config import Config
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from gateway.api import codec
 from gateway.api.errors import (
     DeadlineExceeded,
     ResourceExhausted,
     ServiceUnavailable,
-    payload_of,
 )
 from gateway.api.paths import METRICS, PREDICT, PROBES, STREAM
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
+from gateway.http.application_request import ApplicationRequest
 from gateway.http.edge import Edge, Pair
 from gateway.http.parser import MAX_AHEAD, RequestParser, bad_request
 from gateway.http.patience import Patience
@@ -32,13 +29,14 @@ from gateway.observability.exchange import Exchange
 from gateway.stream.connection import WebSocket
 
 SLOW_S = 5.0
-"""How long a connection may be idle, and how long a caller may take to send a head, to send the
-rest of a body that is already answered, and to read on with an answer under way."""
+"""How long a connection may be idle. A caller may also take so long to send a head, to send the
+rest of a body that is already answered, and to go on reading an answer."""
 BEYOND_S = 2.0
-"""How long a head may take on a connection beyond the limit."""
+"""How long a head may take on a reserved connection, which is one beyond the limit."""
 LINGER_S, LINGER_BYTES = 1.0, 1 << 20
-"""How long, and how much, is read and dropped after an answer that ends the connection before all
-was read: a connection that is closed with unread bytes is reset, and may lose that answer."""
+"""How long, and how many bytes, are read and dropped after an answer that ends a connection early.
+Closing a connection with unread bytes resets it, and the caller may lose that answer. A new
+connection has so long for its first request when the gateway ends."""
 
 _PREDICT = PREDICT.encode()
 _ALWAYS_SERVED = frozenset(path.encode() for path in PROBES | METRICS)
@@ -49,9 +47,9 @@ log = logging.getLogger(__name__)
 class HttpConnection(asyncio.Protocol):
     """The server's side of one HTTP/1.1 connection.
 
-    `POST /predict` is answered here, with what the application that uvicorn runs has as its
-    attribute `edge`. Other requests go to that application by uvicorn's cycle of request and
-    response, and upgrades of `/stream` to a `WebSocket`; other upgrades are not heeded.
+    It answers `POST /predict` itself, with `edge` of the application that uvicorn runs. Other
+    requests go to that application through uvicorn's request-response cycle. A `WebSocket` takes
+    the connection over for upgrades of `/stream`; other upgrades are ignored.
     """
 
     def __init__(
@@ -61,7 +59,6 @@ class HttpConnection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """Take what uvicorn gives."""
         self._config = config
         self._edge: Edge = config.loaded_app.edge
         self._state: Any = server_state
@@ -74,15 +71,15 @@ class HttpConnection(asyncio.Protocol):
         self._parser: RequestParser
         self._patience: Patience
         self._head_begun = False
-        self._incoming: Predict | RequestResponseCycle | None = None
+        self._incoming: Predict | ApplicationRequest | None = None
         """The request whose body is being read."""
-        self._pipeline: deque[Predict | RequestResponseCycle] = deque()
-        """The requests that came, in their order; the first one is under way where `_started`."""
+        self._pipeline: deque[Predict | ApplicationRequest] = deque()
+        """The requests in their order; `_started` says that the first one is being answered."""
         self._started = False
         self._advancing = False
         self._resting = False
         self._error: Exception | None = None
-        """Why nothing more is read."""
+        """Why no further request is read."""
         self._dropped_bytes = 0
         self._expecting = False
         """Whether the request whose body is being read waits for `100 Continue`."""
@@ -105,18 +102,14 @@ class HttpConnection(asyncio.Protocol):
         self._patience.wait(BEYOND_S if self._beyond else SLOW_S)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note that nobody waits for answers any more."""
+        """Stop the work on requests: nobody waits for the answers."""
         self._leave()
         for one in self._pipeline:
-            if isinstance(one, Predict):
-                one.abandon()
-            else:
-                one.disconnected = True
-                one.message_event.set()
+            one.abandon()
         self._flow.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; requests that it finds are answered, or wait for their turn."""
+        """Feed the parser; each request that it finds is answered, or waits for its turn."""
         if self._error is not None:
             self._dropped_bytes += len(data)
             if self._pipeline:
@@ -135,12 +128,12 @@ class HttpConnection(asyncio.Protocol):
             self._wait_for_rest()
 
     def pause_writing(self) -> None:
-        """Note that the caller does not read; one that does not for long is cut off."""
+        """Stop writing: the caller does not read. It is cut off after `SLOW_S`."""
         self._flow.pause_writing()
         self._write_timer = self._loop.call_later(SLOW_S, self._transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the caller reads again."""
+        """Go on writing: the caller reads again."""
         self._flow.resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
@@ -148,16 +141,22 @@ class HttpConnection(asyncio.Protocol):
         self._advance()
 
     def shutdown(self) -> None:
-        """End the connection after the answer that is under way; uvicorn calls this."""
+        """End the connection after the current answer; uvicorn calls this when it stops.
+
+        A new connection still has `LINGER_S` for its first request.
+        """
         self._last = True
         first = self._pipeline[0] if self._pipeline else None
         if first is None:
-            self._transport.close()
-        elif isinstance(first, RequestResponseCycle):
+            if self._parser.method:
+                self._transport.close()
+            else:
+                self._patience.wait(LINGER_S)
+        else:
             first.keep_alive = False
 
     def drop(self) -> None:
-        """End the connection at once; another one needs its place."""
+        """End the connection at once: another one needs its place."""
         self._transport.abort()
 
     # What uvicorn's cycle calls of its transport.
@@ -167,24 +166,24 @@ class HttpConnection(asyncio.Protocol):
         self._transport.write(data)
 
     def is_closing(self) -> bool:
-        """Whether nothing can be written any more."""
+        """Return whether nothing more can be written."""
         return bool(self._transport.is_closing())
 
     def close(self) -> None:
-        """End the connection, after the answer where that is complete."""
+        """End the connection, at once or after a complete answer."""
         self._last = True
         first = self._pipeline[0] if self._pipeline else None
-        if not (isinstance(first, RequestResponseCycle) and first.response_complete):
+        if not (isinstance(first, ApplicationRequest) and first.response_complete):
             self._transport.close()
 
     # What the parser calls.
 
     def _on_request(self) -> None:
-        """Put the request in line, or refuse it."""
+        """Append the request to the pipeline, or refuse it."""
         arrived = time.perf_counter()
         parser = self._parser
         self._head_begun = False
-        incoming: Predict | RequestResponseCycle
+        incoming: Predict | ApplicationRequest
         if parser.method == b"POST" and parser.path() == _PREDICT and not self._beyond:
             incoming = Predict(
                 self._edge.service, parser.head, self._client, arrived, parser.keep_alive
@@ -196,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
                 if not probe:
                     self._edge.observers.metrics.refused.inc()
                     raise ServiceUnavailable("too many connections")
-            incoming = self._cycle()
+            incoming = self._application_request()
         self._incoming = incoming
         self._pipeline.append(incoming)
         self._patience.stop()
@@ -208,35 +207,25 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def _on_body(self, body: bytes) -> None:
-        """Take a piece of a body; that of a request that is answered already is dropped."""
+        """Take a piece of a body, or drop it if the request is answered already."""
         incoming = self._incoming
-        if isinstance(incoming, Predict):
-            if incoming.error is None:
-                incoming.feed(body)
-                if incoming.error is not None:
-                    self._advance()
-        elif incoming is not None and not incoming.response_complete:
-            incoming.body += body
-            if len(incoming.body) > HIGH_WATER_LIMIT:
-                self._flow.pause_reading()
-            incoming.message_event.set()
+        if incoming is not None and incoming.error is None:
+            incoming.feed(body)
+            if incoming.error is not None:
+                self._advance()
 
     def _on_complete(self) -> None:
-        """Start the request where it is its turn."""
+        """Start the request if it is its turn."""
         incoming, self._incoming = self._incoming, None
         if incoming is None:
             return
         if not self._parser.keep_alive:
             incoming.keep_alive = False
-        if isinstance(incoming, Predict):
-            incoming.complete = True
-            self._advance()
-        elif not incoming.response_complete:
-            incoming.more_body = False
-            incoming.message_event.set()
+        incoming.complete = True
+        self._advance()
 
     def _wait_for_rest(self) -> None:
-        """Wait for the rest of a head or of a body, which may not come too slowly."""
+        """Limit the time for the rest of a head or of a body."""
         first = self._pipeline[0] if self._pipeline else None
         if self._parser.in_head:
             if not (self._head_begun or self._pipeline or self._beyond):
@@ -257,35 +246,31 @@ class HttpConnection(asyncio.Protocol):
             **self._parser.scope(),
         }
 
-    def _cycle(self) -> RequestResponseCycle:
-        scope: Any = self._scope()
-        return RequestResponseCycle(
-            scope=scope,
-            transport=self,  # type: ignore[arg-type] # as far as it needs one
-            flow=self._flow,
-            logger=log,
-            access_logger=log,
-            access_log=False,
-            default_headers=self._state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=self._parser.expects_continue(),
+    def _application_request(self) -> ApplicationRequest:
+        return ApplicationRequest(
+            self._config,
+            self._state,
+            self._scope(),
+            self,
+            self._flow,
+            expects_continue=self._parser.expects_continue(),
             keep_alive=self._parser.keep_alive and not self._beyond,
             on_response=self._answered,
         )
 
     def _open_stream(self, rest: bytes) -> None:
-        """Hand the connection over to a stream, or refuse one."""
+        """Hand the connection over to a stream, or refuse the upgrade."""
         head = self._parser.head
         exchange = Exchange(
             self._edge.observers, STREAM, "GET", time.perf_counter(), head.request_id
         )
-        if self._pipeline or self._resting or self._flow.write_paused:  # it was sent ahead
+        if self._pipeline or self._resting or self._flow.write_paused:  # answers are due before
             self._fail(bad_request(), exchange)
             return
         try:
             if self._beyond:
                 raise ServiceUnavailable("too many connections")
-            stream = WebSocket(self._scope(), exchange.request_id, self._edge.streams, self._state)
+            stream = WebSocket(self._scope(), exchange.request_id, self._edge.service, self._state)
         except Exception as error:
             self._fail(error, exchange)
             return
@@ -298,7 +283,7 @@ class HttpConnection(asyncio.Protocol):
     # Answering.
 
     def _advance(self) -> None:
-        """Start requests in their order, until one has to be waited for."""
+        """Start requests in their order, until one is not finished at once."""
         if self._advancing:
             return
         self._advancing = True
@@ -306,28 +291,22 @@ class HttpConnection(asyncio.Protocol):
             self._started or self._resting or self._lost or self._flow.write_paused
         ):
             first = self._pipeline[0]
-            if isinstance(first, Predict):
-                if first.error is None and not first.complete:
-                    if self._expecting:  # it is the last one that came
-                        self._expecting = False
-                        self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                    self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
-                    break
-                self._started = True
-                self._patience.stop()
-                if first.error is not None:
-                    self._answer(first, first.error)
-                else:
-                    first.start(self._answer)
+            if isinstance(first, Predict) and first.error is None and not first.complete:
+                if self._expecting:  # it is the last request of the pipeline
+                    self._expecting = False
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._patience.wait(max(0.0, first.deadline - time.perf_counter()))
+                break
+            self._started = True
+            self._patience.stop()
+            if isinstance(first, Predict) and first.error is not None:
+                self._answer(first, first.error)
             else:
-                self._started = True
-                task = self._loop.create_task(first.run_asgi(self._config.loaded_app))
-                task.add_done_callback(self._state.tasks.discard)
-                self._state.tasks.add(task)
+                first.start(self._answer)
         self._advancing = False
 
     def _answer(self, one: Predict, outcome: Outcome) -> None:
-        """Write the answer of the first request in line."""
+        """Write the answer to the first request of the pipeline."""
         if self._lost:
             return
         try:
@@ -335,7 +314,7 @@ class HttpConnection(asyncio.Protocol):
             if isinstance(outcome, Exception):
                 late = isinstance(outcome, DeadlineExceeded)
                 close = close or (late and not one.complete)
-                self._write_error(outcome, one.exchange, one.head, one.form, close)
+                self._refuse(outcome, one.exchange, one.head, one.form, close)
                 busy = late or isinstance(outcome, ResourceExhausted)
                 if busy and one.complete and not (close or one.head.by_proxy):
                     self._rest(one.exchange.arrived if not late else time.perf_counter())
@@ -352,7 +331,7 @@ class HttpConnection(asyncio.Protocol):
         self._answered()
 
     def _answered(self) -> None:
-        """Go on with the next request, or wait for it; uvicorn's cycle calls this, too."""
+        """Go on with the next request, or wait for one; uvicorn's cycle calls this, too."""
         self._started = False
         one = self._pipeline.popleft()
         self._state.total_requests += 1
@@ -374,7 +353,7 @@ class HttpConnection(asyncio.Protocol):
             self._patience.wait(SLOW_S)
 
     def _rest(self, began: float) -> None:
-        """Read no further until it is this connection's turn; refusing it began at `began`."""
+        """Pause reading until this connection's turn; refusing its request took since `began`."""
         self._resting = True
         self._flow.pause_reading()
         self._loop.call_later(self._edge.backoff.pause_s(began), self._go_on)
@@ -386,15 +365,14 @@ class HttpConnection(asyncio.Protocol):
             self._advance()
 
     def _fail(self, error: Exception, exchange: Exchange | None = None) -> None:
-        """Answer what is no request, behind the answers that are under way; end the connection."""
+        """Answer an error that ends the connection, after the answers to earlier requests."""
         self._error = error
         broken, self._incoming = self._incoming, None
         if broken is not None:  # its body can't be read
             answered = not self._pipeline or self._pipeline[-1] is not broken
-            if isinstance(broken, RequestResponseCycle):
+            if isinstance(broken, ApplicationRequest):
                 answered = answered or broken.response_started
-                broken.disconnected = True
-                broken.message_event.set()
+            broken.abandon()
             if answered:
                 self._close_gently()
                 return
@@ -406,31 +384,18 @@ class HttpConnection(asyncio.Protocol):
             self._edge.observers, "unmatched", "other", time.perf_counter()
         )
         head = self._parser.head_so_far()
-        self._write_error(error, exchange, head, JSON, close=True)
+        self._refuse(error, exchange, head, JSON, close=True)
         self._close_gently()
 
-    def _write_error(
+    def _refuse(
         self, error: Exception, exchange: Exchange, head: RequestHead, form: str, close: bool
     ) -> None:
-        payload = payload_of(error, exchange.request_id)
-        seconds = exchange.answer(payload.status, payload.code)
-        headers = [
-            (name.lower().encode(), value.encode("latin-1"))
-            for name, value in payload.headers.items()
-            if name != "Connection"  # `close` says it
-        ]
-        stamps = self._edge.stamps(head, exchange.request_id, seconds)
-        headers += [(b"content-type", form.encode()), *stamps]
-        self._write(payload.status, headers, codec.encode[form](payload.envelope), close)
+        defaults = self._state.default_headers
+        self._transport.write(self._edge.refusal(error, exchange, head, form, close, defaults))
 
-    def _write(self, status: int, headers: Iterable[Pair], body: bytes, close: bool) -> None:
-        lines = [b"%s: %s\r\n" % pair for pair in headers]
-        if status != 101:
-            lines.append(b"content-length: %d\r\n" % len(body))
-        if close:
-            lines.append(b"connection: close\r\n")
-        defaults = self._edge.lines_of(self._state.default_headers)
-        self._transport.write(b"".join((STATUS_LINE[status], defaults, *lines, b"\r\n", body)))
+    def _write(self, status: int, headers: list[Pair], body: bytes, close: bool) -> None:
+        defaults = self._state.default_headers
+        self._transport.write(self._edge.answer(status, headers, body, close, defaults))
 
     # The end.
 
@@ -445,7 +410,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def _close_gently(self) -> None:
-        """Say that no more will be sent, and read on for a moment."""
+        """Send no more, and drop what still comes for a moment."""
         self._error = self._error or bad_request()  # what comes from now on is dropped
         self._flow.resume_reading()
         if self._transport.can_write_eof():

@@ -1,4 +1,4 @@
-"""Cross-origin requests: pages of which origins may read answers."""
+"""Cross-origin requests: which pages may read the gateway's answers."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,17 @@ from starlette.types import Receive, Scope, Send
 from gateway.config.live import LiveSettings
 
 EXPOSED = ("X-Request-ID", "X-Process-Time", "X-Carlarl-Echo", "Retry-After")
-"""Headers of answers that pages may read."""
+"""Headers of an answer that a page may read."""
 
 _Pair = tuple[bytes, bytes]
 _VARY = (b"vary", b"Origin")
+_NOT_ALLOWED = [_VARY]
 
 
 class Cors:
-    """The origins that the settings name; for every answer, and for preflight requests."""
+    """Makes the CORS headers of every answer, and answers preflight requests."""
 
     def __init__(self, live: LiveSettings) -> None:
-        """Allow those origins."""
         self._live = live
         self._read_settings()
 
@@ -40,22 +40,18 @@ class Cors:
             self._read.append((b"access-control-allow-credentials", b"true"))
 
     def headers(self, asked: Mapping[bytes, bytes]) -> list[_Pair]:
-        """Return what an answer says to the page that asked, by the headers of its request."""
+        """Return the CORS headers of the answer to a request with the headers `asked`."""
         if self._settings is not self._live.now:
             self._read_settings()
         origin = asked.get(b"origin")
-        if self._all:
-            if origin is None:
-                return []
-            if b"cookie" not in asked:
-                return [(b"access-control-allow-origin", b"*"), *self._read]
-        elif origin not in self._origins:
-            return [_VARY]
-        assert origin is not None
+        if origin is None or not (self._all or origin in self._origins):
+            return _NOT_ALLOWED
+        if self._all and b"cookie" not in asked:
+            origin = b"*"
         return [(b"access-control-allow-origin", origin), _VARY, *self._read]
 
     def preflight(self, asked: Headers) -> Response:
-        """Answer a browser that asks what a page may send, without what `headers` returns."""
+        """Answer a preflight request, without the headers that `headers` returns."""
         response = self._preflight.preflight_response(request_headers=asked)
         for name in ("access-control-allow-origin", "access-control-allow-credentials", "vary"):
             del response.headers[name]

@@ -1,9 +1,15 @@
-"""What SIGTERM begins: the gateway says that it is not ready, and only then stops to listen."""
+"""The way to the end after SIGTERM: first the gateway is not ready, later it stops listening."""
 
 import asyncio
 import logging
 import signal
 from types import FrameType
+
+from gateway.http.event_loop import Loop
+
+DRAIN_S, DRAIN_LOOK_S, DRAIN_LOOKS = 0.1, 0.01, 100
+"""How long handshakes under way have at least; then the time between looks at what waits, and how
+many looks there are at most: a process that may open no more files accepts nothing."""
 
 log = logging.getLogger(__name__)
 
@@ -11,29 +17,39 @@ log = logging.getLogger(__name__)
 class GracefulShutdown:
     """Whether the gateway has been told to end.
 
-    From `begun` on, for so many seconds, everything is still served, with `/readyz` failing and
-    each answer ending its connection, so that whoever balances the load sends it elsewhere.
+    For `notice_s` seconds from `begun` on everything is still served, but `/readyz` fails and each
+    answer ends its connection, so that load balancers go elsewhere. Then no further connection
+    begins, and the server ends as soon as all connections that have begun are accepted.
     """
 
     def __init__(self, notice_s: float) -> None:
-        """Give notice for so long; nothing happens before `listen`."""
         self._notice_s = notice_s
         self.begun = False
 
     def listen(self) -> None:
-        """Come before the server's own handler of SIGTERM, where it has one in this thread."""
+        """Replace the server's handler of SIGTERM; the server's own is called at the end."""
         server = signal.getsignal(signal.SIGTERM)
-        if not callable(server) or not self._notice_s:
-            return
         loop = asyncio.get_running_loop()
+        if not callable(server) or not self._notice_s or not isinstance(loop, Loop):
+            return
 
         def handle(number: int, frame: FrameType | None) -> None:
             if self.begun:  # told twice
                 server(number, frame)
                 return
             self.begun = True
-            loop.call_soon_threadsafe(loop.call_later, self._notice_s, server, number, None)
+            loop.call_soon_threadsafe(loop.call_later, self._notice_s, drain)
             log.info("stopping in %g s; not ready from now on", self._notice_s)
+
+        def drain() -> None:
+            loop.begin_no_connections()
+            loop.call_later(DRAIN_S, end, DRAIN_LOOKS)
+
+        def end(looks: int) -> None:
+            if looks and loop.has_waiting():
+                loop.call_later(DRAIN_LOOK_S, end, looks - 1)
+            else:
+                server(signal.SIGTERM, None)
 
         try:
             signal.signal(signal.SIGTERM, handle)

@@ -1,4 +1,4 @@
-"""What requests to the application pass through: `POST /predict` alone does not come here."""
+"""The layers around the application: every request but `POST /predict` passes them."""
 
 import time
 from collections.abc import Collection
@@ -14,24 +14,26 @@ from gateway.api.errors import payload_of
 from gateway.api.paths import DOCS, METRICS, PROBES
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
+from gateway.http.docs import CONTENT_SECURITY_POLICY
 from gateway.http.edge import Edge
 from gateway.observability.exchange import Exchange
 from gateway.security.access_control import AccessControl
 
 _PREFLIGHT = {b"origin", b"access-control-request-method"}
-_NOT_FRAMED = (b"content-security-policy", b"frame-ancestors 'none'")
+_DOCS_POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
 
 
 class Arrival:
-    """Begins and ends a request's exchange; the outermost of all.
+    """Begins and ends the exchange of a request; it is the outermost layer.
 
-    Sets `exchange` and `head` in the scope. HEAD is served as GET; the server leaves the body out.
+    It sets `exchange` and `head` in the scope. HEAD is served as GET; uvicorn leaves the body out.
+    Connections find in `edge` what they answer without the application.
     """
 
     def __init__(self, app: ASGIApp, edge: Edge, paths: Collection[str]) -> None:
         """Count a request under its path where `paths` has it, else under "unmatched"."""
         self._app = app
-        self._edge = edge
+        self.edge = edge
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +45,7 @@ class Arrival:
         head = RequestHead(scope["headers"])
         path, method = scope["path"], scope["method"]
         route = path if path in self._paths else "unmatched"
-        exchange = Exchange(self._edge.observers, route, method, arrived, head.request_id)
+        exchange = Exchange(self.edge.observers, route, method, arrived, head.request_id)
         if path not in PROBES and path not in METRICS:
             exchange.start_trace(head.trace_context)
         inner = {
@@ -57,12 +59,12 @@ class Arrival:
         async def send_stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 seconds = exchange.answer(message["status"], inner["error_code"])
-                stamps = self._edge.stamps(head, exchange.request_id, seconds)
+                stamps = self.edge.stamps(head, exchange.request_id, seconds)
                 message["headers"] = [*message.get("headers", ()), *stamps]
-                if self._edge.stopping.begun:
+                if self.edge.stopping.begun:
                     message["headers"].append((b"connection", b"close"))
                 if path in DOCS:
-                    message["headers"].append(_NOT_FRAMED)
+                    message["headers"].append(_DOCS_POLICY)
             await send(message)
 
         try:
@@ -74,7 +76,7 @@ class Arrival:
             exchange.abandon()
 
     def _preflight(self, scope: Scope) -> Response:
-        response = self._edge.cors.preflight(Headers(scope=scope))
+        response = self.edge.cors.preflight(Headers(scope=scope))
         if response.status_code == 200:
             return response
         error = HTTPException(response.status_code, bytes(response.body).decode())
@@ -82,7 +84,7 @@ class Arrival:
 
 
 class Errors:
-    """Turns whatever is raised further in into an answer; asks the access control first."""
+    """Asks the access control, and answers what the application raises."""
 
     def __init__(self, app: ASGIApp, access_control: AccessControl) -> None:
         """Let in whom `access_control` lets in."""

@@ -1,4 +1,4 @@
-"""The requests of one connection: a parser that bounds heads and does not heed upgrades."""
+"""The request parser of one connection: it bounds heads, and ignores most upgrades."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,16 +15,16 @@ MAX_HEAD_LINES = 200
 MAX_LENGTH_DIGITS = 18
 """Digits of a `Content-Length`."""
 MAX_AHEAD = 100
-"""Requests that a caller may send ahead, in one piece or in several."""
+"""Requests that a caller may send without waiting for answers."""
 
 _PREDICT, _STREAM = PREDICT.encode(), STREAM.encode()
 
 
 class RequestParser:
-    """Reads requests by httptools.
+    """Parses requests with httptools.
 
-    Calls `on_request` at the end of each head, `on_body` with each piece of the body, and
-    `on_complete` at the request's end. What these raise ends up in `feed`.
+    It calls `on_request` at the end of each head, `on_body` with each piece of the body, and
+    `on_complete` at the request's end. `feed` raises what they raise.
     """
 
     def __init__(
@@ -33,7 +33,6 @@ class RequestParser:
         on_body: Callable[[bytes], None],
         on_complete: Callable[[], None],
     ) -> None:
-        """Take what is called."""
         self._on_request = on_request
         self._on_body = on_body
         self._on_complete = on_complete
@@ -54,17 +53,17 @@ class RequestParser:
 
     def _new(self) -> None:
         parser: Any = httptools.HttpRequestParser(self)
-        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what comes then is dropped
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # it is dropped
         self._parser = parser
 
     def close(self) -> None:
-        """Let go of httptools' parser, which refers to this one."""
+        """Drop httptools' parser, which refers to this one."""
         self._parser = None
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on; return what comes behind a head that opens a stream, None where none does.
+        """Parse on; return the bytes behind a head that opens a stream, or None without one.
 
-        Raises HTTPException where this is no HTTP, or too large a head, and what the callbacks
+        Raises HTTPException if this is no HTTP or the head is too large, and what the callbacks
         raise.
         """
         self._begun = 0
@@ -86,7 +85,7 @@ class RequestParser:
                 raise cause from None
             except httptools.HttpParserError:
                 raise bad_request() from None
-            if self._unread > MAX_HEAD_BYTES:  # of neither a head that ends nor a body
+            if self._unread > MAX_HEAD_BYTES:  # without the end of a head or a piece of a body
                 raise head_too_large() if self.in_head else bad_request()
             return None
 
@@ -95,7 +94,7 @@ class RequestParser:
         return RequestHead(self._headers) if self.in_head else self.head
 
     def path(self) -> bytes:
-        """Return the path of the request's target, however it is spelt."""
+        """Return the path of the request's target, without percent-encoding."""
         if self.url == _PREDICT:
             return self.url
         path: bytes = httptools.parse_url(self.url).path or b""
@@ -103,17 +102,17 @@ class RequestParser:
 
     @property
     def http_version(self) -> str:
-        """The version that the request is of, as 1.1."""
+        """The HTTP version of the request, for example 1.1."""
         version: str = self._parser.get_http_version()
         return version
 
     def expects_continue(self) -> bool:
-        """Whether the caller waits for a word before it sends the body."""
+        """Return whether the caller waits for `100 Continue` before it sends the body."""
         expect = self.head.found.get(b"expect", b"").lower()
         return expect == b"100-continue" and self.http_version == "1.1"
 
     def scope(self) -> dict[str, Any]:
-        """Return what an ASGI scope says of the request itself."""
+        """Return the fields of an ASGI scope that describe the request."""
         url = httptools.parse_url(self.url)
         return {
             "http_version": self.http_version,
@@ -127,7 +126,7 @@ class RequestParser:
     # What httptools calls.
 
     def on_message_begin(self) -> None:
-        """Begin with a new request; too many at once would hold up other connections."""
+        """Begin a request; too many at once would delay other connections."""
         self._begun += 1
         if self._begun > MAX_AHEAD:
             raise bad_request()
@@ -140,14 +139,14 @@ class RequestParser:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those behind a body are dropped."""
+        """Take a header; trailers are dropped."""
         headers = self._headers
         headers.append((name.lower(), value))
         if len(headers) > MAX_HEAD_LINES:
             raise head_too_large()
 
     def on_headers_complete(self) -> None:
-        """Check the head, and tell of the request."""
+        """Check the head, and report the request."""
         self.head = head = RequestHead(self._headers)
         self._headers = []
         self.in_head = False
@@ -167,14 +166,14 @@ class RequestParser:
         self._on_request()
 
     def on_body(self, body: bytes) -> None:
-        """Tell of a piece of the body."""
+        """Report a piece of the body."""
         self._unread = 0
         self._on_body(body)
 
     def on_message_complete(self) -> None:
-        """Tell of the request's end, but not of one that is read again without its upgrade."""
+        """Report the request's end, unless it is parsed again without its upgrade."""
         self._unread = 0
-        if self._headers:  # behind the body; they may ask for the connection's end
+        if self._headers:  # trailers; they may end the connection
             self.keep_alive = self._parser.should_keep_alive()
         if not self._upgrade:
             self._on_complete()
@@ -186,7 +185,7 @@ class RequestParser:
         return self.method == b"GET" and asked == b"websocket" and self.path() == _STREAM
 
     def _without_upgrade(self) -> bytes:
-        """Write the head again as if no upgrade had been asked for."""
+        """Return the head without its upgrade."""
         if self.method == b"CONNECT":
             raise bad_request()
         lines = [b"%s %s HTTP/%s\r\n" % (self.method, self.url, self.http_version.encode())]
@@ -199,12 +198,12 @@ class RequestParser:
 
 
 def bad_request() -> HTTPException:
-    """Make the error about what is no HTTP."""
+    """Return the error for bytes that are no HTTP."""
     return HTTPException(400, "the request is not valid HTTP")
 
 
 def head_too_large() -> HTTPException:
-    """Make the error about a head over the limit."""
+    """Return the error for a head over the limit."""
     return HTTPException(
         431, f"the head is larger than {MAX_HEAD_BYTES} bytes or {MAX_HEAD_LINES} lines"
     )

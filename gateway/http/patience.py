@@ -1,4 +1,4 @@
-"""How long a connection waits for its caller: one timer, however often the wait begins anew."""
+"""A time limit that is cheap to restart: it needs one timer, however often it starts anew."""
 
 import asyncio
 import math
@@ -6,30 +6,29 @@ from collections.abc import Callable
 
 
 class Patience:
-    """Calls `end` once the last wait that began is over."""
+    """Calls `end` when the wait that began last is over."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:
-        """Wait for nothing yet."""
         self._loop = loop
         self._end = end
         self._until = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
     def wait(self, seconds: float) -> None:
-        """Wait for so long from now on."""
+        """Start a new wait; the wait before it no longer counts."""
         self._until = until = self._loop.time() + seconds
         if self._timer is not None:
             if self._timer.when() <= until:
-                return  # which looks again then
+                return  # `_look` waits for the rest
             self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._look)
 
     def stop(self) -> None:
-        """Wait for nothing any more."""
+        """End the wait without calling `end`."""
         self._until = math.inf
 
     def cancel(self) -> None:
-        """Let go of the timer, and of whoever waits."""
+        """Drop the timer and `end`, for good."""
         self._end = _nothing
         if self._timer is not None:
             self._timer.cancel()
@@ -45,4 +44,4 @@ class Patience:
 
 
 def _nothing() -> None:
-    """End nothing."""
+    """Do nothing."""

@@ -21,9 +21,9 @@ Outcome = Prediction | Exception
 
 
 class Predict:
-    """One request: admitted by its head, fed with its body, then started.
+    """One request: its head is checked, its body is collected, then it starts.
 
-    `error` is why it is refused, as soon as that is known; it need not be fed any further.
+    `error` says why it is refused; then its body is not needed any more.
     """
 
     __slots__ = (
@@ -40,7 +40,7 @@ class Predict:
         arrived: float,
         keep_alive: bool,
     ) -> None:
-        """Look at the head of a request that came from `client` at `arrived` (perf_counter).
+        """Check the head of a request that came from `client` at `arrived` (perf_counter).
 
         `keep_alive` says whether another request may follow on its connection.
         """
@@ -78,7 +78,7 @@ class Predict:
                 self._parts.append(data)
 
     def late(self) -> DeadlineExceeded:
-        """Give up: the body did not arrive within the deadline."""
+        """Refuse the request: its body did not arrive within the deadline."""
         self._parts.clear()
         self.error = error = late_body()
         return error
@@ -116,7 +116,7 @@ class Predict:
         self._task = asyncio.ensure_future(self._resolve(version, body))
 
     def abandon(self) -> None:
-        """Note that the caller has gone: what was not sent to Triton never is."""
+        """Stop: the caller has gone. What was not sent to Triton yet is never sent."""
         if self._inference is not None:
             self._inference.abandon()
             self._inference = None
@@ -138,7 +138,7 @@ class Predict:
         return seconds, codec.encode[self.form](answer)
 
     async def _resolve(self, version: str | None, body: bytes) -> None:
-        """Find the policy where Triton must be asked for it."""
+        """Ask Triton for the policy, then go on."""
         try:
             async with asyncio.timeout(self.deadline - time.perf_counter()):
                 policy = await self._service.versions.resolve(version)

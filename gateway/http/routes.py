@@ -1,23 +1,22 @@
-"""The routes: each decodes, awaits one call and encodes."""
+"""The routes that FastAPI serves: each decodes, awaits one call and encodes."""
 
 import time
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from gateway.api import asyncapi, codec
 from gateway.api.errors import ServiceUnavailable
 from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
-from gateway.config.live import LiveSettings
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
+from gateway.inference import damaged
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.registry import Registry
-from gateway.observability.metrics import CONTENT_TYPE, Metrics
-from gateway.security.access_control import AccessControl
+from gateway.inference.service import Service
+from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
 
 _NAMES = ("throttle", "brake", "steer")
@@ -25,33 +24,30 @@ _ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.
 
 
 class Routes:
-    """The routes of one gateway."""
+    """The routes of one gateway; `git` is the commit that `/healthz` names."""
 
     def __init__(
-        self,
-        live: LiveSettings,
-        triton: Triton,
-        versions: Registry,
-        metrics: Metrics,
-        stopping: GracefulShutdown,
-        git: str,
-        access_control: AccessControl,
+        self, service: Service, triton: Triton, stopping: GracefulShutdown, git: str
     ) -> None:
-        """Take what the routes call and tell of, and the service's commit for `/healthz`."""
-        self._live = live
-        self._stopping = stopping
-        self._access_control = access_control
+        self._service = service
+        self._versions = service.versions
         self._triton = triton
-        self._versions = versions
-        self._metrics = metrics
+        self._stopping = stopping
         self._git = git
 
+    async def root(self, _: Request) -> Response:
+        """Lead to the console, or to the documentation where the console is closed."""
+        settings = self._service.live.now
+        if settings.console_access == settings.docs_access == "closed":
+            raise HTTPException(404)
+        return RedirectResponse("/docs" if settings.console_access == "closed" else "/console")
+
     async def predict(self, _: Request) -> Response:
-        """Give one action for each observation; connections answer this without the application."""
+        """Return one action for each observation; `HttpConnection` answers this, not FastAPI."""
         raise AssertionError("`http.connection` answers it")
 
     async def healthz(self, _: Request) -> Response:
-        """Say whether the gateway can act; 200 in either case."""
+        """Return whether the gateway can act; the status is 200 in either case."""
         active = self._versions.active
         return _json(
             {
@@ -64,11 +60,11 @@ class Routes:
         )
 
     async def livez(self, _: Request) -> Response:
-        """Say that the process runs."""
+        """Return that the process runs."""
         return _json({"status": "alive"})
 
     async def readyz(self, _: Request) -> Response:
-        """Say that the active version has answered its golden inference; else 503."""
+        """Return 200 if the active version has answered its golden inference, else 503."""
         if self._stopping.begun:
             raise ServiceUnavailable("the gateway is stopping")
         active = self._versions.active
@@ -101,14 +97,22 @@ class Routes:
     async def versions(self, _: Request) -> Response:
         """List the versions that Triton serves and those that it holds, oldest first."""
         served, held = await self._versions.served()
+        faults = damaged.told()
         active = self._versions.active
         name = active.version if active else None
         versions = [_summary(policy, name) for policy in served]
-        return _json({"active": name, "versions": versions, "held": held})
+        return _json(
+            {
+                "active": name,
+                "versions": versions,
+                "held": [version for version in held if version not in faults],
+                "damaged": faults,
+            }
+        )
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""
-        settings = self._live.now
+        settings = self._service.live.now
         head: RequestHead = request.scope["head"]
         arrived: float = request.scope["exchange"].arrived
         deadline = arrived + min(head.deadline_s(), settings.request_timeout_ms / 1000)
@@ -129,15 +133,15 @@ class Routes:
     async def asyncapi(self, request: Request) -> Response:
         """Describe the stream, as `/openapi.json` describes the routes."""
         version = request.app.version
-        return _json(asyncapi.document(version, self._access_control.keys is not None))
+        return _json(asyncapi.document(version, self._service.access_control.keys is not None))
 
     async def stream(self, _: Request) -> Response:
-        """Say that this is no request's address; upgrades do not come here."""
+        """Refuse a plain request; upgrades do not come here."""
         raise HTTPException(426, "/stream speaks WebSocket", {"Upgrade": "websocket"})
 
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""
-        return Response(await self._metrics.exposition(), media_type=CONTENT_TYPE)
+        return Response(await self._service.observers.metrics.exposition(), media_type=CONTENT_TYPE)
 
 
 def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:

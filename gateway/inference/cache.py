@@ -1,4 +1,4 @@
-"""Actions of observations that were seen before, for deterministic requests alone."""
+"""A cache of actions, for deterministic requests alone."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -7,29 +7,28 @@ from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
 
 ENTRY_BYTES = 260
-"""What one entry costs beyond its key and its action: measured with tracemalloc, rounded up."""
+"""Memory of one entry beside its key and its action: measured with tracemalloc, rounded up."""
 
 
 class Cache:
-    """Least recently used out first, bounded in bytes.
+    """The actions used last, bounded in bytes.
 
-    The key is the artifact's digest and every byte that the policy computes with, so that a hit
-    is the action that Triton gave for exactly this input and exactly this version.
+    The key is the artifact's digest and every byte of the observation. So a hit is the action that
+    Triton gave for exactly this input and this version.
     """
 
     def __init__(self, metrics: Metrics) -> None:
-        """Start empty."""
         self._metrics = metrics
         self._entries: OrderedDict[bytes, bytes] = OrderedDict()
         self.bytes = 0
 
     def keys(self, digest: str, rows: Rows) -> list[bytes]:
-        """Give the key of each of `rows`."""
+        """Return the key of each row."""
         prefix, width, data = digest.encode(), rows.width, rows.observations
         return [prefix + data[start : start + width] for start in range(0, len(data), width)]
 
     def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Give the action of each key, None where there is none; counts hits and misses."""
+        """Return the action of each key, or None; count hits and misses."""
         found = [self._entries.get(key) for key in keys]
         hits = 0
         for key, action in zip(keys, found, strict=True):
@@ -40,7 +39,7 @@ class Cache:
         return found
 
     def store(self, key: bytes, action: bytes, max_bytes: int) -> None:
-        """Remember an action, and forget the oldest ones: `max_bytes` are held at most.
+        """Remember an action, and forget the oldest ones above `max_bytes`.
 
         Keys and overhead count.
         """

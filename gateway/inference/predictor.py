@@ -39,7 +39,6 @@ class Predictor:
     def __init__(
         self, batcher: Batcher, versions: Registry, metrics: Metrics, live: LiveSettings
     ) -> None:
-        """Take the way to Triton, what it serves, and where actions are counted."""
         self._batcher = batcher
         self._versions = versions
         self._metrics = metrics

@@ -202,11 +202,11 @@ class Registry:
     async def _works_again(self, policy: PolicyVersion) -> bool:
         """Whether a model in quarantine gives its golden actions; then it is let out."""
         quarantine = self._triton.quarantine
+        quarantine.add(policy.model)  # so that nobody else tries at the same time
         try:
             for rows in (1, 2):  # an answer to the one has not the size of the other's
                 await policy.check_golden(self._triton, rows, CONTROL_TIMEOUT_S, probe=True)
         except GatewayError:
-            quarantine.add(policy.model)
             return False
         quarantine.release(policy.model)
         log.info("%s works again", policy.model)

@@ -1,4 +1,4 @@
-"""What `POST /predict` and `/stream` work with alike."""
+"""The parts that `POST /predict` and `/stream` share."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from gateway.security.access_control import AccessControl
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Who may ask, what is served, the way to Triton, and who is told of each answer."""
+    """Settings, access control, versions, predictor and observers of one gateway."""
 
     live: LiveSettings
     access_control: AccessControl

@@ -1,4 +1,4 @@
-"""A line in the log for an answered request, of which there are never too many."""
+"""The access log: one line for an answered request, within a budget."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -16,20 +16,19 @@ log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Writes what was answered: errors, or all, or nothing.
+    """Logs answers: errors, all or none, as `ACCESS_LOG` says.
 
-    The level is `warning` from status 500 on, else `info`; of probes and `/metrics`, whose answers
-    say nothing that is not logged where it comes from, it is `debug`.
+    The level is `warning` from status 500 on, else `info`. It is `debug` for probes and `/metrics`:
+    the cause of their errors has a log line of its own.
     """
 
     def __init__(self, live: LiveSettings) -> None:
-        """Write what the settings ask for."""
         self._live = live
         self._budgets = (Budget("answers"), Budget("errors"))
 
     @property
     def all(self) -> bool:
-        """Whether answers that are no errors are written too."""
+        """Whether answers that are no errors are logged, too."""
         return self._live.now.access_log == "all"
 
     def answered(
@@ -43,7 +42,7 @@ class AccessLog:
         error: str | None = None,
         trace: "Trace | None" = None,
     ) -> None:
-        """Note one answer; `route` is a template, never the raw path."""
+        """Log one answer; `route` is a template, never the raw path."""
         failed = status >= 400
         if self._live.now.access_log == "none" or not (failed or self.all):
             return

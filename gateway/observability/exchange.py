@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Observers:
-    """What is told of each answer: metrics, access log and, where they are sent, traces."""
+    """Where each answer is recorded: metrics, access log and, where they are sent, traces."""
 
     metrics: Metrics
     access: AccessLog
@@ -22,10 +22,11 @@ class Observers:
 
 
 class Exchange:
-    """Who asked what and when, and what was answered.
+    """The record of one request and its answer.
 
     `route` is a path of the API or "unmatched", never the raw path; `arrived` is of
-    `time.perf_counter`. `version` is the policy's that answers, once it is known.
+    `time.perf_counter`. `version` is the policy version that answers, once it is known. A request
+    without a valid id of its own gets a random one.
     """
 
     __slots__ = (
@@ -40,7 +41,6 @@ class Exchange:
         arrived: float,
         request_id: str | None = None,
     ) -> None:
-        """Begin; a request without a sane id of its own gets a random one."""
         self._observers = observers
         self.route = route
         self.method = method

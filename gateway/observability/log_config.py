@@ -21,11 +21,11 @@ _FORMATTERS: dict[str, dict[str, Any]] = {
         "reserved_attrs": [*RESERVED_ATTRS, "color_message"],  # uvicorn's, for a terminal
     },
 }
-"""What is given to the logger as `extra` are further fields in JSON; `time` is ISO 8601 in UTC."""
+"""In JSON, `extra` of a log call becomes further fields; `time` is ISO 8601 in UTC."""
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """Give what `logging.config.dictConfig` takes: all goes to standard error."""
+    """Return what `logging.config.dictConfig` takes: all goes to standard error."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -48,7 +48,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 def configure(settings: Settings) -> None:
-    """Take another level and form from now on."""
+    """Change the level and the format while the gateway serves."""
     root = logging.getLogger()
     root.setLevel(settings.log_level.upper())
     made = logging.config.DictConfigurator({})

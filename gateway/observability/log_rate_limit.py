@@ -1,4 +1,4 @@
-"""A log that is never flooded: so many lines of one kind a second, and how many were left out."""
+"""A rate limit for the log: so many lines of one kind a second, and a count of the rest."""
 
 import logging
 import threading
@@ -13,17 +13,16 @@ log = logging.getLogger(__name__)
 
 
 class Budget:
-    """Lines of one kind that may still be written in this second; the rest is told in one line."""
+    """The lines of one kind that this second still allows; one line counts the others."""
 
     def __init__(self, kind: str) -> None:
-        """Take what the lines are, for the line that tells of the others."""
         self._kind = kind
         self._until = 0.0
         self._left = 0
         self._omitted: Counter[str] = Counter()
 
     def take(self, detail: str = "") -> bool:
-        """Whether a line may be written; if not it is counted, under `detail`."""
+        """Return whether a line may be written; if not, count it under `detail`."""
         now = time.monotonic()
         if now >= self._until:
             self._until = now + 1.0
@@ -50,16 +49,18 @@ class Budget:
 
 
 class LogRateLimit(logging.Filter):
-    """Lets lines pass within a budget for each logger and message, whatever its arguments are."""
+    """Lets lines pass within a budget for each logger and message, whatever the arguments are.
+
+    The logger `budgeted` has budgets of its own.
+    """
 
     def __init__(self, budgeted: str) -> None:
-        """Take the name of the logger that asks a budget of its own beforehand."""
         super().__init__()
         self._budgeted = budgeted
         self._budgets: dict[tuple[str, str], Budget] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line may be written."""
+        """Return whether the line may be written."""
         if record.name in (self._budgeted, __name__):
             return True
         key = (record.name, str(record.msg))

@@ -35,7 +35,10 @@ def latest(workers: Iterable[Numbers]) -> Numbers:
 
 
 class Family:
-    """One metric. Where it has labels, `labels` gives its series, which have the same methods."""
+    """One metric, with `size` numbers for each series; `merge` joins those of the workers.
+
+    A metric with labels has a series for each set of values: `labels` returns it.
+    """
 
     __slots__ = ("_labels", "_merge", "_text", "name", "numbers", "series")
     kind: type[core.CounterMetricFamily | core.GaugeMetricFamily | core.HistogramMetricFamily]
@@ -43,7 +46,6 @@ class Family:
     def __init__(
         self, name: str, text: str, *labels: str, merge: Merge = added, size: int = 2
     ) -> None:
-        """Begin at 0, with `size` numbers a series; `merge` puts together those of workers."""
         self.name, self._text, self._labels, self._merge = name, text, labels, merge
         self.series: dict[tuple[str, ...], Numbers] = {}
         self.numbers: Numbers = [0] * size
@@ -51,7 +53,7 @@ class Family:
             self.series[()] = self.numbers
 
     def labels(self, *values: str) -> Self:
-        """Return what counts the series that has these values, from 0 if it is new."""
+        """Return the series with these values; a new one begins at 0."""
         one = copy(self)
         one.numbers = self.series.setdefault(values, [0] * len(self.numbers))
         return one
@@ -87,7 +89,7 @@ class Gauge(Family):
     kind = core.GaugeMetricFamily
 
     def set(self, number: float) -> None:
-        """Take another value."""
+        """Set the value."""
         self.numbers[:] = float(number), time.time()
 
     def add(self, number: float) -> None:
@@ -104,7 +106,6 @@ class Histogram(Family):
     def __init__(
         self, name: str, text: str, *labels: str, bounds: Sequence[float] = BUCKETS_S
     ) -> None:
-        """Begin empty."""
         super().__init__(name, text, *labels, size=len(bounds) + 2)
         self._bounds = (-inf, *bounds)  # so that the first number is free for the sum
 

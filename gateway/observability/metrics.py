@@ -21,10 +21,10 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CONTROLS = ("throttle", "brake", "steer")
 FLUSH_S = 1.0
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WS"})
-"""Methods that are counted by their names; WS: a step over WebSocket."""
+"""Methods that are labels; all others count as `other`. WS is a step over WebSocket."""
 ASKED = (("/predict", "POST"), ("/stream", "WS"))
 ALERTED = (200, 429, 500, 502, 503, 504)
-"""Statuses whose first answer already raises a rate, since their series begin at 0."""
+"""Statuses whose series begin at 0, so that `rate()` sees the first such answer."""
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,9 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics(Series):
-    """What one gateway process counts; `follow` tells other workers of it once a second."""
+    """What one gateway process counts; `follow` shares it with other workers each second."""
 
     def __init__(self) -> None:
-        """Start at 0, apart from any other gateway of this process."""
         super().__init__()
         self._workers = Workers([one for one in vars(self).values() if isinstance(one, Family)])
         self.started.set(time.time())
@@ -55,7 +54,7 @@ class Metrics(Series):
         self._reconnected: Callable[[], int] = lambda: 0
 
     def watch(self, waiting: Callable[[], int], reconnected: Callable[[], int]) -> None:
-        """Ask at every flush how many observations wait, and for the count of reconnects so far."""
+        """Take functions that return how many observations wait, and the reconnects so far."""
         self._waiting = waiting
         self._reconnected = reconnected
 
@@ -99,7 +98,7 @@ class Metrics(Series):
             self._actions += actions
 
     def looked_up(self, hits: int, misses: int) -> None:
-        """Count what the cache had and had not."""
+        """Count hits and misses of the cache."""
         self._hits.inc(hits)
         self._misses.inc(misses)
 
@@ -118,7 +117,7 @@ class Metrics(Series):
             await asyncio.sleep(FLUSH_S)
 
     def flush(self) -> None:
-        """Look at what changes by itself, and tell the other workers of everything."""
+        """Update the gauges, and share everything with the other workers."""
         throttle, brake, steer = self._controls
         for one in _ACTION.iter_unpack(self._actions[: SAMPLED_ACTIONS * ACTION_BYTES]):
             throttle.observe(one[0])
@@ -131,7 +130,7 @@ class Metrics(Series):
             self.memory.set(_resident_bytes())
             self._workers.publish()
         except OSError as error:  # no room, or too many open files
-            log.warning("other workers can't be told of what was counted: %s", error)
+            log.warning("the metrics can't be shared with other workers: %s", error)
 
     async def exposition(self) -> bytes:
         """Write all series in Prometheus' text format."""

@@ -1,4 +1,4 @@
-"""Whether traces are sent, and where to: OpenTelemetry's standard variables say so."""
+"""Whether and where traces are sent, read from OpenTelemetry's standard variables."""
 
 import os
 
@@ -9,7 +9,7 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 def traces_url() -> str | None:
-    """Give the URL that spans are sent to; None where traces are off, as they are by default."""
+    """Return the URL that spans are sent to; None where traces are off, the default."""
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or "otlp"
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none":
         return None
@@ -18,7 +18,7 @@ def traces_url() -> str | None:
 
 
 def check() -> None:
-    """Raise SettingsError where traces are asked for and can't be sent."""
+    """Raise SettingsError if traces are wanted and can't be sent."""
     url = traces_url()
     if url is None:
         return

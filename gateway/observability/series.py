@@ -4,14 +4,13 @@ from gateway.observability.metric_families import Counter, Gauge, Histogram, lat
 
 CONTROL_BUCKETS = tuple(eighth / 8 for eighth in range(-8, 9))
 SAMPLED_ACTIONS = 2048
-"""Actions that are looked at between two flushes: a millisecond's work, and enough to see drift."""
+"""Actions that are counted in a second: it takes a millisecond, and is enough to see drift."""
 
 
 class Series:
     """All series of one gateway process."""
 
     def __init__(self) -> None:
-        """Begin each anew, apart from any other gateway's of this process."""
         self.requests = Counter(
             "carla_rl_requests", "Requests answered.", "route", "method", "status"
         )

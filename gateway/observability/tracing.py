@@ -1,4 +1,4 @@
-"""Tracing of requests by OpenTelemetry; imported only where they are sent somewhere."""
+"""Tracing of requests by OpenTelemetry; imported only where traces are sent."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextvars import ContextVar
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -34,7 +33,7 @@ FLUSH_S = 2.0
 _BY_PARENT = "parentbased_"
 _DEFAULT_SAMPLER = "parentbased_always_on"
 _SAMPLERS = ("always_on", "always_off", "traceidratio")
-"""What these decide is the same however often they are asked; others may count or draw."""
+"""These decide the same each time they are asked; others may count or draw."""
 _NOT_SAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,6 @@ class Trace:
     __slots__ = ("span",)
 
     def __init__(self, span: Span) -> None:
-        """Take the span, which has begun."""
         self.span = span
 
     @property
@@ -57,7 +55,7 @@ class Trace:
     def end(
         self, status: int | None, request_id: str, version: str | None, error: str | None
     ) -> None:
-        """End it with what was answered; `status` is None where nobody waited for the answer."""
+        """End the span; `status` is None if nobody waited for the answer."""
         attributes = {
             "http.response.status_code": status,
             "carlarl.request_id": request_id,
@@ -71,12 +69,14 @@ class Trace:
 
 
 class Call:
-    """The spans of one Triton call, one for each sampled request that travels in it."""
+    """The spans of one Triton call, one for each sampled request in it.
+
+    `headers` are the lines that tell Triton the first of them.
+    """
 
     __slots__ = ("_spans", "headers")
 
     def __init__(self, spans: Sequence[Span], headers: bytes) -> None:
-        """Take the spans, and the lines that tell Triton of the first one."""
         self._spans = spans
         self.headers = headers
 
@@ -91,12 +91,11 @@ class Call:
 class Tracing:
     """Begins the spans of sampled requests, and sends what has ended.
 
-    Which are sampled, their service's name and where they are sent say the standard variables
-    `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_ENDPOINT` and their like.
+    The standard variables say which are sampled (`OTEL_TRACES_SAMPLER`), the name of the service
+    (`OTEL_SERVICE_NAME`) and the receiver (`OTEL_EXPORTER_OTLP_ENDPOINT`).
     """
 
     def __init__(self) -> None:
-        """Read the variables; a thread begins to send."""
         named = Resource.create({"service.name": SERVICE_NAME})
         resource = named.merge(OTELResourceDetector().detect())
         self._ids = _Ids()
@@ -109,10 +108,9 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(_Sender()))
         self._tracer = self._provider.get_tracer("gateway")
         self._propagator = TraceContextTextMapPropagator()
-        self._current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
     def begin(self, method: str, route: str, headers: Mapping[str, str]) -> Trace | None:
-        """Begin the span of a request with such trace headers; None where it is not sampled."""
+        """Begin the span of a request with these trace headers; return None if not sampled."""
         if self._foreseen and not self._sampled(headers):
             return None
         span = self._tracer.start_span(
@@ -124,7 +122,7 @@ class Tracing:
         return Trace(span) if span.is_recording() else None
 
     def _sampled(self, headers: Mapping[str, str]) -> bool:
-        """Tell before there is a span: by the trace's id, or by what the caller decided."""
+        """Return, before there is a span, whether the caller or the sampler wants one."""
         if headers:
             parent = headers.get("traceparent", "")
             return not (self._by_parent and _NOT_SAMPLED.fullmatch(parent))
@@ -132,21 +130,13 @@ class Tracing:
         decision = self._provider.sampler.should_sample(None, drawn, "").decision
         return decision is Decision.RECORD_AND_SAMPLE
 
-    def enter(self, trace: Trace | None) -> None:
-        """Say whose the calls of this task are from now on; each request has to."""
-        self._current.set(trace)
-
-    def current(self) -> Trace | None:
-        """Give what `enter` was told last in this task."""
-        return self._current.get()
-
     def call(
         self, model: str, observations: int, asked: Iterable[tuple[Trace | None, float]]
     ) -> Call | None:
-        """Begin the spans of a call for requests that wait since so long (perf_counter).
+        """Begin the spans of a call; `asked` has each request's trace, and since when it waits.
 
-        Each sampled request has spans of its own, for its time in the line and for the call.
-        Triton goes on with the first one's; the others are linked to it. None where there is none.
+        Each sampled request gets a span for its wait and one for the call. Triton continues the
+        first one; the others are linked to it. Returns None if no request is sampled.
         """
         now, since = time.time_ns(), time.perf_counter()
         spans: list[Span] = []
@@ -174,14 +164,14 @@ class Tracing:
         return Call(spans, lines.encode("latin-1"))
 
     async def close(self) -> None:
-        """Send what is left, as far as that is soon done."""
+        """Send what is left, for `FLUSH_S` at most."""
         sending = threading.Thread(target=self._provider.shutdown, daemon=True)
         sending.start()
         await asyncio.to_thread(sending.join, FLUSH_S)
 
 
 class _Ids(RandomIdGenerator):
-    """Gives a trace the id that was drawn to see whether it is sampled."""
+    """Gives a trace the id for which the sampler was asked."""
 
     def __init__(self) -> None:
         self.drawn = 0
@@ -193,7 +183,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _Sender(SpanExporter):
-    """Sends spans by OTLP; the log says once that it can't, and once that it can again."""
+    """Sends spans by OTLP; logs once that it fails, and once that it works again."""
 
     def __init__(self) -> None:
         self._exporter = OTLPSpanExporter()

@@ -1,4 +1,4 @@
-"""Where the metrics of several workers meet: a folder with one small file for each process."""
+"""The metrics of several workers: each process writes one small file in a shared folder."""
 
 import os
 import time
@@ -18,10 +18,9 @@ _decoder = msgpack.Decoder(State)
 
 
 class Workers(Collector):
-    """Gives prometheus-client the metrics of all workers together, or of this process if alone."""
+    """Collects the metrics of all workers for prometheus-client, or of this process if alone."""
 
     def __init__(self, families: Sequence[Family]) -> None:
-        """Take this process's metrics."""
         self._families = families
         self._state: State = {family.name: family.series for family in families}
         self.shared = MULTIPROCESS_DIR in os.environ
@@ -29,7 +28,7 @@ class Workers(Collector):
         self._file = self._folder / f"{time.time_ns()}-{os.getpid()}.msgpack"
 
     def publish(self) -> None:
-        """Replace this process's file, where workers meet; raise OSError where that fails."""
+        """Write this process's file, if there are other workers. Raises OSError."""
         if self.shared:
             part = self._file.with_suffix(".part")
             part.write_bytes(msgpack.encode(self._state))
@@ -44,7 +43,7 @@ class Workers(Collector):
             yield family.collect(merged, shared=self.shared)
 
     def _read(self) -> list[tuple[State, bool]]:
-        """Return what each process told last, and whether it runs."""
+        """Return what each process wrote last, and whether it still runs."""
         paths = sorted(self._folder.glob("*.msgpack"))  # the oldest first: an id may come again
         newest = {path.stem.partition("-")[2]: path for path in paths}
         running = {path for pid, path in newest.items() if Path("/proc", pid).exists()}

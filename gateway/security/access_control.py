@@ -1,12 +1,12 @@
-"""Who may come in: paths that are open, closed or for those with a key, and how often."""
+"""Access control: which paths are open, closed or need a key, and how often one may ask."""
 
 from collections.abc import Mapping
 from math import ceil
 
 from starlette.exceptions import HTTPException
 
-from gateway.api.errors import RateExceeded, Unauthorized
-from gateway.api.paths import DOCS, METRICS, PROBES
+from gateway.api.errors import RateExceeded, ServiceUnavailable, Unauthorized
+from gateway.api.paths import DOCS, METRICS, PROBES, ROOT
 from gateway.config.live import LiveSettings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
@@ -14,13 +14,13 @@ from gateway.security.rate_limit import RateLimit
 
 
 class AccessControl:
-    """What is asked of a request before anything else is done with it.
+    """Checks a request before anything else is done with it.
 
-    Probes are always open; neither they nor `/metrics` count for the rate of a caller.
+    It needs one of `keys`, or none where `keys` is None. Probes are always open. Neither they nor
+    `/metrics` count for a caller's rate.
     """
 
     def __init__(self, live: LiveSettings, keys: Keys | None) -> None:
-        """Ask for one of `keys`, for none where that is None."""
         self.keys = keys
         self._live = live
         self._limits: RateLimit | None = None
@@ -28,14 +28,14 @@ class AccessControl:
         self._read_settings()
 
     def _read_settings(self) -> None:
-        """Take other settings; what callers have used of their rate is kept."""
+        """Take new settings; an unchanged rate keeps what callers have used of it."""
         self._settings = settings = self._live.now
         access = (
             (DOCS, settings.docs_access),
             (METRICS, settings.metrics_access),
             (CONSOLE, settings.console_access),
         )
-        self._open = PROBES.union(*(paths for paths, who in access if who == "open"))
+        self._open = PROBES.union({ROOT}, *(paths for paths, who in access if who == "open"))
         self._closed = frozenset[str]().union(*(paths for paths, who in access if who == "closed"))
         rate = (settings.rate_limit_per_s, settings.rate_limit_burst)
         if rate != self._rate:
@@ -45,10 +45,10 @@ class AccessControl:
     def enter(
         self, path: str, headers: Mapping[bytes, bytes], client: tuple[str, int] | None
     ) -> str:
-        """Let a request for `path` in; return as whose it counts.
+        """Let a request for `path` in; return the caller that it counts for.
 
         Raises HTTPException (404) for a closed path, RateExceeded where its caller sent too much,
-        Unauthorized without a key that is known.
+        Unauthorized without a known key, ServiceUnavailable where the keys can't be read.
         """
         if self._settings is not self._live.now:
             self._read_settings()
@@ -60,24 +60,31 @@ class AccessControl:
         if path not in PROBES and path not in METRICS:
             self._take(caller)
         if asked and holder is None:
+            self._check_readable()
             raise Unauthorized("a valid API key is needed, as X-API-Key or a bearer token")
         return caller
 
     def charge(self, caller: str, observations: int) -> None:
-        """Count the observations of a request that came in, beyond the first."""
+        """Count the observations of a request beyond the first, which `enter` has counted."""
         if self._limits is not None and observations > 1:
             self._limits.charge(caller, observations - 1)
 
     def renew(self, caller: str, keyed: bool) -> None:
-        """Let a stream go on that was let in as `caller`, by a key where `keyed`.
+        """Let a stream of `caller` go on; `keyed` says that it was let in by a key.
 
-        Raises Unauthorized where its key is not known any more, RateExceeded as `enter` does.
+        Raises Unauthorized where its key is not known any more, RateExceeded and ServiceUnavailable
+        as `enter` does.
         """
         if self._settings is not self._live.now:
             self._read_settings()
         if self.keys is not None and not (keyed and caller in self.keys.digests):
+            self._check_readable()
             raise Unauthorized("the API key of this stream is not known any more")
         self._take(caller)
+
+    def _check_readable(self) -> None:
+        if self.keys is not None and self.keys.problem:
+            raise ServiceUnavailable("the API keys can't be read, so nobody is let in")
 
     def _take(self, caller: str) -> None:
         wait_s = 0.0 if self._limits is None else self._limits.take(caller)

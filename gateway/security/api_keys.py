@@ -1,46 +1,50 @@
-"""API keys: which are known, and whose a request's is."""
+"""API keys: the known ones, and the one that a request has."""
 
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.settings import SettingsError
-
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_OF_EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 
 
+@dataclass(frozen=True)
 class Keys:
-    """The keys that are known, by their SHA-256."""
+    """The known keys, as hex SHA-256 digests in lower case.
 
-    def __init__(self, digests: tuple[str, ...]) -> None:
-        """Take hex SHA-256 digests, in lower case."""
-        self.digests = digests
+    `problem` says why the file can't be used; then no key is known. `read_at_all` says whether
+    somebody could read it, and its content is what is wrong.
+    """
+
+    digests: tuple[str, ...] = ()
+    problem: str = ""
+    read_at_all: bool = True
 
     @classmethod
     def read(cls, path: Path) -> "Keys":
-        """Read a file with one hex SHA-256 a line, `#` starting a comment.
-
-        Raises SettingsError where it cannot be read, holds something else or holds nothing.
-        """
+        """Read a file with one hex SHA-256 a line; `#` starts a comment."""
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(
-                f"API_KEYS_FILE={path}: must be a file that can be read ({error})"
-            ) from error
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            problem = f"API_KEYS_FILE={path}: it can't be read ({error.strerror})"
+            return cls(problem=problem, read_at_all=False)
+        except UnicodeDecodeError:
+            return cls(problem=f"API_KEYS_FILE={path}: it must be text in UTF-8")
         digests = []
         for number, line in enumerate(lines, 1):
             digest = line.partition("#")[0].strip().lower()
-            if digest and not _DIGEST.fullmatch(digest):
-                raise SettingsError(
-                    f"API_KEYS_FILE={path}: line {number} must be the SHA-256 of a key in hex"
+            if digest == _OF_EMPTY_KEY or (digest and not _DIGEST.fullmatch(digest)):
+                what = "of a key in hex" + (", not of nothing" if digest == _OF_EMPTY_KEY else "")
+                return cls(
+                    problem=f"API_KEYS_FILE={path}: line {number} must be the SHA-256 {what}"
                 )
             if digest:
                 digests.append(digest)
         if not digests:
-            raise SettingsError(f"API_KEYS_FILE={path}: must hold at least one key's SHA-256")
+            return cls(problem=f"API_KEYS_FILE={path}: it must hold the SHA-256 of a key")
         return cls(tuple(digests))
 
     def holder(self, headers: Mapping[bytes, bytes]) -> str | None:
@@ -49,6 +53,8 @@ class Keys:
         if key is None:
             scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
             key = token.strip() if scheme.lower() == b"bearer" else b""
+        if not key:
+            return None
         presented = hashlib.sha256(key).hexdigest()
         # Every digest is compared, so that the time taken says nothing about which one fits.
         found = [one for one in self.digests if hmac.compare_digest(presented, one)]

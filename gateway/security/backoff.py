@@ -1,27 +1,26 @@
-"""When callers that were refused are listened to again."""
+"""How long a connection is not read after one of its requests was refused."""
 
 import time
 
 SHARE = 0.01
-"""Share of the time that refusing takes at most; what the system does for it comes on top."""
+"""Largest share of the process's time that refusing may take, without the kernel's part."""
 LONGEST_S = 1.0
 """Not longer than callers are told to stay away: see `errors.RETRY_AFTER_S`."""
 
 
 class Backoff:
-    """Gives each connection on which a request was refused its turn to be read again.
+    """Gives each refused connection a turn, at which it is read again.
 
-    Reading and refusing cost a good part of what an answer does, which callers who ask again at
-    once would take from those who are answered. So turns come one after the other, each as much
-    later as refusing took, by `SHARE`: on a slow or busy machine later than on a fast one.
+    Refusing a request costs nearly as much as answering one, and some callers ask again at once.
+    So the turns come one after the other: each is later by the time that refusing took, divided by
+    `SHARE`. A slow or busy machine makes callers wait longer than a fast one.
     """
 
     def __init__(self) -> None:
-        """Begin with nobody refused."""
         self._turn = 0.0
 
     def pause_s(self, began: float) -> float:
-        """Give the seconds until the turn of a connection that was refused from `began` to now.
+        """Return the seconds until the turn of a connection; refusing it took from `began` to now.
 
         `began` is a time.perf_counter; the pause is `LONGEST_S` at most.
         """

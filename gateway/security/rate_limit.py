@@ -1,4 +1,4 @@
-"""How much one caller may send: a token bucket for each, counted in observations."""
+"""A rate limit: one token bucket for each caller, counted in observations."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class RateLimit:
         self._full_at: dict[str, float] = {}  # when a caller's bucket will be full again
 
     def take(self, caller: str, observations: int = 1) -> float:
-        """Let a request pass and give 0, or give the seconds after which one would pass."""
+        """Let a request pass and return 0, or return the seconds after which one would pass."""
         now = self._clock()
         full_at = max(self._full_at.get(caller, now), now)
         wait = full_at - now - self._slack_s

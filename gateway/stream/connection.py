@@ -1,4 +1,4 @@
-"""One WebSocket connection: its upgrade, its frames, and how much of it is kept in memory."""
+"""One WebSocket connection: its upgrade, its frames, and the bounds of its memory."""
 
 import asyncio
 from typing import Any
@@ -13,31 +13,32 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from gateway.api.asyncapi import SUBPROTOCOLS
-from gateway.stream.session import POLICY_VIOLATION, Stream, Streams
+from gateway.inference.service import Service
+from gateway.stream.session import POLICY_VIOLATION, Stream, admit
 
 PIECE_BYTES = 4096
-"""What is read of one connection before the others have their turn."""
+"""Bytes that are read from one connection before the others have their turn."""
 PING_S = 20.0
-"""How long between pings; a peer from which nothing came meanwhile is gone."""
+"""Time between pings; a peer that sent nothing meanwhile is gone."""
 SLOW_S = 5.0
-"""How long a vehicle may leave answers unread, take to send a message, and to say goodbye."""
+"""How long a vehicle may leave answers unread, send one message, and answer a close frame."""
 LINGER_S = 1.0
-"""How long what comes is still read where the other side can't be told that no more will be."""
-GOING_AWAY = 1001
+"""How long TLS connections are still read after the last frame: they can't be half closed."""
+GOING_AWAY, NOT_UTF8 = 1001, 1007
 
 
 class WebSocket(asyncio.Protocol):
     """The server's side of a connection after its upgrade.
 
-    Reading stops while answers are not read, so that neither side's buffer grows.
+    It does not read while the vehicle leaves answers unread, so that no buffer grows.
     """
 
-    def __init__(self, scope: Scope, request_id: str, streams: Streams, server_state: Any) -> None:
+    def __init__(self, scope: Scope, request_id: str, service: Service, server_state: Any) -> None:
         """Take the upgrade's request.
 
-        Raises what `Streams.admit` raises, HTTPException (400) where it is no good upgrade.
+        Raises what `admit` raises, and HTTPException (400) for a request that is no valid upgrade.
         """
-        vehicle = streams.admit(scope, request_id)
+        vehicle = admit(service, scope, request_id)
         self._frames = ServerProtocol(state=OPEN, select_subprotocol=_choose)
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]]
         try:
@@ -47,10 +48,10 @@ class WebSocket(asyncio.Protocol):
         except InvalidHandshake:
             raise HTTPException(400, "the request is not a valid WebSocket upgrade") from None
         self.headers = _headers(accepted, subprotocol)
-        """Headers of the answer, beside those that every answer has."""
+        """Headers of the answer to the upgrade, beside those of every answer."""
         self._connections: set[Any] = server_state.connections
-        self._streams = streams
-        self._stream = Stream(streams, vehicle, self, server_state.tasks)
+        self._live = service.live
+        self._stream = Stream(service, vehicle, self, server_state.tasks)
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
         self._parts: list[bytes] = []
@@ -65,7 +66,7 @@ class WebSocket(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     def start(self, transport: Any, data: bytes) -> None:
-        """Take the connection over, and what came behind the upgrade."""
+        """Take the connection over, with the bytes that came behind the upgrade."""
         self._transport = transport
         self._connections.add(self)
         transport.set_protocol(self)
@@ -74,7 +75,7 @@ class WebSocket(asyncio.Protocol):
             self.data_received(data)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, a piece at a time."""
+        """Take bytes; they are read a piece at a time."""
         if self._ended:
             return
         self._heard = True
@@ -83,7 +84,7 @@ class WebSocket(asyncio.Protocol):
             self._read_on()
 
     def pause_writing(self) -> None:
-        """Read no more; a vehicle that leaves answers unread for long is cut off."""
+        """Stop reading; the vehicle is cut off if it leaves answers unread for `SLOW_S`."""
         self._full = True
         self._pace()
         self._after("slow", SLOW_S, self.end, POLICY_VIOLATION, "answers are not read")
@@ -95,7 +96,7 @@ class WebSocket(asyncio.Protocol):
         self._pace()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of everything."""
+        """Stop all timers and the stream."""
         for name in list(self._timers):
             self._stop(name)
         self._connections.discard(self)
@@ -103,7 +104,7 @@ class WebSocket(asyncio.Protocol):
         self._stream.close()
 
     def shutdown(self) -> None:
-        """Say goodbye after the steps that came are answered; read no others."""
+        """Read no more; send a close frame after the last answer."""
         self._stopping = True
         self._pace()
         if not self._stream.busy:
@@ -112,7 +113,7 @@ class WebSocket(asyncio.Protocol):
     # What the stream calls.
 
     def send(self, data: bytes, text: bool) -> None:
-        """Send one frame, together with others that are written at the same time."""
+        """Send one frame; frames made while reading are written together."""
         if self._ended or self._frames.state is not OPEN:
             return
         if text:
@@ -123,14 +124,14 @@ class WebSocket(asyncio.Protocol):
             self._flush()
 
     def end(self, code: int, reason: str) -> None:
-        """Cut the vehicle off: whatever it sends from now on is dropped."""
+        """Close the connection with `code`; what the vehicle sends from now on is dropped."""
         if not self._ended:
             self._frames.fail(code, reason)
             if not self._reading:
                 self._flush()
 
     def rested(self) -> None:
-        """Say goodbye where that is due."""
+        """Send the close frame if the gateway is stopping."""
         if self._stopping and not self._ended and self._frames.state is OPEN:
             self._frames.send_close(GOING_AWAY, "the gateway is stopping")
             self._flush()
@@ -139,7 +140,7 @@ class WebSocket(asyncio.Protocol):
 
     def _read_on(self) -> None:
         piece, self._held = self._held[:PIECE_BYTES], self._held[PIECE_BYTES:]
-        self._frames.max_message_size = self._streams.service.live.now.max_body_bytes
+        self._frames.max_message_size = self._live.now.max_body_bytes
         self._reading = True
         self._frames.receive_data(piece)
         for frame in self._frames.events_received():
@@ -154,7 +155,7 @@ class WebSocket(asyncio.Protocol):
         self._pace()
 
     def _take(self, frame: Frame) -> None:
-        """Take one frame; a message may come in several."""
+        """Take one frame; a message may consist of several."""
         if self._frames.state is not OPEN:
             return
         if frame.opcode not in _DATA:
@@ -168,10 +169,13 @@ class WebSocket(asyncio.Protocol):
             return
         data, self._parts = b"".join(self._parts), []
         self._stop("message")
+        if self._text and not _is_utf8(data):
+            self.end(NOT_UTF8, "a text frame is not UTF-8")
+            return
         self._stream.receive(data, self._text)
 
     def _flush(self) -> None:
-        """Write what is to be sent; where that is the last, wait for the peer to have read it."""
+        """Write the frames that are due; after the last one, wait until the peer has read it."""
         if self._ended:
             return
         if data := self._frames.data_to_send():
@@ -191,7 +195,7 @@ class WebSocket(asyncio.Protocol):
             self._pace()
 
     def _pace(self) -> None:
-        """Read on, or stop reading: nobody is called slow for what is not read."""
+        """Read on or stop reading; while reading is stopped, no message counts as slow."""
         stopping = self._stopping and self._frames.state is OPEN
         wait = not self._ended and (self._full or stopping)
         if wait:
@@ -230,6 +234,15 @@ class WebSocket(asyncio.Protocol):
 
 
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+
+
+def _is_utf8(data: bytes) -> bool:
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return False
+    return True
 
 
 def _choose(_: ServerProtocol, offered: Any) -> Any:

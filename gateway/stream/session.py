@@ -1,4 +1,4 @@
-"""Control streams: one vehicle's steps over one connection, of which the latest wins."""
+"""Control streams: the steps of one vehicle over one connection; the latest step wins."""
 
 import asyncio
 import time
@@ -26,8 +26,8 @@ from gateway.security.rate_limit import RateLimit
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
-"""Frames without an action that one vehicle may send a second: steps that are overtaken or refused,
-fragments and control frames."""
+"""Frames without an action that one vehicle may send in a second: steps that are overtaken or
+refused, fragments and control frames."""
 
 POLICY_VIOLATION = 1008
 
@@ -42,12 +42,12 @@ class Connection(Protocol):
         """Cut the vehicle off."""
 
     def rested(self) -> None:
-        """Note that nothing is under way."""
+        """Note that no step is being answered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vehicle:
-    """Who was let in: as whose its steps count, its connection's id, and how long a step may take.
+    """A vehicle that was let in. Its steps count for `caller`, and each has `deadline_s` seconds.
 
     `keyed` says that `caller` is the digest of an API key.
     """
@@ -60,7 +60,7 @@ class Vehicle:
 
 @dataclass(eq=False, slots=True)
 class _Taken:
-    """A step that came in; `step` is None where Triton must be asked for its version first."""
+    """A step that came in; `step` is None until its version is known."""
 
     frame: bytes
     form: str
@@ -69,60 +69,54 @@ class _Taken:
 
     @property
     def id(self) -> int | None:
-        """The caller's number of this step, None where it can't be read."""
+        """The caller's number of this step, or None if it can't be read."""
         return codec.step_of(self.frame, self.form) if self.step is None else self.step.step_id
 
 
-class Streams:
-    """What all streams of a process work with."""
+def admit(service: Service, scope: Scope, request_id: str) -> Vehicle:
+    """Let a vehicle in, before the upgrade.
 
-    def __init__(self, service: Service) -> None:
-        """Take what `POST /predict` works with."""
-        self.service = service
+    Raises Unauthorized, RateExceeded and ServiceUnavailable as any route does, HTTPException (403)
+    for a page of an origin that is not allowed, ValidationFailed for a deadline that is none.
+    """
+    headers = Headers(scope=scope)
+    head = RequestHead(scope["headers"])
+    for offered in ",".join(headers.getlist("sec-websocket-protocol")).split(","):
+        name = offered.strip()
+        if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
+            head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
+    access = service.access_control
+    caller = access.enter(STREAM, head.found, scope["client"])
+    _check_origin(headers, scope["scheme"], service.live.now.cors_origins)
+    return Vehicle(caller, access.keys is not None, request_id, head.deadline_s())
 
-    def admit(self, scope: Scope, request_id: str) -> Vehicle:
-        """Let a vehicle in, before the upgrade.
 
-        Raises Unauthorized and RateExceeded as any route does, HTTPException (403) for a page of
-        an origin that is not allowed, ValidationFailed for a deadline that is none.
-        """
-        headers = Headers(scope=scope)
-        head = RequestHead(scope["headers"])
-        for offered in headers.get("sec-websocket-protocol", "").split(","):
-            name = offered.strip()
-            if name.startswith(KEY_PREFIX) and b"x-api-key" not in head.found:
-                head.found[b"x-api-key"] = name.removeprefix(KEY_PREFIX).encode("latin-1")
-        caller = self.service.access_control.enter(STREAM, head.found, scope["client"])
-        self._check_origin(headers, scope["scheme"])
-        return Vehicle(
-            caller, self.service.access_control.keys is not None, request_id, head.deadline_s()
-        )
-
-    def _check_origin(self, headers: Headers, scheme: str) -> None:
-        """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
-        origin = headers.get("origin")
-        origins = self.service.live.now.cors_origins
-        if origin is None or "*" in origins or origin in origins:
-            return
-        # Where this is plain HTTP, TLS may end at a proxy before it.
-        schemes = ("https",) if scheme == "https" else ("http", "https")
-        host = headers.get("host", "").lower()
-        if origin.lower() not in [f"{one}://{host}" for one in schemes]:
-            raise HTTPException(403, "pages of this origin may not open a stream")
+def _check_origin(headers: Headers, scheme: str, allowed: tuple[str, ...]) -> None:
+    """Refuse pages of other origins: unlike requests, browsers let them open any stream."""
+    origin = headers.get("origin")
+    if origin is None or "*" in allowed or origin in allowed:
+        return
+    # Where this is plain HTTP, TLS may end at a proxy before it.
+    schemes = ("https",) if scheme == "https" else ("http", "https")
+    host = headers.get("host", "").lower()
+    if origin.lower() not in [f"{one}://{host}" for one in schemes]:
+        raise HTTPException(403, "pages of this origin may not open a stream")
 
 
 class Stream:
-    """One vehicle's steps: at most one under way, and one that waits, which is the latest."""
+    """One vehicle's steps: at most one is being answered, and only the latest one waits.
+
+    Answers go over `connection`; `tasks` holds the work under way.
+    """
 
     def __init__(
         self,
-        streams: Streams,
+        service: Service,
         vehicle: Vehicle,
         connection: Connection,
         tasks: set[asyncio.Task[None]],
     ) -> None:
-        """Answer over `connection`; what is under way is kept in `tasks`."""
-        self._service = streams.service
+        self._service = service
         self._vehicle = vehicle
         self._connection = connection
         self._tasks = tasks
@@ -131,13 +125,13 @@ class Stream:
         self._current: _Taken | None = None
         self._latest: _Taken | None = None
         self._place: tuple[PolicyVersion, float] | None = None
-        """The policy that the step before waited for, and since when, where it was overtaken."""
+        """The policy that an overtaken step waited for, and since when it waited."""
         self._lost = False
-        streams.service.observers.metrics.streams.add(1)
+        service.observers.metrics.streams.add(1)
 
     @property
     def busy(self) -> bool:
-        """Whether a step is under way."""
+        """Whether a step is being answered."""
         return self._current is not None
 
     def receive(self, data: bytes, text: bool) -> None:
@@ -165,18 +159,18 @@ class Stream:
         self._latest = taken
 
     def count_idle(self) -> None:
-        """Count a frame that gets no action; cut off who sends hardly anything else."""
+        """Count a frame that gets no action; cut the vehicle off if it sends too many."""
         if self._idle.take(""):
             self._connection.end(POLICY_VIOLATION, "too many frames that get no action")
 
     def close(self) -> None:
-        """Note that the vehicle has gone: what was not sent to Triton never is."""
+        """Stop: the vehicle has gone. What was not sent to Triton yet is never sent."""
         self._lost = True
         self._latest = None
         self._service.observers.metrics.streams.add(-1)
 
     def _read(self, data: bytes, form: str) -> StepRequest | None:
-        """Decode a frame by the active version's signature, or by that of the version it names.
+        """Decode a frame by the active version's signature, or by that of the version in it.
 
         Returns None where that version is not known yet. Raises ValidationFailed.
         """
@@ -194,7 +188,7 @@ class Stream:
         return decoder.read_step_apart(data, form)
 
     def _begin(self, taken: _Taken) -> None:
-        """Work on a step."""
+        """Start to answer a step."""
         self._current = taken
         step = taken.step
         version = codec.version_of(taken.frame, taken.form) if step is None else step.version
@@ -218,7 +212,7 @@ class Stream:
             self._ask(taken, policy)
 
     def _ask(self, taken: _Taken, policy: PolicyVersion) -> None:
-        """Ask as `POST /predict` does, in the place of a step that this one has overtaken."""
+        """Ask the predictor; the step takes the place in line of one that it has overtaken."""
         step = taken.step
         if step is None or not isinstance(step, policy.codec.step):
             try:
@@ -253,7 +247,7 @@ class Stream:
         return self._lost or self._latest is not None
 
     def _settled(self, outcome: Prediction | Exception) -> None:
-        """Answer the step that is under way, and go on with the latest one."""
+        """Answer the current step, and go on with the latest one."""
         taken = self._current
         assert taken is not None
         if isinstance(outcome, ClientDisconnect):

@@ -5,9 +5,9 @@ is not healthy", and a reply that comes later is the next request's answer. Two 
 the process ends itself, and only a restart of Triton brings it back (`carlarl serve` does that).
 
 Each answer is compared by its nonce, so no caller gets a wrong one in any case. The quarantine
-keeps callers from a model whose answers would be thrown away. Triton does not tell that a model
-was restarted: it calls it ready all the time, and its statistics don't say it either. So a model is
-left alone for `QUARANTINE_S`, or until Triton was seen to be away. After that it must answer two
+keeps callers from a model whose answers would be thrown away. That a model was restarted can't be
+seen from its readiness: Triton calls it ready all the time. So it is left alone for `QUARANTINE_S`,
+or until Triton was seen to be away, as that is how it is restarted. After that it must answer two
 golden inferences right, of different numbers of rows, before callers get its answers again.
 """
 

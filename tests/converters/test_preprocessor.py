@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,6 +22,7 @@ from tests.converters.conftest import DEFAULT, edges
 from tests.stack import ROOT
 from triton_backend.preprocessing import Preprocessing
 
+SAVED = Path(__file__).parent / "sb3_files"
 OBSERVATIONS = np.random.default_rng(1).uniform(
     [0, -1, 0, 0, 0, 0, 0], [200, 1, 1, 1, 1, 1, 1], (500, 7)
 )
@@ -107,3 +109,29 @@ def test_refused() -> None:
     fitted = pickles.load(pickle.dumps(StandardScaler().fit(OBSERVATIONS)))
     with pytest.raises(ValueError, match="takes 9 values, not 7"):
         preprocessor.lower(fitted, replace(DEFAULT, observation_space=driving_space(7)))
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(SAVED.glob("*.pkl"))])
+def test_statistics_saved_elsewhere(name: str) -> None:
+    record = pickles.load((SAVED / name).read_bytes())
+    assert record.norm_obs is not any(part in name for part in ("rewards", "ddpg"))
+    if record.norm_obs and "dict" in name:
+        assert set(record.obs_rms) == {"zebra", "area"} == set(record.norm_obs_keys)
+        assert record.obs_rms["zebra"].mean.values.shape == (2, 3)
+    elif record.norm_obs:
+        subtract, divide, clip = preprocessor.lower(record, DEFAULT).steps
+        mean = record.obs_rms.mean.values
+        assert clip == ("clip", (-record.clip_obs, record.clip_obs))
+        np.testing.assert_array_equal(subtract[1], mean)
+        assert len(divide[1]) == 7
+    else:
+        assert preprocessor.lower(record, DEFAULT).steps == ()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_scaler_keeps_its_clip(clip: bool) -> None:
+    scaler = MaxAbsScaler(clip=clip).fit(np.eye(7) * 3)
+    rows = np.linspace(-9, 9, 70, dtype=np.float32).reshape(10, 7)
+    found = preprocessor.lower(pickles.load(pickle.dumps(scaler)), DEFAULT).features(rows)
+    np.testing.assert_allclose(found, scaler.transform(rows), atol=1e-6)
+    assert (np.abs(found).max() > 1) is not clip

@@ -99,7 +99,7 @@ def test_served_acts_as_predict(trained: dict[str, Any], served: Stack, version:
 @pytest.mark.parametrize("algorithm", ["PPO", "A2C", "SAC", "TD3"])
 def test_normalised_without_statistics_is_refused(algorithm: str, tmp_path: Path) -> None:
     _, policy, _ = train(tmp_path, algorithm, actions=3, normalised=True)
-    with pytest.raises(ArtifactError, match="give their statistics with --vecnormalize"):
+    with pytest.raises(ArtifactError, match="give its statistics with --vecnormalize FILE"):
         import_sb3(policy, "v1.0.0", tmp_path / "artifacts")
     assert not (tmp_path / "artifacts").exists()
 
@@ -133,7 +133,7 @@ IMAGE = gymnasium.spaces.Box(0, 255, (3, 36, 36), np.uint8)
         (gymnasium.spaces.Dict({"all": BOX7}), BOX3, "MultiInputPolicy", PPO, "observations must"),
         (BOX7, gymnasium.spaces.Discrete(3), "MlpPolicy", PPO, "actions must be continuous"),
         (BOX7, gymnasium.spaces.Box(-1, 1, (4,)), "MlpPolicy", PPO, "actions must be continuous"),
-        (BOX7, gymnasium.spaces.Discrete(3), "MlpPolicy", DQN, r"dqn\.policies can't be imported"),
+        (BOX7, gymnasium.spaces.Discrete(3), "MlpPolicy", DQN, "actions must be continuous"),
     ],
     ids=["images", "dictionary", "discrete", "four actions", "DQN"],
 )  # fmt: skip

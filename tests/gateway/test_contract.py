@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from carlarl.serving import cleanup
+from carlarl.serving import running
 from tests.gateway.processes import OBSERVATION, check_envelope, status
 
 NAMES = ("throttle", "brake", "steer")
@@ -319,7 +319,9 @@ def test_a_body_in_chunks(api: httpx.Client) -> None:
 
 @pytest.mark.usefixtures("good")
 def test_unknown_routes_and_methods(api: httpx.Client) -> None:
-    check_envelope(api.get("/"), 404, "HTTP_ERROR")
+    check_envelope(api.get("/nope"), 404, "HTTP_ERROR")
+    answer = api.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/console")
     check_envelope(api.post("/predictions", json=request()), 404, "HTTP_ERROR")
     response = api.get("/predict")
     check_envelope(response, 405, "HTTP_ERROR")
@@ -437,8 +439,9 @@ def test_every_answer_has_its_id_and_its_time(api: httpx.Client) -> None:
 
 def test_a_pinned_version(run_gateway: Callable[..., str], triton_http: str) -> None:
     triton = f"http://{triton_http}"
-    secret = cleanup.secret_at(triton)
-    assert secret
+    served = running.embedded_at(triton)
+    assert served is not None
+    secret = str(served.secret)
     url = run_gateway(TRITON_URL=triton, MODEL_VERSION="v0.1.0", TRITON_SECRET=secret)
     check_answer(httpx.post(url + "/predict", json=request()), 1, "v0.1.0")
     assert httpx.get(url + "/metadata").json()["version"] == "v0.1.0"

@@ -67,9 +67,12 @@ def wait_in_use(stack: Stack, name: str) -> None:
         return int(stats["model_stats"][0]["inference_count"])
 
     def rises() -> bool:
-        before = count()
-        time.sleep(1)
-        return count() > before + 10
+        try:
+            before = count()
+            time.sleep(1)
+            return count() > before + 10
+        except httpx.TransportError:  # Triton is started again
+            return False
 
     until(rises, 60)
 

@@ -27,6 +27,7 @@ from gateway.observability.series import SAMPLED_ACTIONS
 from gateway.observability.workers import MULTIPROCESS_DIR
 from tests.gateway.processes import predict, status, until
 from tests.gateway.stand_in import StandIn
+from tests.gateway.wire.wire import ask, request
 
 
 def value(text: str, series: str) -> float:
@@ -177,7 +178,26 @@ def test_a_worker_that_can_t_write_goes_on(
         path.with_suffix(".part").mkdir()
     text = asyncio.run(metrics.exposition()).decode()
     assert value(text, "carla_rl_refused_connections_total") == 1
-    assert "can't be told of what was counted" in caplog.text
+    assert "the metrics can't be shared with other workers" in caplog.text
+
+
+def test_odd_methods_and_paths_make_no_series(lone_gateway: str) -> None:
+    """The parser knows a few odd methods, and refuses the rest."""
+    known = ["PROPFIND", "MKCOL", "LINK", "PURGE", "TRACE", "REPORT"]
+
+    def series(*asked: tuple[str, str]) -> set[str]:
+        for method, path in asked:
+            answer = ask(lone_gateway, request(None, method=method, target=path))
+            assert answer.status in (400, 404, 405)
+        text = httpx.get(lone_gateway + "/metrics").text
+        return {line.rpartition(" ")[0] for line in text.splitlines() if "/metrics" not in line}
+
+    before = series(("LINK", "/livez"), ("LINK", "/odd"), ("ODD", "/livez"))
+    assert any('method="other",route="/livez",status="405"' in one for one in before), before
+    methods = [*known * 50, *(f"ODD{number}" for number in range(700))]
+    after = series(*((name, "/livez") for name in methods))
+    after |= series(*((name, f"/odd/{place}") for place, name in enumerate(methods)))
+    assert after == before
 
 
 def test_the_queue_and_the_wait_in_it(run_gateway: Callable[..., str]) -> None:

@@ -63,7 +63,7 @@ def test_any_other_request_id_is_replaced(lone_gateway: str, sent: str | bytes |
     assert all(len(drawn) == 32 and int(drawn, 16) for drawn in ids)
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/predict/", "/PREDICT", "/v2/models", "/%ff"])
+@pytest.mark.parametrize("path", ["/docs/", "/nope", "/predict/", "/PREDICT", "/v2/models", "/%ff"])
 def test_no_such_route(lone_gateway: str, path: str) -> None:
     check_envelope(httpx.get(lone_gateway + path), 404, "HTTP_ERROR")
     check_envelope(httpx.post(lone_gateway + path, content=b"x"), 404, "HTTP_ERROR")
@@ -383,7 +383,8 @@ def test_headers_that_protect(lone_gateway: str) -> None:
         assert "server" not in response.headers
     for path in ("/docs", "/redoc"):
         policy = httpx.get(lone_gateway + path).headers["content-security-policy"]
-        assert policy == "frame-ancestors 'none'"
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
     assert httpx.get(lone_gateway + "/docs/oauth2-redirect").status_code == 404
 
 

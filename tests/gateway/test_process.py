@@ -1,5 +1,6 @@
 """`python -m gateway` as a process: how it starts, refuses to start, shares work and ends."""
 
+import hashlib
 import os
 import signal
 import socket
@@ -14,8 +15,10 @@ import psutil
 import pytest
 
 from gateway.config.settings import Settings
-from tests.gateway.processes import ROOT, free_port, predict, status, until
+from tests.gateway.processes import OBSERVATION, ROOT, free_port, predict, status, until
 from tests.gateway.stand_in import StandIn
+
+BODY = {"observations": [OBSERVATION]}
 
 
 def refused(**environment: str) -> str:
@@ -55,14 +58,35 @@ def test_a_host_that_is_none() -> None:
     assert len(text.splitlines()) == 1
 
 
-@pytest.mark.parametrize("content", [None, "", "# nothing\n", "secret\n", "\xff\xfe"])
-def test_a_bad_file_of_keys(content: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"# nothing\n", b"secret\n", b"\xff\xfe", hashlib.sha256().hexdigest().encode()],
+)
+def test_a_bad_file_of_keys(
+    content: bytes | None,
+    stand_in: StandIn,
+    tmp_path: Path,
+    run_gateway: Callable[..., str],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Nobody is let in until it is mended: here with what Windows writes, a mark and CRLF."""
     path = tmp_path / "keys"
     if content is not None:
-        path.write_bytes(content.encode("latin-1"))
-    text = refused(PORT=str(free_port()), API_KEYS_FILE=str(path))
-    assert text.startswith(f"API_KEYS_FILE={path}: ")
-    assert "secret" not in text.removeprefix(f"API_KEYS_FILE={path}")
+        path.write_bytes(content)
+    url = run_gateway(TRITON_URL=stand_in.url, API_KEYS_FILE=str(path))
+
+    def asked(**headers: str) -> int:
+        return httpx.post(url + "/predict", json=BODY, headers=headers).status_code
+
+    assert {asked(), asked(**{"X-API-Key": ""}), asked(**{"X-API-Key": "good"})} == {503}
+    said = capfd.readouterr().err
+    assert f"API_KEYS_FILE={path}: " in said
+    assert said.count("; nobody is let in\n") == 1
+    assert "secret" not in said.replace(str(path), "")
+    digest = hashlib.sha256(b"good").hexdigest()
+    path.write_bytes(f"\ufeff# keys\r\n{digest}\r\n".encode())
+    until(lambda: asked(**{"X-API-Key": "good"}) == 200)
+    assert {asked(), asked(**{"X-API-Key": ""}), asked(Authorization="Bearer")} == {401}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

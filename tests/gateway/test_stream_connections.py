@@ -169,6 +169,11 @@ def test_keys(
         with stream(url, additional_headers=right) as vehicle:
             assert "action" in vehicle.ask(1)
     browser = ["carlarl.v1", f"carlarl.key.{key}"]
+    with Raw(url) as raw:  # in two lines, which are one list
+        lines = b"".join(b"Sec-WebSocket-Protocol: %s\r\n" % one.encode() for one in browser)
+        answer = raw.ask(UPGRADE[:-2] + lines + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 101")
+        assert b"\r\nsec-websocket-protocol: carlarl.v1\r\n" in answer
     with (
         stream(url, subprotocols=browser) as vehicle,
         stream(url, additional_headers={"X-API-Key": other}) as staying,
@@ -268,7 +273,7 @@ def test_other_paths_are_not_upgraded(
 
 
 def test_an_upgrade_on_a_connection_that_was_used(gateway_url: str) -> None:
-    """By the framework and by the fast way before; no timer of theirs ends the stream."""
+    """No timer of the requests before ends the stream."""
     body = json.dumps({"observations": [OBSERVATION]}).encode()
     post = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with Raw(gateway_url) as raw:
@@ -354,6 +359,8 @@ def test_a_ping_in_two_pieces_is_no_slow_message(hasty: str) -> None:
         (frame(TEXT | 64, STEP), 1002),
         (frame(CLOSE, struct.pack("!H", 1000)), 1000),
         (frame(CLOSE, struct.pack("!H", 999)), 1002),
+        (frame(TEXT, b'{"stepId": 1, "\xff": 1}'), 1007),
+        (frame(TEXT, b"\xe2\x82", fin=False) + frame(0, b""), 1007),
     ],
 )
 def test_the_protocol_is_kept(gateway_url: str, data: bytes, code: int) -> None:

@@ -23,6 +23,8 @@ from tests.stack import ROOT
 
 PERIOD_S = 0.05
 PATIENCE_S = 5.0
+STATUSES = {"RESOURCE_EXHAUSTED": 429, "INFERENCE_ERROR": 502}
+STATUSES |= {"SERVICE_UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504}
 CONTROLS = ("throttle", "brake", "steer")
 
 
@@ -43,19 +45,31 @@ def steps(version: str = "v0.2.0") -> list[tuple[dict[str, Any], np.ndarray]]:
 
 @dataclass
 class Drive:
-    """What became of the steps: how many got which status (0: no answer), and the wrong actions."""
+    """What became of the steps: how many got which status, and the wrong actions.
+
+    Status 0 is no answer, 204 a step of a stream that a later one overtook.
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    last_good: float = 0.0
-    """When the last right action came (time.monotonic)."""
+    good: list[float] = field(default_factory=list)
+    """When each right action came (time.monotonic)."""
+
+    @property
+    def last_good(self) -> float:
+        return self.good[-1] if self.good else 0.0
+
+    def longest_gap(self, since: float) -> float:
+        """The most seconds without a right action, from `since` on."""
+        times = [since, *(moment for moment in self.good if moment > since)]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
 
     def take(self, right: np.ndarray, action: dict[str, float]) -> None:
         given = np.array([action[name] for name in CONTROLS])
         if np.abs(given - right).max() > parity.TOLERANCE:
             self.wrong.append(f"{given.tolist()} in the place of {right.tolist()}")
         else:
-            self.last_good = time.monotonic()
+            self.good.append(time.monotonic())
 
 
 @contextmanager
@@ -107,7 +121,9 @@ async def _stream(session: Any, turn: Iterator[Any], drive: Drive, stop: threadi
                 right = asked.pop(content["stepId"])
                 if "action" in content:
                     drive.take(right, content["action"])
-                status = 200 if "action" in content else 204 if "skipped" in content else 503
+                status = 200 if "action" in content else 204
+                if "error" in content:
+                    status = STATUSES[content["error"]]
                 drive.statuses[status] += 1
 
         listening = asyncio.create_task(listen())

@@ -1,0 +1,128 @@
+"""Whether a policy was trained behind VecNormalize, as far as its zip tells.
+
+The zip holds no wrapper, but what the policy saw last, and the "original" of it. PPO and A2C keep
+an original only behind VecNormalize, whatever that normalises. SAC, TD3, DDPG and DQN always keep
+one: behind VecNormalize it is the same observation before it was normalised, otherwise it is the
+observation before the last one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from converters.artifact import pickles
+from converters.artifact.card import ArtifactError
+from converters.importers import files
+from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
+
+CLIP = 10.0
+"""VecNormalize's own bound of what it makes, unless it is told another."""
+
+_ASK = (
+    "give its statistics with --vecnormalize FILE, or --vecnormalize none if it saw the "
+    "observations as they are"
+)
+
+
+def check(path: Path, saved: SavedPolicy, given: Path | Literal["none"] | None) -> Path | None:
+    """Return the file of statistics to use, or None.
+
+    Raises ArtifactError if `given` is None and the zip does not tell that observations were not
+    normalised, and if it tells that they were not and `given` is a VecNormalize that does.
+    """
+    if given == "none":
+        return None
+    if given is None:
+        why = None if saved.steps == 0 else unsure(saved)
+        if why is not None:
+            raise ArtifactError(f"{path}: {why}: {_ASK}")
+        return None
+    record = _record(given)
+    if record is not None and saved.steps and unsure(saved, float(record.clip_obs)) is None:
+        raise ArtifactError(
+            f"{path}: it was trained on observations that were not normalised, and {given} would "
+            "normalise them: leave --vecnormalize away"
+        )
+    return given
+
+
+def _record(path: Path) -> Any:
+    """Return a VecNormalize that normalises observations, or None."""
+    try:
+        record = pickles.load(files.read_statistics(path))
+    except ValueError:
+        return None  # the artifact says what is wrong with it
+    kind = record.kind if isinstance(record, pickles.Record) else ""
+    return record if kind == "VecNormalize" and getattr(record, "norm_obs", True) else None
+
+
+def unsure(saved: SavedPolicy, clip: float = CLIP) -> str | None:
+    """Return None if the policy saw its observations as they are, or why that does not show.
+
+    `clip` is the bound of what VecNormalize makes.
+    """
+    last, original = saved.last_observation, saved.last_original
+    if saved.algorithm in ON_POLICY:
+        if original is None:
+            return None
+        if last is not None and _stacked(last, original):
+            return "it was trained behind VecNormalize and VecFrameStack, frame by frame"
+        return "it was trained behind VecNormalize"
+    if last is None or original is None:
+        return (
+            "it does not hold an observation that tells whether it was trained behind VecNormalize"
+        )
+    pairs = [(last, original)] if not isinstance(last, dict) else _pairs(saved, last, original)
+    if all(_plain(seen, before, clip) for seen, before in pairs):
+        return None
+    told = "its last observation does not tell whether it was trained behind VecNormalize"
+    if _outside(saved, last) and not _outside(saved, original):
+        told += " (it lies outside its space, as what VecNormalize makes often does)"
+    return told
+
+
+def _pairs(saved: SavedPolicy, last: Any, original: Any) -> list[Any]:
+    """Return what VecNormalize may have normalised: the parts that are Box."""
+    space: Any = saved.observation_space
+    keys = [key for key, part in space.spaces.items() if isinstance(part, spaces.Box)]
+    return [(last[key], original[key]) for key in keys]
+
+
+def _stacked(last: Any, original: Any) -> bool:
+    """Whether the original is smaller: VecFrameStack stacks what VecNormalize normalised."""
+    if isinstance(last, dict):
+        return any(last[key].size != original[key].size for key in last)
+    return bool(last.size != original.size)
+
+
+def _plain(last: NDArray[Any], before: NDArray[Any], clip: float) -> bool:
+    """Whether `last` can't be what VecNormalize makes of `before`."""
+    if (np.array_equal(last, before) and last.any()) or last.dtype != np.float32:
+        return True
+    if bool((np.abs(last) > clip).any()):
+        return True
+    # A number that stays the same. Whole ones do not count: they may be 0, or a bound of clipping.
+    kept = (last == before) & (last % 1 != 0)
+    return bool(kept.any()) or _frames(last, before)
+
+
+def _frames(last: NDArray[Any], before: NDArray[Any]) -> bool:
+    """Whether both are stacked frames, and `last` is one frame further."""
+    width = last.shape[-1]
+    sizes = [size for size in range(1, width // 2 + 1) if width % size == 0]
+    return any(
+        np.array_equal(last[..., :-size], before[..., size:]) and bool(last[..., :-size].any())
+        for size in sizes
+    )
+
+
+def _outside(saved: SavedPolicy, batch: Any) -> bool:
+    space = saved.observation_space
+    if not isinstance(space, spaces.Box):
+        return False
+    return bool(((batch < space.low - 1e-3) | (batch > space.high + 1e-3)).any())

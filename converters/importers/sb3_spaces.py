@@ -1,0 +1,144 @@
+"""The spaces of Stable-Baselines3: rebuilt from data, and flattened in its order."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.preprocessing import is_image_space
+
+from converters.artifact.pickles import Array, Dtype, Foreign, Record
+
+Space = spaces.Space[Any]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A part of an observation, as a slice of the flat features.
+
+    Attributes:
+        key: its name in a Dict; None where the observation is no Dict.
+        space: its own space.
+        form: `flat` (Box, MultiBinary: row by row) or `one_hot` (Discrete: one block;
+            MultiDiscrete: one block per branch, as wide as `nvec` says). The value itself is the
+            index in its block: Stable-Baselines3 does not subtract `start`.
+        first: index of its first feature.
+        width: how many features it has.
+    """
+
+    key: str | None
+    space: Space
+    form: Literal["flat", "one_hot"]
+    first: int
+    width: int
+
+
+def rebuild(read: Any) -> Space:
+    """Return the gymnasium space of a pickled gym or gymnasium space.
+
+    Raises ValueError for a class that is none of Box, Discrete, MultiDiscrete, MultiBinary, Dict
+    and Tuple, and for attributes that make no space.
+    """
+    if isinstance(read, Foreign):
+        raise ValueError(f"the space {read.module}.{read.name} is none of {', '.join(_REBUILD)}")
+    kind = read.kind if isinstance(read, Record) else type(read).__name__
+    if kind not in _REBUILD:
+        raise ValueError(f"{kind} is no space")
+    try:
+        space: Space = _REBUILD[kind](read)
+        return space
+    except ValueError:
+        raise
+    except Exception as error:  # attributes of a damaged or hostile object can cause any error
+        raise ValueError(f"no whole {kind}: {type(error).__name__}: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    return value.values if isinstance(value, Array) else value
+
+
+def _box(read: Any) -> Space:
+    low, high = np.asarray(_plain(read.low)), np.asarray(_plain(read.high))
+    dtype = np.dtype(read.dtype.name) if isinstance(read.dtype, Dtype) else low.dtype
+    return spaces.Box(low, high, low.shape, dtype.type)
+
+
+def _discrete(read: Any) -> Space:
+    return spaces.Discrete(int(read.n), start=int(getattr(read, "start", 0)))
+
+
+def _multi_discrete(read: Any) -> Space:
+    start = _plain(getattr(read, "start", None))
+    return spaces.MultiDiscrete(_plain(read.nvec), start=start)
+
+
+def _multi_binary(read: Any) -> Space:
+    n = _plain(read.n)
+    return spaces.MultiBinary(n if isinstance(n, tuple | list | np.ndarray) else int(n))
+
+
+def _dict(read: Any) -> Space:
+    parts = OrderedDict((str(key), rebuild(part)) for key, part in read.spaces.items())
+    return spaces.Dict(parts)  # the order is kept: Stable-Baselines3 joins the features in it
+
+
+_REBUILD: dict[str, Any] = {
+    "Box": _box,
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": _multi_binary,
+    "Dict": _dict,
+    "Tuple": lambda read: spaces.Tuple([rebuild(part) for part in read.spaces]),
+}
+
+
+def leaves(space: Space) -> tuple[Leaf, ...]:
+    """Return the parts of an observation in the order in which their features are joined.
+
+    Raises ValueError for images, and for a Tuple or a Dict within a Dict, which Stable-Baselines3
+    does not take either.
+    """
+    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
+    found: list[Leaf] = []
+    for key, part in parts:
+        first = found[-1].first + found[-1].width if found else 0
+        if is_image_space(part):
+            raise ValueError(f"{_named(key)} is an image, {part}: these can't be imported yet")
+        if isinstance(part, spaces.Box | spaces.MultiBinary):
+            assert part.shape is not None
+            found.append(Leaf(key, part, "flat", first, int(np.prod(part.shape))))
+        elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
+            found.append(Leaf(key, part, "one_hot", first, int(_blocks(part).sum())))
+        else:
+            raise ValueError(f"{_named(key)} is a {type(part).__name__} within {space}")
+    return tuple(found)
+
+
+def _named(key: str | None) -> str:
+    return "the observation" if key is None else f"the observation's part {key!r}"
+
+
+def _blocks(space: Any) -> NDArray[np.int64]:
+    sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [space.n]
+    return np.asarray(sizes, np.int64).ravel()
+
+
+def flatten(space: Space, batch: Any) -> NDArray[np.float32]:
+    """Return the flat features of a batch, shape (n, features), as the policy's network takes them.
+
+    `batch` is an array with n rows, or for a Dict a dictionary of such arrays.
+    """
+    columns = []
+    for leaf in leaves(space):
+        rows = np.asarray(batch if leaf.key is None else batch[leaf.key])
+        rows = rows.reshape(len(rows), -1)
+        if leaf.form == "one_hot":
+            branches = zip(rows.T, _blocks(leaf.space), strict=True)
+            rows = np.concatenate([np.eye(size)[row] for row, size in branches], axis=1)
+        columns.append(rows)
+    features: NDArray[np.float32] = np.concatenate(columns, axis=1).astype(np.float32)
+    return features

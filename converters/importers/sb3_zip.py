@@ -1,0 +1,300 @@
+"""Read the zip of a Stable-Baselines3 policy as data: no code in it ever runs.
+
+The zip's `data` is JSON whose entries are values or cloudpickles. Only the entries that a policy
+needs are read, by `pickles.load`. So a zip of another Python, numpy, gym or Stable-Baselines3 reads
+alike, and a learning rate that is a function does not hinder.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import stable_baselines3
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common import policies, torch_layers
+from stable_baselines3.dqn import policies as dqn_policies
+from stable_baselines3.sac import policies as sac_policies
+from stable_baselines3.td3 import policies as td3_policies
+from torch import nn
+
+from converters.artifact import pickles
+from converters.artifact.card import ArtifactError
+from converters.errors import one_line
+from converters.importers import files, sb3_spaces
+from converters.importers.sb3_spaces import Space
+
+ALGORITHMS = ("PPO", "A2C", "SAC", "TD3", "DDPG", "DQN")
+"""What can be read."""
+
+ON_POLICY = ("PPO", "A2C")
+
+_MODULES = {
+    module.__name__: module for module in (policies, sac_policies, td3_policies, dqn_policies)
+}
+_POLICIES = (
+    *("ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy"),
+    *("SACPolicy", "TD3Policy", "DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
+)
+
+_LATER = {
+    "sb3_contrib.ars": "ARS",
+    "sb3_contrib.common.maskable": "MaskablePPO",
+    "sb3_contrib.common.recurrent": "RecurrentPPO",
+    "sb3_contrib.crossq": "CrossQ",
+    "sb3_contrib.qrdqn": "QR-DQN",
+    "sb3_contrib.tqc": "TQC",
+}
+_EXTRACTORS = ("FlattenExtractor", "CombinedExtractor", "NatureCNN")
+_IGNORED = ("optimizer_class", "optimizer_kwargs")
+_LARGEST = 1 << 28
+"""Most bytes of an entry of the zip."""
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """A policy that Stable-Baselines3 saved.
+
+    Attributes:
+        algorithm: one of ALGORITHMS. TD3 with the settings of DDPG is DDPG.
+        policy: the policy with its weights, on the CPU, in evaluation mode. Its `predict` gives
+            what the model's would.
+        observation_space: as the policy saw it, behind all wrappers.
+        action_space: as the policy saw it.
+        policy_kwargs: what the policy was built with, without its optimizer.
+        version: the version of Stable-Baselines3, or "" if the file does not say.
+        system: lines of the machine that saved it, e.g. "Python" → "3.11.7".
+        steps: how many steps it was trained for.
+        last_observation: what it saw last, a batch, or None.
+        last_original: what `sb3_normalisation` needs; a batch, or None.
+    """
+
+    algorithm: str
+    policy: Any
+    observation_space: Space
+    action_space: Space
+    policy_kwargs: dict[str, Any]
+    version: str
+    system: dict[str, str]
+    steps: int
+    last_observation: Any
+    last_original: Any
+
+
+class _Data:
+    """The zip's `data`: JSON, with some entries pickled."""
+
+    def __init__(self, path: Path, entries: dict[str, Any]) -> None:
+        self.path = path
+        self.entries = entries
+
+    def __getitem__(self, name: str) -> Any:
+        """Return an entry, None if there is none; raise ArtifactError if it can't be read."""
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict) or ":serialized:" not in entry:
+            return entry
+        try:
+            return pickles.load(base64.b64decode(str(entry[":serialized:"])), unknown=True)
+        except ValueError as error:
+            held = [f"{key}: {value}" for key, value in entry.items() if key[0] != ":"]
+            told = ", ".join([str(entry.get(":type:", "")), *held])
+            reason = f"{name} ({told}) can't be read as data: {error}"
+            raise ArtifactError(f"{self.path}: {one_line(reason)}") from None
+
+
+def read(path: Path) -> SavedPolicy:
+    """Read the zip of a policy. Raise ArtifactError, which says what can't be read and why."""
+    members = _members(path)
+    data = _Data(path, _json(path, members["data"]))
+    algorithm = _algorithm(path, data)
+    try:
+        observation_space = sb3_spaces.rebuild(data["observation_space"])
+        action_space = sb3_spaces.rebuild(data["action_space"])
+        arguments = _arguments(data["policy_kwargs"] or {})
+        steps = _steps(data["num_timesteps"])
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: {one_line(error)}") from None
+    weights = _weights(path, members["policy.pth"])
+    if algorithm in ON_POLICY:
+        arguments["use_sde"] = bool(data["use_sde"])
+        _split_shared_layers(arguments, weights)
+    lines = members.get("system_info.txt", b"").decode("utf-8", "replace").splitlines()
+    system = dict(line.lstrip("- ").split(": ", 1) for line in lines if ": " in line)
+    version = members.get("_stable_baselines3_version", b"").decode("utf-8", "replace").strip()
+    return SavedPolicy(
+        algorithm=algorithm,
+        policy=_build(path, data, observation_space, action_space, arguments, weights),
+        observation_space=observation_space,
+        action_space=action_space,
+        policy_kwargs=arguments,
+        version=version or str(data["_stable_baselines3_version"] or ""),
+        system=system,
+        steps=steps,
+        last_observation=_batch(data["_last_obs"]),
+        last_original=_batch(data["_last_original_obs"]),
+    )
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    content = files.read(path, "sb3")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = ("data", "policy.pth", "system_info.txt", "_stable_baselines3_version")
+            found = [info for info in archive.infolist() if info.filename in names]
+            if any(info.file_size > _LARGEST for info in found):
+                raise ValueError(f"an entry of it has more than {_LARGEST} bytes")
+            members = {info.filename: archive.read(info) for info in found}
+            return {**members, "data": members["data"], "policy.pth": members["policy.pth"]}
+    except Exception as error:  # whatever a damaged or hostile zip can provoke in zipfile
+        reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {reason}") from None
+
+
+def _json(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        entries = json.loads(content)
+        if not isinstance(entries, dict) or "policy_class" not in entries:
+            raise ValueError("its data names no policy class")
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {one_line(error)}") from None
+    return entries
+
+
+def _algorithm(path: Path, data: _Data) -> str:
+    found = data["policy_class"]
+    if not (isinstance(found, type) and issubclass(found, pickles.Foreign)):
+        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: its policy class is no class")
+    module, name = found.module, found.name
+    later = [kind for package, kind in _LATER.items() if module.startswith(f"{package}.")]
+    if "cg_max_steps" in data.entries:
+        later = ["TRPO"]
+    if later:
+        raise ArtifactError(
+            f"{path}: {later[0]} can't be imported yet: {', '.join(ALGORITHMS)} can"
+        )
+    if name not in _POLICIES or not hasattr(_MODULES.get(module), name):
+        raise ArtifactError(
+            f"{path}: its policy is the class {module}.{name}, which is code that the file does "
+            f"not hold as data: save policy.actor as TorchScript and use `{files.TORCHSCRIPT}`"
+        )
+    if module == "stable_baselines3.common.policies":
+        return "PPO" if "clip_range" in data.entries else "A2C"
+    if module == "stable_baselines3.td3.policies":
+        arguments = data.entries.get("policy_kwargs")
+        critics = arguments.get("n_critics") if isinstance(arguments, dict) else None
+        return "DDPG" if (critics, data["policy_delay"]) == (1, 1) else "TD3"
+    return module.split(".")[1].upper()
+
+
+def _arguments(given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ValueError("its policy_kwargs are no dictionary")
+    return {
+        str(name): _argument(str(name), value)
+        for name, value in given.items()
+        if name not in _IGNORED and not (name == "sde_net_arch" and value is None)
+    }
+
+
+def _argument(name: str, value: Any) -> Any:
+    """Return an argument as it was. Classes are looked up by name in torch.nn and in SB3."""
+    if isinstance(value, dict):
+        return {key: _argument(f"{name}.{key}", part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_argument(name, part) for part in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, type) and issubclass(value, pickles.Foreign):
+        found: Any = None
+        if value.module.startswith("torch.nn.modules."):
+            found = vars(nn).get(value.name)
+        if value.module == torch_layers.__name__ and value.name in _EXTRACTORS:
+            found = vars(torch_layers)[value.name]
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return found
+    named = value.name if isinstance(value, pickles.Foreign) else ""
+    if named.startswith("_make_function"):
+        raise ValueError(f"{name} is a function, which is code: {_ADVICE}")
+    if isinstance(value, type) and issubclass(value, pickles.Foreign):
+        raise ValueError(f"{name} is the class {value.module}.{value.name}, which is code that "
+                         f"the file does not hold as data: {_ADVICE}")  # fmt: skip
+    held = f"{value.module}.{named}" if named else type(value).__name__
+    raise ValueError(f"{name} holds {held}, which can't be read as data: {_ADVICE}")
+
+
+_ADVICE = f"save the policy's network as TorchScript and use `{files.TORCHSCRIPT}`"
+
+
+def _steps(value: Any) -> int:
+    if not isinstance(value, int):
+        raise ValueError("its num_timesteps is no number")
+    return value
+
+
+def _weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(weights, Mapping):
+            raise ValueError("no state dict")
+        return dict(weights)
+    except Exception as error:  # whatever a damaged or hostile file can provoke in torch
+        raise ArtifactError(f"{path}: its policy.pth can't be read: {one_line(error)}") from None
+
+
+def _split_shared_layers(arguments: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Give actor and critic a copy each of the layers that they shared before SB3 1.8."""
+    architecture = arguments.get("net_arch")
+    if not isinstance(architecture, list):
+        return
+    shared = [layer for layer in architecture if not isinstance(layer, dict)]
+    own = next((layer for layer in architecture if isinstance(layer, dict)), {})
+    split = [key for key in weights if key.startswith("mlp_extractor.shared_net.")]
+    if not split and not own:
+        return
+    moved: dict[str, torch.Tensor] = {}
+    arguments["net_arch"] = {part: shared + list(own.get(part, [])) for part in ("pi", "vf")}
+    for key in [key for key in weights if split and key.startswith("mlp_extractor.")]:
+        _, net, index, kind = key.split(".")
+        if net != "shared_net":
+            moved[f"mlp_extractor.{net}.{int(index) + 2 * len(shared)}.{kind}"] = weights.pop(key)
+    for key in split:
+        for net in ("policy_net", "value_net"):
+            moved[key.replace("shared_net", net)] = weights[key]
+        del weights[key]
+    weights.update(moved)
+
+
+def _build(
+    path: Path,
+    data: _Data,
+    observation_space: Space,
+    action_space: Space,
+    arguments: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+) -> Any:
+    found = data["policy_class"]
+    kind = getattr(_MODULES[found.module], found.name)
+    try:
+        policy = kind(observation_space, action_space, lambda _: 0.0, **arguments)
+        policy.load_state_dict(weights)
+    except Exception as error:  # whatever spaces and arguments that do not fit can provoke
+        library = f"Stable-Baselines3 {stable_baselines3.__version__}"
+        raise ArtifactError(f"{path}: {library} can't build it: {one_line(error)}") from None
+    policy.set_training_mode(False)
+    return policy.requires_grad_(False)
+
+
+def _batch(value: Any) -> NDArray[Any] | dict[str, NDArray[Any]] | None:
+    parts = value if isinstance(value, dict) else {"": value}
+    if value is None or not all(isinstance(part, pickles.Array) for part in parts.values()):
+        return None
+    return (
+        {str(key): part.values for key, part in value.items()} if parts is value else value.values
+    )
