@@ -130,7 +130,7 @@ class Signature:
     @property
     def has_policy_action(self) -> bool:
         """Whether models give the policy's own action beside the control, which differs from it."""
-        return self.control is not None and not self.control.keeps(self.action_space)
+        return self.control is not None and not self.control.plain
 
     @property
     def stateful(self) -> bool:

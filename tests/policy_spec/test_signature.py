@@ -334,3 +334,24 @@ def test_the_documents_names() -> None:
     text = (ROOT / "docs" / "SIGNATURE.md").read_text()
     assert {name for name in RESERVED if f"`{name}`" in text} == RESERVED
     assert f"more than {RASTER_ELEMENTS} elements" in text
+
+
+@pytest.mark.parametrize(
+    ("layout", "low", "high", "apart"),
+    [
+        (["throttle", "brake", "steer"], [0, 0, -1], 1, False),
+        (["steer", "throttle", "brake"], [-1, 0, 0], 1, True),
+        (["throttle", "brake", "steer"], [0, 0, -1], [1, 0.5, 1], True),
+        (["steer", "acceleration"], -1, 1, True),
+        (["throttle", "brake", "steer", "reverse"], [0, 0, -1, 0], 1, True),
+    ],
+)
+def test_the_policys_own_action_is_told_apart(
+    layout: list[str], low: Any, high: Any, apart: bool
+) -> None:
+    action = to_data(box(low, high, len(layout)))
+    scale = {"brake": "clip"} if isinstance(high, list) else {}
+    card = {"observation_space": DRIVING, "action_space": action}
+    assert not Signature.from_card(card).has_policy_action
+    control = {"layout": layout, "scale": scale}
+    assert Signature.from_card(card | {"control": control}).has_policy_action is apart
