@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 import click
 
-from carlarl.commands.bench import bench
-from carlarl.commands.config import config
-from carlarl.commands.drive import drive
-from carlarl.commands.export import export
-from carlarl.commands.import_sb3 import import_sb3
-from carlarl.commands.import_torchscript import import_torchscript
-from carlarl.commands.keys import keys
-from carlarl.commands.load import load
-from carlarl.commands.predict import predict
-from carlarl.commands.promote import promote
-from carlarl.commands.remove import remove
-from carlarl.commands.rollback import rollback
-from carlarl.commands.serve import serve
-from carlarl.commands.sign import sign
-from carlarl.commands.tune import tune
-from carlarl.commands.unload import unload
-from carlarl.commands.validate import validate
-from carlarl.commands.versions import versions
-from carlarl.commands.warmup import warmup
 from carlarl.errors import CommandError
 from converters.errors import ConversionError
 from gateway.config.settings import SettingsError
+
+_COMMANDS = """
+bench config drive export import_sb3 import_torchscript keys load predict promote remove rollback
+serve sign tune unload validate versions warmup
+"""
+"""Their modules, each of which has the command under its own name."""
 
 
 def main() -> None:
@@ -78,25 +66,5 @@ def cli() -> None:
     """Serve trained driving policies: artifact → Triton model repository → JSON actions."""
 
 
-for command in (
-    bench,
-    config,
-    drive,
-    export,
-    import_sb3,
-    import_torchscript,
-    keys,
-    load,
-    predict,
-    promote,
-    remove,
-    rollback,
-    serve,
-    sign,
-    tune,
-    unload,
-    validate,
-    versions,
-    warmup,
-):
-    cli.add_command(command)
+for _name in _COMMANDS.split():
+    cli.add_command(getattr(import_module(f"carlarl.commands.{_name}"), _name))

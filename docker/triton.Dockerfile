@@ -14,7 +14,9 @@ RUN python3 -m pip install --no-cache-dir --only-binary :all: --require-hashes -
  && python3 -c "import sysconfig, pathlib; pathlib.Path(sysconfig.get_path('purelib'), 'carlarl.pth').write_text('import sys; sys.path.insert(0, \'/opt/carlarl\')\n')"
 COPY policy_spec /opt/carlarl/policy_spec
 COPY triton_backend /opt/carlarl/triton_backend
-RUN python3 -m compileall -q /opt/carlarl/policy_spec /opt/carlarl/triton_backend
+# What it loads at a start: `converters.repository.start`.
+COPY converters /opt/carlarl/converters
+RUN python3 -m compileall -q /opt/carlarl/policy_spec /opt/carlarl/triton_backend /opt/carlarl/converters
 COPY docker/triton.sh /opt/carlarl/triton.sh
 COPY --chown=1000:1000 model_repository /models
 ENV HOME=/tmp \

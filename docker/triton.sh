@@ -1,14 +1,10 @@
 #!/bin/sh
-# Start Triton as `carlarl serve` does, but with every version's model for gateways loaded: of several
-# replicas each must answer for each version while one of them is promoted.
+# Start Triton as `carlarl serve` does, with the same models. SERVE_VERSIONS names further versions.
 set -eu
-cd "${MODEL_REPOSITORY:-/models}"
-[ -f carla_policy/config.pbtxt ] || {
-    echo "$PWD: no active version; \`carlarl export\` makes one active" >&2
-    exit 1
-}
-for model in carla_policy carla_policy-v* carla_policy_fused-v*; do
-    [ ! -f "$model/config.pbtxt" ] || set -- "--load-model=$model" "$@"
+export MODEL_REPOSITORY="${MODEL_REPOSITORY:-/models}"
+models=$(python3 -P -m converters.repository.start)
+for model in $models; do
+    set -- "--load-model=$model" "$@"
 done
 if [ -n "${TRITON_SECRET:-}" ]; then # only who sends it may load, unload and trace
     case $TRITON_SECRET in */*) TRITON_SECRET=$(cat "$TRITON_SECRET") ;; esac # a file with it
@@ -26,7 +22,7 @@ if [ -n "$traces" ]; then # spans of those calls alone that bring a trace
         "--trace-config=opentelemetry,resource=service.name=${OTEL_SERVICE_NAME:-carlarl}-triton" "$@"
 fi
 exec tritonserver \
-    --model-repository="$PWD" \
+    --model-repository="$MODEL_REPOSITORY" \
     --model-control-mode=explicit \
     --disable-auto-complete-config \
     --model-load-thread-count=16 \

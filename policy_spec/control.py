@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_spec.dtypes import Number
+from policy_spec.spaces import LeafSpace, at
 
 RANGES = {
     "throttle": (0.0, 1.0),
@@ -94,6 +95,20 @@ class Control:
     def switches(self) -> tuple[str, ...]:
         """The names that are booleans in JSON."""
         return tuple(name for name in self.names if name in SWITCHES)
+
+    def keeps(self, space: LeafSpace) -> bool:
+        """Return whether the control is the action, number by number, for each action of `space`.
+
+        So it is for a Box of throttle, brake and steer in that order, within their ranges.
+        """
+        return self.layout == self.names and all(
+            isinstance(column, Scaled)
+            and (column.index, column.positive, column.negative) == (index, 1.0, 1.0)
+            and column.offset == 0.0
+            and column.low <= at(space.low, index)
+            and at(space.high, index) <= column.high
+            for index, column in enumerate(self.columns)
+        )
 
     def numbers(self, action: Any) -> list[float]:
         """Return the control's numbers for an action in JSON form; switches are 0.0 or 1.0."""

@@ -15,16 +15,9 @@ PACKED = "observation"
 """The tensor of a fused or merged model with all packed leaves."""
 
 RESERVED = frozenset(
-    ["observation", "deterministic", "seed", "row", "noise", "noise_key", "nonce", "nonce_echo"]
-    + [
-        "features",
-        "preprocess_nonce",
-        "state",
-        "episode_start",
-        "next_state",
-        "action",
-        "policy_action",
-    ]
+    ["observation", "deterministic", "seed", "row", "noise", "noise_key", "nonce", "features"]
+    + ["state", "episode_start", "next_state", "action", "policy_action"]
+    + ["nonce_echo", "preprocess_nonce"]
 )
 """Names of other tensors."""
 

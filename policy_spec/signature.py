@@ -128,6 +128,11 @@ class Signature:
         return self.action_space.size
 
     @property
+    def has_policy_action(self) -> bool:
+        """Whether models give the policy's own action beside the control, which differs from it."""
+        return self.control is not None and not self.control.keeps(self.action_space)
+
+    @property
     def stateful(self) -> bool:
         """Whether the policy has a memory."""
         return bool(self.state)
@@ -209,13 +214,16 @@ def _lifted(card: Mapping[str, Any]) -> Signature:
 
 
 def _noise(card: Mapping[str, Any], action: LeafSpace) -> str:
-    """Return the kind of noise: `distribution.noise`, or what `distribution.std` stands for."""
+    """Return the kind of noise: `distribution.noise`, else the action space's own kind.
+
+    A Box whose `distribution.std` is `none`, or is missing, has none.
+    """
     distribution = card.get("distribution") or {}
     if not isinstance(distribution, Mapping):
         raise SpecError("distribution", f"must be a mapping, not {shown(distribution)}")
     known = NOISES[type(action)]
-    std = isinstance(action, Box) and distribution.get("std", "none") != "none"
-    noise = distribution.get("noise", "normal" if std else "none")
+    fixed = isinstance(action, Box) and distribution.get("std", "none") == "none"
+    noise = distribution.get("noise", "none" if fixed else known[0])
     if noise not in known:
         kinds = " or ".join(known)
         of = type(action).__name__

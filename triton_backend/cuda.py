@@ -18,6 +18,8 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 PROVIDER = "CUDAExecutionProvider"
 
+Arrays = tuple[NDArray[Any], ...]
+
 
 class NoGpuError(Exception):
     """A policy can't run on a GPU here. The text says what is missing."""
@@ -29,12 +31,12 @@ class Graph(Protocol):
     features: NDArray[Any]
     noise: NDArray[Any]
 
-    def run(self) -> NDArray[Any]:
-        """Return the action. The next run may overwrite its memory."""
+    def run(self) -> Arrays:
+        """Return the outputs. The next run may overwrite their memory."""
 
 
 class Graphs:
-    """Features (n, features) and noise (n, actions) → action (n, 3), by the graphs of a policy.
+    """A `runtimes.Runtime`: features and noise → outputs, by the graphs of a policy.
 
     They are captured at the first call, which Triton's warm-up makes: it shows the widths. Use
     them in one thread at a time.
@@ -45,20 +47,20 @@ class Graphs:
         self._capture = capture
         self._graphs: dict[int, Graph] = {}
 
-    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
         """Run the policy. More rows than the largest graph has need several replays."""
         if not self._graphs:
             widths = features.shape[1], noise.shape[1]
             self._graphs = {rows: self._capture(rows, *widths) for rows in SIZES}
-        action = np.empty((len(features), 3), np.float32)
+        parts: list[Arrays] = []
         for start in range(0, len(features), SIZES[-1]):
             part = slice(start, start + SIZES[-1])
             rows = len(features[part])
             graph = self._graphs[padded(rows)]
             graph.features[:rows] = features[part]  # further rows keep their old content
             graph.noise[:rows] = noise[part]
-            action[part] = graph.run()[:rows]
-        return action
+            parts.append(tuple(output[:rows].copy() for output in graph.run()))
+        return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def padded(rows: int) -> int:
@@ -88,7 +90,6 @@ class _TorchGraph:
 
         split = rows * features
         sent = torch.zeros(rows * (features + noise), pin_memory=True)
-        answer = torch.zeros((rows, 3), pin_memory=True)
         self._inputs = sent.cuda()
         given = self._inputs[:split].view(rows, -1), self._inputs[split:].view(rows, -1)
         self._graph = torch.cuda.CUDAGraph()
@@ -98,19 +99,25 @@ class _TorchGraph:
         with torch.inference_mode(), plain:
             beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             with torch.cuda.stream(beside):
-                program(*given)  # libraries create handles now: a capture may create none
+                made = _outputs(program(*given))  # a capture may create no library's handles
             beside.synchronize()
+            answers = [torch.zeros_like(one, device="cpu", pin_memory=True) for one in made]
             with torch.cuda.graph(self._graph, stream=beside):
                 self._inputs.copy_(sent, non_blocking=True)
-                answer.copy_(program(*given), non_blocking=True)
+                for answer, one in zip(answers, _outputs(program(*given)), strict=True):
+                    answer.copy_(one, non_blocking=True)
         self.features: NDArray[Any] = sent[:split].view(rows, -1).numpy()
         self.noise: NDArray[Any] = sent[split:].view(rows, -1).numpy()
-        self._action: NDArray[Any] = answer.numpy()
+        self._actions: Arrays = tuple(answer.numpy() for answer in answers)
 
-    def run(self) -> NDArray[Any]:
+    def run(self) -> Arrays:
         self._graph.replay()
         self._stream.synchronize()
-        return self._action
+        return self._actions
+
+
+def _outputs(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
 
 
 def onnx(path: Path) -> Graphs:
@@ -132,6 +139,10 @@ def onnx(path: Path) -> Graphs:
     return Graphs(lambda *shape: _OnnxGraph(session, *shape))
 
 
+DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int8)": np.int8}
+"""ONNX Runtime's names of the types of an action."""
+
+
 class _OnnxGraph:
     """A graph from GPU memory to GPU memory. The copies are separate calls."""
 
@@ -142,20 +153,22 @@ class _OnnxGraph:
         self.noise: NDArray[Any] = np.zeros((rows, noise), np.float32)
         self._features = OrtValue.ortvalue_from_numpy(self.features, "cuda", 0)
         self._noise = OrtValue.ortvalue_from_numpy(self.noise, "cuda", 0)
-        shape = (rows, 3)
-        self._action = OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cuda", 0)
+        self._actions = []
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input("features", self._features)
         self._binding.bind_ortvalue_input("noise", self._noise)
-        self._binding.bind_ortvalue_output("action", self._action)
+        for output in session.get_outputs():
+            shape, dtype = (rows, output.shape[1]), DTYPES[output.type]
+            action = OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
+            self._binding.bind_ortvalue_output(output.name, action)
+            self._actions.append(action)
         self._options = RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(rows))
         self._session = session
         self.run()  # which captures
 
-    def run(self) -> NDArray[Any]:
+    def run(self) -> Arrays:
         self._features.update_inplace(self.features)
         self._noise.update_inplace(self.noise)
         self._session.run_with_iobinding(self._binding, self._options)
-        action: NDArray[Any] = self._action.numpy()
-        return action
+        return tuple(action.numpy() for action in self._actions)

@@ -131,7 +131,7 @@ def digest(content: bytes) -> str:
 
 
 class Engine:
-    """A plan on the first GPU: features (n, features) and noise (n, actions) → action (n, 3).
+    """A plan on the first GPU, a `runtimes.Runtime`: features and noise → outputs.
 
     Only the check of the record has been run: there was no GPU for these engines when this class
     was written.
@@ -162,9 +162,16 @@ class Engine:
         if self._engine is None:
             raise ValueError(f"{path}: {record.builder} {record.version} can't read it")
         self._context = self._engine.create_execution_context()
-        self._width = self._engine.get_tensor_shape("action")[-1]
+        types = {"FLOAT": torch.float32, "INT64": torch.int64, "INT8": torch.int8}
+        names = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
+        self._outputs = [
+            (name, self._engine.get_tensor_shape(name)[-1], types[dtype.name])
+            for name in names
+            if name not in ("features", "noise")
+            for dtype in [self._engine.get_tensor_dtype(name)]
+        ]
 
-    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run the plan; raise ValueError for more rows than its profile has."""
         torch, context = self._torch, self._context
         with torch.inference_mode(), torch.cuda.stream(self._stream):
@@ -175,11 +182,13 @@ class Engine:
             for name, tensor in buffers.items():
                 if not context.set_input_shape(name, tuple(tensor.shape)):
                     raise ValueError(f"the engine does not take {name} of {tuple(tensor.shape)}")
-            action = torch.empty((len(features), self._width), device=self._device)
-            buffers["action"] = action
+            actions = [
+                torch.empty((len(features), width), dtype=dtype, device=self._device)
+                for _, width, dtype in self._outputs
+            ]
+            buffers |= {name: one for (name, *_), one in zip(self._outputs, actions, strict=True)}
             for name, tensor in buffers.items():
                 context.set_tensor_address(name, tensor.data_ptr())
             if not context.execute_async_v3(self._stream.cuda_stream):
                 raise RuntimeError("the engine did not run")
-            answer: NDArray[Any] = action.cpu().numpy()  # waits for the stream
-        return answer
+            return tuple(action.cpu().numpy() for action in actions)  # waits for the stream

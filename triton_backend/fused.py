@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb
 
+from policy_spec.noise import NoiseSource
 from triton_backend import joining, tracing
-from triton_backend.policy import OnnxPolicy, TorchScriptPolicy
-from triton_backend.preprocessing import FILE_NAME, NoiseSource, Preprocessing
+from triton_backend.observations import PackedObservations
+from triton_backend.policy import OnnxPolicy, TorchScriptPolicy, action_names
+from triton_backend.preprocessing import FILE_NAME, NO_NOISE, Preprocessing
 
 
 class TritonPythonModel:
@@ -25,7 +27,9 @@ class TritonPythonModel:
         """Load the version's statistics and its policy."""
         directory = Path(args["model_repository"]) / args["model_version"]
         self._preprocessing = Preprocessing.load(directory / FILE_NAME)
-        self._noise = NoiseSource()
+        self._observations = PackedObservations(self._preprocessing)
+        self._noise = NoiseSource(self._preprocessing.kind)
+        self._outputs = action_names(args)
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
         self._infer = here.load(directory, args)
         self._steps = tracing.steps()
@@ -33,7 +37,7 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""
         self._times = [time.time_ns()]
-        answers = joining.answer(requests, self._read, self._compute, ("action",))
+        answers = joining.answer(requests, self._read, self._compute, self._outputs)
         if self._steps is not None:
             self._steps.record(requests, ("preprocess", "policy"), self._times)
         return answers
@@ -45,19 +49,22 @@ class TritonPythonModel:
 
     def _read(self, request: Any) -> joining.Arrays:
         """Return a request's observations and noise, rows first."""
-        observation = joining.tensor(request, "observation")
+        rows = self._observations.read(request)
         key = pb.get_input_tensor_by_name(request, "noise_key")
         width = self._preprocessing.noise
         if key is None:
-            return observation, np.zeros((len(observation), width), np.float32)
+            return *rows, np.zeros((len(rows[0]), width), np.float32)
         seed, row = key.as_numpy().T
         if (seed < -1).any() or (row < 0).any():
             raise ValueError("a seed must be -1 or more, a row 0 or more")
-        return observation, self._noise.draw(seed < 0, seed, row, width)
+        if self._preprocessing.kind == "none" and (seed >= 0).any():
+            raise ValueError(NO_NOISE)
+        return *rows, self._noise.draw(seed < 0, seed, row, width)
 
-    def _compute(self, observation: Any, noise: Any) -> joining.Arrays:
-        features = self._preprocessing.features(observation)
+    def _compute(self, *arrays: Any) -> joining.Arrays:
+        *rows, noise = arrays
+        features = self._preprocessing.features(self._observations.flatten(rows))
         self._times.append(time.time_ns())
-        action = self._infer(features, noise)
+        actions = self._infer(features, noise)
         self._times.append(time.time_ns())
-        return (action,)
+        return actions

@@ -9,6 +9,12 @@ from typing import Any, ClassVar
 from triton_backend import joining, runtimes
 
 
+def action_names(args: dict[str, str]) -> list[str]:
+    """Return the names of the outputs that a policy computes, in order, from a model's `args`."""
+    outputs = json.loads(args["model_config"])["output"]
+    return [one["name"] for one in outputs if one["name"] in ("action", "policy_action")]
+
+
 class _PolicyModel:
     """Triton's interface to a policy file."""
 
@@ -19,6 +25,7 @@ class _PolicyModel:
         """Load the version's policy on the device of this model instance."""
         directory = Path(args["model_repository"]) / args["model_version"]
         self._infer = self.load(directory, args)
+        self._outputs = action_names(args)
 
     @classmethod
     def load(cls, directory: Path, args: dict[str, str]) -> runtimes.Runtime:
@@ -32,14 +39,11 @@ class _PolicyModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one call of the runtime."""
-        return joining.answer(requests, self._read, self._compute, ("action",))
+        return joining.answer(requests, self._read, self._infer, self._outputs)
 
     @staticmethod
     def _read(request: Any) -> joining.Arrays:
         return joining.tensor(request, "features"), joining.tensor(request, "noise")
-
-    def _compute(self, features: Any, noise: Any) -> joining.Arrays:
-        return (self._infer(features, noise),)
 
 
 class OnnxPolicy(_PolicyModel):

@@ -1,4 +1,4 @@
-"""Make the inputs of a policy: normalised features of observations, and noise for sampling.
+"""Make the inputs of a policy: normalised features of observations.
 
 Pure numpy. The `preprocess` model uses it to serve, and the converters use it to check an export,
 so that both compute the same numbers.
@@ -7,18 +7,30 @@ so that both compute the same numbers.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from policy_spec.leaves import Leaf, leaves
+from policy_spec.noise import KINDS
+from policy_spec.parsing import parse_space
+from policy_spec.signature import Signature, driving_space, sensors_of
+from policy_spec.spaces import Discrete, LeafSpace, MultiDiscrete, Space, to_data, without
+
 FILE_NAME = "preprocessing.json"
 
+MAX_FEATURES = 1 << 24
+
+NO_NOISE = "this policy has no noise to sample with: ask for its deterministic action"
+
 Floats = NDArray[np.float32]
-Step = tuple[str, tuple[float, ...]]
+Step = tuple[str, tuple[float, ...]] | tuple[str, tuple[float, ...], tuple[int, int]]
+"""Operation, values, and the columns (start, stop) of the features; without them all."""
 
 Operation = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 
@@ -33,91 +45,153 @@ _OPERATIONS: dict[str, Operation] = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A policy's preprocessing: element-wise steps on the observation, then one cast to float32.
+    """A policy's preprocessing: element-wise steps on the features, then one cast to float32.
+
+    The features of an observation are those of its leaves in the card's order, row-major: the
+    elements of a Box, zeros and ones of a MultiBinary, one-hot codes of a Discrete and of each
+    branch of a MultiDiscrete.
 
     Attributes:
-        sensors: sensors per observation; the observation is `[speed, steering, sensor…]`.
-        noise: width of the policy's own action, and so of its noise.
-        steps: `(operation, values)` in order; `values` has one number per element of the
-            observation, or `(low, high)` for `clip`. Computed in float64, as Stable-Baselines3's
-            `VecNormalize.normalize_obs` does.
+        observation_space: of the policy.
+        noise: width of the noise; 1 for a policy without.
+        steps: in order; `values` has one number per column, or `(low, high)` for `clip`. Computed
+            in float64, as Stable-Baselines3's `VecNormalize.normalize_obs` does.
+        kind: of the noise, one of `policy_spec.noise.KINDS`.
     """
 
-    sensors: int
+    observation_space: Space
     noise: int
     steps: tuple[Step, ...] = ()
+    kind: str = "normal"
 
     def __post_init__(self) -> None:
         """Raise ValueError for steps that can't be computed."""
-        for operation, values in self.steps:
+        if self.width > MAX_FEATURES:
+            raise ValueError(f"an observation has {self.width} features, at most {MAX_FEATURES}")
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown noise {self.kind!r}")
+        for operation, values, *rest in self.steps:
+            start, stop = rest[0] if rest else (0, self.width)
             if operation not in _OPERATIONS:
                 raise ValueError(f"unknown preprocessing operation {operation!r}")
-            expected = 2 if operation == "clip" else self.width
+            if not 0 <= start < stop <= self.width:
+                raise ValueError(f"{operation} has no columns {start} to {stop}")
+            expected = 2 if operation == "clip" else stop - start
             if len(values) != expected:
                 raise ValueError(f"{operation} takes {expected} values, not {len(values)}")
             if not np.isfinite(values).all() or (operation == "divide" and 0.0 in values):
                 raise ValueError(f"{operation} has a value that is not finite, or a zero divisor")
 
-    @property
-    def width(self) -> int:
-        """Elements of one observation: speed, steering and the sensors."""
-        return self.sensors + 2
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what an artifact keeps in its pickle: the steps. The card has the rest."""
+        return {"steps": self.steps}
 
-    def features(self, observation: Floats) -> Floats:
-        """Normalise observations, shape (n, 2 + sensors), into features of the same shape."""
-        values = observation.astype(np.float64)
-        for operation, operand in self._operations:
-            values = operation(values, operand)
+    @classmethod
+    def of(cls, signature: Signature, steps: tuple[Step, ...] = ()) -> Preprocessing:
+        """Return the preprocessing of a policy; raise ValueError as the class does."""
+        width = max(signature.noise_width, 1)
+        return cls(signature.observation_space, width, steps, signature.noise)
+
+    @cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """The leaves of an observation, in the card's order."""
+        return leaves(self.observation_space)
+
+    @cached_property
+    def width(self) -> int:
+        """Number of features of one observation."""
+        return sum(feature_width(leaf.space) for leaf in self.leaves)
+
+    @cached_property
+    def columns(self) -> dict[tuple[str, ...], tuple[int, int]]:
+        """Where each leaf's features are, by its path: (start, stop)."""
+        found, start = {}, 0
+        for leaf in self.leaves:
+            stop = start + feature_width(leaf.space)
+            found[leaf.path] = (start, stop)
+            start = stop
+        return found
+
+    def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the features before all steps, shape (n, width).
+
+        `rows` has each leaf's values, shape (n, …), in the card's order.
+        """
+        if len(rows) == 1:
+            return self._codes[0](rows[0])
+        parts = [code(values) for code, values in zip(self._codes, rows, strict=True)]
+        return np.concatenate(parts, axis=1)
+
+    def features(self, flat: NDArray[Any]) -> Floats:
+        """Normalise what `flatten` returns, shape (n, width), into features of the same shape."""
+        values = flat.astype(np.float64)
+        for operation, operand, columns in self._operations:
+            if columns is None:
+                values = operation(values, operand)
+            else:
+                values[:, columns] = operation(values[:, columns], operand)
         return values.astype(np.float32)
 
     @cached_property
-    def _operations(self) -> list[tuple[Operation, NDArray[np.float64]]]:
-        return [(_OPERATIONS[name], np.array(values)) for name, values in self.steps]
+    def _codes(self) -> list[Callable[[NDArray[Any]], NDArray[Any]]]:
+        return [_code(leaf.space) for leaf in self.leaves]
+
+    @cached_property
+    def _operations(self) -> list[tuple[Operation, NDArray[np.float64], slice | None]]:
+        return [
+            (_OPERATIONS[name], np.array(values), slice(*rest[0]) if rest else None)
+            for name, values, *rest in self.steps
+        ]
 
     def dumps(self) -> str:
-        """Return the file's text. Numbers keep all their bits."""
-        content = {"sensors": self.sensors, "noise": self.noise, "steps": self.steps}
+        """Return the file's text. Numbers keep all their bits.
+
+        For speed, steering and sensors with normal noise it is the text of earlier releases.
+        """
+        sensors = sensors_of(self.observation_space)
+        content: dict[str, Any] = {"sensors": sensors, "noise": self.noise, "steps": self.steps}
+        if sensors is None or self.kind != "normal":
+            space = without(self.observation_space, "unit", "description")
+            noise = {"kind": self.kind, "width": self.noise}
+            content = {"observation_space": to_data(space), "noise": noise, "steps": self.steps}
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Preprocessing:
         """Read a file with the text of `dumps`; raise ValueError for anything else."""
         content = json.loads(path.read_text())
-        steps = tuple((name, tuple(map(float, values))) for name, values in content["steps"])
-        return cls(int(content["sensors"]), int(content["noise"]), steps)
+        steps: Any = tuple(
+            (name, tuple(map(float, values)), *map(tuple, columns))
+            for name, values, *columns in content["steps"]
+        )
+        if "sensors" in content:
+            return cls(driving_space(int(content["sensors"])), int(content["noise"]), steps)
+        space = parse_space(content["observation_space"], "observation_space")
+        return cls(space, int(content["noise"]["width"]), steps, content["noise"]["kind"])
 
 
-class NoiseSource:
-    """Standard normal noise that depends on a row's seed and index alone.
+def choices(space: LeafSpace) -> list[range] | None:
+    """Return the values of each branch that is one-hot, or None for a leaf of plain numbers."""
+    if isinstance(space, Discrete):
+        return [range(space.start, space.start + space.n)]
+    if isinstance(space, MultiDiscrete):
+        return [range(s, s + n) for s, n in zip(space.start, space.nvec, strict=True)]
+    return None
 
-    Philox (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") is counter-based: the
-    key is the seed, the counter's second word the row's index, and its first word counts the draws
-    of one row. So a row gets the same noise in every batch. One generator gets a new key for each
-    row, which costs a fifth of a new generator. Use it in one thread at a time.
-    """
 
-    def __init__(self) -> None:
-        """Make the one generator."""
-        self._bits = np.random.Philox(key=0)
-        self._generator = np.random.Generator(self._bits)
-        self._state = self._bits.state
+def feature_width(space: LeafSpace) -> int:
+    """Return the number of features of a leaf."""
+    branches = choices(space)
+    return space.size if branches is None else sum(map(len, branches))
 
-    def draw(
-        self,
-        deterministic: NDArray[np.bool_],
-        seed: NDArray[np.int64],
-        row: NDArray[np.int64],
-        width: int,
-    ) -> Floats:
-        """Return noise, shape (n, width), for n rows; zeros for rows that are `deterministic`.
 
-        `seed` (0 to 2^63-1) and `row` (0 and up) have shape (n,).
-        """
-        noise = np.zeros((len(seed), width), np.float32)
-        words = self._state["state"]
-        for index in np.flatnonzero(~deterministic):
-            words["key"][0] = seed[index]
-            words["counter"][1] = row[index]
-            self._bits.state = self._state
-            self._generator.standard_normal(out=noise[index], dtype=np.float32)
-        return noise
+def _code(space: LeafSpace) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return what makes the features of a leaf's values, shape (n, …) → (n, features)."""
+    branches = choices(space)
+    if branches is None:
+        return lambda values: values.reshape(len(values), space.size)
+    values = np.concatenate([np.arange(one.start, one.stop) for one in branches])
+    branch = np.repeat(np.arange(len(branches)), [len(one) for one in branches])
+    return lambda given: (given.reshape(len(given), space.size)[:, branch] == values).astype(
+        np.float32
+    )

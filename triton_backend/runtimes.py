@@ -10,8 +10,13 @@ from numpy.typing import NDArray
 
 from triton_backend import cuda, engine
 
-Runtime = Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]]
-"""Features (n, features) and noise (n, actions) → action (n, 3), all float32."""
+Arrays = tuple[NDArray[Any], ...]
+
+Runtime = Callable[[NDArray[Any], NDArray[Any]], Arrays]
+"""Float32 features (n, features) and noise (n, width) → each output of the policy, (n, elements).
+
+These are the action, and the policy's own action where that is another.
+"""
 
 
 def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
@@ -29,9 +34,8 @@ def onnx(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
 
-    def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
-        action: NDArray[Any] = session.run(["action"], {"features": features, "noise": noise})[0]
-        return action
+    def infer(features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
+        return tuple(session.run(None, {"features": features, "noise": noise}))
 
     return infer
 
@@ -48,11 +52,11 @@ def torchscript(path: Path, gpu: bool = False, threads: int = 1) -> Runtime:
     torch.set_num_threads(threads)
     program = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
 
-    def infer(features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+    def infer(features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
         with torch.inference_mode():
-            inputs = (torch.from_numpy(array) for array in (features, noise))
-            action: NDArray[Any] = program(*inputs).numpy()
-        return action
+            made = program(torch.from_numpy(features), torch.from_numpy(noise))
+            actions = made if isinstance(made, tuple) else (made,)
+            return tuple(action.numpy() for action in actions)
 
     return infer
 

@@ -182,7 +182,8 @@ def peers(
 
         if unknown := set(names) - set(PEERS):
             raise click.UsageError(f"--peer: {', '.join(unknown)}: choose from {', '.join(PEERS)}")
-        found = comparison.run(names or tuple(PEERS), repeats, duration, concurrency, _say)
+        chosen = [PEERS[name] for name in names or PEERS]
+        found = comparison.measure(chosen, repeats, duration, concurrency, _say)
         click.echo(comparison.markdown(found))
         _say(f"kept in {comparison.keep(found, Path('runs/peers'))}")
     if found.interrupted:
@@ -194,8 +195,8 @@ def peers(
 def memory(requests: int) -> None:
     """Watch the memory of gateway and Triton; fail where it grows.
 
-    A stack of its own runs under load. Exit status 1 says what grows, and what to do. Samples,
-    verdicts and chart go to runs/memory/.
+    A stack of its own runs under load. Exit status 1 says what grows, and what to do. Samples and
+    verdicts go to runs/memory/.
 
     Example: carlarl bench memory --requests 100000
     """
@@ -205,7 +206,7 @@ def memory(requests: int) -> None:
         found = watching.measure(requests, _say)
         for verdict in found.verdicts:
             click.echo(verdict.text)
-        _say(f"kept in {watching.keep(found, Path('runs/memory'))}")
+        _say(f"kept in {found.save(Path('runs/memory/memory.json'))}")
     if found.interrupted:
         raise click.Abort
     if grows := [verdict.part for verdict in found.verdicts if verdict.kind == "grows"]:

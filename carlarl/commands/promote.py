@@ -30,7 +30,16 @@ server_options = options.together(
 )
 """The options of commands that change what a running Triton serves."""
 offline_option = click.option("--offline", is_flag=True, help="Change only the repository on disk.")
-switch_options = options.together(server_options, offline_option, options.json_option)
+switch_options = options.together(
+    click.option(
+        "--allow-signature-change",
+        is_flag=True,
+        help="Also activate a version whose observations or actions have another form.",
+    ),
+    server_options,
+    offline_option,
+    options.json_option,
+)
 """The options of `promote` and `rollback`."""
 
 
@@ -55,13 +64,8 @@ def server(
 
 @click.command()
 @click.argument("version", type=options.VERSION)
-@click.option(
-    "--allow-signature-change",
-    is_flag=True,
-    help="Also activate a version whose observations or actions have another form.",
-)
 @switch_options
-def promote(version: str, allow_signature_change: bool, **given: Any) -> None:
+def promote(version: str, **given: Any) -> None:
     """Make a version the active one, in the repository and in the Triton that is running.
 
     The server loads the version beside the active one, warms it, and must repeat its recorded
@@ -71,20 +75,24 @@ def promote(version: str, allow_signature_change: bool, **given: Any) -> None:
 
     Example: carlarl promote v0.2.0
     """
-    from carlarl.promotion import promote
-
-    def change(folder: Path, *rest: Any) -> Any:
-        return promote.promote(
-            folder, version, *rest, allow_signature_change=allow_signature_change
-        )
-
-    switch(change, **given)
+    switch(version, **given)
 
 
-def switch(change: Callable[..., Any], *, as_json: bool, **given: Any) -> None:
-    """Run `change` on the repository and the running server, and tell the user what is active."""
+def switch(
+    version: str | None, *, allow_signature_change: bool, as_json: bool, **given: Any
+) -> None:
+    """Promote `version`, or roll back without one, and tell the user what is active."""
+    from carlarl.promotion.promote import promote
+
     with server(**given) as (settings, triton, progress):
-        done = change(settings.model_repository, triton, progress)
+        root = settings.model_repository
+        done = promote(
+            root,
+            version,
+            triton,
+            progress,
+            allow_signature_change=allow_signature_change,
+        )
     if as_json:
         click.echo(json.dumps(asdict(done)))
         return

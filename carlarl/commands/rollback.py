@@ -18,6 +18,4 @@ def rollback(**given: Any) -> None:
 
     Example: carlarl rollback
     """
-    from carlarl.promotion.promote import rollback
-
-    switch(rollback, **given)
+    switch(None, **given)

@@ -34,9 +34,9 @@ def versions(repository: Path | None, as_json: bool) -> None:
     settings = read_settings(model_repository=repository)
     root, models, found = settings.model_repository, _models(settings), []
     for one in repositories.versions(root):
-        fault = one.fault or preflight.fault(root, one.version)
+        damaged = one.damaged or preflight.damage(root, one.version)
         loaded = None if models is None else models.get(configs.ensemble_name(one.version), False)
-        found.append(replace(one, fault=fault, loaded=loaded))
+        found.append(replace(one, damaged=damaged, loaded=loaded))
     if as_json:
         click.echo(json.dumps([asdict(version) for version in found]))
         return
@@ -44,9 +44,10 @@ def versions(repository: Path | None, as_json: bool) -> None:
     for one in found:
         shown = [name for name in SHOWN if one.metrics.get(name) is not None]
         metrics = ", ".join(f"{name} {one.metrics[name]}" for name in shown)
+        told = f"damaged: {one.damaged}" if one.damaged else metrics
         marks = ["●" if mark else "" for mark in (one.active, one.loaded)]
         formats = ", ".join(one.formats)
-        table.add_row(one.version, *marks, formats, one.digest[:19], one.fault or metrics)
+        table.add_row(one.version, *marks, formats, one.digest[:19], told)
     Console().print(table)
     if models is None:
         click.echo("no service runs on this repository")

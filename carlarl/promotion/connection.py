@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from carlarl.promotion.steps import Progress, PromotionError
+from carlarl.promotion.promote import Progress, PromotionError
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import running
 from gateway.config.settings import Settings

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
+from carlarl.promotion.promote import Progress, PromotionError, Switch
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
-from converters.repository.preflight import check_files, compile_models
 
 
 def load(repository: Path, version: str, triton: TritonControl, progress: Progress) -> None:
@@ -19,11 +18,7 @@ def load(repository: Path, version: str, triton: TritonControl, progress: Progre
     switch = Switch(triton, progress)
     switch.active = repositories.active_version(repository)
     with repositories.transaction(repository, only=configs.ALIAS) as folder:
-        with switch.step("find the version"):
-            switch.recorded = recorded(repository, version)
-        with switch.step("open its files"):
-            check_files(repository, version)
-            compile_models(repository)
+        switch.open(repository, version)
         switch.load_beside()
         activation.request(repository, folder, activation.requested(repository) | {version})
 
@@ -57,8 +52,7 @@ def remove(repository: Path, version: str, triton: TritonControl | None) -> None
 
 
 def _check_idle(repository: Path, version: str, triton: TritonControl | None) -> None:
-    held = [one.version for one in repositories.versions(repository)]
-    repositories.check_held(repository, version, held)
+    repositories.check_held(repository, version)
     in_use = {repositories.active_version(repository)}
     if triton is not None:
         in_use |= {triton.pinned, triton.parameters(configs.ALIAS).get("version")}
@@ -71,4 +65,4 @@ def _check_idle(repository: Path, version: str, triton: TritonControl | None) ->
 def _loaded(version: str, triton: TritonControl) -> list[str]:
     """Return the models of a version that are loaded, ensembles before their steps."""
     models = triton.models()
-    return sorted(one for one in models if models[one] and repositories.is_of(one, version))
+    return sorted(one for one in models if models[one] and repositories.version_of(one) == version)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from carlarl.promotion.steps import Progress, PromotionError, Switch, recorded
-from carlarl.promotion.triton_control import TritonControl
+import numpy as np
+from numpy.typing import NDArray
+
+from carlarl.errors import CommandError
+from carlarl.promotion.triton_control import ControlError, TritonControl
 from converters.repository import activation, configs
 from converters.repository import repository as repositories
 from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
+
+WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
+
+Progress = Callable[[str], None]
+
+
+class PromotionError(CommandError):
+    """A change that did not happen. The text names the step, the reason and what is active."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +41,7 @@ class Promoted:
 
 def promote(
     repository: Path,
-    version: str,
+    version: str | None,
     triton: TritonControl | None,
     progress: Progress = lambda step: None,
     *,
@@ -35,40 +49,16 @@ def promote(
 ) -> Promoted:
     """Make `version` the active one, in the repository and in the server that runs on it.
 
+    Without `version` that is the one before the last promotion that was not rolled back yet.
     Without `triton` only the repository changes. Otherwise the server loads the version beside the
     active one, warms it, and it must repeat its recorded answers before the alias moves. Requests
     in flight finish on the old version, which stays loaded. A version with other inputs or outputs
     than the active one is refused, unless `allow_signature_change`. Raises PromotionError, which
     names the step, and then leaves repository and server as they were.
     """
-
-    def choose(tree: Path) -> str:
-        if not allow_signature_change:
-            _check_signature(tree, version)
-        return version
-
-    return _switch(repository, choose, "promote", triton, progress)
-
-
-def rollback(
-    repository: Path, triton: TritonControl | None, progress: Progress = lambda step: None
-) -> Promoted:
-    """Go back to the version before the last promotion that was not rolled back yet.
-
-    It is as careful as `promote`. Raises PromotionError, also if the history has nothing to undo.
-    """
-    return _switch(repository, activation.before, "rollback", triton, progress)
-
-
-def _switch(
-    repository: Path,
-    choose: Callable[[Path], str],
-    how: activation.How,
-    triton: TritonControl | None,
-    progress: Progress,
-) -> Promoted:
     began = time.monotonic()
     switch = Switch(triton, progress)
+    how: activation.How = "promote" if version else "rollback"
     try:
         with switch.step("read the repository"):
             switch.active = previous = repositories.active_version(repository)
@@ -77,12 +67,11 @@ def _switch(
                 repository, switch.move_alias, only=configs.ALIAS
             ) as folder:
                 with switch.step("find the version"):
-                    version = choose(repository)
+                    version = version or activation.before(repository)
                     _check_pinned(triton, version)
-                    switch.recorded = recorded(repository, version)
-                with switch.step("open its files"):
-                    check_files(repository, version)
-                    compile_models(repository)
+                    if not allow_signature_change:
+                        _check_signature(repository, version)
+                switch.open(repository, version)
                 switch.load_beside()
                 switch.load_fused()
                 with switch.step("write the repository"):
@@ -116,3 +105,150 @@ def _check_signature(repository: Path, version: str) -> None:
             f"{version} has another signature than the active version ({differ}): callers must "
             "send or read something else; --allow-signature-change activates it all the same"
         )
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the repository says of a version: its identity, and its recorded answers."""
+
+    version: str
+    digest: str
+    observations: list[dict[str, Any]]
+    actions: NDArray[np.float64]
+    tolerance: float
+    max_rows: int
+    steps: list[str]
+
+
+def recorded(repository: Path, version: str) -> Recorded:
+    """Read what the repository says of `version`; raise RepositoryError if it can't be read."""
+    repositories.check_held(repository, version)
+    config = repositories.read_config(repository, configs.ensemble_name(version))
+    try:
+        golden = json.loads(config.parameters["golden"].string_value)
+        return Recorded(
+            version,
+            config.parameters["artifact_digest"].string_value,
+            golden["observations"],
+            np.array(golden["actions"], np.float64).reshape(-1, 3),
+            float(golden["tolerance"]),
+            config.max_batch_size,
+            [step.model_name for step in config.ensemble_scheduling.step],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise RepositoryError(
+            f"{configs.ensemble_name(version)}: its recorded answers can't be read ({error!r}); "
+            f"`carlarl export --version {version}` writes them again"
+        ) from None
+
+
+class Switch:
+    """The server's part of a switch, step by step; without a server it does nothing."""
+
+    recorded: Recorded
+    active: str | None = None
+    """The version that is active before."""
+
+    def __init__(self, triton: TritonControl | None, progress: Progress) -> None:
+        """Take the server, and what gets the name of each step."""
+        self._triton = triton
+        self._progress = progress
+        self._moved = False
+
+    def outcome(self) -> str:
+        """Say what is active after a failure."""
+        return f"{self.active} stays active" if self.active else "no version is active"
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Name the step in which something goes wrong."""
+        self._progress(name)
+        try:
+            yield
+        except (ControlError, RepositoryError) as error:
+            raise PromotionError(f"{name}: {error}; {self.outcome()}") from None
+
+    def open(self, repository: Path, version: str) -> None:
+        """Read what the repository has of `version`, and open its files."""
+        with self.step("find the version"):
+            self.recorded = recorded(repository, version)
+        with self.step("open its files"):
+            check_files(repository, version)
+            compile_models(repository)
+
+    def load_beside(self) -> None:
+        """Load the version's own ensemble beside the active one, warm it, check its answers."""
+        triton, golden = self._triton, self.recorded.observations
+        if triton is None:
+            return
+        model = configs.ensemble_name(self.recorded.version)
+        with self.step("find it on the server"):
+            loaded = triton.models()
+            if model not in loaded:
+                raise ControlError(
+                    f"the Triton at {triton.url} does not see {model}, so it serves another "
+                    "repository (--offline changes this one alone)"
+                )
+        with self.step("load it beside the active version"):
+            # One process after the other, so that a core is left for those that serve.
+            for step in self.recorded.steps:
+                if not loaded.get(step):
+                    triton.load(step)
+            triton.load_ready(model)
+            self._check_same(triton, model)
+        with self.step("warm it up"):
+            for rows in sorted({min(rows, self.recorded.max_rows) for rows in WARMUP_ROWS}):
+                triton.act(model, [golden[row % len(golden)] for row in range(rows)])
+        with self.step("golden inference"):
+            self._check_golden(triton, model)
+
+    def load_fused(self) -> None:
+        """Load the model that gateways call for the active version, if the version has one."""
+        triton = self._triton
+        fused = configs.ensemble_name(self.recorded.version, configs.FUSED)
+        if triton is not None and fused in triton.models():
+            with self.step("load the model that gateways call"):
+                triton.load_ready(fused)
+                self._check_golden(triton, fused)
+
+    def move_alias(self) -> None:
+        """Let the server read the alias again, and check that it is the new version."""
+        if self._triton is None:
+            return
+        self._moved = True
+        with self.step("move the alias"):
+            self._triton.load_ready(configs.ALIAS)
+        with self.step("check the alias"):
+            self._check_same(self._triton, configs.ALIAS)
+            self._check_golden(self._triton, configs.ALIAS)
+
+    def move_alias_back(self) -> None:
+        """Let the server read the old alias again, if it has read the new one."""
+        if self._triton is not None and self._moved:
+            try:
+                self._triton.load_ready(configs.ALIAS)
+            except ControlError as error:
+                raise PromotionError(
+                    f"move the alias back: {error}; the repository is as it was, restart the "
+                    "server or load carla_policy again"
+                ) from None
+
+    def _check_same(self, triton: TritonControl, model: str) -> None:
+        served = triton.parameters(model)
+        expected = {"version": self.recorded.version, "artifact_digest": self.recorded.digest}
+        for name, value in expected.items():
+            if served.get(name) != value:
+                raise ControlError(
+                    f"{model} has {name} {served.get(name)} on the server and {value} in the "
+                    "repository: the server serves another repository, or an older export of it, "
+                    "or TRITON_GRPC_PORT is another server's"
+                )
+
+    def _check_golden(self, triton: TritonControl, model: str) -> None:
+        actions = triton.act(model, self.recorded.observations)
+        error = float(np.abs(actions - self.recorded.actions).max())
+        if not error <= self.recorded.tolerance:
+            raise ControlError(
+                f"{model} does not repeat its recorded answers: they differ by {error:.2g}, "
+                f"allowed is {self.recorded.tolerance:g}"
+            )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from carlarl.errors import CommandError
-from carlarl.serving import cleanup
+from carlarl.serving import running
 from converters.errors import one_line
 from converters.repository import configs
 from gateway.triton.client import ECHO, NONCE, SECRET_HEADER
@@ -53,13 +53,13 @@ class TritonControl:
         timeout = httpx.Timeout(LOAD_TIMEOUT_S, connect=5.0)
         self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
         host = urlsplit(self.url).hostname or ""
-        port = cleanup.grpc_port_at(self.url) or grpc_port
-        self._grpc_url = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if (served := running.embedded_at(self.url)) is not None:
+            grpc_port, secret = served.grpc_port, secret or served.secret
+        self._grpc_url = f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}"
         self._grpc = tritonclient.grpc.InferenceServerClient(
             self._grpc_url, channel_args=[("grpc.enable_http_proxy", 0)]
         )
         self._grpc_headers: dict[str, str] = {}
-        secret = secret or cleanup.secret_at(self.url)
         if secret is not None:
             self._client.headers[SECRET_HEADER] = secret
             self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret
@@ -107,8 +107,9 @@ class TritonControl:
                 ) from None
             raise ControlError(said) from None
 
-    def wait_ready(self, model: str) -> None:
-        """Wait until `model` can be called."""
+    def load_ready(self, model: str) -> None:
+        """Load `model` as `load` does, and wait until it can be called."""
+        self.load(model)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._request("GET", f"/v2/models/{model}/ready").is_success:
             if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What `carlarl serve` keeps in shared memory: its folder and secret, and their removal."""
+"""What `carlarl serve` keeps in shared memory: its folder, and the removal of it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 
 from carlarl.errors import CommandError
+from gateway.inference import damaged
 
 SHARED_MEMORY = Path("/dev/shm")
 """Triton needs it. It also holds the folders of services: Triton starts a Python model through a
 shell, so that no path that it gets may have a space or a quote, as a temporary folder's may."""
-OWNER = "CARLARL_SERVICE"
+OWNER = damaged.FOLDER
 """Variable of a service's processes: the service's folder."""
 
 
@@ -60,44 +60,16 @@ def remove_segments(folder: Path) -> None:
         segment.unlink(missing_ok=True)
 
 
-def keep_secret(folder: Path, http: int, grpc: int, secret: str) -> None:
-    """Write the secret of the Triton on these ports into its folder, for this user alone."""
-    file = os.open(folder / f"secret-{http}-{grpc}", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(file, "w") as target:
-        target.write(secret)
-
-
-def secret_at(url: str) -> str | None:
-    """Return the secret of the Triton at `url` if a command of this user runs it, else None.
-
-    For root, any user's command counts.
-    """
-    file = _secret_file(url)
-    with contextlib.suppress(OSError):
-        return None if file is None else file.read_text()
-    return None
-
-
-def grpc_port_at(url: str) -> int | None:
-    """Return the gRPC port of the Triton at `url`, found as `secret_at` finds its secret."""
-    file = _secret_file(url)
-    return None if file is None else int(file.name.rpartition("-")[2])
-
-
-def _secret_file(url: str) -> Path | None:
-    address = urlsplit(url)
-    if address.hostname not in ("127.0.0.1", "localhost"):
-        return None
-    for path in SHARED_MEMORY.glob(f"carlarl-*/*/secret-{address.port}-*"):
-        with contextlib.suppress(FileNotFoundError):
-            ours = path.lstat().st_uid == os.getuid() or os.getuid() == 0
-            if not ours or path.is_symlink():
+def living() -> Iterator[Path]:
+    """Yield the folders of services that live: of this user, for root of any."""
+    for folder in SHARED_MEMORY.glob("carlarl-*"):
+        with contextlib.suppress(OSError):  # it is a segment, or has gone
+            if os.getuid() not in (0, folder.lstat().st_uid):
                 continue
             try:
-                os.close(_locked(path.parents[1], fcntl.LOCK_SH))
-            except BlockingIOError:  # its service lives
-                return path
-    return None
+                os.close(_locked(folder, fcntl.LOCK_SH))
+            except BlockingIOError:
+                yield folder
 
 
 def _locked(folder: Path, kind: int = fcntl.LOCK_EX) -> int:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
+from carlarl.serving import cleanup
 from gateway.config.settings import Settings
 
-_PREFIX = "carlarl-serve-"
+_FILE = "service.json"
 
 
 class Service(NamedTuple):
@@ -23,41 +23,36 @@ class Service(NamedTuple):
     grpc_port: int
     repository: str | None
     pinned: str | None
+    secret: str | None
 
 
-@contextlib.contextmanager
-def announced(settings: Settings) -> Iterator[None]:
-    """Let other commands of this user find the service of `settings` until the block ends.
-
-    The file stays locked meanwhile, so that one which a kill left behind counts for nothing.
-    """
+def announce(folder: Path, settings: Settings) -> None:
+    """Let other commands of this user find the service of `settings`, by its own `folder`."""
     root = None if settings.triton_url else str(settings.model_repository.resolve())
-    told = (settings.triton_endpoint, settings.triton_grpc_port, root, settings.model_version)
-    number, name = tempfile.mkstemp(".json", _PREFIX)
-    with os.fdopen(number, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        json.dump(told, file)
-        file.flush()
-        try:
-            yield
-        finally:
-            Path(name).unlink(missing_ok=True)
+    url, port = settings.triton_endpoint, settings.triton_grpc_port
+    told = Service(url, port, root, settings.model_version, settings.triton_token)
+    file = os.open(folder / _FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "w") as target:
+        json.dump(told, target)
 
 
 def services(settings: Settings) -> list[Service]:
     """Return the services at TRITON_URL, or without it those that serve MODEL_REPOSITORY."""
     url, root = settings.triton_url, str(settings.model_repository.resolve())
-    found = []
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError), path.open() as file:
-            if os.getuid() not in (0, os.fstat(file.fileno()).st_uid):
-                continue
-            text = file.read()
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                found.append(Service(*json.loads(text)))
-            else:
-                if text:  # else its service has not locked it yet
-                    path.unlink()
-    return [one for one in found if (one.triton == url if url else one.repository == root)]
+    return [one for one in _living() if (one.triton == url if url else one.repository == root)]
+
+
+def embedded_at(url: str) -> Service | None:
+    """Return the service whose embedded Triton is at `url`: of this user, for root of any."""
+    address = urlsplit(url)
+    if address.hostname in ("127.0.0.1", "localhost"):
+        for one in _living():
+            if one.repository is not None and urlsplit(one.triton).port == address.port:
+                return one
+    return None
+
+
+def _living() -> Iterator[Service]:
+    for folder in cleanup.living():
+        with contextlib.suppress(OSError, ValueError, TypeError):  # it has only just begun
+            yield Service(*json.loads((folder / _FILE).read_text()))

@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from carlarl.serving import cleanup, gpu, ports, running
+from carlarl.serving import gpu, ports, running
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters.repository import activation, configs, preflight, repository
+from converters.repository import activation, preflight, repository, start
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
+from gateway.inference import damaged
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""
@@ -55,9 +56,13 @@ def serve(
     ports.check_free(settings.host, settings.port, "PORT")
     url = settings.triton_endpoint
     if settings.triton_secret is None:  # one for all starts of this Triton
-        drawn = secrets.token_hex(32) if settings.triton_url is None else cleanup.secret_at(url)
+        drawn: str | None = secrets.token_hex(32)
+        if settings.triton_url is not None:
+            served = running.embedded_at(url)
+            drawn = served and served.secret
         secret = None if drawn is None else SecretStr(drawn)
         settings = settings.model_copy(update={"triton_secret": secret})
+    running.announce(folder, settings)
     tries = settings.restart_tries
     gateway = Keeper(lambda: GatewayProcess(folder, settings, url), tries, warn)
     triton = None
@@ -65,7 +70,7 @@ def serve(
         triton = Keeper(lambda: start_triton(folder, settings, formats, warn), tries, warn)
     parts = [gateway] if triton is None else [triton, gateway]
     began = time.monotonic()
-    with running.announced(settings), _gateway_client(settings) as client:
+    with _gateway_client(settings) as client:
         try:
             if _wait_ready(settings, client, parts, stopping):
                 taken = time.monotonic() - began
@@ -85,52 +90,39 @@ def start_triton(
 ) -> TritonServer:
     """Start the embedded Triton with the repository's ensembles, in the service's own `folder`.
 
-    It loads the versions that `activation.wanted` names, in their default format and in `formats`,
-    and the fused model of the active one. Others that are damaged are left out, and `warn` gets
-    why. Raises RepositoryError if the repository is
-    missing or has no active version, and TritonError if the settings ask for a GPU that can't be
-    used.
+    It loads what `converters.repository.start` plans, with the ensembles of `formats`. Versions
+    that are damaged are left out: `warn` gets why, and so does the gateway. Raises RepositoryError
+    if the repository is missing or has no active version, and TritonError if the settings ask for a
+    GPU that can't be used.
     """
     if settings.use_gpu:
         gpu.check_gpu()
     root = Path(settings.model_repository)
-    pinned = settings.model_version
-    asked = dict.fromkeys(settings.serve_versions, "SERVE_VERSIONS")
-    asked |= {} if pinned is None else {pinned: "MODEL_VERSION"}
-    wanted = activation.wanted(root, asked)
-    for version in asked.keys() - wanted:
-        held = ", ".join(one.version for one in repository.versions(root))
-        raise RepositoryError(f"{asked[version]}={version}: {root} lacks it; it holds {held}")
+    asked = [*settings.serve_versions, *filter(None, [settings.model_version])]
+    planned = start.plan(root, settings.model_version, settings.serve_versions, formats)
     if repository.flavour(root) == "native":
         raise RepositoryError(
             f"{root}: it is of the native flavour, for the C++ backends of a stock Triton, and the "
             "embedded Triton has none: `carlarl export` writes the Python flavour into another "
             "folder"
         )
-    active = pinned or wanted[0]
-    faults = {one.version: one.fault for one in repository.versions(root) if one.fault}
-    for version in wanted:  # without the active one nothing works: Triton says why
-        if version not in (active, wanted[0]) and (fault := preflight.fault(root, version)):
-            faults[version] = fault
-    for version, fault in faults.items():
-        warn(f"{version} is damaged and left out: {fault}")
+    for version, why in planned.damaged.items():
+        warn(f"{version} is damaged and left out: {why}")
+    damaged.tell(folder, {one: why.replace(f"{root}/", "") for one, why in planned.damaged.items()})
     preflight.compile_models(root)
-    names = [configs.ensemble_name(active, configs.FUSED)]
-    for version in wanted:
-        if version not in faults:
-            names += [configs.ensemble_name(version, form) for form in (None, *formats)]
-    loaded = [configs.ALIAS, *(name for name in names if (root / name).is_dir())]
-    gpu_format = gpu.chosen_format(root, active) if settings.use_gpu else None
+    gpu_format = gpu.chosen_format(root, planned.active) if settings.use_gpu else None
     for name in TRITON_PORTS:
         ports.check_free("127.0.0.1", getattr(settings, name), name.upper())
     return TritonServer(
         folder,
         root,
-        loaded,
+        planned.models,
         http=settings.triton_http_port,
         grpc=settings.triton_grpc_port,
         metrics=settings.triton_metrics_port,
         gpu_format=gpu_format,
+        needed=lambda: activation.wanted(root, asked),
+        left_out=planned.damaged if repository.shared(root) else (),
         secret=settings.triton_token,
     )
 

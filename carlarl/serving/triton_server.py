@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -67,15 +67,18 @@ class TritonServer(ChildProcess):
         grpc: int,
         metrics: int,
         gpu_format: str | None = None,
+        left_out: Collection[str] = (),
+        needed: Callable[[], Collection[str]] | None = None,
         secret: str | None = None,
     ) -> None:
         """Start the server with `models` of `repository` on three ports and return at once.
 
         `folder` is the service's own, for links and shared memory: `cleanup.own_folder`.
-        With a `gpu_format`, the versions that have it run in it on the first GPU. With `secret`,
-        callers of the control APIs must send it, over HTTP as the header `carlarl-secret`; other
-        commands of this user find it with `cleanup.secret_at`. Raises TritonError if the wheel or
-        Python's shared library is missing.
+        With a `gpu_format`, the versions that have it run in it on the first GPU. Of models that
+        versions share, the files of versions that are `left_out` are not loaded. A version that
+        `needed` does not name is unloaded when nobody has asked for it for a while. With `secret`,
+        callers of the control APIs must send it, over HTTP as the header `carlarl-secret`. Raises
+        TritonError if the wheel or Python's shared library is missing.
         """
         wheel, libraries = _wheel()
         self._folder = folder
@@ -83,10 +86,12 @@ class TritonServer(ChildProcess):
         backends = Path(self._directory.name)
         _assemble_python_backend(wheel, backends / "python")
         self._repository, linked = repository, backends / "model_repository"
-        if gpu_format is None:
-            linked.symlink_to(repository.resolve())
+        if gpu_format is not None:
+            placement.place(repository, linked, gpu_format, "GPU", left_out)
+        elif left_out:
+            placement.link(repository, linked, {}, left_out)
         else:
-            placement.place(repository, linked, gpu_format, "GPU")
+            linked.symlink_to(repository.resolve())
         command = [
             str(wheel / "bin" / "tritonserver"),
             f"--model-repository={linked}",
@@ -111,7 +116,6 @@ class TritonServer(ChildProcess):
         if (spans := traces_url()) is not None:
             command += _traced(spans)
         if secret is not None:
-            cleanup.keep_secret(backends, http, grpc, secret)
             command += [
                 f"--http-restricted-api={CLOSED}:{SECRET_HEADER}={secret}",
                 f"--grpc-restricted-protocol={CLOSED}:{SECRET_HEADER}={secret}",
@@ -128,7 +132,7 @@ class TritonServer(ChildProcess):
         self._tail: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        self._probe = ModelProbe(http, secret)
+        self._probe = ModelProbe(http, secret, needed)
         self._looked = 0.0
         self._models: dict[int, str] = {}
         self._zombies: set[int] = set()

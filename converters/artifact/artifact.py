@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from numpy.typing import NDArray
 
+from converters.artifact import observations as recorded
 from converters.artifact import pickles, preprocessor, signature
 from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
-from converters.artifact.policy import Gaussian, Policy, Scripted
+from converters.artifact.observations import FILES, Rows, file_name
+from converters.artifact.policy import Policy, Scripted, network
 from converters.artifact.versions import triton_version
 from converters.errors import one_line
 from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 
-MODEL, PREPROCESSOR, OBSERVATIONS = "model.pt", "preprocessor.pkl", "observations.npy"
+MODEL, PREPROCESSOR = "model.pt", "preprocessor.pkl"
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Artifact:
         digest: `sha256:…` of the card. It identifies the artifact, as the card holds all hashes.
         preprocessing: observation → features.
         policy: features and noise → action, in PyTorch.
-        observations: recorded observations, shape (n, 2 + sensors), n may be 0.
+        observations: recorded ones, for each leaf an array of shape (n, …); n may be 0.
     """
 
     card: ModelCard
     digest: str
     preprocessing: Preprocessing
     policy: Policy
-    observations: NDArray[np.float32]
+    observations: Rows
 
 
 def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
@@ -52,9 +52,8 @@ def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
 
     The bytes that were hashed are returned, so that a later change of a file has no effect.
     """
-    names = [MODEL, PREPROCESSOR]
-    if OBSERVATIONS in card.artifact_hashes or (directory / OBSERVATIONS).exists():
-        names.append(OBSERVATIONS)
+    held = {*card.artifact_hashes, *(path.name for path in directory.iterdir())}
+    names = [MODEL, PREPROCESSOR, *(name for name in FILES if name in held)]
     files = {}
     for name in names:
         path = directory / name
@@ -97,57 +96,52 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     files = verified_files(directory, card)
     try:
         record = pickles.load(files[PREPROCESSOR])
-        preprocessing = preprocessor.lower(record, card.sensors, len(card.action.layout))
+        preprocessing = preprocessor.lower(record, card.signature)
     except ValueError as error:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
+    path = directory / MODEL
+    policy = _policy(path, files[MODEL], card, preprocessing.width, preprocessing.noise)
+    name = next((name for name in FILES if name in files), None)
+    rows = recorded.no_rows(card.signature.observation_space)
+    if name is not None:
+        rows = recorded.read(directory / name, files[name], card)
     return Artifact(
         card=card,
         digest=identity,
         preprocessing=preprocessing,
-        policy=_policy(directory / MODEL, files[MODEL], card),
-        observations=_observations(directory / OBSERVATIONS, files.get(OBSERVATIONS), card),
+        policy=policy,
+        observations=rows,
     )
 
 
-def _policy(path: Path, data: bytes, card: ModelCard) -> Policy:
-    std = card.distribution.std
+def _policy(path: Path, data: bytes, card: ModelCard, features: int, noise: int) -> Policy:
+    rows = torch.zeros(2, features)
     try:
         if card.model_type == "torchscript":
-            gaussian: torch.nn.Module = Scripted(open_program(data), std)
+            program = Scripted(open_program(data), card)
+            program.check(rows)
+            policy = Policy(program, card)
         else:
-            assert card.architecture is not None  # the card's own check
-            actions = len(card.action.layout)
-            gaussian = Gaussian(card.sensors + 2, actions, card.architecture, std)
+            policy = Policy(network(features, card), card)
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            gaussian.load_state_dict(state)
-        policy = Policy(gaussian, card).eval().requires_grad_(False)
-        width = len(card.action.layout)
-        action = policy(torch.zeros(2, card.sensors + 2), torch.zeros(2, width))
+            policy.gaussian.load_state_dict(state)
+        policy = policy.eval().requires_grad_(False)
+        made = policy(rows, torch.zeros(2, noise))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
             f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
         ) from None
-    if tuple(action.shape) != (2, 3) or not torch.isfinite(action).all():
-        raise ArtifactError(
-            f"{path}: its action for two rows of zeros is not finite, or not (2, 3)"
-        )
-    return policy
-
-
-def _observations(path: Path, data: bytes | None, card: ModelCard) -> NDArray[np.float32]:
-    if data is None:
-        return np.empty((0, card.sensors + 2), np.float32)
+    actions = made if isinstance(made, tuple) else (made,)
+    if not all(torch.isfinite(action).all() for action in actions):
+        raise ArtifactError(f"{path}: its action for two rows of zeros is not finite")
     try:
-        observations: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        if observations.dtype.kind not in "fiu":
-            raise ValueError("its elements are no real numbers")
-    except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
-        raise ArtifactError(f"{path}: no numpy array: {one_line(error)}") from None
-    if observations.ndim != 2 or observations.shape[1] != card.sensors + 2:
-        raise ArtifactError(f"{path}: its shape must be (n, {card.sensors + 2})")
-    if not np.isfinite(observations).all():
-        raise ArtifactError(f"{path}: it holds values that are not finite")
-    return observations.astype(np.float32)
+        policy(torch.zeros(3, features), torch.zeros(3, noise))
+    except Exception as error:  # as above
+        raise ArtifactError(
+            f"{path}: refused: it runs on two rows and not on three, as if it had been traced with "
+            f"a fixed number of rows: {one_line(error)}"
+        ) from None
+    return policy
 
 
 def open_program(data: bytes) -> Any:
@@ -178,12 +172,13 @@ def create(
     """Write an artifact into the new `folder`, if it loads and `check` accepts it.
 
     `model` is the content of `model.pt`, `pickled` the preprocessor, `observations` a file of
-    recorded ones. Raises ArtifactError, and then leaves nothing behind. `origins` maps a file of
-    the artifact to the user's file that it is made of; an error names the user's file.
+    recorded ones (.npy or .npz). `origins` maps a file of the artifact to the user's file that it
+    is made of; an error names the user's file. Raises ArtifactError; then nothing is left behind.
     """
     origins = dict(origins or {})
     if observations is not None:
-        origins[OBSERVATIONS] = observations
+        kept = file_name(observations)
+        origins[kept] = observations
     staging = folder
     try:
         if folder.exists():
@@ -195,7 +190,7 @@ def create(
             (staging / MODEL).write_bytes(model)
             (staging / PREPROCESSOR).write_bytes(pickled)
             if observations is not None:
-                shutil.copyfile(observations, staging / OBSERVATIONS)
+                shutil.copyfile(observations, staging / kept)
             paths = sorted(staging.iterdir())
             card.artifact_hashes = {path.name: digest(path.read_bytes()) for path in paths}
             card.write(staging / CARD)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from converters.artifact.versions import triton_version
 from converters.errors import ConversionError, one_line
+from policy_spec.signature import Signature
+from policy_spec.spaces import Box, at
 
 CARD = "model_card.yaml"
-
-LAYOUTS = (("throttle", "brake", "steer"), ("steer", "acceleration"))
 
 Activation = Literal["tanh", "relu", "elu", "leaky_relu", "silu"]
 
@@ -55,7 +57,7 @@ def parse_yaml(content: bytes, path: Path) -> Any:
 
 
 class Architecture(BaseModel):
-    """A multi-layer perceptron from features to the policy's action."""
+    """A multi-layer perceptron from features to the policy's action, or to its logits."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -64,24 +66,23 @@ class Architecture(BaseModel):
 
 
 class Distribution(BaseModel):
-    """How an action is made of mean and noise.
+    """How an action is made of what the network gives, and noise.
 
-    `std` is `parameter` (one vector), `network` (a head of its own, as in SAC) or `none` (the
-    policy has no noise, as TD3). With `squash: clip` the action is clipped to its bounds, with
-    `tanh` it is squashed by tanh and scaled to them.
+    Of a Box, `std` is `parameter` (one vector), `network` (a head of its own, as in SAC) or `none`
+    (the policy has no noise, as TD3). With `squash: clip` the action is clipped to its bounds, with
+    `tanh` it is squashed by tanh and scaled to them. `noise` is written where it is not the action
+    space's own: `none` for a DQN.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     std: Literal["parameter", "network", "none"] = "none"
     squash: Literal["clip", "tanh"] = "clip"
+    noise: Literal["normal", "gumbel", "logistic", "none"] | None = None
 
 
 class Action(BaseModel):
-    """The policy's own action: what its elements mean and their bounds.
-
-    `acceleration` above zero is throttle, below zero brake.
-    """
+    """The action of an older card: what its elements mean, and their bounds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,20 +90,13 @@ class Action(BaseModel):
     low: tuple[float, ...]
     high: tuple[float, ...]
 
-    @model_validator(mode="after")
-    def _check(self) -> Action:
-        if not any(sorted(self.layout) == sorted(known) for known in LAYOUTS):
-            known = " or ".join(", ".join(layout) for layout in LAYOUTS)
-            raise ValueError(f"layout must be {known}, in any order")
-        if not len(self.low) == len(self.high) == len(self.layout):
-            raise ValueError("low and high must have one number per element of layout")
-        if any(low >= high for low, high in zip(self.low, self.high, strict=True)):
-            raise ValueError("each low must be below its high")
-        return self
-
 
 class ModelCard(BaseModel):
-    """`model_card.yaml`. Unknown fields are kept and shown unchanged."""
+    """`model_card.yaml`. Unknown fields are kept and shown unchanged.
+
+    The signature is `observation_space`, `action_space`, `control` and `repeat` (see
+    docs/SIGNATURE.md), or `sensors` and `action` with their shapes in older cards.
+    """
 
     model_config = ConfigDict(
         extra="allow", protected_namespaces=(), allow_inf_nan=False, ser_json_inf_nan="constants"
@@ -111,14 +105,18 @@ class ModelCard(BaseModel):
     model_name: str = Field(min_length=1)
     version: str
     model_type: Literal["pytorch", "torchscript"]
-    input_shape: list[int]
-    output_shape: list[int]
+    input_shape: list[int] | None = None
+    output_shape: list[int] | None = None
     framework_version: str
     description: str = ""
-    sensors: int = Field(ge=1, le=4096)
+    sensors: int | None = Field(default=None, ge=1, le=4096)
+    observation_space: dict[str, Any] | None = None
+    action_space: dict[str, Any] | None = None
+    control: dict[str, Any] | None = None
+    repeat: int | None = None
     architecture: Architecture | None = None
     distribution: Distribution = Distribution()
-    action: Action
+    action: Action | None = None
     performance_metrics: dict[str, Any] = {}
     artifact_hashes: dict[str, str]
 
@@ -130,19 +128,48 @@ class ModelCard(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:
-        if self.input_shape != [self.sensors + 2]:
-            raise ValueError(f"input_shape must be [{self.sensors + 2}]: speed, steering, sensors")
-        if self.output_shape != [len(self.action.layout)]:
-            raise ValueError(f"output_shape must be [{len(self.action.layout)}], as action.layout")
+        try:
+            data = self.model_dump(mode="json", exclude_none=True)
+            json.dumps(data, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise ValueError(f"its values must be plain and finite: {error}") from None
+        action = self.signature.action_space
+        if self.observation_space is None:
+            self._check_shapes()
+        if self.signature.stateful:
+            raise ValueError("state: policies with a memory can't be served yet")
         if self.model_type == "pytorch" and self.architecture is None:
             raise ValueError("a pytorch model needs its architecture in the card")
         if self.model_type == "torchscript" and self.distribution.std == "network":
             raise ValueError("a torchscript model's std must be parameter or none")
-        try:
-            json.dumps(self.model_dump(mode="json"), allow_nan=False)
-        except ValueError as error:
-            raise ValueError(f"its values must be plain and finite: {error}") from None
+        if not isinstance(action, Box):
+            if (self.distribution.std, self.distribution.squash) != ("none", "clip"):
+                raise ValueError("distribution: std and squash are for a Box alone")
+            return self
+        if self.signature.noise == "normal" and self.distribution.std == "none":
+            raise ValueError("distribution.std must be parameter or network with normal noise")
+        if not action.element.floating:
+            raise ValueError(f"action_space.dtype: actions are floats, not {action.dtype}")
+        bounds = [at(side, i) for side in (action.low, action.high) for i in range(action.size)]
+        if self.distribution.squash == "tanh" and not all(map(math.isfinite, bounds)):
+            raise ValueError("distribution.squash: tanh needs finite bounds of the action")
         return self
+
+    def _check_shapes(self) -> None:
+        """Check the shapes of an older card, which say again what its other fields say."""
+        assert self.sensors is not None  # the signature's own check
+        assert self.action is not None
+        if self.input_shape != [self.sensors + 2]:
+            raise ValueError(f"input_shape must be [{self.sensors + 2}]: speed, steering, sensors")
+        if self.output_shape != [len(self.action.layout)]:
+            raise ValueError(f"output_shape must be [{len(self.action.layout)}], as action.layout")
+        if any(low >= high for low, high in zip(self.action.low, self.action.high, strict=True)):
+            raise ValueError("action: each low must be below its high")
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What the policy takes and gives. Raises SpecError while the card is being checked."""
+        return Signature.from_card(self.model_dump(mode="json", exclude_none=True))
 
     @classmethod
     def parse(cls, content: bytes, path: Path) -> ModelCard:

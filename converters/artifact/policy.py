@@ -1,7 +1,7 @@
 """The served policy as one pure graph in PyTorch: features and noise → action.
 
-`action = squash(mean(features) + std(features) · noise)`, then mapped and clipped to
-`[throttle 0..1, brake 0..1, steer -1..1]`. Every format is exported from this module.
+A network gives the parameters of a distribution, the action is made of them and the noise, and the
+card's control maps it. Every format is exported from this module.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from converters.artifact.card import Activation, Architecture, ModelCard
+from policy_spec.control import RANGES, Lookup
+from policy_spec.spaces import Box, MultiBinary, at
+from triton_backend.preprocessing import choices, feature_width
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -25,6 +28,15 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0
 """Bounds of a state-dependent log standard deviation, as in Stable-Baselines3's SAC."""
 
 
+def _body(features: int, architecture: Architecture) -> tuple[nn.Sequential, int]:
+    layers: list[nn.Module] = []
+    width = features
+    for hidden in architecture.hidden:
+        layers += [nn.Linear(width, hidden), ACTIVATIONS[architecture.activation]()]
+        width = hidden
+    return nn.Sequential(*layers), width
+
+
 class Gaussian(nn.Module):
     """Mean and standard deviation of a diagonal Gaussian over the policy's own action.
 
@@ -35,12 +47,7 @@ class Gaussian(nn.Module):
     def __init__(self, features: int, actions: int, architecture: Architecture, std: str) -> None:
         """Make the layers; `std` as in `card.Distribution`."""
         super().__init__()
-        layers: list[nn.Module] = []
-        width = features
-        for hidden in architecture.hidden:
-            layers += [nn.Linear(width, hidden), ACTIVATIONS[architecture.activation]()]
-            width = hidden
-        self.body = nn.Sequential(*layers)
+        self.body, width = _body(features, architecture)
         self.mean = nn.Linear(width, actions)
         self.log_std: Any = None
         if std == "parameter":
@@ -59,26 +66,70 @@ class Gaussian(nn.Module):
         return mean, self.log_std.exp().expand_as(mean)
 
 
-class Scripted(nn.Module):
-    """A TorchScript artifact: (n, features) → mean, or mean and standard deviation."""
+class Logits(nn.Module):
+    """Logits of a discrete action. Its state dict: `body.N.*` and `logits.*`."""
 
-    def __init__(self, program: torch.jit.ScriptModule, std: str) -> None:
+    def __init__(self, features: int, logits: int, architecture: Architecture) -> None:
+        """Make the layers."""
+        super().__init__()
+        self.body, width = _body(features, architecture)
+        self.logits = nn.Linear(width, logits)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, features) → (n, logits)."""
+        logits: Tensor = self.logits(self.body(features))
+        return logits
+
+
+def network(features: int, card: ModelCard) -> nn.Module:
+    """Return the untrained network of a card with an architecture."""
+    assert card.architecture is not None  # the card's own check
+    width = feature_width(card.signature.action_space)  # a logit for each value
+    if isinstance(card.signature.action_space, Box):
+        return Gaussian(features, width, card.architecture, card.distribution.std)
+    return Logits(features, width, card.architecture)
+
+
+class Scripted(nn.Module):
+    """A TorchScript artifact: (n, features) → mean, mean and standard deviation, or logits."""
+
+    def __init__(self, program: torch.jit.ScriptModule, card: ModelCard) -> None:
         """Wrap the loaded program."""
         super().__init__()
         self.program = program
-        self.has_std = std != "none"
+        self.box = isinstance(card.signature.action_space, Box)
+        self.has_std = card.distribution.std != "none"
+        self.width = feature_width(card.signature.action_space)
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, features) → mean and standard deviation, each (n, actions)."""
-        if self.has_std:
-            mean, std = self.program(features)
-            return mean, std
-        mean = self.program(features)
-        return mean, torch.zeros_like(mean)
+    def forward(self, features: Tensor) -> Any:
+        """(n, features) → what `Gaussian` or `Logits` gives, in the type of the features."""
+        made = self.program(features)
+        given = made if isinstance(made, tuple) else (made,)
+        # A program may compute in another type than its caller's.
+        parts = [part if part.dtype == features.dtype else part.to(features) for part in given]
+        if not self.box:
+            return parts[0]
+        return parts[0], (parts[1] if self.has_std else torch.zeros_like(parts[0]))
+
+    def check(self, features: Tensor) -> None:
+        """Run the program; raise ValueError for outputs of another number, shape or kind."""
+        made = self.program(features)
+        parts = made if isinstance(made, tuple) else (made,)
+        if len(parts) != 1 + self.has_std:
+            raise ValueError(f"it gives {len(parts)} outputs, not {1 + self.has_std}")
+        shape = (len(features), self.width)
+        for part in parts:
+            if not isinstance(part, Tensor) or not part.is_floating_point():
+                raise ValueError("it gives something else than tensors of floats")
+            if tuple(part.shape) != shape:
+                raise ValueError(f"it gives the shape {tuple(part.shape)}, not {shape}")
 
 
 class Policy(nn.Module):
-    """(n, features) and (n, actions) of noise → (n, 3): throttle, brake, steer."""
+    """(n, features) and (n, width) of noise → each output of a policy model, (n, elements).
+
+    These are the action, and the policy's own action where the control differs from it.
+    """
 
     # TorchScript writes this name into every program. It stays the same wherever this file moves,
     # so that the same artifact always gives the same export.
@@ -88,27 +139,77 @@ class Policy(nn.Module):
     high: Tensor
 
     def __init__(self, gaussian: nn.Module, card: ModelCard) -> None:
-        """Apply the card's squashing, bounds and layout to the output of `gaussian`."""
+        """Apply the card's distribution and control to the output of `gaussian`, the network."""
         super().__init__()
         self.gaussian = gaussian
+        signature = card.signature
+        self.space, self.noise = signature.action_space, signature.noise
         self.squashed = card.distribution.squash == "tanh"
-        layout = list(card.action.layout)
-        self.pedals = "throttle" in layout
-        self.first = layout.index("throttle" if self.pedals else "acceleration")
-        self.brake = layout.index("brake") if self.pedals else -1
-        self.steer = layout.index("steer")
-        self.register_buffer("low", torch.tensor(card.action.low))
-        self.register_buffer("high", torch.tensor(card.action.high))
+        self.control = signature.control
+        self.two = signature.has_policy_action
+        if self.control is not None:
+            for name, column in zip(self.control.names, self.control.columns, strict=True):
+                if isinstance(column, Lookup):
+                    self.register_buffer(f"values_{name}", torch.tensor(column.values))
+        if isinstance(self.space, Box):
+            for name, side in (("low", self.space.low), ("high", self.space.high)):
+                bounds = [float(at(side, index)) for index in range(self.space.size)]
+                self.register_buffer(name, torch.tensor(bounds))
 
-    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Return the action. With zero noise it is the deterministic one."""
-        mean, std = self.gaussian(features)
-        raw = mean + std * noise
-        if self.squashed:
-            raw = self.low + 0.5 * (torch.tanh(raw) + 1.0) * (self.high - self.low)
-        else:
-            raw = torch.minimum(torch.maximum(raw, self.low), self.high)
-        steer = raw[:, self.steer : self.steer + 1].clamp(-1.0, 1.0)
-        first = raw[:, self.first : self.first + 1]
-        brake = raw[:, self.brake : self.brake + 1] if self.pedals else -first
-        return torch.cat([first.clamp(0.0, 1.0), brake.clamp(0.0, 1.0), steer], dim=1)
+    def forward(self, features: Tensor, noise: Tensor) -> Any:
+        """Return the action, or both. With zero noise it is the deterministic one."""
+        raw = self.choose(self.scores(features, noise))
+        if self.control is None:
+            return raw
+        action = self.controls(raw)
+        return (action, raw) if self.two else action
+
+    def scores(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Return a Box's action before it is squashed, or logits with noise, shape (n, width)."""
+        if isinstance(self.space, Box):
+            mean, std = self.gaussian(features)
+            raw: Tensor = mean + (0.0 if self.noise == "none" else std) * noise
+            return raw
+        logits: Tensor = self.gaussian(features)
+        # Without noise its tensor stays an input, as every graph has two. ONNX drops unused ones.
+        return logits + (0.0 * noise if self.noise == "none" else noise)
+
+    def choose(self, raw: Tensor) -> Tensor:
+        """Return the policy's own action of its scores, shape (n, elements)."""
+        space = self.space
+        if isinstance(space, MultiBinary):
+            return (raw > 0).to(torch.int8)
+        if isinstance(space, Box):
+            if self.squashed:
+                return self.low + 0.5 * (torch.tanh(raw) + 1.0) * (self.high - self.low)
+            return torch.minimum(torch.maximum(raw, self.low), self.high)
+        chosen, begin = [], 0
+        for values in choices(space) or ():
+            best = raw[:, begin : begin + len(values)].argmax(dim=1, keepdim=True)
+            chosen.append(best + values.start if values.start else best)
+            begin += len(values)
+        return chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1)
+
+    def controls(self, raw: Tensor) -> Tensor:
+        """Return the control's numbers, shape (n, names), of the policy's own action."""
+        assert self.control is not None
+        # TorchScript writes the names and the order of these variables into the program, too.
+        steer = self._number("steer", raw).clamp(*RANGES["steer"])
+        first = self._number("throttle", raw)
+        brake = self._number("brake", raw)
+        switches = [(self._number(name, raw) > 0.5).to(steer) for name in self.control.switches]
+        pedals = first.clamp(*RANGES["throttle"]), brake.clamp(*RANGES["brake"])
+        return torch.cat([*pedals, steer, *switches], dim=1)
+
+    def _number(self, name: str, raw: Tensor) -> Tensor:
+        """Return one number of the control before it is clipped, shape (n, 1)."""
+        assert self.control is not None
+        column = self.control.columns[self.control.names.index(name)]
+        if isinstance(column, Lookup):
+            table: Tensor = getattr(self, f"values_{name}")
+            return table[raw[:, column.index : column.index + 1] - column.start]
+        if (column.positive, column.negative, column.offset) == (1.0, 1.0, 0.0):
+            return raw[:, column.index : column.index + 1]
+        value = raw[:, column.index : column.index + 1]
+        scaled = torch.where(value > 0, value * column.positive, value * column.negative)
+        return scaled + column.offset

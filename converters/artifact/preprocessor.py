@@ -9,21 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.artifact.pickles import Array, Record
+from policy_spec.signature import Signature
 from triton_backend.preprocessing import Preprocessing, Step
 
 _MOST_PARTS = 100
 """How many parts nested pipelines may have."""
 
 
-def lower(preprocessor: Record | None, sensors: int, noise: int) -> Preprocessing:
+def lower(preprocessor: Record | None, signature: Signature) -> Preprocessing:
     """Convert what `pickles.load` returned; None means no preprocessing.
 
     Raises ValueError if the object is no preprocessor, or one for another number of inputs.
     """
     try:
         with np.errstate(all="ignore"):  # Preprocessing refuses what is not finite
-            steps = tuple(step for part in _parts(preprocessor) for step in _steps(part))
-            return Preprocessing(sensors, noise, steps)
+            plain = Preprocessing.of(signature)
+            steps = (step for part in _parts(preprocessor) for step in _steps(part, plain))
+            return Preprocessing.of(signature, tuple(steps))
     except ValueError:
         raise
     except Exception as error:  # attributes of a damaged or hostile object can cause any error
@@ -52,11 +54,14 @@ def _kind(part: Any) -> str:
     return type(part).kind if isinstance(part, Record) else type(part).__name__
 
 
-def _steps(part: Any) -> tuple[Step, ...]:
+def _steps(part: Any, plain: Preprocessing) -> tuple[Step, ...]:
     kind = _kind(part)
-    if not isinstance(part, Record) or kind not in _LOWERINGS:
-        raise ValueError(f"{kind} is no preprocessor: expected one of {', '.join(_LOWERINGS)}")
+    if not isinstance(part, Record) or kind not in ("VecNormalize", *_LOWERINGS):
+        known = ", ".join(("VecNormalize", *_LOWERINGS))
+        raise ValueError(f"{kind} is no preprocessor: expected one of {known}")
     try:
+        if kind == "VecNormalize":
+            return _vec_normalize(part, plain)
         return _LOWERINGS[kind](part)
     except AttributeError as error:
         raise ValueError(f"{kind} was never fitted: {error}") from None
@@ -77,15 +82,27 @@ def _values(array: Any) -> tuple[float, ...]:
     return tuple(_numbers(array).tolist())
 
 
-def _vec_normalize(record: Any) -> tuple[Step, ...]:
-    """`VecNormalize.normalize_obs`: clip((obs - mean) / sqrt(var + epsilon), ±clip_obs)."""
+def _vec_normalize(record: Any, plain: Preprocessing) -> tuple[Step, ...]:
+    """`VecNormalize.normalize_obs`: clip((obs - mean) / sqrt(var + epsilon), ±clip_obs).
+
+    Of a Dict, it has statistics for some keys. Each then has steps for its own columns.
+    """
     if not record.norm_obs:
         return ()
-    if not hasattr(record.obs_rms, "mean"):
-        raise ValueError("VecNormalize of dictionary observations is not supported")
+    if not isinstance(record.obs_rms, dict):
+        return _normalize(record, record.obs_rms)
+    columns, steps = plain.columns, list[Step]()
+    for key, statistics in record.obs_rms.items():
+        if (key,) not in columns:
+            raise ValueError(f"VecNormalize has statistics of {key!r}, which is no leaf")
+        steps += [(*step, columns[(key,)]) for step in _normalize(record, statistics)]
+    return tuple(steps)
+
+
+def _normalize(record: Any, statistics: Any) -> tuple[tuple[str, tuple[float, ...]], ...]:
     return (
-        ("subtract", _values(record.obs_rms.mean)),
-        ("divide", _values(np.sqrt(_numbers(record.obs_rms.var) + float(record.epsilon)))),
+        ("subtract", _values(statistics.mean)),
+        ("divide", _values(np.sqrt(_numbers(statistics.var) + float(record.epsilon)))),
         ("clip", (-float(record.clip_obs), float(record.clip_obs))),
     )
 
@@ -108,12 +125,14 @@ def _max_abs(record: Any) -> tuple[Step, ...]:
 
 
 _LOWERINGS: dict[str, Callable[[Any], tuple[Step, ...]]] = {
-    "VecNormalize": _vec_normalize,
     "StandardScaler": lambda record: _centred(record, "mean_", record.with_mean, record.with_std),
     "MinMaxScaler": _min_max,
     "MaxAbsScaler": _max_abs,
     "RobustScaler": lambda record: _centred(
         record, "center_", record.with_centering, record.with_scaling
     ),
-    "Preprocessing": lambda record: tuple((name, _values(values)) for name, values in record.steps),
+    "Preprocessing": lambda record: tuple(
+        (name, _values(values), *((int(a), int(b)) for a, b in columns))
+        for name, values, *columns in record.steps
+    ),
 }

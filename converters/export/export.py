@@ -14,6 +14,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from converters.artifact import artifact
+from converters.artifact.observations import json_form
 from converters.artifact.versions import triton_version
 from converters.export import parity
 from converters.export.flavours import CONTENTS
@@ -66,7 +67,7 @@ def export(
         _check_versions(tree, sources, activate)
         for source in sources:
             _write_version(tree, source, formats, progress, capabilities, flavour)
-        newest = [one.version for one in repository.versions(tree) if one.fault is None][-1]
+        newest = [one.version for one in repository.versions(tree) if one.damaged is None][-1]
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
@@ -74,7 +75,7 @@ def export(
 
 def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
     """Refuse to change a version, or to activate one that is absent, before any conversion."""
-    sound = [one for one in repository.versions(tree) if one.fault is None]
+    sound = [one for one in repository.versions(tree) if one.damaged is None]
     digests = {one.version: one.digest for one in sound}
     for source in sources:
         version = source.card.version
@@ -97,22 +98,23 @@ def _write_version(
 ) -> None:
     card = source.card
     version, number = card.version, str(triton_version(card.version))
-    shape = configs.Shape(card.sensors, len(card.action.layout))
+    signature = card.signature
     served, contents = configs.FLAVOURS[flavour], CONTENTS[flavour]
     model = tree / configs.preprocess_name(version)
     written = {model}
-    _write_config(tree, model.name, configs.preprocess(version, shape, served))
+    _write_config(tree, model.name, configs.preprocess(version, signature, served))
     for file, content in contents.preprocess(source).items():
         repository.write(model / number / file, content)
 
-    program = Program.trace(source.policy, card.sensors + 2, shape.noise, capabilities)
+    widths = source.preprocessing.width, source.preprocessing.noise
+    program = Program.trace(source.policy, *widths, capabilities)
     cells: list[dict[str, Any]] = []
     onnx: dict[str, bytes] = {}
     for name in formats:
         form = FORMATS[name]
         progress(version, name)
         model = tree / configs.policy_name(version, name)
-        config = configs.policy(version, shape, name, form.device, served)
+        config = configs.policy(version, signature, name, form.device, served)
         _write_config(tree, model.name, config)
         converted = _converted(form, program, model / number)
         onnx = converted if name == "onnx" else onnx
@@ -122,24 +124,26 @@ def _write_version(
         progress(version, f"{name} parity")
         cells += _compared(source, form, model / number / form.file, first=name == formats[0])
 
+    tolerance = parity.tolerance(source)
     parameters = {
         "version": version,
         "artifact_digest": source.digest,
-        "sensors": str(card.sensors),
         "formats": ",".join(formats),
         "model_card": _json(card.model_dump(mode="json", exclude_none=True)),
-        "golden": _json(_golden(source)),
-        "certificate": _json({"tolerance": parity.TOLERANCE, "cells": cells}),
+        "golden": _json(_golden(source, tolerance)),
+        "certificate": _json({"tolerance": tolerance, "cells": cells}),
     }
+    if signature.is_driving_form:
+        parameters["sensors"] = str(signature.sensors)
     for name in formats:
         ensemble = configs.ensemble_name(version, None if name == formats[0] else name)
         told = {**parameters, "format": name}
-        text = configs.ensemble(ensemble, version, shape, name, told, served)
+        text = configs.ensemble(ensemble, version, signature, name, told, served)
         repository.write_ensemble(tree, ensemble, text)
         written.add(tree / ensemble)
     if contents.fused is not None and formats[0] == "onnx":
         model = tree / configs.ensemble_name(version, configs.FUSED)
-        _write_config(tree, model.name, configs.fused(version, shape))
+        _write_config(tree, model.name, configs.fused(version, signature))
         for file, content in contents.fused(source, onnx).items():
             repository.write(model / "1" / file, content)
         written.add(model)
@@ -178,17 +182,14 @@ def _compared(
     return parity.measure(source, form.name, runtime)
 
 
-def _golden(source: artifact.Artifact) -> dict[str, Any]:
-    observations = parity.observations(source)[:GOLDEN_ROWS]
-    features = source.preprocessing.features(observations)
+def _golden(source: artifact.Artifact, tolerance: float) -> dict[str, Any]:
+    rows = tuple(values[:GOLDEN_ROWS] for values in parity.observations(source))
+    features = parity.features(source, rows)
     noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
     return {
-        "observations": [
-            {"speed": row[0], "steering": row[1], "sensors": row[2:]}
-            for row in observations.tolist()
-        ],
+        "observations": json_form(source.card.signature.observation_space, rows),
         "actions": parity.actions(source, features, noise).round(6).tolist(),
-        "tolerance": parity.TOLERANCE,
+        "tolerance": tolerance,
     }
 
 

@@ -56,8 +56,8 @@ def _native_preprocess(source: Artifact) -> Files:
     """Return the graph. Raises ParityError if its features are not the Python flavour's."""
     graph = native.graph(source.preprocessing)
     observations = parity.observations(source)
-    expected = source.preprocessing.features(observations)
-    if native.features(graph, observations).tobytes() != expected.tobytes():
+    expected = parity.features(source, observations)
+    if native.features(graph, source.preprocessing, observations).tobytes() != expected.tobytes():
         raise parity.ParityError(
             f"{source.card.version}: the preprocessing graph's features differ from those that the "
             "policy was trained with"

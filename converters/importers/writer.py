@@ -95,8 +95,9 @@ def write(
 def _compare(
     written: Artifact, predict: Callable[[NDArray[np.float32]], NDArray[Any]], whose: str
 ) -> None:
-    features = written.preprocessing.features(parity.observations(written))
+    features = parity.features(written, parity.observations(written))
     noise = np.zeros((len(features), written.preprocessing.noise), np.float32)
+    assert written.card.action is not None  # `write` gives one
     expected = pedals(predict(features), written.card.action)
     error = float(np.abs(parity.actions(written, features, noise) - expected).max())
     if not error <= parity.TOLERANCE:

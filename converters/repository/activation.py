@@ -41,7 +41,7 @@ def set_alias(tree: Path, version: str, how: How = "export", *, folder: Path | N
     The alias is written into `tree`, or into `folder` if given: the copy of the alias's folder from
     `transaction`. Raises RepositoryError if the repository does not hold the version.
     """
-    repository.check_held(tree, version, [one.version for one in repository.versions(tree)])
+    repository.check_held(tree, version)
     previous = repository.active_version(tree)
     config = repository.read_config(tree, configs.ensemble_name(version))
     config.name = configs.ALIAS
@@ -72,7 +72,7 @@ def wanted(tree: Path, further: Collection[str] = ()) -> list[str]:
     that `carlarl load` asked for, and `further` ones. Damaged versions count, too. Raises
     RepositoryError if the repository has no active version.
     """
-    held = [one.version for one in repository.versions(tree)]
+    held = repository.held(tree)
     active = repository.active_version(tree)
     if active is None:
         raise RepositoryError(f"{tree}: no active version; `carlarl export` makes one active")

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from converters.artifact.versions import triton_version
+from policy_spec.leaves import PACKED, Leaf, leaves
+from policy_spec.signature import Signature
+from policy_spec.spaces import Box
+from triton_backend.preprocessing import Preprocessing
 
 MAX_BATCH_SIZE = 256
 """The most rows in one call of a model."""
@@ -20,57 +25,69 @@ ALIAS = "carla_policy"
 FUSED = "fused"
 """Takes the place of a format in a model's name: `carla_policy_fused-vX.Y.Z`."""
 
-ACTION_WIDTH = 3
+Tensor = tuple[str, Any, tuple[int, ...]]
+"""Name, data type, dims without the batch."""
 
-Tensor = tuple[str, Any, int]
-"""Name, data type, width."""
-
-NONCE: Tensor = ("nonce", pb.TYPE_INT64, 1)
+NONCE: Tensor = ("nonce", pb.TYPE_INT64, (1,))
 """An optional input of the Python backend's models, which they give back: see `ECHO`."""
 OPTIONAL = ("row", "noise_key", "nonce")
 """Only a caller that joins several requests into one must send the row of each."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sensors of an observation and the width of the noise."""
-
-    sensors: int
-    noise: int
-
-    @property
-    def observation(self) -> list[Tensor]:
-        """Inputs of the preprocessing model and of the ensembles."""
-        return [
-            ("speed", pb.TYPE_FP32, 1),
-            ("steering", pb.TYPE_FP32, 1),
-            ("sensors", pb.TYPE_FP32, self.sensors),
-            ("deterministic", pb.TYPE_BOOL, 1),
-            ("seed", pb.TYPE_INT64, 1),
-            ("row", pb.TYPE_INT64, 1),
-        ]
-
-    @property
-    def packed(self) -> list[Tensor]:
-        """Inputs of the fused model."""
-        return [
-            ("observation", pb.TYPE_FP32, self.sensors + 2),
-            ("noise_key", pb.TYPE_INT64, 2),
-        ]
-
-    @property
-    def features(self) -> list[Tensor]:
-        """Inputs of the policy models."""
-        return [
-            ("features", pb.TYPE_FP32, self.sensors + 2),
-            ("noise", pb.TYPE_FP32, self.noise),
-        ]
-
-
-ACTION: list[Tensor] = [("action", pb.TYPE_FP32, ACTION_WIDTH)]
-ECHO: Tensor = ("nonce_echo", pb.TYPE_INT64, 1)
+ECHO: Tensor = ("nonce_echo", pb.TYPE_INT64, (1,))
 """The output that is the input `nonce`, zeros without one. In an ensemble it passes both steps. It
 has a name of its own, since no tensor of an ensemble can be both an input and an output."""
+
+
+def _leaf(leaf: Leaf) -> Tensor:
+    return (leaf.name, pb.DataType.Value(f"TYPE_{leaf.triton}"), leaf.dims)
+
+
+def observation_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the preprocessing model and of the ensembles."""
+    return [
+        *map(_leaf, leaves(signature.observation_space)),
+        ("deterministic", pb.TYPE_BOOL, (1,)),
+        ("seed", pb.TYPE_INT64, (1,)),
+        ("row", pb.TYPE_INT64, (1,)),
+    ]
+
+
+def packed_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the fused model."""
+    layout = signature.layout
+    packed: list[Tensor] = [(PACKED, pb.TYPE_FP32, (layout.width,))] if layout.packed else []
+    return [*packed, *map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
+
+
+def feature_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the policy models."""
+    preprocessing = Preprocessing.of(signature)
+    return [
+        ("features", pb.TYPE_FP32, (preprocessing.width,)),
+        ("noise", pb.TYPE_FP32, (preprocessing.noise,)),
+    ]
+
+
+def action_tensors(signature: Signature) -> list[Tensor]:
+    """Outputs of the policy models: the control, and the policy's own action if that differs."""
+    space, control = signature.action_space, signature.control
+    kind = (
+        pb.TYPE_FP32
+        if isinstance(space, Box)
+        else pb.DataType.Value(f"TYPE_{space.element.triton}")
+    )
+    own = (kind, (space.size,))
+    if control is None:
+        return [("action", *own)]
+    action: Tensor = ("action", pb.TYPE_FP32, (len(control.names),))
+    return [action, ("policy_action", *own)] if signature.has_policy_action else [action]
+
+
+def zeros_are_valid(signature: Signature) -> bool:
+    """Whether a request of zeros alone, as Triton's warm-up sends, is a good one: it samples."""
+    return signature.noise != "none" and all(
+        np.less_equal(leaf.space.low, 0).all() and np.greater_equal(leaf.space.high, 0).all()
+        for leaf in leaves(signature.observation_space)
+    )
 
 
 def preprocess_name(version: str) -> str:
@@ -129,13 +146,15 @@ class Flavour:
     pure: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
 
-    def observation(self, shape: Shape) -> list[Tensor]:
+    def observation(self, signature: Signature) -> list[Tensor]:
         """Inputs of the preprocessing model."""
-        return shape.observation[:3] if self.pure else shape.observation
+        tensors = observation_tensors(signature)
+        return tensors[: len(leaves(signature.observation_space))] if self.pure else tensors
 
-    def features(self, shape: Shape) -> list[Tensor]:
+    def features(self, signature: Signature) -> list[Tensor]:
         """Outputs of the preprocessing model."""
-        return shape.features[:1] if self.pure else shape.features
+        tensors = feature_tensors(signature)
+        return tensors[:1] if self.pure else tensors
 
     def policy(self, form: str) -> Backend:
         """Return the backend of the policy model of one format."""
@@ -170,44 +189,46 @@ FLAVOURS = {
 PYTHON = FLAVOURS["python"]
 
 
-def preprocess(version: str, shape: Shape, flavour: Flavour = PYTHON) -> str:
+def preprocess(version: str, signature: Signature, flavour: Flavour = PYTHON) -> str:
     """Config of a version's preprocessing model."""
-    inputs, outputs = flavour.observation(shape), flavour.features(shape)
-    return text(_served(preprocess_name(version), flavour.preprocessing, inputs, outputs))
+    name, warm = preprocess_name(version), zeros_are_valid(signature)
+    inputs, outputs = flavour.observation(signature), flavour.features(signature)
+    return text(_served(name, flavour.preprocessing, inputs, outputs, warm=warm))
 
 
 def policy(
-    version: str, shape: Shape, form: str, device: str = "CPU", flavour: Flavour = PYTHON
+    version: str, signature: Signature, form: str, device: str = "CPU", flavour: Flavour = PYTHON
 ) -> str:
     """Config of a version's policy model of one format, on the `CPU` or the first `GPU`."""
     name, backend = policy_name(version, form), flavour.policy(form)
-    return text(_served(name, backend, shape.features, ACTION, device))
+    inputs, outputs = feature_tensors(signature), action_tensors(signature)
+    return text(_served(name, backend, inputs, outputs, device))
 
 
 def ensemble(
     name: str,
     version: str,
-    shape: Shape,
+    signature: Signature,
     form: str,
     parameters: Mapping[str, str],
     flavour: Flavour = PYTHON,
 ) -> str:
     """Config of an ensemble whose steps are those of `version`."""
-    observation, features = flavour.observation(shape), flavour.features(shape)
-    noise = [tensor for tensor in shape.features if tensor not in features]
-    inputs, outputs = [*observation, *noise], ACTION
+    observation, features = flavour.observation(signature), flavour.features(signature)
+    taken, actions = feature_tensors(signature), action_tensors(signature)
+    inputs, outputs = [*observation, *taken[len(features) :]], actions
     if not flavour.pure:
         inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
     config = _model(name, inputs, outputs)
     config.platform = "ensemble"
     policy = flavour.policy(form)
-    for called, taken, given, rename in (
+    for called, ins, outs, rename in (
         (preprocess_name(version), observation, features, list[Tensor]),
-        (policy_name(version, form), shape.features, ACTION, policy.rename),
+        (policy_name(version, form), taken, actions, policy.rename),
     ):
         number = triton_version(version)
         step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
-        for tensors, mapping in ((taken, step.input_map), (given, step.output_map)):
+        for tensors, mapping in ((ins, step.input_map), (outs, step.output_map)):
             for (ours, *_), (theirs, *_) in zip(tensors, rename(tensors), strict=True):
                 mapping[theirs] = ours
     if not flavour.pure:
@@ -220,15 +241,17 @@ def ensemble(
     return text(config)
 
 
-def fused(version: str, shape: Shape) -> str:
+def fused(version: str, signature: Signature) -> str:
     """Config of the model that does both steps of a version in one process.
 
-    Its inputs are packed, since each tensor costs time. `observation` is speed, steering and the
-    sensors. `noise_key` is seed (-1 if deterministic) and row, and may be left out if all rows are
-    deterministic. There is no dynamic batcher, which costs a single call 0.1 ms: the gateways join
-    their requests before they call.
+    Its inputs are packed, since each tensor costs time. `observation` has all float32 leaves in the
+    card's order, but rasters: see `policy_spec.leaves.Layout`. `noise_key` is seed (-1 if
+    deterministic) and row, and may be left out if all rows are deterministic. There is no dynamic
+    batcher, which costs a single call 0.1 ms: the gateways join their requests before they call.
     """
-    config = _served(ensemble_name(version, FUSED), Backend("python"), shape.packed, ACTION)
+    name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
+    inputs, outputs = packed_tensors(signature), action_tensors(signature)
+    config = _served(name, Backend("python"), inputs, outputs, warm=warm)
     config.ClearField("dynamic_batching")
     return text(config)
 
@@ -239,8 +262,10 @@ def _served(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     device: str = "CPU",
+    *,
+    warm: bool = True,
 ) -> Any:
-    """Return the config of a model: all versions, one instance, batches, warmed up."""
+    """Return the config of a model: all versions, one instance, batches, warmed up with zeros."""
     inputs, outputs = backend.rename(inputs), backend.rename(outputs)
     if backend.name == "python":
         inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
@@ -255,11 +280,11 @@ def _served(
     # No queue policy: with one, Triton 2.51 does not give a model its next batch ahead of time, and
     # sometimes notices half a second late that the model is free. The gateway limits the queue.
     config.dynamic_batching.SetInParent()
-    for rows in (1, MAX_BATCH_SIZE):
+    for rows in (1, MAX_BATCH_SIZE) if warm else ():
         warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
-        for tensor, kind, width in inputs:
+        for tensor, kind, dims in inputs:
             warmup.inputs[tensor].CopyFrom(
-                pb.ModelWarmup.Input(data_type=kind, dims=[width], zero_data=True)
+                pb.ModelWarmup.Input(data_type=kind, dims=dims, zero_data=True)
             )
     for key, value in backend.parameters.items():
         config.parameters[key].string_value = value
@@ -298,10 +323,10 @@ def signature(config: Any) -> frozenset[tuple[str, str, tuple[int, ...]]]:
 def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
     """Start the config message of a model: its name and tensors."""
     config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
-    for tensor, kind, width in inputs:
-        config.input.add(name=tensor, data_type=kind, dims=[width], optional=tensor in OPTIONAL)
-    for tensor, kind, width in outputs:
-        config.output.add(name=tensor, data_type=kind, dims=[width])
+    for tensor, kind, dims in inputs:
+        config.input.add(name=tensor, data_type=kind, dims=dims, optional=tensor in OPTIONAL)
+    for tensor, kind, dims in outputs:
+        config.output.add(name=tensor, data_type=kind, dims=dims)
     return config
 
 

@@ -26,7 +26,7 @@ def compile_models(repository: Path) -> None:
     compileall.compile_dir(repository, quiet=2)
 
 
-def fault(repository: Path, version: str) -> str | None:
+def damage(repository: Path, version: str) -> str | None:
     """Return why a version can't be served, or None."""
     try:
         check_files(repository, version)

@@ -24,8 +24,12 @@ _VERSION = re.compile(rf"{configs.ALIAS}-v\d+\.\d+\.\d+", re.ASCII)
 """The name of a version's ensemble. A user's own models have other names."""
 
 _FORMS = "onnx|torchscript|tensorrt"
-_MODEL = rf"({configs.ALIAS}(_({configs.FUSED}|{_FORMS}))?|preprocess|policy_({_FORMS}))-"
-"""What the names of a version's models begin with. A user's own models have other names."""
+_MODEL = re.compile(
+    rf"({configs.ALIAS}(_({configs.FUSED}|{_FORMS}))?|preprocess|policy_({_FORMS}))-"
+    r"(?P<version>v\d+\.\d+\.\d+)",
+    re.ASCII,
+)
+"""The name of a version's model. A user's own models have other names."""
 _SHARED = re.compile(rf"(preprocess|policy_({_FORMS}))(_s\d+a\d+)?")
 """The names of models that versions share in a repository of an earlier release."""
 
@@ -50,24 +54,6 @@ def read_config(repository: Path, model: str) -> Any:
         ) from None
 
 
-def ensembles(repository: Path) -> list[str]:
-    """Return the names of the repository's ensembles of policies, sorted.
-
-    A user's own models are not read: their configs may be for another Triton. Ensembles whose
-    configs can't be read are left out.
-    """
-    if not repository.is_dir():
-        raise RepositoryError(f"{repository}: no such model repository; `carlarl export` makes one")
-    paths = repository.glob(f"{configs.ALIAS}*/config.pbtxt")
-    return sorted(path.parent.name for path in paths if _is_ensemble(path.parent))
-
-
-def _is_ensemble(model: Path) -> bool:
-    with suppress(RepositoryError):
-        return bool(read_config(model.parent, model.name).platform == "ensemble")
-    return False
-
-
 def active_version(repository: Path) -> str | None:
     """Return the version that the alias ensemble serves, or None if there is no alias."""
     if not (repository / configs.ALIAS / "config.pbtxt").exists():
@@ -78,9 +64,10 @@ def active_version(repository: Path) -> str | None:
 
 def flavour(repository: Path) -> str | None:
     """Return the repository's flavour: `python`, `native`, or None if it is empty."""
-    for name in ensembles(repository):
-        parameters = read_config(repository, name).parameters
-        return parameters["flavour"].string_value if "flavour" in parameters else "python"
+    for version in held(repository):
+        with suppress(RepositoryError):
+            parameters = read_config(repository, configs.ensemble_name(version)).parameters
+            return parameters["flavour"].string_value if "flavour" in parameters else "python"
     return None
 
 
@@ -89,7 +76,7 @@ class Version:
     """One version in the repository, read from its ensemble's config.
 
     Attributes:
-        fault: why it can't be served, if that was found.
+        damaged: why it can't be served, if that was found.
         loaded: whether a server has it loaded; None where none was asked.
     """
 
@@ -98,21 +85,29 @@ class Version:
     formats: tuple[str, ...] = ()
     digest: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
-    fault: str | None = None
+    damaged: str | None = None
     loaded: bool | None = None
 
 
 def versions(repository: Path) -> list[Version]:
-    """Return the versions of the repository, oldest first, damaged ones with their `fault`."""
+    """Return the versions of the repository, oldest first, damaged ones with `damaged`."""
     active = active_version(repository)
-    ensembles(repository)  # raises where there is no repository
-    names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
-    found = [_version(repository, name, active) for name in names]
-    return sorted(found, key=lambda one: triton_version(one.version))
+    return [_version(repository, version, active) for version in held(repository)]
 
 
-def _version(repository: Path, name: str, active: str | None) -> Version:
-    version = name.removeprefix(f"{configs.ALIAS}-")
+def held(repository: Path) -> list[str]:
+    """Return the versions of the repository, oldest first; raise RepositoryError without one."""
+    try:
+        names = [path.name for path in repository.iterdir() if _VERSION.fullmatch(path.name)]
+    except OSError:
+        raise RepositoryError(
+            f"{repository}: no such model repository; `carlarl export` makes one"
+        ) from None
+    return sorted((name.removeprefix(f"{configs.ALIAS}-") for name in names), key=triton_version)
+
+
+def _version(repository: Path, version: str, active: str | None) -> Version:
+    name = configs.ensemble_name(version)
     try:
         parameters = read_config(repository, name).parameters
         told = {key: entry.string_value for key, entry in parameters.items()}
@@ -126,21 +121,27 @@ def _version(repository: Path, name: str, active: str | None) -> Version:
             f"{repository / name}: it does not say what an export writes ({error!r}); remove "
             "the folder, and `carlarl export` it"
         )
-    return Version(version, version == active, fault=fault)
+    return Version(version, version == active, damaged=fault)
 
 
-def check_held(repository: Path, version: str, held: Collection[str]) -> None:
-    """Raise RepositoryError if `version` is not among the versions `held`."""
-    if version not in held:
-        known = ", ".join(sorted(held, key=triton_version)) or "none"
+def check_held(repository: Path, version: str, coming: Collection[str] = ()) -> None:
+    """Raise RepositoryError if `repository` does not hold `version` and it is not `coming`."""
+    if version not in (found := {*held(repository), *coming}):
+        known = ", ".join(sorted(found, key=triton_version)) or "none"
         raise RepositoryError(
             f"{repository}: the repository does not hold {version}; it holds {known}"
         )
 
 
-def is_of(model: str, version: str) -> bool:
-    """Whether `model` is the name of one of the models of `version`."""
-    return re.fullmatch(_MODEL + re.escape(version), model) is not None
+def version_of(model: str) -> str | None:
+    """Return the version of which a model is, from its name; None for the alias and others."""
+    found = _MODEL.fullmatch(model)
+    return found and found["version"]
+
+
+def shared(repository: Path) -> list[str]:
+    """Return the names of the models that versions share, as in a repository of old."""
+    return [path.name for path in repository.iterdir() if _SHARED.fullmatch(path.name)]
 
 
 def remove_version(tree: Path, version: str, keep: Collection[Path] = ()) -> None:
@@ -151,7 +152,7 @@ def remove_version(tree: Path, version: str, keep: Collection[Path] = ()) -> Non
             shutil.rmtree(path / number, ignore_errors=True)
             if any(child.is_dir() for child in path.iterdir()):
                 continue
-        elif not is_of(path.name, version):
+        elif version_of(path.name) != version:
             continue
         shutil.rmtree(path)
 
@@ -236,25 +237,24 @@ def _is_mount(path: Path) -> bool:
 
 def _change(place: Path, staging: Path, confirm: Callable[[], None]) -> Iterator[Path]:
     tree = staging / place.name
-    if not place.exists():
+    if new := not place.exists():
         tree.mkdir()
-        yield tree
-        tree.rename(place)
-        try:
-            confirm()
-        except BaseException:
-            place.rename(tree)
-            raise
-        return
-    _check_exchange(place, staging)
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(place, tree, symlinks=True, ignore=ignored, copy_function=_link)
+    else:
+        _check_exchange(place, staging)
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(place, tree, symlinks=True, ignore=ignored, copy_function=_link)
     yield tree
-    _exchange(tree, place)
+    if new:
+        tree.rename(place)
+    else:
+        _exchange(tree, place)
     try:
         confirm()
     except BaseException:
-        _exchange(tree, place)
+        if new:
+            place.rename(tree)
+        else:
+            _exchange(tree, place)
         raise
 
 

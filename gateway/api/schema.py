@@ -71,11 +71,15 @@ class VersionAnswer(BaseModel):
 
 
 class VersionsAnswer(BaseModel):
-    """The versions that are served and those that are held but not loaded, oldest first."""
+    """The versions that are served and those that are held but not loaded, oldest first.
+
+    `damaged` has those that `carlarl serve` found damaged, and why.
+    """
 
     active: str | None = Field(examples=["v0.2.0"])
     versions: list[VersionAnswer]
     held: list[str] = Field(examples=[["v0.1.0"]])
+    damaged: dict[str, str] = Field(examples=[{}])
 
 
 class WarmupAnswer(BaseModel):

@@ -13,6 +13,7 @@ from gateway.api.problems import JSON
 from gateway.api.request_head import RequestHead
 from gateway.http.body import read_body
 from gateway.http.graceful_shutdown import GracefulShutdown
+from gateway.inference import damaged
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.service import Service
 from gateway.observability.metrics import CONTENT_TYPE
@@ -96,10 +97,18 @@ class Routes:
     async def versions(self, _: Request) -> Response:
         """List the versions that Triton serves and those that it holds, oldest first."""
         served, held = await self._versions.served()
+        faults = damaged.told()
         active = self._versions.active
         name = active.version if active else None
         versions = [_summary(policy, name) for policy in served]
-        return _json({"active": name, "versions": versions, "held": held})
+        return _json(
+            {
+                "active": name,
+                "versions": versions,
+                "held": [version for version in held if version not in faults],
+                "damaged": faults,
+            }
+        )
 
     async def warmup(self, request: Request) -> Response:
         """Run the active version at several batch sizes."""

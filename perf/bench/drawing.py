@@ -40,11 +40,11 @@ def styled() -> Any:
     return mpl.rc_context(_STYLE)
 
 
-def new(height: float, rows: int = 1, shared: bool = False) -> tuple[Figure, list[Axes]]:
+def new(height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
     """Make a figure of so many inches' height, with axes below each other."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, 1, squeeze=False, sharex=shared)
+    axes = figure.subplots(rows, 1, squeeze=False)
     return figure, list(axes[:, 0])
 
 

@@ -127,31 +127,28 @@ def lone_request(layers: Mapping[str, list[Measurement]]) -> list[float]:
 
 def systems(results: Results) -> Table:
     """Show this gateway beside its peers: medians, ranges, and medians of the rounds' ratios."""
-    found: dict[str, dict[int, list[Measurement]]] = {}
+    found: dict[tuple[str, int], list[Measurement]] = {}
     for one in results.measurements:
-        if one.layer == "gateway" and one.loop == "closed" and one.batch_size == 1:
-            found.setdefault(one.system, {}).setdefault(one.concurrency, []).append(one)
-    if OURS not in found:
+        found.setdefault((one.system, one.concurrency), []).append(one)
+    counts = sorted({count for system, count in found if system == OURS})
+    if not counts:
         return Table(["system"])
-    failed = dict(line.split(": ", 1) for line in results.left_out if ": " in line)
-    named = [name for name in found if name != OURS and name not in failed]
-    shared = set.intersection(*(set(found[name]) for name in (OURS, *named)))
-    low, high = min(shared), max(shared)
+    low, high = counts[0], counts[-1]
     columns: list[tuple[str, int, Figure]] = [
         (f"requests/s, {callers(high)}", high, rate),
         (f"p50 ms, {callers(high)}", high, p50),
         (f"p99 ms, {callers(high)}", high, p99),
+        *([(f"p50 ms, {callers(low)}", low, p50)] if low < high else []),
     ]
-    if low < high:
-        columns.append((f"p50 ms, {callers(low)}", low, p50))
     table = Table(["system", *(cell for title, _, _ in columns for cell in (title, "ratio"))])
-    for name in (OURS, *named):
+    failed = dict(line.split(": ", 1) for line in results.left_out if ": " in line)
+    measured = [name for name in dict.fromkeys(name for name, _ in found) if name not in failed]
+    for name in (name for name in measured if (name, low) in found and (name, high) in found):
         cells = [f"**{name}**" if name == OURS else _title(results, name)]
         for _, count, figure in columns:
-            cells.append(spread([figure(one) for one in found[name][count]]))
-            pairs = zip(found[name][count], found[OURS][count], strict=False)
-            ratios = [figure(one) / figure(ours) for one, ours in pairs]
-            cells.append(f"{statistics.median(ratios):.2f}")
+            values, ours = ([figure(one) for one in found[who, count]] for who in (name, OURS))
+            ratios = [value / other for value, other in zip(values, ours, strict=False)]
+            cells += [spread(values), f"{statistics.median(ratios):.2f}"]
         table.rows.append(cells)
     for name in failed:
         if name in results.settings:

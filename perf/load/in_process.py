@@ -43,7 +43,7 @@ def run(
     except ImportError as error:
         raise LoadError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)
-    seen = rows(batch_size, preprocessing.sensors)
+    seen = rows(batch_size, preprocessing.width - 2)
     observation = np.array([[o["speed"], o["steering"], *o["sensors"]] for o in seen], np.float32)
     noise = np.zeros((batch_size, preprocessing.noise), np.float32)
     for _ in range(WARMUP):

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from perf.bench import charts, drawing
 from perf.bench.command import Say
 from perf.bench.results import MemorySample, Results, Slope, Verdict
 from perf.load import closed_loop, processes
@@ -29,23 +27,15 @@ NOTICEABLE_MB = 1.0
 """Less growth than this over a run counts as none: pages and arenas come and go."""
 
 PARTS = {
-    "gateway": (
-        "gateway",
-        "Look for what keeps requests: run it with `python -X tracemalloc`, and look in /metrics "
-        "for labels that never end. Until it is found, restart the gateway from time to time.",
-    ),
-    "triton": (
-        "Triton",
-        "See which model holds it: serve one version and one format at a time, and measure again. "
-        "A response cache grows up to CACHE_BYTES and then stops.",
-    ),
-    "shm": (
-        "/dev/shm",
-        "Triton's Python backend keeps what its largest batches needed, and gives nothing back: "
-        "give the container a larger `shm_size`, or send smaller batches.",
-    ),
+    "gateway": "Look for what keeps requests: run it with `python -X tracemalloc`, and look in "
+    "/metrics for labels that never end. Until it is found, restart the gateway from time to time.",
+    "triton": "See which model holds it: serve one version and one format at a time, and measure "
+    "again. A response cache grows up to CACHE_BYTES and then stops.",
+    "shm": "Triton's Python backend keeps what its largest batches needed, and gives nothing back: "
+    "give the container a larger `shm_size`, or send smaller batches.",
 }
-"""Part → its title, and what to do where it grows."""
+"""Part → what to do where it grows."""
+TITLES = {"gateway": "gateway", "triton": "Triton", "shm": "/dev/shm"}
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
@@ -82,11 +72,11 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
 
     (whole, grown), (late, lately) = growth(0), growth(half)
     now = float(np.median(held[-max(1, len(held) // 4) :]))
-    title, advice = PARTS[part]
     if grown and lately:
         rate = f"{late.value:.3g} MB per 1000 requests ({late.low:.3g} to {late.high:.3g})"
-        return Verdict(part, now, late, "grows", f"{title} grows by {rate}. {advice}")
-    text = f"{title} is steady at {now:.0f} MB: "
+        text = f"{TITLES[part]} grows by {rate}. {PARTS[part]}"
+        return Verdict(part, now, late, "grows", text)
+    text = f"{TITLES[part]} is steady at {now:.0f} MB: "
     if grown:
         text += f"it grew by {grown:.1f} MB at first and not in the second half. "
         return Verdict(part, now, late, "steady", text + "Give it that much room.")
@@ -138,11 +128,3 @@ def measure(requests: int, say: Say) -> Results:
         if not found.interrupted:
             raise LoadError(str(error)) from None
     return found
-
-
-def keep(results: Results, folder: Path) -> Path:
-    """Write samples, verdicts and their picture into a folder; gives the path of the JSON."""
-    if not results.interrupted:
-        folder.mkdir(parents=True, exist_ok=True)
-        drawing.save(charts.memory(results.memory), folder / "memory.png")
-    return results.save(folder / "memory.json")

@@ -2,11 +2,9 @@
 
 Each vehicle has one connection, and its steps are due at a fixed rate; the vehicles are spread
 evenly over the time between two steps. The loop is open: a latency counts from when its step was
-due. A step may be due before the answer to the last one has come. Over `/predict` it is sent after
-that answer, and its wait counts; over `/stream` it is sent at once, and the gateway may answer
-`skipped`, which is counted and has no latency. The ways are measured in turns.
-
-The load generator is one process; the table has its own CPU time.
+due. Over `/predict` a step is sent after the answer to the last one, and its wait counts; over
+`/stream` it is sent at once, and the gateway may answer `skipped`, which has no latency. The ways
+are measured in turns. The load generator is one process; the table has its own CPU time.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import time
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -29,7 +27,8 @@ import uvloop
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from perf.bench.command import Say, heading, say, study
+from perf.bench.command import heading, say, study
+from perf.bench.request_forms import in_turns
 from perf.bench.tables import Table, spread
 from perf.load import processes
 from perf.load.generator import Load, LoadError
@@ -38,27 +37,11 @@ from perf.studies.usage import cpu_s
 
 FLEETS = (1, 100)
 WAYS = ("/predict", "/stream, JSON", "/stream, msgpack")
-WARM_S = 1.0
 LAST_ANSWERS_S = 5.0
 STEP = {"observation": body()["observations"][0], "deterministic": True}
 
 
-class _Answer(msgspec.Struct, gc=False):
-    stepId: int  # noqa: N815
-    action: dict[str, float] | None = None
-    skipped: bool = False
-
-
-@dataclass
-class Saw:
-    """Latencies in seconds of the steps that got an action, and how many were skipped."""
-
-    latencies: list[float] = field(default_factory=list)
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Round:
+class Round(NamedTuple):
     """Milliseconds, CPU seconds in a second, and skipped steps of one way."""
 
     p50: float
@@ -71,17 +54,15 @@ class Round:
 
 @dataclass
 class Fleet:
-    """Vehicles that begin together once all are connected."""
+    """Vehicles that begin together once all are connected, and what they saw."""
 
     url: str
     vehicles: int
     rate: float
     seconds: float
-    saw: Saw
-
-    def __post_init__(self) -> None:
-        """Make what they wait at."""
-        self._all = asyncio.Barrier(self.vehicles)
+    latencies: list[float] = field(default_factory=list)
+    """In seconds, of the steps that got an action."""
+    skipped: int = 0
 
     async def _dues(self, index: int) -> list[float]:
         """Give when a vehicle's steps are due."""
@@ -91,8 +72,7 @@ class Fleet:
         steps = math.ceil((self.seconds - offset) * self.rate)
         return [began + number / self.rate for number in range(steps)]
 
-    async def by_predict(self, index: int) -> None:
-        """Drive a vehicle by `POST /predict`."""
+    async def _by_predict(self, index: int) -> None:
         headers, content = [("Content-Type", "application/json")], json.dumps(body()).encode()
         load = Load.predict(self.url, headers, content, 1, self.seconds)
         reader, writer = await asyncio.open_connection(load.host, load.port)
@@ -105,11 +85,10 @@ class Fleet:
                 answer = await reader.readexactly(int(length[1]) if length else 0)
                 if not head.startswith(b"HTTP/1.1 200"):
                     raise LoadError(answer.decode(errors="replace"))
-                self.saw.latencies.append(time.perf_counter() - due)
+                self.latencies.append(time.perf_counter() - due)
 
-    async def by_stream(self, index: int, kind: Any) -> None:
+    async def _by_stream(self, index: int, kind: Any) -> None:
         """Drive a vehicle by `/stream`, in `msgspec.json` or `msgspec.msgpack`."""
-        text, decode = kind is msgspec.json, kind.Decoder(_Answer).decode
         address = f"ws://{urlsplit(self.url).netloc}/stream"
         async with connect(address, compression=None, ping_interval=None, proxy=None) as socket:
             dues = await self._dues(index)
@@ -117,39 +96,35 @@ class Fleet:
             async def send() -> None:
                 for number, due in enumerate(dues):
                     await asyncio.sleep(due - time.perf_counter())
-                    await socket.send(kind.encode({"stepId": number, **STEP}), text=text)
+                    step = kind.encode({"stepId": number, **STEP})
+                    await socket.send(step, text=kind is msgspec.json)
 
             sending = asyncio.create_task(send())
             for _ in dues:  # each step has one answer
-                content = await socket.recv(decode=False)
-                try:
-                    answer = decode(content)
-                except msgspec.MsgspecError:
-                    answer = _Answer(0)
-                if answer.action is not None:
-                    self.saw.latencies.append(time.perf_counter() - dues[answer.stepId])
-                elif answer.skipped:
-                    self.saw.skipped += 1
+                answer = kind.decode(await socket.recv(decode=False))
+                if "action" in answer:
+                    self.latencies.append(time.perf_counter() - dues[answer["stepId"]])
+                elif answer.get("skipped"):
+                    self.skipped += 1
                 else:
-                    raise LoadError(content.decode(errors="replace"))
+                    raise LoadError(str(answer))
             await sending
 
-
-async def drive(url: str, way: str, vehicles: int, rate: float, seconds: float, saw: Saw) -> None:
-    """Drive for `seconds`. Raises LoadError where a step fails or gets no answer."""
-    fleet = Fleet(url, vehicles, rate, seconds, saw)
-    kind = msgspec.msgpack if "msgpack" in way else msgspec.json
-    each = (
-        fleet.by_predict(index) if way == "/predict" else fleet.by_stream(index, kind)
-        for index in range(vehicles)
-    )
-    try:
-        async with asyncio.timeout(seconds + LAST_ANSWERS_S):
-            await asyncio.gather(*each)
-    except TimeoutError:
-        raise LoadError(f"{way}: a step got no answer") from None
-    except (OSError, EOFError, WebSocketException) as error:
-        raise LoadError(f"{way}: {error}") from None
+    async def drive(self, way: str) -> None:
+        """Drive for `seconds`. Raises LoadError where a step fails or gets no answer."""
+        self._all = asyncio.Barrier(self.vehicles)
+        kind = msgspec.msgpack if "msgpack" in way else msgspec.json
+        each = (
+            self._by_predict(index) if way == "/predict" else self._by_stream(index, kind)
+            for index in range(self.vehicles)
+        )
+        try:
+            async with asyncio.timeout(self.seconds + LAST_ANSWERS_S):
+                await asyncio.gather(*each)
+        except TimeoutError:
+            raise LoadError(f"{way}: a step got no answer") from None
+        except (OSError, EOFError, WebSocketException) as error:
+            raise LoadError(f"{way}: {error}") from None
 
 
 def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: float) -> Round:
@@ -157,42 +132,24 @@ def measure(url: str, pid: int, way: str, vehicles: int, rate: float, seconds: f
 
     Raises LoadError.
     """
-    uvloop.run(drive(url, way, vehicles, rate, WARM_S, Saw()))
-    saw = Saw()
-    before, own = cpu_s(pid), time.process_time()
-    began = time.monotonic()
-    uvloop.run(drive(url, way, vehicles, rate, seconds, saw))
-    took = time.monotonic() - began
-    own = (time.process_time() - own) / took
-    gateway, triton = ((now - then) / took for now, then in zip(cpu_s(pid), before, strict=True))
-    p50, p99 = np.percentile(saw.latencies, (50, 99)) * 1000
-    return Round(float(p50), float(p99), gateway, triton, own, saw.skipped)
-
-
-def compare(
-    rounds: int, seconds: float, rate: float, say: Say
-) -> dict[tuple[int, str], list[Round]]:
-    """Measure every way with every fleet, in turns. Raises LoadError."""
-    cases = list(product(FLEETS, WAYS))
-    found: dict[tuple[int, str], list[Round]] = {case: [] for case in cases}
-    with processes.gateway() as served:
-        for turn in range(rounds):
-            for vehicles, way in cases[turn % 3 :] + cases[: turn % 3]:  # none is always first
-                one = measure(served.url, served.pid, way, vehicles, rate, seconds)
-                found[vehicles, way].append(one)
-                say(f"round {turn + 1}: {vehicles} vehicles, {way}: p50 {one.p50:.2f} ms")
-    return found
+    uvloop.run(Fleet(url, vehicles, rate, 1.0).drive(way))
+    fleet = Fleet(url, vehicles, rate, seconds)
+    before, began = (*cpu_s(pid), time.process_time()), time.monotonic()
+    uvloop.run(fleet.drive(way))
+    took, now = time.monotonic() - began, (*cpu_s(pid), time.process_time())
+    gateway, triton, own = ((b - a) / took for a, b in zip(before, now, strict=True))
+    p50, p99 = np.percentile(fleet.latencies, (50, 99)) * 1000
+    return Round(float(p50), float(p99), gateway, triton, own, fleet.skipped)
 
 
 def table(found: dict[tuple[int, str], list[Round]]) -> Table:
     """Show medians of the rounds, and their ranges."""
     head = ["vehicles", "way", "p50 ms", "p99 ms", "CPU of the gateway, s/s", "of Triton"]
     shown = Table([*head, "of the load generator", "skipped"])
-    digits = {"p50": 2, "p99": 2, "gateway": 3, "triton": 3, "generator": 3}
     for (vehicles, way), rounds in found.items():
-        cells = [spread([getattr(one, name) for one in rounds], n) for name, n in digits.items()]
-        skipped = sum(one.skipped for one in rounds)
-        shown.rows.append([str(vehicles), f"`{way}`", *cells, f"{skipped:,}"])
+        *figures, skipped = zip(*rounds, strict=True)
+        cells = [spread(one, n) for one, n in zip(figures, (2, 2, 3, 3, 3), strict=True)]
+        shown.rows.append([str(vehicles), f"`{way}`", *cells, f"{sum(skipped):,}"])
     return shown
 
 
@@ -200,7 +157,13 @@ def table(found: dict[tuple[int, str], list[Round]]) -> Table:
 @click.option("--rate", default=20.0, show_default=True, help="Steps of one vehicle a second.")
 def main(rounds: int, seconds: float, rate: float) -> None:
     """Measure, and write the table."""
-    found = compare(rounds, seconds, rate, say)
+    cases = list(product(FLEETS, WAYS))
+    found: dict[tuple[int, str], list[Round]] = {case: [] for case in cases}
+    with processes.gateway() as served:
+        for turn, (vehicles, way) in in_turns(cases, rounds):
+            one = measure(served.url, served.pid, way, vehicles, rate, seconds)
+            found[vehicles, way].append(one)
+            say(f"round {turn}: {vehicles} vehicles, {way}: p50 {one.p50:.2f} ms")
     note = "the load generator ran on the same cores"
     click.echo(heading("perf.studies.stream", note, rounds=rounds, seconds=seconds, rate=rate))
     click.echo(table(found).markdown())

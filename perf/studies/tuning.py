@@ -8,6 +8,7 @@ changes by the minute.
 from __future__ import annotations
 
 import contextlib
+import operator
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -28,19 +29,11 @@ KNEE = 0.95
 
 @dataclass(frozen=True)
 class Setting:
-    """What can be set: the first three in the repository's configs, the others in the environment.
+    """What can be set: three in the repository's configs, `calls` and `workers` as variables."""
 
-    Attributes:
-        instances: processes of each model that is tuned.
-        threads: threads of one call in the runtime.
-        batch: observations that travel in one call at most.
-        calls: CALLS_IN_FLIGHT.
-        workers: WORKERS.
-    """
-
-    instances: int
-    threads: int
-    batch: int
+    instances: int  # processes of each model that is tuned
+    threads: int  # of one call in the runtime
+    batch: int  # observations in one call at most
     calls: int
     workers: int
 
@@ -74,30 +67,26 @@ class Point:
 
 @dataclass
 class Found:
-    """What was measured so far.
-
-    Attributes:
-        default: as it is set now.
-        noise: how far the ratio of two equal stacks was from 1; a gain must be larger.
-        best: the fastest setting whose gain is above the noise.
-        gain: ratio of `best` to `default`, measured again in pairs at the end.
-        curves: the points of each thing that was varied. Points of settings are their ratio times
-            the default's median, so that they can be compared.
-    """
+    """What was measured so far."""
 
     default: Setting
+    """As it is set now."""
     best: Setting
+    """The fastest whose gain is above the noise."""
     noise: float = float("inf")
+    """How far the ratio of two equal stacks was from 1."""
     per_s: float = 0.0
     gain: Spread | None = None
+    """Ratio of `best` to `default`, measured again in pairs at the end."""
     curves: dict[str, list[Point]] = field(default_factory=dict)
+    """What was varied → its points: of settings, their ratio times the default's median."""
     interrupted: bool = False
 
     @property
     def changes_repository(self) -> bool:
         """Whether the best setting needs other configs."""
-        before, now = self.default, self.best
-        return replace(before, calls=now.calls, workers=now.workers) != now
+        of = operator.attrgetter("instances", "threads", "batch")
+        return bool(of(self.best) != of(self.default))
 
 
 @dataclass(frozen=True)
@@ -194,14 +183,13 @@ def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Pro
 
 
 def _vary_load(found: Found, stack: Target, load: Load) -> None:
-    for name, values in (("concurrency", CONCURRENCY), ("rows", ROWS)):
+    for name, part, values in (("concurrency", "connections", CONCURRENCY), ("rows", "rows", ROWS)):
         curve = found.curves[name] = []
         with contextlib.suppress(LoadError):  # a curve ends where requests begin to fail
             for value in values:
-                lone = name == "concurrency"
-                one = replace(load, connections=value) if lone else replace(load, rows=value)
+                one = replace(load, **{part: value})
                 rates = [_rate(stack, one) for _ in range(load.rounds)]
-                curve.append(Point(value, Spread.of(rates, 1 if lone else value)))
+                curve.append(Point(value, Spread.of(rates, value if name == "rows" else 1)))
 
 
 def efficiency(curve: Sequence[Point]) -> list[float]:

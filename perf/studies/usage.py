@@ -6,9 +6,8 @@ changes when any other process on the machine maps them.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def sample(pid: int, began: float, requests: int) -> MemorySample:
         requests=requests,
         gateway=round(gateway / 1e6, 3),
         triton=round(triton / 1e6, 3),
-        shm=round(_shared(process.pid for process in tree) / 1e6, 3),
+        shm=round(_shared(tree) / 1e6, 3),
     )
 
 
@@ -46,12 +45,10 @@ def _parts(
     """Give the sums of a figure over the gateway and over Triton with all below it."""
     triton: set[int] = set()
     sums = [0.0, 0.0]
-    for process in tree:
+    for process in tree:  # parents come first
         with suppress(psutil.NoSuchProcess):
-            if process.name() == "tritonserver":
-                triton |= {process.pid, *(one.pid for one in process.children(recursive=True))}
-    for process in tree:
-        with suppress(psutil.NoSuchProcess):
+            if process.name() == "tritonserver" or process.ppid() in triton:
+                triton.add(process.pid)
             sums[process.pid in triton] += figure(process)
     return sums[0], sums[1]
 
@@ -65,17 +62,16 @@ def _held(pid: int) -> int:
     return 0
 
 
-def _shared(pids: Iterable[int]) -> int:
+def _shared(tree: list[psutil.Process]) -> int:
     """Give the bytes of the segments in /dev/shm that the processes map."""
-    segments: set[str] = set()
-    for pid in pids:
+    segments: set[Path] = set()
+    for process in tree:
         with suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines():
                 name = line.partition("/dev/shm/")[2]
-                if name and not name.endswith(" (deleted)"):
-                    segments.add(name)
+                segments |= {Path("/dev/shm", name)} if name else set()
     total = 0
-    for name in segments:
+    for segment in segments:
         with suppress(OSError):
-            total += os.stat(f"/dev/shm/{name}").st_blocks * 512
+            total += 512 * segment.stat().st_blocks
     return total

@@ -21,8 +21,7 @@ def closed_pipe() -> int:
     return writing
 
 
-@pytest.mark.parametrize("log_format", ["text", "json"])
-@pytest.mark.parametrize("kind", ["pipe", "disk"])
+@pytest.mark.parametrize(("kind", "log_format"), [("pipe", "text"), ("disk", "json")])
 def test_triton_comes_back(kind: str, log_format: str) -> None:
     ports = free_ports(4)
     url = f"http://127.0.0.1:{ports[0]}"

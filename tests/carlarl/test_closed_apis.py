@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from carlarl.promotion.triton_control import ControlError, TritonControl
-from carlarl.serving import cleanup
+from carlarl.serving import cleanup, running
+from gateway.config.settings import Settings
 from tests.stack import Stack, free_ports
 
 
@@ -60,7 +60,9 @@ def test_closed_over_grpc(triton_grpc: str) -> None:
 
 def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
     url = f"http://{stack.triton_http}"
-    secret = cleanup.secret_at(url)
+    served = running.embedded_at(url)
+    assert served is not None
+    secret = served.secret
     assert secret
     assert len(secret) == 64
     with TritonControl(url) as control:
@@ -83,28 +85,29 @@ def test_open_to_whoever_finds_the_secret(stack: Stack) -> None:
 
 
 def test_the_secret_is_for_this_user_alone_and_in_no_log(stack: Stack) -> None:
-    port = stack.triton_http.rpartition(":")[2]
-    folders = cleanup.SHARED_MEMORY
-    (file,) = folders.glob(f"carlarl-{stack.process.pid}-*/*/secret-{port}-*")
+    (file,) = cleanup.SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/service.json")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert file.stat().st_uid == os.getuid()
-    assert file.read_text() not in stack.output()
+    served = running.embedded_at(f"http://{stack.triton_http}")
+    assert served is not None
+    assert str(served.secret) not in stack.output()
 
 
 def test_no_secret_of_another_machine_or_of_a_dead_command() -> None:
     port, other = free_ports(2)
+    settings = Settings(triton_http_port=port, triton_grpc_port=9, triton_secret="kept-by-it")
     with cleanup.own_folder() as folder:
-        (folder / "x").mkdir()
-        cleanup.keep_secret(folder / "x", port, 9, "kept")
-        assert cleanup.secret_at(f"http://127.0.0.1:{port}") == "kept"
-        assert cleanup.secret_at(f"http://localhost:{port}") == "kept"
-        assert cleanup.grpc_port_at(f"http://localhost:{port}") == 9
-        assert cleanup.secret_at(f"http://triton:{port}") is None
-        assert cleanup.secret_at(f"http://127.0.0.1:{other}") is None
+        running.announce(folder, settings)
+        for host in ("127.0.0.1", "localhost"):
+            served = running.embedded_at(f"http://{host}:{port}")
+            assert served is not None
+            assert (served.secret, served.grpc_port) == ("kept-by-it", 9)
+        assert running.embedded_at(f"http://triton:{port}") is None
+        assert running.embedded_at(f"http://127.0.0.1:{other}") is None
         dead = folder.with_name(f"{folder.name}-dead")  # nobody holds its lock
-        shutil.copytree(folder, dead)
-        (dead / "x" / f"secret-{port}-9").rename(dead / "x" / f"secret-{other}-9")
-        assert cleanup.secret_at(f"http://127.0.0.1:{other}") is None
+        dead.mkdir()
+        running.announce(dead, settings.model_copy(update={"triton_http_port": other}))
+        assert running.embedded_at(f"http://127.0.0.1:{other}") is None
         cleanup.sweep()
         assert not dead.exists()

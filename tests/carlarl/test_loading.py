@@ -15,6 +15,7 @@ import pytest
 
 from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
+from carlarl.serving import retirement
 from converters.repository import activation, repository
 from tests.carlarl.test_promotion import copy_version, follows
 from tests.carlarl.test_supervision import triton
@@ -71,18 +72,24 @@ def test_damaged_versions_are_left_out(target: Path, command: Command) -> None:
             check_envelope(ask(stack, version), 404, "MODEL_NOT_FOUND")
         told = httpx.get(f"{stack.gateway_url}/versions").json()
         assert [one["version"] for one in told["versions"]] == ["v0.1.0", "v0.2.0"]
-        assert told["held"] == sorted(damaged)
+        assert told["held"] == []
+        assert sorted(told["damaged"]) == sorted(damaged)
+        for version, path in damaged.items():
+            assert path.removeprefix(f"{target}/") in told["damaged"][version]
+            assert str(target) not in told["damaged"][version]
         found = states(command, target)
-        assert {one for one in found if found[one]["fault"]} == set(damaged)
+        assert {one for one in found if found[one]["damaged"]} == set(damaged)
         assert {one for one in found if found[one]["loaded"]} == {"v0.1.0", "v0.2.0"}
         for version, path in damaged.items():
-            assert path in found[version]["fault"]
+            assert path in found[version]["damaged"]
         # One that is damaged while it is served is left out at Triton's next start.
         (target / "policy_onnx-v0.1.0" / "1000" / "model.onnx").write_bytes(b"damaged")
         triton(stack).kill()
         until(lambda: "v0.1.0 is damaged" in stack.output(), 30)
         until(lambda: status(stack.gateway_url + "/readyz") == 200, 60)
         until(lambda: ask(stack, "v0.1.0").status_code == 404)
+        told = httpx.get(f"{stack.gateway_url}/versions").json()
+        assert "model.onnx" in told["damaged"]["v0.1.0"]
         assert ask(stack, "v0.2.0").status_code == 200
 
 
@@ -169,8 +176,42 @@ def test_a_promotion_after_an_export_starts_no_other_process(
 
 
 @pytest.mark.live
-def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) -> None:
-    """Its versions share their steps."""
+def test_versions_that_nobody_needs_are_unloaded(target: Path) -> None:
+    """After many promotions in a row: but for one that is asked for by name all the time."""
+    for number in range(1, 7):
+        copy_version(target, "v0.1.0", f"v0.0.{number}")
+    with (
+        running_stack(MODEL_REPOSITORY=str(target), SERVE_VERSIONS="v0.0.6") as stack,
+        TritonControl(f"http://{stack.triton_http}") as control,
+    ):
+        promote.promote(target, "v0.0.1", control)
+        follows(stack, "v0.0.1")
+        assert ask(stack, "v0.1.0").status_code == 200
+        one = set(processes(stack).values())
+        for number in range(2, 6):
+            promote.promote(target, f"v0.0.{number}", control)
+            follows(stack, f"v0.0.{number}")
+            assert ask(stack, "v0.0.1").status_code == 200
+        many = processes(stack)
+        assert len(many) == len(one) + 4 * 3
+        used, failed = {"v0.0.1", "v0.0.4", "v0.0.5", "v0.0.6"}, []
+
+        def unloaded() -> bool:
+            failed.extend(v for v in used if ask(stack, v).status_code != 200)
+            return {model.rpartition("-")[2] for model in processes(stack).values()} == used
+
+        until(unloaded, retirement.IDLE_S + 30)
+        assert not failed
+        assert processes(stack).items() <= many.items()
+        assert len(processes(stack)) == len(one) + 1  # that v0.0.1 has its fused model, too
+        until(lambda: ask(stack, "v0.0.2").status_code == 404)
+        promote.promote(target, None, control)
+        follows(stack, "v0.0.4")
+        assert ask(stack, "v0.0.1").status_code == 200
+
+
+def of_an_earlier_release(tmp_path: Path) -> Path:
+    """A repository whose versions share their steps."""
     target = tmp_path / "model_repository"
     shutil.copytree(ROOT / "model_repository", target)
     for model in ("preprocess", "policy_onnx"):
@@ -185,6 +226,12 @@ def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) ->
             for ensemble in target.glob("carla_policy*/config.pbtxt"):
                 text = ensemble.read_text().replace(name, f'"{model}"')
                 repository.write(ensemble, text.encode())
+    return target
+
+
+@pytest.mark.live
+def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) -> None:
+    target = of_an_earlier_release(tmp_path)
     with running_stack(MODEL_REPOSITORY=str(target)) as stack:
         assert sorted(processes(stack).values()) == [
             "carla_policy_fused-v0.2.0",
@@ -202,3 +249,28 @@ def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) ->
         assert not (target / "preprocess" / "1000").exists()
         assert (target / "preprocess" / "2000").exists()
         assert ask(stack, "v0.2.0").status_code == 200
+
+
+@pytest.mark.live
+def test_a_damaged_version_in_a_repository_of_an_earlier_release(tmp_path: Path) -> None:
+    """Triton would load its files with those of the others, although nobody asks for it."""
+    target = of_an_earlier_release(tmp_path)
+    for version in ("v0.0.7", "v0.0.8"):
+        ensemble = shutil.copytree(
+            target / "carla_policy-v0.1.0", target / f"carla_policy-{version}"
+        )
+        text = (ensemble / "config.pbtxt").read_text().replace("v0.1.0", version)
+        (ensemble / "config.pbtxt").write_text(text.replace("1000\n", f"{version[-1]}\n"))
+        for model in ("preprocess", "policy_onnx"):
+            shutil.copytree(target / model / "1000", target / model / version[-1])
+    (target / "policy_onnx" / "7" / "model.onnx").write_bytes(b"damaged")
+    (target / "preprocess" / "8" / "model.py").unlink()
+    with running_stack(MODEL_REPOSITORY=str(target)) as stack:
+        told = httpx.get(f"{stack.gateway_url}/versions").json()
+        assert [one["version"] for one in told["versions"]] == ["v0.1.0", "v0.2.0"]
+        assert "policy_onnx/7/model.onnx" in told["damaged"]["v0.0.7"]
+        assert "model.py" in told["damaged"]["v0.0.8"]
+        assert "v0.0.7 is damaged" in stack.output()
+        assert len(processes(stack)) == 5
+        for version in ("v0.1.0", "v0.2.0"):
+            assert ask(stack, version).json()["version"] == version

@@ -20,7 +20,7 @@ import pytest
 from carlarl.promotion import promote
 from carlarl.promotion.promote import PromotionError
 from carlarl.promotion.triton_control import TritonControl
-from carlarl.serving import cleanup
+from carlarl.serving import cleanup, running
 from converters.artifact import artifact
 from converters.artifact.versions import triton_version
 from converters.export import parity
@@ -162,7 +162,7 @@ def test_promoted_and_rolled_back_under_load(
                 assert (done.version, done.previous) == ("v0.1.0", "v0.2.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.1.0"))
-                done = promote.rollback(target, control)
+                done = promote.promote(target, None, control)
                 assert (done.version, done.previous) == ("v0.2.0", "v0.1.0")
                 switched.append(done.seconds)
                 followed.append(follows(stack, "v0.2.0"))
@@ -243,7 +243,9 @@ def test_the_port_that_models_are_loaded_by(
 ) -> None:
     """Another user's embedded server is not found by itself: the setting names the port."""
     stack, target = live
-    secret = cleanup.secret_at(f"http://{stack.triton_http}")
+    served = running.embedded_at(f"http://{stack.triton_http}")
+    assert served is not None
+    secret = served.secret
     monkeypatch.setattr(cleanup, "SHARED_MEMORY", tmp_path)
     (nobody,) = free_ports(1)
     url = f"http://{stack.triton_http}"
@@ -376,7 +378,7 @@ def test_a_good_new_version_after_all_that(
     add_version(target)
     assert promote.promote(target, "v0.3.0", control).version == "v0.3.0"
     follows(stack, "v0.3.0")
-    assert promote.rollback(target, control).version == "v0.2.0"
+    assert promote.promote(target, None, control).version == "v0.2.0"
     follows(stack, "v0.2.0")
 
 

@@ -91,5 +91,9 @@ def test_another_signature_needs_a_flag(target: Path, command: Command) -> None:
     assert "sensors TYPE_FP32 (5,), sensors TYPE_FP32 (7,)" in result.stderr
     assert repository.active_version(target) == "v0.2.0"
     assert command("promote", "v0.1.0", *where, "--allow-signature-change").returncode == 0
-    assert command("rollback", *where).returncode == 0
+    result = command("rollback", *where)
+    assert result.returncode == 1
+    assert "another signature" in result.stderr
+    assert repository.active_version(target) == "v0.1.0"
+    assert command("rollback", *where, "--allow-signature-change").returncode == 0
     assert repository.active_version(target) == "v0.2.0"

@@ -133,7 +133,7 @@ def test_a_killed_gateway_and_a_killed_worker_come_back(own_stack: tuple[Stack, 
     until(lambda: falls(stack) == before + 1, 30)
     until(lambda: works(stack), 60)
     assert psutil.wait_procs(family, timeout=10)[1] == []
-    folders = SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*")
+    folders = SHARED_MEMORY.glob(f"carlarl-{stack.process.pid}-*/*/")
     assert len(list(folders)) == 2  # Triton's, and that of the metrics of the new workers
 
 

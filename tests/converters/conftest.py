@@ -12,10 +12,27 @@ import torch
 
 from converters.artifact import artifact
 from converters.artifact.card import Action, Architecture, Distribution, ModelCard
+from converters.artifact.observations import corners
 from converters.artifact.policy import Gaussian
+from policy_spec.signature import Signature, driving_space
 from triton_backend.preprocessing import Preprocessing
 
+DEFAULT = Signature.from_card(
+    {
+        "sensors": 5,
+        "action": {"layout": ["throttle", "brake", "steer"], "low": [0, 0, -1], "high": [1, 1, 1]},
+        "distribution": {"std": "parameter"},
+    }
+)
+"""That of the default policy."""
+
 MakeArtifact = Callable[..., Path]
+
+
+def edges(sensors: int = 5) -> np.ndarray:
+    """Speed, steering and sensors at the ends of their ranges, flat."""
+    space = driving_space(sensors)
+    return Preprocessing(space, 3).flatten(corners(space))
 
 
 def make(
@@ -55,7 +72,7 @@ def make(
         folder,
         card,
         artifact.state_dict_bytes(Gaussian(width, len(layout), architecture, std).state_dict()),
-        pickle.dumps(Preprocessing(sensors, len(layout), steps)),
+        pickle.dumps(Preprocessing(driving_space(sensors), len(layout), steps)),
         observations,
         check=lambda _: None,
     )

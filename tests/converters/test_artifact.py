@@ -16,6 +16,7 @@ import yaml
 
 from converters.artifact import artifact, pickles
 from converters.artifact.card import CARD, ArtifactError
+from converters.artifact.observations import OBSERVATIONS
 from converters.export import parity
 from triton_backend.engine import digest
 
@@ -40,10 +41,10 @@ def test_loads(folder: Path) -> None:
     loaded = artifact.load(folder)
     assert loaded.card.version == "v1.2.3"
     assert loaded.digest == digest((folder / CARD).read_bytes())
-    assert loaded.observations.shape == (16, 7)
+    assert [part.shape for part in loaded.observations] == [(16,), (16,), (16, 5)]
 
 
-@pytest.mark.parametrize("name", [artifact.MODEL, artifact.PREPROCESSOR, artifact.OBSERVATIONS])
+@pytest.mark.parametrize("name", [artifact.MODEL, artifact.PREPROCESSOR, OBSERVATIONS])
 def test_a_flipped_byte_is_refused_by_file(folder: Path, name: str) -> None:
     path = folder / name
     data = bytearray(path.read_bytes())
@@ -126,7 +127,7 @@ def test_a_hostile_model_is_refused_as_either_kind(
         ({"output_shape": [2]}, r"output_shape must be \[3\]"),
         ({"architecture": None}, "needs its architecture"),
         ({"architecture": {"hidden": [8, 8]}}, "no pytorch model as its card says"),
-        ({"action": {"layout": ["gas"], "low": [0], "high": [1]}}, "layout must be"),
+        ({"action": {"layout": ["gas"], "low": [0], "high": [1]}}, "layout: must be"),
         ({"sensors": "five"}, "sensors: "),
     ],
 )
@@ -166,7 +167,7 @@ def test_a_torchscript_artifact_acts_as_its_program(folder: Path) -> None:
     torch.jit.trace(Mean(before.policy.gaussian), torch.zeros(2, 7)).save(folder / artifact.MODEL)
     _rehash(folder, model_type="torchscript", architecture=None, distribution={"std": "none"})
     after = artifact.load(folder)
-    features = before.preprocessing.features(before.observations)
+    features = parity.features(before, before.observations)
     noise = np.zeros((len(features), 3), np.float32)
     expected = parity.actions(before, features, noise)
     np.testing.assert_allclose(parity.actions(after, features, noise), expected, atol=1e-6)
@@ -181,7 +182,7 @@ def test_a_card_of_another_kind(folder: Path, text: str) -> None:
         artifact.load(folder)
 
 
-@pytest.mark.parametrize("name", [artifact.OBSERVATIONS, artifact.PREPROCESSOR])
+@pytest.mark.parametrize("name", [OBSERVATIONS, artifact.PREPROCESSOR])
 def test_damage_under_holding_hashes_names_the_file(folder: Path, name: str) -> None:
     """What a hostile author could write: bytes changed, and the card's hashes with them."""
     data = (folder / name).read_bytes()
@@ -202,7 +203,7 @@ def test_damage_under_holding_hashes_names_the_file(folder: Path, name: str) -> 
 
 
 def test_observations_that_are_no_numbers(folder: Path) -> None:
-    np.save(folder / artifact.OBSERVATIONS, np.full((2, 7), "far"))
+    np.save(folder / OBSERVATIONS, np.full((2, 7), "far"))
     _rehash(folder)
     with pytest.raises(ArtifactError, match=r"observations\.npy: .* no real numbers"):
         artifact.load(folder)

@@ -20,6 +20,7 @@ from converters.export import formats, parity
 from converters.export.export import export
 from converters.repository import configs, repository
 from converters.repository.activation import set_alias
+from tests.converters.conftest import DEFAULT
 from triton_backend import runtimes
 
 MakeArtifact = Callable[..., Path]
@@ -69,13 +70,12 @@ def test_files(target: Path) -> None:
 
 
 def test_configs() -> None:
-    shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": configs.preprocess("v1.2.3", shape),
-        "policy_onnx": configs.policy("v1.2.3", shape, "onnx"),
-        "fused": configs.fused("v1.2.3", shape),
-        "ensemble": configs.ensemble("carla_policy-v1.2.3", "v1.2.3", shape, "onnx", parameters),
+        "preprocess": configs.preprocess("v1.2.3", DEFAULT),
+        "policy_onnx": configs.policy("v1.2.3", DEFAULT, "onnx"),
+        "fused": configs.fused("v1.2.3", DEFAULT),
+        "ensemble": configs.ensemble("carla_policy-v1.2.3", "v1.2.3", DEFAULT, "onnx", parameters),
     }
     for name, text in written.items():
         assert text == (EXPECTED / f"{name}.pbtxt").read_text()
@@ -217,8 +217,8 @@ class _Off:
     def __init__(self, path: Path) -> None:
         self._right = runtimes.onnx(path)
 
-    def __call__(self, features: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self._right(features, noise) + np.float32(2e-5)
+    def __call__(self, features: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (self._right(features, noise)[0] + np.float32(2e-5),)
 
 
 def test_beyond_tolerance_nothing_is_written(

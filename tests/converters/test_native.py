@@ -18,7 +18,9 @@ from converters.export.export import export
 from converters.export.tensorrt import BuilderError
 from converters.repository import configs, repository
 from gateway.config.settings import read_settings
-from tests.converters.test_preprocessor import assert_same_features, observed
+from policy_spec.signature import driving_space
+from tests.converters.conftest import DEFAULT
+from tests.converters.test_preprocessor import assert_same_features, leaves_of, observed
 from triton_backend import runtimes
 from triton_backend.preprocessing import Preprocessing
 
@@ -38,30 +40,28 @@ EXPECTED = Path(__file__).parent / "expected"
     ],
 )
 def test_features_of_own_steps(steps: tuple[Any, ...]) -> None:
-    assert_same_features(Preprocessing(5, 3, steps))
+    assert_same_features(Preprocessing(driving_space(5), 3, steps))
 
 
 def test_what_is_not_finite_does_not_become_a_feature() -> None:
     observations = observed()[:2]
     observations[0, 0] = np.nan
-    made = native.features(
-        native.graph(Preprocessing(5, 3, (("clip", (-1.0, 1.0)),))), observations
-    )
+    clipped = Preprocessing(driving_space(5), 3, (("clip", (-1.0, 1.0)),))
+    made = native.features(native.graph(clipped), clipped, leaves_of(observations))
     assert np.isnan(made[0, 0])
     assert np.isfinite(made[1]).all()
 
 
 def test_configs() -> None:
-    shape = configs.Shape(sensors=5, noise=3)
     parameters = {"version": "v1.2.3", "sensors": "5"}
     written = {
-        "preprocess": configs.preprocess("v1.2.3", shape, NATIVE),
-        "policy_onnx": configs.policy("v1.2.3", shape, "onnx", flavour=NATIVE),
-        "policy_torchscript": configs.policy("v1.2.3", shape, "torchscript", flavour=NATIVE),
-        "policy_tensorrt": configs.policy("v1.2.3", shape, "tensorrt", "GPU", NATIVE),
+        "preprocess": configs.preprocess("v1.2.3", DEFAULT, NATIVE),
+        "policy_onnx": configs.policy("v1.2.3", DEFAULT, "onnx", flavour=NATIVE),
+        "policy_torchscript": configs.policy("v1.2.3", DEFAULT, "torchscript", flavour=NATIVE),
+        "policy_tensorrt": configs.policy("v1.2.3", DEFAULT, "tensorrt", "GPU", NATIVE),
     } | {
         f"ensemble_{form}": configs.ensemble(
-            "carla_policy", "v1.2.3", shape, form, parameters, NATIVE
+            "carla_policy", "v1.2.3", DEFAULT, form, parameters, NATIVE
         )
         for form in ("onnx", "torchscript")
     }
@@ -101,10 +101,8 @@ def test_files(target: Path) -> None:
 
 def test_the_files_together_act_as_the_policy(target: Path, folder: Path) -> None:
     source = artifact.load(folder)
-    observations = np.concatenate([source.observations, parity.corners(5)])
-    features = native.features(
-        (target / "preprocess-v0.1.0" / "1000" / "model.onnx").read_bytes(), observations
-    )
+    graph = (target / "preprocess-v0.1.0" / "1000" / "model.onnx").read_bytes()
+    features = native.features(graph, source.preprocessing, leaves_of(observed()))
     noise = np.random.default_rng(0).normal(size=(len(features), 3)).astype(np.float32)
     expected = parity.actions(source, features, noise)
     for path in (
@@ -112,7 +110,7 @@ def test_the_files_together_act_as_the_policy(target: Path, folder: Path) -> Non
         target / "policy_torchscript-v0.1.0" / "1000" / "model.pt",
     ):
         open_ = {".onnx": runtimes.onnx, ".pt": runtimes.torchscript}[path.suffix]
-        np.testing.assert_allclose(open_(path)(features, noise), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(open_(path)(features, noise)[0], expected, rtol=0, atol=1e-5)
 
 
 def test_tensors_are_those_of_the_files(target: Path) -> None:

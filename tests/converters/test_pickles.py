@@ -17,6 +17,8 @@ from sklearn.preprocessing import MinMaxScaler, StandardScaler
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from converters.artifact import pickles, preprocessor
+from policy_spec.signature import driving_space
+from tests.converters.conftest import DEFAULT
 from triton_backend.preprocessing import Preprocessing
 
 
@@ -199,7 +201,7 @@ def _preprocessors() -> list[Any]:
     env.obs_rms.update(observations)
     scalers = [MinMaxScaler(clip=True) for _ in range(9)]  # which share one default range
     pipeline = make_pipeline(StandardScaler(), *scalers).fit(observations)
-    own = Preprocessing(5, 3, (("add", (1.0,) * 7), ("clip", (0.0, 2.0))))
+    own = Preprocessing(driving_space(5), 3, (("add", (1.0,) * 7), ("clip", (0.0, 2.0))))
     return [env, pipeline, own]
 
 
@@ -208,7 +210,7 @@ def _preprocessors() -> list[Any]:
 def test_damage_is_a_value_error(index: int, protocol: int) -> None:
     """Whatever bytes change: the file is read, or refused by a ValueError."""
     data = pickle.dumps(_preprocessors()[index], protocol)
-    expected = preprocessor.lower(pickles.load(data), 5, 3)
+    expected = preprocessor.lower(pickles.load(data), DEFAULT)
     assert expected.steps
     generator = np.random.default_rng(protocol)
     outcomes = {"read": 0, "refused": 0}
@@ -217,7 +219,7 @@ def test_damage_is_a_value_error(index: int, protocol: int) -> None:
         for position in generator.integers(0, len(data), generator.integers(1, 4)):
             damaged[position] = generator.integers(0, 256)
         try:
-            preprocessor.lower(pickles.load(bytes(damaged)), 5, 3)
+            preprocessor.lower(pickles.load(bytes(damaged)), DEFAULT)
             outcomes["read"] += 1
         except ValueError:
             outcomes["refused"] += 1
@@ -232,14 +234,14 @@ def _pipeline(steps: Any) -> Any:
 
 def test_pipelines_that_are_none() -> None:
     with pytest.raises(ValueError, match="or one within itself"):
-        preprocessor.lower(_pipeline(lambda itself: [("again", itself)] * 2), 5, 3)
+        preprocessor.lower(_pipeline(lambda itself: [("again", itself)] * 2), DEFAULT)
     for steps in (5, None, [5], [("scale",)], [("scale", 5)], {"scale": 5}):
         with pytest.raises(ValueError, match="Pipeline|unpack|int is no preprocessor"):
-            preprocessor.lower(_pipeline(steps), 5, 3)
+            preprocessor.lower(_pipeline(steps), DEFAULT)
     nested: Any = []
     for _ in range(50):
         nested = [nested, nested]
     scaler = StandardScaler().fit(np.eye(7))
     scaler.mean_ = nested
     with pytest.raises(ValueError, match="subtract takes 7 values"):
-        preprocessor.lower(pickles.load(pickle.dumps(scaler)), 5, 3)
+        preprocessor.lower(pickles.load(pickle.dumps(scaler)), DEFAULT)

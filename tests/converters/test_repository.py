@@ -162,8 +162,8 @@ def test_an_ensemble_of_the_users_own_is_no_version(target: Path) -> None:
         assert repository.versions(target) == []
         repository.write_ensemble(target, name, 'platform: "ensemble"')
     (one,) = repository.versions(target)
-    assert one.fault is not None
-    assert "policy-v0.1.0: it does not say what an export" in one.fault
+    assert one.damaged is not None
+    assert "policy-v0.1.0: it does not say what an export" in one.damaged
 
 
 def test_what_is_told_names_the_repository_not_its_copy(target: Path) -> None:

@@ -19,6 +19,7 @@ from converters.export import parity
 from converters.export.export import export
 from converters.importers.sb3 import import_sb3
 from examples.track import TrackEnv
+from tests.converters.conftest import edges
 from tests.converters.policies import predict, train
 from tests.stack import Stack, running_stack
 
@@ -37,7 +38,7 @@ def observations() -> Any:
     env.action_space.seed(5)
     seen = [env.reset(seed=5)[0]]
     seen += [env.step(env.action_space.sample())[0] for _ in range(40)]
-    return np.concatenate([np.array(seen, np.float32), parity.corners(5)])
+    return np.concatenate([np.array(seen, np.float32), edges()])
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ PEDALS = ["throttle", "brake", "steer"]
         ([0, 0, 0], PEDALS, "bounds steer by 0 and 1, but it needs numbers on both sides of 0"),
         ([-1, 0, 0], None, "bounds throttle by -1 and 1"),
         ([-1, 0], None, "bounds acceleration by 0 and 1"),
-        ([0, 0, -1], ["gas", "brake", "steer"], "layout gas,brake,steer: .*layout must be"),
+        ([0, 0, -1], ["gas", "brake", "steer"], "layout gas,brake,steer: "),
         ([0, 0, -1], ["steer", "acceleration"], "layout steer,acceleration: "),
     ],
 )

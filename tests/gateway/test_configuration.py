@@ -152,14 +152,11 @@ def _connections(client: httpx.Client) -> list[Any]:
 
 
 def test_limits_of_a_request(gateway: tuple[Running, httpx.Client]) -> None:
-    """On the way that remembers heads as on the framework's."""
     one, client = gateway
     one.change(max_body_bytes=20)
     assert check_envelope(one.post(client), 413, "PAYLOAD_TOO_LARGE")["limit"] == 20
-    assert one.post(client, unusual="1").status_code == 413
     one.change(max_body_bytes=2000)
     assert one.post(client).status_code == 200
-    assert one.post(client, unusual="1").status_code == 200
 
 
 def test_the_deadline(gateway: tuple[Running, httpx.Client], triton: StandIn) -> None:
@@ -168,7 +165,6 @@ def test_the_deadline(gateway: tuple[Running, httpx.Client], triton: StandIn) ->
     triton.mode = "hang"
     try:
         check_envelope(one.post(client), 504, "DEADLINE_EXCEEDED")
-        check_envelope(one.post(client, unusual="1"), 504, "DEADLINE_EXCEEDED")
     finally:
         triton.mode = "ok"
 
@@ -211,7 +207,6 @@ def test_doors(gateway: tuple[Running, httpx.Client], tmp_path: Path) -> None:
     assert client.get(one.url + "/console").status_code == 200
     one.change(api_keys_file=str(keys), **access_control)
     check_envelope(one.post(client), 401, "UNAUTHORIZED")
-    assert one.post(client, unusual="1").status_code == 401
     for path in ("/docs", "/redoc", "/openapi.json", "/console", "/console/track.js"):
         check_envelope(client.get(one.url + path), 404, "HTTP_ERROR")
     check_envelope(client.get(one.url + "/metrics"), 401, "UNAUTHORIZED")
@@ -263,7 +258,6 @@ def test_rate_limit(gateway: tuple[Running, httpx.Client]) -> None:
     one, client = gateway
     one.write(rate_limit_per_s=0.01, rate_limit_burst=3)
     until(lambda: one.post(client).status_code == 429)
-    assert one.post(client, unusual="1").status_code == 429
 
 
 def test_log_level(gateway: tuple[Running, httpx.Client], triton: StandIn) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from carlarl.serving import cleanup
+from carlarl.serving import running
 from tests.gateway.processes import OBSERVATION, check_envelope, status
 
 NAMES = ("throttle", "brake", "steer")
@@ -439,8 +439,9 @@ def test_every_answer_has_its_id_and_its_time(api: httpx.Client) -> None:
 
 def test_a_pinned_version(run_gateway: Callable[..., str], triton_http: str) -> None:
     triton = f"http://{triton_http}"
-    secret = cleanup.secret_at(triton)
-    assert secret
+    served = running.embedded_at(triton)
+    assert served is not None
+    secret = str(served.secret)
     url = run_gateway(TRITON_URL=triton, MODEL_VERSION="v0.1.0", TRITON_SECRET=secret)
     check_answer(httpx.post(url + "/predict", json=request()), 1, "v0.1.0")
     assert httpx.get(url + "/metadata").json()["version"] == "v0.1.0"

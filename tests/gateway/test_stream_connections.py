@@ -273,7 +273,7 @@ def test_other_paths_are_not_upgraded(
 
 
 def test_an_upgrade_on_a_connection_that_was_used(gateway_url: str) -> None:
-    """By the framework and by the fast way before; no timer of theirs ends the stream."""
+    """No timer of the requests before ends the stream."""
     body = json.dumps({"observations": [OBSERVATION]}).encode()
     post = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with Raw(gateway_url) as raw:

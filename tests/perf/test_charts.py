@@ -12,33 +12,25 @@ import pytest
 from matplotlib.figure import Figure
 
 from perf.bench import charts, drawing, machine
-from perf.bench.results import MemorySample, Results
-from perf.load import closed_loop, in_process, open_loop
+from perf.bench.results import Results
+from perf.load import closed_loop
 from perf.load.target import Target
 from tests.stack import ROOT, Stack
 
-LAYERS = ["latency", "layers", "concurrency"]
-
 
 @pytest.fixture(scope="module")
-def results(stack: Stack, watched: list[MemorySample]) -> Results:
+def results(stack: Stack) -> Results:
     """What was measured of the stack; the layers and peers that are not there have its figures."""
     target = Target(stack.gateway_url)
     alone, many = (closed_loop.run(target, callers, 1) for callers in (1, 4))
-    due = open_loop.run(target, 50, 1, 1)
-    floor = in_process.run(ROOT / "model_repository", 0.2, version="v0.2.0", form="onnx")
     batch = msgspec.structs.replace(many, batch_size=8)
-    fused = msgspec.structs.replace(
-        alone, layer="triton-http", target="carla_policy_fused-v0.2.0", tool="perf_analyzer"
-    )
     peers = [msgspec.structs.replace(one, system="another") for one in (alone, many)]
     return Results(
         started="2026-01-02T03:04:05+00:00",
-        command="carlarl bench run --rate 50",
+        command="carlarl bench run",
         machine=machine.facts(),
         settings={"WORKERS": "1"},
-        measurements=[alone, many, due, floor, batch, fused, *peers],
-        memory=watched,
+        measurements=[alone, many, batch, *peers],
     )
 
 
@@ -51,27 +43,19 @@ def _is_picture(path: Path) -> None:
 
 
 def test_each_figure_says_which_loop_it_comes_from(results: Results, tmp_path: Path) -> None:
-    drawn = {
-        **{name: getattr(charts, name)(results) for name in (*LAYERS, "peers")},
-        "memory": charts.memory(results.memory),
-    }
-    for name, picture in drawn.items():
-        assert isinstance(picture, Figure), name
-        assert "closed loop" in picture.get_supxlabel().lower()
-        drawing.save(picture, tmp_path / f"{name}.png")
-        _is_picture(tmp_path / f"{name}.png")
-    (axes,) = drawn["latency"].axes
-    assert "open loop, 50/s due" in [text.get_text() for text in axes.get_legend().get_texts()]
+    for picture in (charts.concurrency(results), charts.peers(results)):
+        assert isinstance(picture, Figure)
+        assert "closed loop by " in picture.get_supxlabel().lower()
+        drawing.save(picture, tmp_path / "picture.png")
+        _is_picture(tmp_path / "picture.png")
 
 
 def test_the_command(results: Results, tmp_path: Path) -> None:
     results.save(tmp_path / "kept.json")
     done = _draw(tmp_path / "kept.json")
     assert done.returncode == 0, done.stderr
-    drawn = [tmp_path / "charts" / f"{name}.png" for name in LAYERS]
-    assert done.stdout.split() == [str(path) for path in drawn]
-    for path in drawn:
-        _is_picture(path)
+    assert done.stdout.split() == [str(tmp_path / "charts" / "concurrency.png")]
+    _is_picture(tmp_path / "charts" / "concurrency.png")
 
     (tmp_path / "bad.json").write_text("{}")
     done = _draw(tmp_path / "bad.json")
@@ -88,4 +72,4 @@ def _draw(file: Path) -> subprocess.CompletedProcess[str]:
 
 def test_results_without_measurements_have_no_figure(results: Results) -> None:
     nothing = msgspec.structs.replace(results, measurements=[])
-    assert not [name for name in (*LAYERS, "peers") if getattr(charts, name)(nothing)]
+    assert charts.concurrency(nothing) is charts.peers(nothing) is None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
-from perf.bench import charts
 from perf.bench.results import MemorySample
 from perf.studies import memory
 from tests.stack import Stack
@@ -85,7 +86,9 @@ def test_too_few_samples_are_refused() -> None:
         memory.judge(series(noise(1))[:5], "gateway")
 
 
-def test_a_real_run(watched: list[MemorySample], stack: Stack) -> None:
+def test_a_real_run(stack: Stack) -> None:
+    samples = memory.watch(stack.gateway_url, stack.process.pid, requests=10**9, warm=0)
+    watched = list(itertools.islice(samples, 6))
     assert len(watched) >= 6
     assert all(
         one.requests < other.requests for one, other in zip(watched, watched[1:], strict=False)
@@ -97,4 +100,3 @@ def test_a_real_run(watched: list[MemorySample], stack: Stack) -> None:
         assert 0 < one.shm < one.triton
     for part in memory.PARTS:
         assert memory.judge(watched, part).text
-    assert len(charts.memory(watched).axes) == 3

@@ -13,8 +13,7 @@ from perf.load.generator import LoadError
 from perf.studies.peers import comparison
 from perf.studies.peers.systems import PEERS
 
-HERE = Path(sys.prefix)
-PLAIN = PEERS["fastapi_onnxruntime"]
+PLAIN = replace(PEERS["fastapi_onnxruntime"], environment=Path(sys.prefix))
 
 
 def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> None:
@@ -26,9 +25,7 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
     )
     broken = replace(PLAIN, name="broken", command="""python -c "raise SystemExit('no | way')\"""")
     said: list[str] = []
-    found = comparison.measure(
-        {PLAIN: HERE, wrong: HERE, broken: HERE}, 1, 1, (1, 4), say=said.append
-    )
+    found = comparison.measure([PLAIN, wrong, broken], 1, 1, (1, 4), say=said.append)
 
     measured = [(one.system, one.concurrency) for one in found.measurements]
     assert measured == [("carlarl", 1), ("carlarl", 4), (PLAIN.name, 1), (PLAIN.name, 4)]
@@ -57,7 +54,7 @@ def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> N
 def test_what_cannot_be_installed_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LoadError, match="can't be installed: .*file"):
-        PLAIN.install(tmp_path / "file")
+        PEERS["fastapi_onnxruntime"].install(tmp_path / "file")
 
 
 def test_every_peer_is_described_where_it_runs() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +9,7 @@ import pytest
 from perf.load import perf_analyzer
 from perf.load.generator import LoadError
 from perf.load.target import fused
-from tests.stack import ROOT, Stack
+from tests.stack import Stack
 
 needs_it = pytest.mark.skipif(
     perf_analyzer.missing() is not None, reason=perf_analyzer.missing() or "it is there"
@@ -52,17 +50,11 @@ def test_says_what_to_do_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) ->
         perf_analyzer.find()
 
 
+@needs_it
 def test_says_which_library_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PERF_ANALYZER", "/bin/true")
-    monkeypatch.setitem(perf_analyzer.LIBRARIES, "libnone.so.7", "apt-get install libnone7")
+    monkeypatch.setenv("PERF_ANALYZER", perf_analyzer.find())
     monkeypatch.setattr(perf_analyzer, "FOLDER", tmp_path)
-    with pytest.raises(LoadError, match="lacks lib.*apt-get install"):
+    if perf_analyzer.missing() is None:
+        pytest.skip("this machine has the libraries in its own folders")
+    with pytest.raises(LoadError, match="shared libraries: lib.*: make perf-analyzer"):
         perf_analyzer.find()
-
-
-def test_input_files_are_what_is_measured_with(tmp_path: Path) -> None:
-    perf_analyzer.write_input_files(tmp_path)
-    for name in ("ensemble.json", "fused.json"):
-        kept = ROOT / "perf" / "data" / name
-        assert json.loads(kept.read_text()) == json.loads((tmp_path / name).read_text())
-    assert len(os.listdir(ROOT / "perf" / "data")) == 2

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
 
-from perf.studies import proxies
+from perf.studies.request_forms import proxies
 
 
 class Upstream(ThreadingHTTPServer):
@@ -49,13 +49,13 @@ def upstream() -> Iterator[Upstream]:
         server.shutdown()
 
 
-@pytest.mark.parametrize("proxy", [proxies.nginx, proxies.haproxy])
-def test_connections_to_the_server_are_kept(
-    proxy: Callable[[str], AbstractContextManager[str]], upstream: Upstream
-) -> None:
+@pytest.mark.parametrize("name", list(proxies.PROXIES))
+def test_connections_to_the_server_are_kept(name: str, upstream: Upstream) -> None:
     with ExitStack() as stack:
         try:
-            url = stack.enter_context(proxy(f"http://127.0.0.1:{upstream.server_port}"))
+            url = stack.enter_context(
+                proxies.proxy(name, f"http://127.0.0.1:{upstream.server_port}")
+            )
         except proxies.MissingError as missing:
             if os.environ.get("CI"):
                 raise

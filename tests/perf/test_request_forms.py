@@ -8,19 +8,19 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 
 import httptools
 import msgspec
 import pytest
 
 from perf.bench import request_forms
+from perf.bench.request_forms import BODY, FORMS, MSGPACK, Form
 from perf.load import generator
 from perf.load.generator import Saw
-from perf.load.request_forms import BODY, FORMS, MSGPACK, Form
-from perf.studies import proxies
 from perf.studies.request_forms import __main__ as study
-from perf.studies.request_forms import clients
+from perf.studies.request_forms import clients, proxies
 from tests.stack import Stack
 
 SECONDS = 0.2
@@ -39,25 +39,14 @@ def needed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def ends() -> Iterator[ExitStack]:
+def urls(gateway_url: str) -> Iterator[dict[str | None, str]]:
     with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def rows(gateway_url: str, ends: ExitStack) -> dict[str, tuple[study.Row, study.Row]]:
-    """Each form by the generator and by wrk, behind its proxy."""
-    pairs = study.form_rows(FORMS, gateway_url, ends)
-    return dict(zip(NAMES, pairs, strict=True))
-
-
-@pytest.fixture(scope="module")
-def urls(gateway_url: str, ends: ExitStack) -> dict[str | None, str]:
-    with needed():
-        started = {
-            name: ends.enter_context(run(gateway_url)) for name, run in study.PROXIES.items()
-        }
-    return {None: gateway_url, **started}
+        with needed():
+            started = {
+                name: stack.enter_context(proxies.proxy(name, gateway_url))
+                for name in proxies.PROXIES
+            }
+        yield {None: gateway_url, **started}
 
 
 class Answer:
@@ -100,43 +89,31 @@ def test_each_form_gets_the_same_action(form: Form, urls: dict[str | None, str])
     assert answer.action == plain.action
 
 
-@pytest.mark.parametrize("form", FORMS, ids=NAMES)
-@pytest.mark.parametrize("connections", study.CONNECTIONS)
-def test_the_generator_sends_each_form(
-    form: Form, connections: int, rows: dict[str, tuple[study.Row, study.Row]], stack: Stack
-) -> None:
-    row, _ = rows[form.name]
-    with needed():
-        if row.drive is None:
-            raise proxies.MissingError(row.left_out)
-    came = row.measure(connections, SECONDS, stack.process.pid)
+def check(came: Saw, connections: int) -> None:
     assert not came.errors
     assert came.answered >= connections
     assert came.per_s > 0
     assert came.p50_ms > 0
+
+
+@pytest.mark.parametrize("form", FORMS, ids=NAMES)
+def test_the_generator_sends_each_form(form: Form, stack: Stack) -> None:
+    with ExitStack() as ends:
+        row = study.begin(form.name, partial(study.sending, form), stack.gateway_url, ends)
+        with needed():
+            if row.drive is None:
+                raise proxies.MissingError(row.left_out)
+        for connections in study.COUNTS:
+            check(row.measure(connections, SECONDS, stack.process.pid), connections)
+    assert len(row.gateway_us) == len(row.rates()) == 1
     assert all(0 < used < 100_000 for used in row.gateway_us)
-    assert len(row.gateway_us) == len(row.rates())
-
-
-@pytest.mark.parametrize(
-    "form", [form for form in FORMS if form.of_wrk], ids=lambda form: form.name
-)
-def test_wrk_sends_what_it_can_spell(form: Form, urls: dict[str | None, str]) -> None:
-    with needed():
-        came = study.by_wrk(form, urls[form.proxy], 4, 1)
-    assert came.answered > 0
-    assert not came.errors
 
 
 @pytest.mark.parametrize("name", list(clients.CLIENTS))
 def test_a_client_is_always_answered(name: str, gateway_url: str) -> None:
     with needed(), clients.CLIENTS[name](gateway_url) as drive:
-        for connections in study.CONNECTIONS:
-            came = drive(connections, SECONDS)
-            assert not came.errors
-            assert came.answered >= connections
-            assert came.per_s > 0
-            assert came.p50_ms > 0
+        for connections in study.COUNTS:
+            check(drive(connections, SECONDS), connections)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +138,7 @@ def test_segments_leave_apart(form: Form) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
-        came = study.by_generator(form, f"http://127.0.0.1:{listener.getsockname()[1]}", 1, 0.1)
+        came = form.run(f"http://127.0.0.1:{listener.getsockname()[1]}", 1, 0.1)
         thread.join(10)
     assert (came.answered, came.errors) == (requests, {})
     assert requests
@@ -184,28 +161,30 @@ def test_the_gate_names_slow_forms() -> None:
 
 
 def test_the_tables_say_what_was_left_out() -> None:
-    taken, wrk = study.Row(NAMES[0]), study.Row(NAMES[0], lambda *_: Saw(1.0))
-    for row, good, errors in ((taken, 60, {"503": 1}), (wrk, 40, {})):
-        for runs in row.runs.values():
-            for us, rate in ((500, 100), (700, 200)):
-                runs.append(Saw(good / rate, answered=good, errors=errors, counts=[(us, good)]))
-        row.gateway_us += [30.0, 40.0]
-    refused = study.Row(NAMES[6], lambda *_: Saw(1.0, errors={"415": 9}))
-    refused.try_out()
+    taken = study.Row(NAMES[0])
+    for runs in taken.runs.values():
+        for us, rate in ((500, 100), (700, 200)):
+            runs.append(Saw(60 / rate, answered=60, errors={"503": 1}, counts=[(us, 60)]))
+    taken.gateway_us += [30.0, 40.0]
 
     def missing(*_: object) -> Saw:
         proxies.program("no-such-program")
         raise AssertionError
 
-    absent = study.Row("a client", missing)
-    absent.try_out()
-    table = study.form_table([(taken, wrk), (refused, study.Row(""))])
-    _, _, first, second = table.markdown().splitlines()
+    with ExitStack() as ends:
+        refused, absent = (
+            study.begin(name, lambda _, drive=drive: nullcontext(drive), "", ends)
+            for name, drive in (
+                (NAMES[6], lambda *_: Saw(1.0, errors={"415": 9})),
+                ("a client", missing),
+            )
+        )
+    _, _, first, second = study.form_table([taken, refused]).markdown().splitlines()
     assert first == (
-        f"| {NAMES[0]} | 150 (100–200) | 1.00 (1.00–1.00) | 0.60 (0.50–0.70) | 35.0 (30.0–40.0) "
-        "| 150 (100–200) | 0.60 (0.50–0.70) | 200: 240, 503: 4; of wrk all 160 were 200 |"
+        f"| {NAMES[0]} | 150 (100–200) | 0.60 (0.50–0.70) | 35.0 (30.0–40.0) "
+        "| 1.00 (1.00–1.00) | 200: 240, 503: 4 |"
     )
-    assert second == "| msgpack | – | – | – | – | – | – | not taken: 415 |"
+    assert second == "| msgpack | – | – | – | – | not taken: 415 |"
     (*_, line) = study.client_table([absent]).markdown().splitlines()
     assert line == (
         "| a client | – | – | – | not measured: no-such-program is missing: "

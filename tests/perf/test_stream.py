@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from perf.load.generator import LoadError
-from perf.studies.stream import WAYS, Saw, drive, measure, table
+from perf.studies.stream import WAYS, Fleet, measure, table
 from tests.gateway.processes import free_port, gateway_process
 from tests.stack import Stack
 
@@ -32,12 +32,12 @@ def test_every_way_is_measured(stack: Stack) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_no_step_is_lost(stack: Stack, way: str) -> None:
-    saw = Saw()
-    asyncio.run(drive(stack.gateway_url, way, 4, 50.0, 0.497, saw))
-    assert len(saw.latencies) + saw.skipped == 4 * 25
+    fleet = Fleet(stack.gateway_url, 4, 50.0, 0.497)
+    asyncio.run(fleet.drive(way))
+    assert len(fleet.latencies) + fleet.skipped == 4 * 25
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_failure_is_one(lone_gateway: str, way: str) -> None:
     with pytest.raises(LoadError, match="SERVICE_UNAVAILABLE"):
-        asyncio.run(drive(lone_gateway, way, 1, 20.0, 0.2, Saw()))
+        asyncio.run(Fleet(lone_gateway, 1, 20.0, 0.2).drive(way))

@@ -165,7 +165,7 @@ def test_cards_without_a_signature(card: dict[str, Any], message: str) -> None:
 )
 def test_noise(action: dict[str, Any], noise: str, width: int) -> None:
     card = {"observation_space": DRIVING, "action_space": action}
-    assert Signature.from_card(card).noise == "none"
+    assert Signature.from_card(card).noise == noise
     signature = Signature.from_card(card | {"distribution": {"noise": noise}})
     assert (signature.noise, signature.noise_width) == (noise, width)
     assert not signature.is_driving_form

@@ -12,7 +12,8 @@ import pytest
 from carlarl.serving.cleanup import own_folder
 from carlarl.serving.triton_server import TritonServer
 from converters.export import tensorrt
-from converters.repository.configs import Shape, policy
+from converters.repository.configs import policy
+from tests.converters.conftest import DEFAULT
 from tests.stack import ROOT, free_ports
 from triton_backend import runtimes
 from triton_backend.engine import BuildRecord, Machine, UnusableEngineError, refusal
@@ -98,7 +99,7 @@ def test_triton_tells_why(plan: Path, device: str, sentence: str) -> None:
     (plan.parent / "model.py").write_text(
         "from triton_backend.policy import TensorRTPolicy as TritonPythonModel\n"
     )
-    config = policy("v0.2.0", Shape(sensors=5, noise=3), "tensorrt", device)
+    config = policy("v0.2.0", DEFAULT, "tensorrt", device)
     (plan.parents[1] / "config.pbtxt").write_text(config)
     http, grpc, metrics = free_ports(3)
     with own_folder() as folder:

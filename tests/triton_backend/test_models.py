@@ -19,6 +19,7 @@ from tritonclient.utils import InferenceServerException
 from converters.artifact import artifact
 from converters.export import parity
 from converters.repository import comparison
+from tests.converters.conftest import edges
 from tests.stack import ROOT, Stack
 
 VERSIONS = {"v0.1.0": "1000", "v0.2.0": "2000"}
@@ -72,6 +73,10 @@ def tensors(
     }
 
 
+def flat(source: artifact.Artifact) -> np.ndarray:
+    return source.preprocessing.flatten(source.observations)
+
+
 def recorded(version: str) -> artifact.Artifact:
     return artifact.load(ROOT / "artifacts" / version)
 
@@ -80,7 +85,7 @@ def recorded(version: str) -> artifact.Artifact:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ensembles_act_as_the_trained_policy(client: Client, version: str, form: str) -> None:
     source = recorded(version)
-    observations = np.concatenate([source.observations[:200], parity.corners(5)])
+    observations = np.concatenate([flat(source)[:200], edges()])
     features = source.preprocessing.features(observations)
     expected = parity.actions(source, features, np.zeros((len(features), 3), np.float32))
     name = f"carla_policy-{version}" if form == "onnx" else f"carla_policy_{form}-{version}"
@@ -91,10 +96,10 @@ def test_ensembles_act_as_the_trained_policy(client: Client, version: str, form:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_each_step_alone(client: Client, version: str) -> None:
     source = recorded(version)
-    given = tensors(source.observations[:8], deterministic=False, seed=11)
+    given = tensors(flat(source)[:8], deterministic=False, seed=11)
     made = client.infer(f"preprocess-{version}", given, VERSIONS[version])
     features, noise = made.as_numpy("features"), made.as_numpy("noise")
-    assert features.tobytes() == source.preprocessing.features(source.observations[:8]).tobytes()
+    assert features.tobytes() == source.preprocessing.features(flat(source)[:8]).tobytes()
     assert noise.shape == (8, 3)
     expected = parity.actions(source, features.copy(), noise.copy())
     for form in ("onnx", "torchscript"):
@@ -106,7 +111,7 @@ def test_each_step_alone(client: Client, version: str) -> None:
 
 def test_a_nonce_comes_back(client: Client) -> None:
     """Row by row, through both steps of an ensemble; zeros where there is none."""
-    observations = recorded("v0.2.0").observations[:3]
+    observations = flat(recorded("v0.2.0"))[:3]
     given = tensors(observations)
     steps = {"features": observations, "noise": np.zeros((3, 3), np.float32)}
     nonce = np.array([[7], [-8], [2**62]], np.int64)
@@ -126,13 +131,13 @@ def test_a_nonce_comes_back(client: Client) -> None:
 
 def test_alias_is_the_active_version(client: Client, stack: Stack) -> None:
     active = httpx.get(f"{stack.gateway_url}/versions").json()["active"]
-    given = tensors(recorded(active).observations[:32])
+    given = tensors(flat(recorded(active))[:32])
     concrete = client.action(f"carla_policy-{active}", given)
     assert client.action("carla_policy", given).tobytes() == concrete.tobytes()
 
 
 def test_alone_and_inside_a_batch(client: Client) -> None:
-    given = tensors(recorded("v0.2.0").observations[:64])
+    given = tensors(flat(recorded("v0.2.0"))[:64])
     together = client.action("carla_policy", given)
     for index in range(64):
         alone = client.action("carla_policy", {k: v[index : index + 1] for k, v in given.items()})
@@ -140,7 +145,7 @@ def test_alone_and_inside_a_batch(client: Client) -> None:
 
 
 def test_seeds(client: Client) -> None:
-    observations = np.repeat(recorded("v0.2.0").observations[100:101], 6, axis=0)
+    observations = np.repeat(flat(recorded("v0.2.0"))[100:101], 6, axis=0)
     first = client.action("carla_policy", tensors(observations, deterministic=False, seed=3))
     again = client.action("carla_policy", tensors(observations, deterministic=False, seed=3))
     other = client.action("carla_policy", tensors(observations, deterministic=False, seed=4))
@@ -161,14 +166,14 @@ def test_seeds(client: Client) -> None:
     ],
 )
 def test_bad_values(client: Client, name: str, value: float, message: str) -> None:
-    given = tensors(recorded("v0.2.0").observations[:3])
+    given = tensors(flat(recorded("v0.2.0"))[:3])
     given[name][1, 0] = value
     with pytest.raises(InferenceServerException, match=message):
         client.action("carla_policy", given)
 
 
 def test_wrong_shape(client: Client) -> None:
-    given = tensors(recorded("v0.2.0").observations[:3])
+    given = tensors(flat(recorded("v0.2.0"))[:3])
     given["sensors"] = given["sensors"][:, :4].copy()
     with pytest.raises(InferenceServerException, match="unexpected shape"):
         client.action("carla_policy", given)
@@ -176,7 +181,7 @@ def test_wrong_shape(client: Client) -> None:
 
 def test_a_bad_request_in_a_batch_fails_alone(stack: Stack) -> None:
     """Hundreds of requests at once, which Triton joins; every tenth one is bad."""
-    observations = recorded("v0.2.0").observations
+    observations = flat(recorded("v0.2.0"))
     expected = Client(tritonclient.http, stack.triton_http).action(
         "carla_policy", tensors(observations[:200])
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,71 +24,44 @@ from perf.load import closed_loop, processes
 from perf.load.generator import LoadError
 from perf.load.observations import body
 from perf.load.target import Target
-from perf.studies.peers.systems import PEERS, VERSION, Peer
+from perf.studies.peers.systems import VERSION, Peer
 
 TOLERANCE = 1e-5
-WARM_S = 1.0
 GOLDEN_ROWS = 5
 
 Actions = list[dict[str, float]]
 
 
-def run(
-    names: Sequence[str], rounds: int, seconds: float, concurrency: Sequence[int], say: Say
-) -> Results:
-    """Install the named peers where they are not there, and `measure`."""
-    environments: dict[Peer, Path] = {}
-    left_out = []
-    for name in names:
-        say(f"{name}: install")
-        try:
-            environments[PEERS[name]] = PEERS[name].install()
-        except LoadError as error:
-            left_out.append(f"{name}: {error}")
-            say(left_out[-1])
-    found = measure(environments, rounds, seconds, concurrency, say)
-    found.settings |= {name: PEERS[name].requirements[0] for name in names}
-    found.left_out = left_out + found.left_out
-    return found
-
-
 def measure(
-    environments: Mapping[Peer, Path],
-    rounds: int,
-    seconds: float,
-    concurrency: Sequence[int],
-    say: Say,
+    peers: Sequence[Peer], rounds: int, seconds: float, concurrency: Sequence[int], say: Say
 ) -> Results:
-    """Measure this gateway and the peers; one that fails is left out from then on.
+    """Measure this gateway and the peers, each installed where it is not there.
 
-    Ctrl-C ends it early and keeps what was measured. Raises LoadError where this
-    gateway itself fails.
+    One that fails is left out from then on. Ctrl-C ends it early and keeps what was measured.
+    Raises LoadError where this gateway fails.
     """
-    options = [f"--peer={peer.name}" for peer in environments]
+    options = [f"--peer={peer.name}" for peer in peers]
     options += [f"--repeats={rounds}", f"--duration={seconds:g}"]
     options.append(f"--concurrency={','.join(map(str, concurrency))}")
     found = Results.of(shlex.join(["carlarl", "bench", "peers", *options]))
-    found.settings |= {peer.name: peer.requirements[0] for peer in environments}
+    found.settings |= {peer.name: peer.requirements[0] for peer in peers}
     golden: Actions = []  # ours, which is first in the first round
     failed: set[Peer] = set()
     try:
-        for turn, peer in in_turns([None, *environments], rounds):
+        for turn, peer in in_turns([None, *peers], rounds):
             if peer in failed:
                 continue
             say(f"round {turn} of {rounds}: {peer.name if peer else OURS}")
             try:
-                with _running(peer, environments) as target:
+                with _running(peer) as target:
                     golden = _checked(target.url, golden)
-                    closed_loop.run(target, max(concurrency), WARM_S)
+                    closed_loop.run(target, max(concurrency), 1.0)  # warm
                     for connections in concurrency:
                         one = closed_loop.run(target, connections, seconds)
                         if one.failed:
                             raise LoadError(f"requests failed: {one.errors}")
                         found.measurements.append(one)
-                        say(
-                            f"  {connections} connections: {one.requests_per_s:,.0f}/s, "
-                            f"p50 {one.latency_ms.p50:.2f} ms, p99 {one.latency_ms.p99:.2f} ms"
-                        )
+                        say(f"  {connections} connections: {one.requests_per_s:,.0f}/s")
             except LoadError as error:
                 if peer is None:
                     raise
@@ -101,13 +74,13 @@ def measure(
 
 
 @contextmanager
-def _running(peer: Peer | None, environments: Mapping[Peer, Path]) -> Iterator[Target]:
+def _running(peer: Peer | None) -> Iterator[Target]:
     if peer is None:
         with processes.gateway(**processes.ALONE) as served:
             yield Target(served.url, OURS, VERSION)
     else:
         form = "torchscript" if "torchscript" in peer.model else "onnx"
-        with peer.running(environments[peer]) as url:
+        with peer.running() as url:
             yield Target(url, peer.name, VERSION, form)
 
 
@@ -116,14 +89,14 @@ def _checked(url: str, golden: Actions) -> Actions:
     answer = httpx.post(f"{url}/predict", json=body(GOLDEN_ROWS), timeout=30, trust_env=False)
     try:
         actions = msgspec.convert(answer.json()["actions"], Actions)
-    except (ValueError, KeyError, TypeError, msgspec.ValidationError):
+    except (ValueError, KeyError, TypeError):
         said = f"{answer.status_code}: {answer.text[:200]}"
         raise LoadError(f"its answer is not the JSON of /predict: {said}") from None
     golden = golden or actions
-    same = len(actions) == len(golden) and all(
-        one.keys() == other.keys()
-        and all(abs(one[part] - other[part]) <= TOLERANCE for part in other)
+    same = [one.keys() for one in actions] == [one.keys() for one in golden] and all(
+        abs(one[part] - other[part]) <= TOLERANCE
         for one, other in zip(actions, golden, strict=True)
+        for part in one
     )
     if not same:
         raise LoadError(f"it answers {actions}, and this gateway {golden}")

@@ -3,8 +3,8 @@
 The same schema and bounds, one version, no queue and no deadlines. Tuned: one session with one
 thread; the policy runs inside the event loop, since it takes less time than handing it to a thread;
 uvloop and httptools, no access log, a typed answer that pydantic serialises, and, as FastAPI's
-page on deployment advises, as many worker processes as there are cores. (`perf.bench.gate` and
-`perf.studies.fast_path` compare one worker of this gateway with one of this, with ONNX Runtime.)
+page on deployment advises, as many worker processes as there are cores. (`perf.bench.gate` compares
+one worker of this gateway with one of this, with ONNX Runtime.)
 
 With TorchScript also as PyTorch's tuning guide advises: `inference_mode`, a program that is loaded
 once, and one thread in each worker, so that the workers do not fight for cores.

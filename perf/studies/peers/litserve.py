@@ -25,17 +25,9 @@ class PolicyAPI(litserve.LitAPI):
         """Leave it as the API server checked it."""
         return request
 
-    def batch(self, inputs: list[PredictRequest]) -> list[PredictRequest]:
-        """Leave the requests that came together as they are: the policy joins them."""
-        return inputs
-
     def predict(self, x: list[PredictRequest]) -> list[PredictAnswer]:
         """Answer the requests that came together."""
         return self._policy.answer_all(x)
-
-    def unbatch(self, output: list[PredictAnswer]) -> list[PredictAnswer]:
-        """Give each its own."""
-        return output
 
     def encode_response(self, output: PredictAnswer) -> PredictAnswer:
         """Leave it to the API server."""

@@ -91,9 +91,9 @@ class Policy:
                 noise.append(np.random.default_rng(seed).standard_normal(shape, np.float32))
             seeds.append(seed)
         if any(len(row) != self._preprocessing.width for row in rows):
-            raise ValueError(f"the policy takes {self._preprocessing.sensors} sensors")
+            raise ValueError(f"the policy takes {self._preprocessing.width - 2} sensors")
         features = self._preprocessing.features(np.array(rows, np.float32))
-        actions = self._infer(features, noise[0] if len(noise) == 1 else np.concatenate(noise))
+        actions, *_ = self._infer(features, noise[0] if len(noise) == 1 else np.concatenate(noise))
         if not np.isfinite(actions).all():
             raise ValueError("the action is not finite")
         made = [Action(throttle=t, brake=b, steer=s) for t, b, s in actions.tolist()]

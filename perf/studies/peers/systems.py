@@ -40,9 +40,13 @@ class Peer:
     variables: Mapping[str, str] = field(default_factory=dict)
     model: str = "policy_onnx-{name}/{number}/model.onnx"
     """The policy's file, in the model repository."""
+    environment: Path | None = None
+    """Where it is installed; None for a folder of its own in CACHE."""
 
     def install(self, cache: Path = CACHE) -> Path:
         """Give the folder of its environment, made where it is not there. Raises LoadError."""
+        if self.environment:
+            return self.environment
         folder = cache / self.name
         note = folder / "carlarl-requirements.txt"
         python = f"# Python {sys.version_info[0]}.{sys.version_info[1]}"
@@ -63,18 +67,17 @@ class Peer:
         return folder
 
     @contextmanager
-    def running(self, environment: Path) -> Iterator[str]:
+    def running(self) -> Iterator[str]:
         """Run it in a folder of its own until the block ends; gives its URL once it predicts.
 
-        Raises LoadError.
+        It is installed where it is not there. Raises LoadError.
         """
+        environment = self.install()
         ports = zip(("port", "second", "third"), free_ports(3), strict=True)
         repository = ROOT / "model_repository"
         with tempfile.TemporaryDirectory(prefix="carlarl-", ignore_cleanup_errors=True) as folder:
             places = {**dict(ports), "folder": folder, "cores": os.cpu_count()}
-            preprocessing = (
-                repository / f"preprocess-{VERSION}" / TRITON_VERSION / "preprocessing.json"
-            )
+            statistics = f"preprocess-{VERSION}/{TRITON_VERSION}/preprocessing.json"
             variables = {
                 **{k: v for k, v in os.environ.items() if k != "VIRTUAL_ENV"},
                 "PATH": f"{environment / 'bin'}:{os.environ.get('PATH', '')}",
@@ -82,7 +85,7 @@ class Peer:
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'perf' / 'studies'}",
                 "VERSION": VERSION,
                 "MODEL": str(repository / self.model.format(name=VERSION, number=TRITON_VERSION)),
-                "PREPROCESSING": str(preprocessing),
+                "PREPROCESSING": str(repository / statistics),
                 "PORT": str(places["port"]),
                 "OMP_NUM_THREADS": "1",
                 **{name: value.format_map(places) for name, value in self.variables.items()},

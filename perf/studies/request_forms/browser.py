@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
+from perf.bench.request_forms import BODY, COOKIE
 from perf.load.generator import LoadError, Saw
-from perf.load.request_forms import BODY, COOKIE
-from perf.studies.proxies import program
+from perf.load.processes import answers, free_ports, server
+from perf.studies.request_forms.proxies import program
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Root does not get a sandbox.
 FLAGS = (
-    "--headless",
-    "--no-sandbox",  # which root does not get
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
+    "--headless --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
 )
-START_S = 60.0
-_WHERE = "document.readyState + location.pathname"
+WAIT_S = 120.0
 
 _FETCH = """
 (async () => {
@@ -58,35 +50,22 @@ def fetches(url: str) -> Iterator[Callable[[int, float], Saw]]:
 
     Raises proxies.MissingError, or LoadError where it does not start.
     """
+    (port,) = free_ports(1)
+    devtools = f"http://127.0.0.1:{port}/json"
+    command = [program(*PROGRAMS), *FLAGS.split(), f"--remote-debugging-port={port}"]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [program(*PROGRAMS), *FLAGS, f"--user-data-dir={profile}", f"{url}/livez"]
-        quiet = subprocess.DEVNULL
-        with subprocess.Popen(
-            command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
-        ) as process:
-            try:
-                with connect(_page(Path(profile)), proxy=None, max_size=None) as page:
-                    deadline = time.monotonic() + START_S
-                    while _evaluate(page, _WHERE) != "complete/livez":
-                        if time.monotonic() > deadline:
-                            raise LoadError(f"the browser did not load {url}/livez")
-                    yield lambda callers, seconds: _fetch(page, callers, seconds)
-            finally:
-                process.terminate()
-
-
-def _page(profile: Path) -> str:
-    """Give the address of the page's DevTools socket once it is there."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        with suppress(OSError, IndexError, httpx.TransportError):
-            port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
-            told = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
-            for one in told:
-                if one["type"] == "page" and one["url"].endswith("/livez"):
-                    return str(one["webSocketDebuggerUrl"])
-        time.sleep(0.05)
-    raise LoadError(f"the browser opened no page in {START_S:g} s")
+        command += [f"--user-data-dir={profile}", f"{url}/livez"]
+        with server(command, lambda: answers(f"{devtools}/version"), os.environ):
+            told = httpx.get(f"{devtools}/list", trust_env=False).json()
+            (address,) = (one["webSocketDebuggerUrl"] for one in told if one["type"] == "page")
+            with connect(address, proxy=None, max_size=None) as page:
+                deadline = time.monotonic() + WAIT_S
+                while (
+                    _evaluate(page, "document.readyState + location.pathname") != "complete/livez"
+                ):
+                    if time.monotonic() > deadline:
+                        raise LoadError(f"the browser did not load {url}/livez")
+                yield lambda callers, seconds: _fetch(page, callers, seconds)
 
 
 def _fetch(page: ClientConnection, callers: int, seconds: float) -> Saw:
@@ -101,5 +80,5 @@ def _evaluate(page: ClientConnection, expression: str) -> object:
     """Give the value of an expression in the page, or the whole answer where there is none."""
     asked = {"expression": expression, "awaitPromise": True, "returnByValue": True}
     page.send(json.dumps({"id": 1, "method": "Runtime.evaluate", "params": asked}))
-    told = json.loads(page.recv(timeout=2 * START_S))
+    told = json.loads(page.recv(timeout=WAIT_S))
     return told.get("result", {}).get("result", {}).get("value", told)

@@ -15,17 +15,20 @@ from functools import partial
 
 import msgspec
 
+from perf.bench.request_forms import BODY
+from perf.load import closed_loop
 from perf.load.generator import LoadError, Saw
 from perf.load.processes import ROOT
-from perf.load.request_forms import BODY
-from perf.studies.proxies import MissingError, program
 from perf.studies.request_forms import browser
+from perf.studies.request_forms.proxies import MissingError, program
 
 CURL_RATES = {1: 2000, 32: 6000}
 """How many requests stand for a second of curl, which takes a number and not a time."""
 
 Drive = Callable[[int, float], Saw]
 """Sends requests on so many connections for about so many seconds. Raises LoadError."""
+Start = Callable[[str], AbstractContextManager[Drive]]
+"""Starts what drives a gateway of this URL until the block ends. Raises MissingError."""
 
 
 def by_python(name: str, url: str, connections: int, seconds: float) -> Saw:
@@ -36,6 +39,13 @@ def by_python(name: str, url: str, connections: int, seconds: float) -> Saw:
     module = "perf.studies.request_forms.python_clients"
     told = _run(sys.executable, "-m", module, name, url, str(connections), str(seconds))
     return msgspec.json.decode(told, type=Saw)
+
+
+def by_wrk(url: str, connections: int, seconds: float) -> Saw:
+    """Drive `wrk`, for whole seconds; raises MissingError."""
+    program("wrk")
+    headers = [("Content-Type", "application/json")]
+    return closed_loop.wrk(url, headers, BODY, connections, seconds)
 
 
 def by_curl(url: str, connections: int, seconds: float) -> Saw:
@@ -75,17 +85,17 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def _each(drive: Callable[..., Saw], *given: str) -> Callable[[str], AbstractContextManager[Drive]]:
+def _each(drive: Callable[..., Saw], *given: str) -> Start:
     return lambda url: nullcontext(partial(drive, *given, url))
 
 
-CLIENTS: dict[str, Callable[[str], AbstractContextManager[Drive]]] = {
+CLIENTS: dict[str, Start] = {
     "`carlarl-client`": _each(by_python, "carlarl_client"),
     "`carlarl-client`, asyncio": _each(by_python, "carlarl_client_async"),
     "`requests`": _each(by_python, "requests"),
     "`aiohttp`": _each(by_python, "aiohttp"),
     "`curl --parallel`": _each(by_curl),
     "`hey` (Go)": _each(by_hey),
+    "`wrk`": _each(by_wrk),
     "`fetch` in Chromium, which keeps 6 connections": browser.fetches,
 }
-"""Name → what starts it for a gateway's URL, where it is to run throughout."""

@@ -2,49 +2,53 @@
 
 `python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
 JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its answer:
-a thread, or for asyncio a task.
+a thread, or for asyncio a task. An exception of a client ends the program.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import inspect
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from typing import Any
 
 import msgspec
 
+from perf.bench.request_forms import REQUEST
 from perf.load.generator import Saw
-from perf.load.request_forms import REQUEST
 
 OBSERVATIONS = REQUEST["observations"]
 
-Ask = Callable[[], str]
-AsyncAsk = Callable[[], Awaitable[str]]
-"""Sends one request, and gives the status of its answer."""
 
-
-def carlarl_client(url: str, end: AsyncExitStack) -> Ask:
+async def carlarl_client(url: str, end: AsyncExitStack) -> Callable[[], str]:
     """Use `carlarl-client`, without its retries, which would hide what failed."""
-    from carlarl_client import PolicyClient, PolicyError
+    from carlarl_client import PolicyClient
 
     client = PolicyClient(url, retries=0, timeout=10)
     end.callback(client.close)
+    return lambda: "200" if client.predict(OBSERVATIONS, deterministic=True) else ""
 
-    def ask() -> str:
-        try:
-            client.predict(OBSERVATIONS, deterministic=True)
-        except PolicyError as error:
-            return type(error).__name__
+
+async def carlarl_client_async(url: str, end: AsyncExitStack) -> Callable[[], Any]:
+    """Use the asyncio twin of `carlarl-client`, without retries."""
+    from carlarl_client import AsyncPolicyClient
+
+    client = AsyncPolicyClient(url, retries=0, timeout=10)
+    end.push_async_callback(client.aclose)
+
+    async def ask() -> str:
+        await client.predict(OBSERVATIONS, deterministic=True)
         return "200"
 
     return ask
 
 
-def requests(url: str, end: AsyncExitStack) -> Ask:
+async def requests(url: str, end: AsyncExitStack) -> Callable[[], str]:
     """Use a session of `requests`."""
     import requests
 
@@ -52,24 +56,7 @@ def requests(url: str, end: AsyncExitStack) -> Ask:
     return lambda: str(session.post(f"{url}/predict", json=REQUEST).status_code)
 
 
-async def carlarl_client_async(url: str, end: AsyncExitStack) -> AsyncAsk:
-    """Use the asyncio twin of `carlarl-client`, without retries."""
-    from carlarl_client import AsyncPolicyClient, PolicyError
-
-    client = AsyncPolicyClient(url, retries=0, timeout=10)
-    end.push_async_callback(client.aclose)
-
-    async def ask() -> str:
-        try:
-            await client.predict(OBSERVATIONS, deterministic=True)
-        except PolicyError as error:
-            return type(error).__name__
-        return "200"
-
-    return ask
-
-
-async def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
+async def aiohttp(url: str, end: AsyncExitStack) -> Callable[[], Any]:
     """Use a session of `aiohttp`."""
     import aiohttp
 
@@ -83,40 +70,35 @@ async def aiohttp(url: str, end: AsyncExitStack) -> AsyncAsk:
     return ask
 
 
-IN_THREADS = {"carlarl_client": carlarl_client, "requests": requests}
-IN_TASKS = {"carlarl_client_async": carlarl_client_async, "aiohttp": aiohttp}
+CLIENTS = (carlarl_client, carlarl_client_async, requests, aiohttp)
 
 
 async def main(name: str, url: str, callers: int, seconds: float) -> Saw:
-    """Drive a client."""
+    """Drive a client: each caller sends one request, or awaits one, after the other."""
+    make = {one.__name__: one for one in CLIENTS}[name]
     latencies: list[float] = []
     statuses = collections.Counter[str]()
+    clock = time.perf_counter
 
-    def left() -> Iterator[None]:
-        """Go on until the time is over, and note how long each turn took."""
-        while (sent := time.perf_counter()) < began + seconds:
-            yield
-            latencies.append(time.perf_counter() - sent)
-
-    def thread(ask: Ask) -> None:
-        for _ in left():
+    def thread(ask: Callable[[], str]) -> None:
+        while (sent := clock()) < began + seconds:
             statuses[ask()] += 1
+            latencies.append(clock() - sent)
 
-    async def task(ask: AsyncAsk) -> None:
-        for _ in left():
+    async def task(ask: Callable[[], Any]) -> None:
+        while (sent := clock()) < began + seconds:
             statuses[await ask()] += 1
+            latencies.append(clock() - sent)
 
     async with AsyncExitStack() as end:
-        if name in IN_TASKS:
-            tasks = [await IN_TASKS[name](url, end) for _ in range(callers)]
-            began = time.perf_counter()
-            await asyncio.gather(*map(task, tasks))
+        asks = [await make(url, end) for _ in range(callers)]
+        began = clock()
+        if inspect.iscoroutinefunction(asks[0]):
+            await asyncio.gather(*map(task, asks))
         else:
-            asks = [IN_THREADS[name](url, end) for _ in range(callers)]
-            began = time.perf_counter()
             with ThreadPoolExecutor(callers) as threads:
                 list(threads.map(thread, asks))
-        return Saw.of(latencies, time.perf_counter() - began, statuses)
+        return Saw.of(latencies, clock() - began, statuses)
 
 
 if __name__ == "__main__":

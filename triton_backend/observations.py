@@ -1,0 +1,114 @@
+"""Observations in requests: each tensor checked against its leaves' bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+from numpy.typing import NDArray
+
+from policy_spec.leaves import PACKED, Layout, Leaf
+from triton_backend.joining import Arrays
+from triton_backend.preprocessing import Preprocessing
+
+
+class Observations:
+    """Reads the leaves of an observation, each from a tensor of its own."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        """Take the leaves of a policy."""
+        self._preprocessing = preprocessing
+        self._tensors = [
+            _Tensor(leaf.name, [leaf], 1 + len(leaf.dims)) for leaf in preprocessing.leaves
+        ]
+
+    def read(self, request: Any) -> Arrays:
+        """Return the tensors of a request, each of shape (n, elements).
+
+        Raises ValueError, which names the leaf, for a value that is not in the space.
+        """
+        return tuple(tensor.read(request) for tensor in self._tensors)
+
+    def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the flat observations, shape (n, width), of what `read` returned."""
+        return self._preprocessing.flatten(rows)
+
+
+class PackedObservations(Observations):
+    """Reads the float32 leaves from one tensor, and the others each from its own."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        """Take the leaves of a policy."""
+        super().__init__(preprocessing)
+        layout = Layout.of(preprocessing.observation_space)
+        self._tensors = [_Tensor(leaf.name, [leaf], 1 + len(leaf.dims)) for leaf in layout.apart]
+        self._places: list[tuple[int, slice]] | None = None
+        """Where each leaf is: the index of its tensor, and its columns. None: all in one, flat."""
+        if layout.packed:
+            self._tensors.insert(0, _Tensor(PACKED, [slot.leaf for slot in layout.packed], 2))
+        if layout.apart:
+            columns = {
+                slot.leaf.path: (0, slice(slot.offset, slot.offset + slot.leaf.space.size))
+                for slot in layout.packed
+            }
+            for index, leaf in enumerate(layout.apart, start=bool(layout.packed)):
+                columns[leaf.path] = (index, slice(None))
+            self._places = [columns[leaf.path] for leaf in preprocessing.leaves]
+
+    def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the flat observations, shape (n, width), of what `read` returned."""
+        if self._places is None:
+            return rows[0]
+        leaves = [rows[index][:, columns] for index, columns in self._places]
+        return self._preprocessing.flatten(leaves)
+
+
+class _Tensor:
+    """One input, with the leaves in it."""
+
+    def __init__(self, name: str, leaves: Sequence[Leaf], dimensions: int) -> None:
+        self._name, self._leaves = name, leaves
+        self._dimensions = dimensions
+        dtype = leaves[0].space.dtype
+        limits = [leaf.space.limits() for leaf in leaves]
+        self._low, self._high = (
+            np.concatenate(
+                [
+                    np.full(leaf.space.size, one[side], dtype)
+                    for leaf, one in zip(leaves, limits, strict=True)
+                ]
+            )
+            for side in (0, 1)
+        )
+
+    def read(self, request: Any) -> NDArray[Any]:
+        """Return the values, shape (n, elements); raise ValueError for a bad one.
+
+        Triton accepts requests without an input if another input is optional, and without rows.
+        """
+        given = pb.get_input_tensor_by_name(request, self._name)
+        if given is None:
+            raise ValueError(f"{self._name} is missing")
+        values: NDArray[Any] = given.as_numpy()
+        if values.ndim != self._dimensions or not values.size:
+            raise ValueError(f"{self._name} must have rows")
+        if self._dimensions != 2:
+            values = values.reshape(len(values), -1)
+        inside = (values >= self._low) & (values <= self._high)  # NaN is not
+        if np.count_nonzero(inside) != inside.size:
+            raise ValueError(self._fault(values, inside))
+        return values
+
+    def _fault(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> str:
+        row, column = np.argwhere(~inside)[0]
+        start = 0
+        for leaf in self._leaves:
+            if column < start + leaf.space.size:
+                break
+            start += leaf.space.size
+        if not np.isfinite(values[row, column]):
+            return f"{leaf.name} must be finite"
+        low, high = self._low[column], self._high[column]
+        return f"{leaf.name} must be from {low:g} to {high:g}, not {values[row, column]:g}"
