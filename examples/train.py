@@ -23,7 +23,7 @@ from examples.track import DT, TrackEnv
 Floats = NDArray[np.float32]
 Policy = Callable[[Floats], Floats]
 
-PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 800_000}  # environment steps
+PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 400_000}  # environment steps
 TABLE = Path(__file__).parent / "steps.yaml"  # as `carlarl import-sb3 --table` takes it
 EPISODE = 300  # steps: short, so that many random starts teach it to recover from anywhere
 EVALUATION_SEED = 10_000  # its starts are none that training drew
