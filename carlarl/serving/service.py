@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import signal
 import threading
 import time
@@ -22,6 +23,8 @@ from converters.repository import activation, preflight, repository, start
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
 from gateway.inference import damaged
+from policy_spec.example import example
+from policy_spec.signature import driving_space
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""
@@ -227,10 +230,8 @@ def _summary(
     if settings.api_keys_file is None:
         metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
-    count = metadata.get("sensors", 5)
-    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if count == 5 else [0.5] * count
-    observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
-    body = json.dumps({"observations": [observation], "deterministic": True})
+    observation = metadata.get("exampleObservation", example(driving_space(5)))
+    body = shlex.quote(json.dumps({"observations": [observation], "deterministic": True}))
     key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
     pages = {
@@ -246,7 +247,7 @@ def _summary(
         f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
         f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
         "try:",
-        f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
+        f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d {body}",
         "Ctrl-C ends it.",
     ]
     return "\n".join(lines if embedded else lines[:3] + lines[5:])
