@@ -48,7 +48,7 @@ def test_import_torchscript(command: Run, tmp_path: Path) -> None:
     assert "loops.yaml: not YAML: aliases" in result.stderr
     result = command(*importing, "--sensors", "4")
     assert result.returncode == 1
-    assert "does not run on two rows of 6 features" in result.stderr
+    assert "does not run on two rows of 6 float32 features" in result.stderr
 
 
 def test_sign_and_export_only_what_is_signed(command: Run, artifacts: Path, tmp_path: Path) -> None:
