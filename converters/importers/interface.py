@@ -22,7 +22,7 @@ DRIVING = ("speed", "steering", "sensors")
 MAPPINGS = {"layout": "Box", "table": "Discrete", "axes": "MultiDiscrete"}
 """What maps an action to a control, and the action space it is for."""
 
-_FIELD = re.compile(r"([^:]+)(?::([1-9]\d{0,7}))?")
+_FIELD = re.compile(r"([^:]+)(?::([1-9]\d{0,6}))?")
 
 
 class Options(TypedDict, total=False):
@@ -172,10 +172,10 @@ def _tell_of_bounds(name: str, own: Space, taken: Space, tell: Callable[[str], N
 
 def range_text(space: LeafSpace) -> str:
     """Return a space's range for a person, like `0 to 200`; of up to four elements each one's."""
-    pairs = dict.fromkeys((at(space.low, i), at(space.high, i)) for i in range(space.size))
-    shown = [f"{low:g} to {high:g}" for low, high in pairs]
-    if len(shown) <= 4:
-        return ", ".join(shown)
+    pairs = [(at(space.low, index), at(space.high, index)) for index in range(space.size)]
+    if len(set(pairs)) == 1 or len(pairs) <= 4:
+        shown = pairs[:1] if len(set(pairs)) == 1 else pairs
+        return ", ".join(f"{low:g} to {high:g}" for low, high in shown)
     lows, highs = zip(*pairs, strict=True)
     return f"{min(lows):g} to {max(highs):g}, each its own"
 

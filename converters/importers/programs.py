@@ -15,7 +15,7 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.errors import one_line
 
-ROWS = 32
+ROWS = 16
 """Rows of random features that a program is checked on."""
 
 _EVAL = "call eval() on the policy before it is traced"
@@ -58,14 +58,14 @@ def read(path: Path, data: bytes, features: int, second: str | None) -> tuple[by
     if second is not None and len(parts) != 2:
         raise ArtifactError(f"{path}: --second-output: it has one output alone")
     if second is not None:
-        if second != "ignore" and parts[1].shape[-1:] not in (parts[0].shape[-1:], (1,)):
-            raise ArtifactError(f"{path}: --second-output: {_shapes(parts)}")
+        if second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
+            _check_std(path, parts, asked=True)
         data = trace(_Second(program, second), features)
         program = _open(path, data)
         parts = _outputs(path, program, rows)
-    _check_repeats(path, program, rows, parts)
     if len(parts) == 2:
-        _check_std(path, parts)
+        _check_std(path, parts, asked=second is not None)
+    _check_repeats(path, program, rows, parts)
     return data, parts[0].shape[1], len(parts) == 2
 
 
@@ -110,8 +110,7 @@ def _outputs(path: Path, program: Any, rows: Tensor) -> tuple[Tensor, ...]:
             raise ArtifactError(
                 f"{path}: it does not run on two rows of {rows.shape[1]} float32 features: {why}"
             ) from None
-        parts = made if isinstance(made, tuple) else (made,)
-        _check_outputs(path, parts, count)
+        _check_outputs(path, made, count)
         ran.append(count)
     return run(program, rows)
 
@@ -122,11 +121,13 @@ def _last_line(error: Exception) -> str:
     return one_line(lines[-1] if lines else type(error).__name__)
 
 
-def _check_outputs(path: Path, parts: tuple[Any, ...], rows: int) -> None:
+def _check_outputs(path: Path, made: Any, rows: int) -> None:
+    parts = made if isinstance(made, tuple) else (made,)
     if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
         raise ArtifactError(
-            f"{path}: it must give a tensor (the action's mean, or logits), or a mean and a "
-            f"standard deviation; it gives {len(parts)} outputs"
+            f"{path}: it gives {kinds}: it must give one tensor (the action's mean, or logits), or "
+            "a tuple of two, a mean and a standard deviation"
         )
     for part in parts:
         if not part.is_floating_point():
@@ -136,41 +137,42 @@ def _check_outputs(path: Path, parts: tuple[Any, ...], rows: int) -> None:
             )
     if parts[0].ndim != 2 or len(parts[0]) != rows:
         raise ArtifactError(
-            f"{path}: for {rows} rows it gives the shape {tuple(parts[0].shape)}, not ({rows}, "
-            "actions)"
+            f"{path}: for a batch of {rows} it gives the shape {tuple(parts[0].shape)}, and not "
+            f"({rows}, actions)"
         )
 
 
 def _check_repeats(path: Path, program: Any, rows: Tensor, parts: tuple[Tensor, ...]) -> None:
-    again = run(program, rows)
-    if not all(torch.allclose(*pair, 1e-3, 1e-5) for pair in zip(parts, again, strict=True)):
+    if not _close(parts, run(program, rows)):
         raise ArtifactError(
             f"{path}: it gives another action for the same observation each time, as with Dropout "
             f"in training mode, or an action that is drawn: {_EVAL}, and return the mean"
         )
     alone = tuple(map(torch.cat, zip(*(run(program, row[None]) for row in rows), strict=True)))
-    if not all(torch.allclose(*pair, 1e-3, 1e-4) for pair in zip(parts, alone, strict=True)):
+    if not _close(parts, alone):
         raise ArtifactError(
             f"{path}: its action for an observation depends on the others in the batch, as with "
             f"BatchNorm in training mode: {_EVAL}"
         )
 
 
-def _shapes(parts: tuple[Tensor, ...]) -> str:
-    first, second = (tuple(part.shape) for part in parts)
-    return f"its second output has the shape {second}, the action {first}"
+def _close(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    """Whether outputs differ by no more than rounding could make them."""
+    pairs = zip(first, second, strict=True)
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in pairs)
 
 
-def _check_std(path: Path, parts: tuple[Tensor, ...]) -> None:
+def _check_std(path: Path, parts: tuple[Tensor, ...], asked: bool) -> None:
     mean, std = parts
     why = None
     if mean.shape != std.shape:
-        why = _shapes(parts)
+        why = f"has the shape {tuple(std.shape)}, the action {tuple(mean.shape)}"
     elif not bool((std > 0).all()):
-        why = f"it is {float(std.min()):.2g} somewhere"
+        why = f"is {float(std.min()):.2g} for some observation, so it is no standard deviation"
+    elif mean.shape[1] == 1 and not asked:
+        why = "may be a standard deviation, or a value"
     if why is not None:
         raise ArtifactError(
-            f"{path}: its second output is no standard deviation ({why}): say with --second-output "
-            "what it is: log-std for its logarithm, ignore for something else, as the value in "
-            "(action, value)"
+            f"{path}: its second output {why}: say what it is with --second-output: std, log-std "
+            "(its logarithm), or ignore (something else, as the value in (action, value))"
         )

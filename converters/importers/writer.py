@@ -17,7 +17,7 @@ from converters.artifact.card import ArtifactError, ModelCard, first_fault
 from converters.artifact.observations import Rows
 from converters.artifact.policy import Policy
 from converters.export import parity
-from converters.importers import files
+from converters.importers import columns, files, interface
 from converters.importers.interface import Options
 
 Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
@@ -61,6 +61,7 @@ def write(
     if preprocessor is not None:
         origins[artifact.PREPROCESSOR] = preprocessor
         pickled = files.read_statistics(preprocessor)
+        columns.check(preprocessor, pickled, card.signature, interface.teller(options))
     return artifact.create(
         folder,
         card,
