@@ -191,7 +191,9 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
         sizes = " × ".join(map(str, space.shape))
         shown = f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
         rows.append((part, ".".join(leaf.path), shown, range_text(space), space.unit or ""))
-    return rows + ([] if signature.control is None else _described(signature.control))
+    if signature.control is None:
+        return [*rows, ("control", "", "none: an action is answered as it is", "", "")]
+    return rows + _described(signature.control)
 
 
 def _described(control: Control) -> list[tuple[str, str, str, str, str]]:
