@@ -58,6 +58,7 @@ PARTS = {
         "converters.errors",
         "converters.export",
         "policy_spec",
+        "triton_backend",
     },
     "gateway.config": set(),
     "gateway.console": set(),
