@@ -115,7 +115,7 @@ PARTS = {
     },
     "perf": set(),
     "carlarl.errors": set(),
-    "carlarl.serving": {"carlarl.errors", "converters", "gateway", "triton_backend"},
+    "carlarl.serving": {"carlarl.errors", "converters", "gateway", "policy_spec", "triton_backend"},
     "carlarl.promotion": {
         "carlarl.errors",
         "carlarl.serving",
