@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from converters.repository import activation, configs
 from converters.repository import repository as repositories
 from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
+from policy_spec.leaves import leaves
+from policy_spec.signature import Signature
+from policy_spec.spaces import to_data, without
 
 WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
 
@@ -98,13 +102,33 @@ def _check_signature(repository: Path, version: str) -> None:
     names = [configs.ALIAS, configs.ensemble_name(version)]
     if not all((repository / name).is_dir() for name in names):
         return
-    active, new = (configs.signature(repositories.read_config(repository, name)) for name in names)
-    if active != new:
-        differ = ", ".join(sorted(" ".join(map(str, one)) for one in active ^ new))
+    configurations = [repositories.read_config(repository, name) for name in names]
+    try:
+        active, new = map(configs.signature, configurations)
+    except ValueError as error:
+        raise RepositoryError(f"a model card can't be read: {error}") from None
+    if not active.same_interface(new):
         raise RepositoryError(
-            f"{version} has another signature than the active version ({differ}): callers must "
-            "send or read something else; --allow-signature-change activates it all the same"
+            f"{version} has another signature than the active version "
+            f"({'; '.join(_differences(active, new))}): callers must send or read something else; "
+            "--allow-signature-change activates it all the same"
         )
+
+
+def _differences(old: Signature, new: Signature) -> list[str]:
+    """Name what differs for callers, and how: observations leaf by leaf."""
+
+    def parts(signature: Signature) -> dict[str, Any]:
+        found = leaves(without(signature.observation_space, "description"))
+        observation = {leaf.name: to_data(leaf.space) for leaf in found}
+        return signature.interface() | {"observation": list(observation)} | observation
+
+    one, other = parts(old), parts(new)
+    return [
+        f"{name}: {json.dumps(one.get(name))}, then {json.dumps(other.get(name))}"
+        for name in sorted(one | other)
+        if one.get(name) != other.get(name)
+    ]
 
 
 @dataclass(frozen=True)
@@ -113,7 +137,8 @@ class Recorded:
 
     version: str
     digest: str
-    observations: list[dict[str, Any]]
+    signature: Signature
+    observations: list[Any]
     actions: NDArray[np.float64]
     tolerance: float
     max_rows: int
@@ -129,8 +154,9 @@ def recorded(repository: Path, version: str) -> Recorded:
         return Recorded(
             version,
             config.parameters["artifact_digest"].string_value,
+            configs.signature(config),
             golden["observations"],
-            np.array(golden["actions"], np.float64).reshape(-1, 3),
+            np.array(golden["actions"], np.float64).reshape(len(golden["observations"]), -1),
             float(golden["tolerance"]),
             config.max_batch_size,
             [step.model_name for step in config.ensemble_scheduling.step],
@@ -198,7 +224,8 @@ class Switch:
             self._check_same(triton, model)
         with self.step("warm it up"):
             for rows in sorted({min(rows, self.recorded.max_rows) for rows in WARMUP_ROWS}):
-                triton.act(model, [golden[row % len(golden)] for row in range(rows)])
+                repeated = [golden[row % len(golden)] for row in range(rows)]
+                triton.act(model, self.recorded.signature, repeated)
         with self.step("golden inference"):
             self._check_golden(triton, model)
 
@@ -245,8 +272,10 @@ class Switch:
                 )
 
     def _check_golden(self, triton: TritonControl, model: str) -> None:
-        actions = triton.act(model, self.recorded.observations)
-        error = float(np.abs(actions - self.recorded.actions).max())
+        actions = triton.act(model, self.recorded.signature, self.recorded.observations)
+        expected = self.recorded.actions
+        same = actions.shape == expected.shape
+        error = float(np.abs(actions - expected).max()) if same else math.inf
         if not error <= self.recorded.tolerance:
             raise ControlError(
                 f"{model} does not repeat its recorded answers: they differ by {error:.2g}, "

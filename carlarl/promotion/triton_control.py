@@ -24,6 +24,9 @@ from carlarl.serving import running
 from converters.errors import one_line
 from converters.repository import configs
 from gateway.triton.client import ECHO, NONCE, SECRET_HEADER
+from policy_spec.leaves import PACKED, leaves
+from policy_spec.signature import Signature
+from policy_spec.validate import pack
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
@@ -122,45 +125,61 @@ class TritonControl:
         told = config.get("parameters", {})
         return {name: str(entry["string_value"]) for name, entry in told.items()}
 
-    def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-        """Return the deterministic actions of an ensemble or a fused model, shape (n, 3).
+    def act(
+        self, model: str, signature: Signature, observations: Sequence[Any]
+    ) -> NDArray[np.float64]:
+        """Return the deterministic actions of an ensemble or a fused model, shape (n, elements).
 
-        An observation has `speed` (km/h), `steering` and `sensors`. The answer must have the nonce
-        that was sent, if the model gives it back.
+        The observations are in JSON form. The answer must have the nonce that was sent, if the
+        model gives it back.
         """
         rows = len(observations)
-        packed = [[one["speed"], one["steering"], *one["sensors"]] for one in observations]
-        tensors: list[tuple[str, str, list[list[Any]]]] = [("observation", "FP32", packed)]
-        if not model.startswith(configs.ensemble_name("", configs.FUSED)):
-            tensors = [
-                ("speed", "FP32", [row[:1] for row in packed]),
-                ("steering", "FP32", [row[1:2] for row in packed]),
-                ("sensors", "FP32", [row[2:] for row in packed]),
-                ("deterministic", "BOOL", [[True]] * rows),
-                ("seed", "INT64", [[0]] * rows),
-            ]
+        layout, space = signature.layout, signature.observation_space
+        packed: list[Any] = [pack(space, one) for one in observations]
+        found = leaves(space)
+        tensors: list[tuple[str, str, tuple[int, ...]]] = []
+        if model.startswith(configs.ensemble_name("", configs.FUSED)):
+            packed, found = [layout.join(row) for row in packed], layout.apart
+            if layout.width:
+                tensors.append((PACKED, "FP32", (layout.width,)))
+        else:
+            tensors += [("deterministic", "BOOL", (1,)), ("seed", "INT64", (1,))]
+        tensors += [(leaf.name, leaf.triton, leaf.dims) for leaf in found]
         config = self._ask("GET", f"/v2/models/{model}/config")
         nonce = secrets.randbits(62)
         if any(one["name"] == ECHO for one in config["output"]):
-            tensors.append((NONCE, "INT64", [[nonce]] * rows))
+            tensors.append((NONCE, "INT64", (1,)))
+        told = {"deterministic": b"\1", "seed": bytes(8), NONCE: nonce.to_bytes(8, "little")}
+        contents = [b"".join({**told, **row}[name] for row in packed) for name, *_ in tensors]
         inputs = [
-            {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
-            for name, kind, data in tensors
+            {
+                "name": name,
+                "datatype": kind,
+                "shape": [rows, *dims],
+                "parameters": {"binary_data_size": len(content)},
+            }
+            for (name, kind, dims), content in zip(tensors, contents, strict=True)
         ]
-        answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
+        head = json.dumps({"inputs": inputs}).encode()
+        answer = self._ask(
+            "POST",
+            f"/v2/models/{model}/infer",
+            content=b"".join([head, *contents]),
+            headers={"Inference-Header-Content-Length": str(len(head))},
+        )
         given = {one["name"]: one["data"] for one in answer["outputs"]}
         if given.get(ECHO, [nonce] * rows) != [nonce] * rows:
             raise ControlError(f"{model} gave the answer of another call: restart the server")
-        return np.array(given["action"], np.float64).reshape(rows, 3)
+        return np.array(given["action"], np.float64).reshape(rows, -1)
 
-    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, path: str, **body: Any) -> httpx.Response:
         try:
-            return self._client.request(method, path, json=body)
+            return self._client.request(method, path, **body)
         except httpx.HTTPError as error:
             raise ControlError(f"{self.url}: no answer: {error}") from None
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._request(method, path, body)
+    def _ask(self, method: str, path: str, **body: Any) -> Any:
+        answer = self._request(method, path, **body)
         try:
             content = answer.json() if answer.content else None
         except json.JSONDecodeError:

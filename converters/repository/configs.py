@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -308,16 +309,9 @@ def threads(config: Any) -> int:
     return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
 
 
-def signature(config: Any) -> frozenset[tuple[str, str, tuple[int, ...]]]:
-    """Return what callers of a model must send and what they get: name, data type and dims.
-
-    The echo does not count: a version exported without it has the same signature.
-    """
-    outputs = [one for one in config.output if one.name != ECHO[0]]
-    tensors = [*(one for one in config.input if not one.optional), *outputs]
-    return frozenset(
-        (one.name, pb.DataType.Name(one.data_type), tuple(one.dims)) for one in tensors
-    )
+def signature(config: Any) -> Signature:
+    """Return the signature in the card of an ensemble; raise ValueError if it can't be read."""
+    return Signature.from_card(json.loads(config.parameters["model_card"].string_value))
 
 
 def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
