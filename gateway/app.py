@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api import codec, openapi, schema
+from gateway.api import messages, openapi, schema
 from gateway.api.paths import PREDICT, ROOT, STREAM
 from gateway.config.live import LiveSettings
 from gateway.config.settings import Settings
@@ -38,6 +38,7 @@ from gateway.reload import Configuration, read_keys
 from gateway.security.access_control import AccessControl
 from gateway.security.api_keys import Keys
 from gateway.triton.client import Triton
+from policy_spec.signature import Signature
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Tracing
@@ -97,6 +98,7 @@ def create_app(settings: Settings, triton: Triton | None = None) -> Arrival:
         exception_handlers={HTTPException: _on_error},
         middleware=[Middleware(Errors, access_control=access_control)],
     )
+    app.versions = versions
     app.describe(keys)
     _add_routes(app, endpoints)
     add_docs(app)
@@ -117,7 +119,10 @@ def create_app(settings: Settings, triton: Triton | None = None) -> Arrival:
 class _Gateway(FastAPI):
     """FastAPI whose document has the bodies that the routes decode by themselves."""
 
+    versions: Registry
+    """What says which version is active."""
     _api_keys = False
+    _signature: Signature | None = None
 
     def describe(self, keys: Keys | None) -> None:
         """Write in the document whether the gateway asks for keys."""
@@ -125,8 +130,12 @@ class _Gateway(FastAPI):
         self.openapi_schema = None
 
     def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            self.openapi_schema = openapi.complete(super().openapi(), self._api_keys)
+        active = self.versions.active
+        signature = active.signature if active else None
+        if self.openapi_schema is None or signature != self._signature:
+            self.openapi_schema, self._signature = None, signature
+            document = super().openapi()
+            self.openapi_schema = openapi.complete(document, self._api_keys, signature)
         return self.openapi_schema
 
 
@@ -136,9 +145,9 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
         endpoints.predict,
         methods=["POST"],
         tags=["policy"],
-        responses=openapi.answer(codec.PredictAnswer, "The actions.")
+        responses=openapi.answer(messages.PredictAnswer, "The actions.")
         | openapi.error_responses(openapi.PREDICT_ERRORS),
-        openapi_extra=openapi.request_body(codec.codec_of(None).request, required=True),
+        openapi_extra=openapi.request_body(openapi.REQUEST, required=True),
     )
     app.add_api_route(
         "/warmup",
@@ -147,7 +156,7 @@ def _add_routes(app: FastAPI, endpoints: Routes) -> None:
         tags=["policy"],
         response_model=schema.WarmupAnswer,
         responses=openapi.error_responses(openapi.WARMUP_ERRORS),
-        openapi_extra=openapi.request_body(codec.WarmupRequest, required=False),
+        openapi_extra=openapi.request_body(messages.WarmupRequest, required=False),
     )
     for path, endpoint, tag, model, errors in (
         ("/metadata", endpoints.metadata, "policy", schema.MetadataAnswer, openapi.METADATA_ERRORS),

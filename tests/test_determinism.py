@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -21,6 +20,7 @@ from converters.artifact.observations import corners, json_form
 from gateway.triton.batch import Rows
 from gateway.triton.client import tensors_of
 from policy_spec.signature import driving_space
+from tests.gateway.driving import rows_of
 from tests.stack import ROOT, Stack, running_stack
 
 Action = bytes
@@ -118,7 +118,7 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, protocol: Any) -> 
     """Both ways through Triton, by tritonclient: sampled and deterministic, all sizes."""
     address = stack.triton_http if protocol is tritonclient.http else stack.triton_grpc
     dtypes = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
-    pool = [SimpleNamespace(**content) for content in observations()]
+    pool = observations()
     client = protocol.InferenceServerClient(address)
 
     def infer(rows: Rows, model: str) -> bytes:
@@ -132,8 +132,8 @@ def test_the_ensemble_and_the_fused_model_agree(stack: Stack, protocol: Any) -> 
 
     for seed in (None, 0, 2**63 - 1):
         for size in (1, 2, 7, 96):
-            rows = Rows.of(pool[:size], seed)
+            rows = rows_of(pool[:size], seed)
             assert infer(rows, FUSED) == infer(rows, ENSEMBLE)
-        mixed = Rows.join([Rows.of(pool[:3], None), Rows.of(pool[3:9], seed or 7)])
+        mixed = Rows.join([rows_of(pool[:3]), rows_of(pool[3:9], seed or 7)])
         assert infer(mixed, FUSED) == infer(mixed, ENSEMBLE)
     client.close()

@@ -61,8 +61,8 @@ PARTS = {
     },
     "gateway.config": set(),
     "gateway.console": set(),
-    "gateway.api": {"gateway.config"},
-    "gateway.triton": {"gateway.api"},
+    "gateway.api": {"gateway.config", "policy_spec"},
+    "gateway.triton": {"gateway.api", "policy_spec"},
     "gateway.security": {"gateway.api", "gateway.config", "gateway.console"},
     "gateway.observability": {"gateway.api", "gateway.config", "gateway.triton"},
     "gateway.inference": {
@@ -71,6 +71,7 @@ PARTS = {
         "gateway.observability",
         "gateway.security",
         "gateway.triton",
+        "policy_spec",
     },
     "gateway.stream": {
         "gateway.api",
@@ -87,6 +88,7 @@ PARTS = {
         "gateway.security",
         "gateway.stream",
         "gateway.triton",
+        "policy_spec",
     },
     "gateway": {
         "gateway.api",
@@ -98,6 +100,7 @@ PARTS = {
         "gateway.security",
         "gateway.stream",
         "gateway.triton",
+        "policy_spec",
     },
     "perf.load": {"triton_backend"},
     "perf.bench": {"perf.load"},
@@ -106,6 +109,7 @@ PARTS = {
         "converters.repository",
         "perf.bench",
         "perf.load",
+        "policy_spec",
         "triton_backend",
     },
     "perf": set(),

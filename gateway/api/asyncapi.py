@@ -4,9 +4,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.codec import EXAMPLE_OBSERVATION, StepAnswer, StepError, StepSkipped, codec_of
+from gateway.api.codec import step_type
+from gateway.api.messages import Observation, StepAnswer, StepError, StepSkipped
+from gateway.api.openapi import fill
 from gateway.api.paths import STREAM
 from gateway.api.request_head import DEADLINE
+from policy_spec.example import example
+from policy_spec.signature import Signature
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
 KEY_PREFIX = "carlarl.key."
@@ -34,12 +38,15 @@ _ANSWERS: dict[str, Any] = {
     "skipped": StepSkipped,
     "error": StepError,
 }
-_MODELS: dict[str, Any] = {"step": codec_of(None).step, **_ANSWERS}
+_MODELS: dict[str, Any] = {"step": step_type(Observation), **_ANSWERS}
 
 
-def document(version: str, api_keys: bool) -> dict[str, Any]:
-    """Return the AsyncAPI 3.0 document of a gateway of that version."""
-    components: dict[str, Any] = {"schemas": _schemas(), "messages": _messages()}
+def document(version: str, api_keys: bool, signature: Signature | None) -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document of a gateway of that version.
+
+    Observations and actions are those of `signature`, the active policy's.
+    """
+    components: dict[str, Any] = {"schemas": _schemas(signature), "messages": _messages()}
     server: dict[str, Any] = {"host": "localhost:8080", "protocol": "ws"}
     if api_keys:
         components["securitySchemes"] = {
@@ -97,10 +104,13 @@ def _messages() -> dict[str, Any]:
     }
 
 
-def _schemas() -> dict[str, Any]:
+def _schemas(signature: Signature | None) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_MODELS.values(), ref_template=_REF)
-    step = {"stepId": 17, "observation": EXAMPLE_OBSERVATION, "deterministic": True}
-    schemas["StepRequest"]["examples"] = [step]
+    fill(schemas, signature)
+    if signature is not None:
+        observation = example(signature.observation_space)
+        step = {"stepId": 17, "observation": observation, "deterministic": True}
+        schemas["StepRequest"]["examples"] = [step]
     return schemas
 
 

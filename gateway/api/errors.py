@@ -47,6 +47,13 @@ class ValidationFailed(GatewayError):
         super().__init__(f"{first['field']}: {first['message']}{more}", validation_errors=listed)
 
 
+class Unsupported(GatewayError):
+    """The policy can't do that, like being sampled where it has no noise."""
+
+    code = "UNSUPPORTED"
+    status = 422
+
+
 class UnsupportedMediaType(GatewayError):
     """The body has another format than JSON or msgpack."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.api import codec
+from gateway.api import codec, messages
 from gateway.api.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -14,11 +14,15 @@ from gateway.api.errors import (
     ResourceExhausted,
     ServiceUnavailable,
     Unauthorized,
+    Unsupported,
     UnsupportedMediaType,
     ValidationFailed,
 )
 from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE, ECHO
+from policy_spec.example import example
+from policy_spec.json_schema import action_schema, observation_schema, policy_action_schema
+from policy_spec.signature import Signature
 
 Errors = tuple[type[GatewayError], ...]
 
@@ -32,7 +36,7 @@ WARMUP_ERRORS: Errors = (
     ValidationFailed,
     ResourceExhausted,
 )
-PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, ModelNotFound)
+PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, Unsupported, ModelNotFound)
 
 _REF = "#/components/schemas/{name}"
 _DESCRIPTION = """
@@ -47,11 +51,12 @@ _DEADLINE = {
     "the service's own limit holds where that is sooner.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
+REQUEST = codec.request_type(messages.Observation)
 _MODELS = (
-    codec.codec_of(None).request,
-    codec.PredictAnswer,
-    codec.WarmupRequest,
-    codec.ErrorEnvelope,
+    REQUEST,
+    messages.PredictAnswer,
+    messages.WarmupRequest,
+    messages.ErrorEnvelope,
 )
 _ECHO = {
     "name": ECHO,
@@ -65,9 +70,13 @@ INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _
 
 def error_responses(errors: Errors) -> dict[int | str, dict[str, Any]]:
     """Describe the answers for `errors`, and for an unexpected error."""
-    described: dict[int | str, dict[str, Any]] = {
-        error.status: _response(error.code, error.__doc__ or "") for error in errors
-    }
+    described: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        response = _response(error.code, error.__doc__ or "")
+        if error.status in described:
+            described[error.status]["description"] += f" {response['description']}"
+        else:
+            described[error.status] = response
     described[500] = _response("INTERNAL_ERROR", "Anything else.")
     return described
 
@@ -88,15 +97,21 @@ def _content(model: type[msgspec.Struct]) -> dict[str, Any]:
     return {JSON: schema, MSGPACK: schema}
 
 
-def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:
-    """Add the schemas of bodies to FastAPI's document and, with `api_keys`, how to send a key."""
+def complete(
+    document: dict[str, Any], api_keys: bool, signature: Signature | None
+) -> dict[str, Any]:
+    """Add the schemas of bodies to FastAPI's document and, with `api_keys`, how to send a key.
+
+    Observations and actions are those of `signature`, the active version's.
+    """
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     _, described = msgspec.json.schema_components(_MODELS, ref_template=_REF)
     schemas.update(described)
-    schemas["PredictRequest"]["examples"] = [
-        {"observations": [codec.EXAMPLE_OBSERVATION], "deterministic": True}
-    ]
+    fill(schemas, signature)
+    if signature is not None:
+        request = {"observations": [example(signature.observation_space)], "deterministic": True}
+        schemas["PredictRequest"]["examples"] = [request]
     if api_keys:
         components["securitySchemes"] = {
             "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -107,6 +122,20 @@ def complete(document: dict[str, Any], api_keys: bool) -> dict[str, Any]:
                 if str(Unauthorized.status) in operation["responses"]:
                     operation["security"] = [{"apiKey": []}, {"bearer": []}]
     return document
+
+
+def fill(schemas: dict[str, Any], signature: Signature | None) -> None:
+    """Put in the schemas that differ from policy to policy; without one they are left open."""
+    made: dict[str, Any] = {"Observation": {}, "Action": {}, "PolicyAction": {}}
+    if signature is not None:
+        made = {
+            "Observation": observation_schema(signature.observation_space),
+            "Action": action_schema(signature),
+            "PolicyAction": policy_action_schema(signature.action_space),
+        }
+    for name, schema in made.items():
+        about = schemas[name]
+        schemas[name] = {"title": name, "description": about["description"], **schema}
 
 
 def _response(code: str, meaning: str) -> dict[str, Any]:
@@ -120,7 +149,7 @@ def _response(code: str, meaning: str) -> dict[str, Any]:
             }
         ]
     example = {"error": code, "message": meaning, "details": details, "timestamp": 1695825600.0}
-    schema = {"$ref": _REF.format(name=codec.ErrorEnvelope.__name__)}
+    schema = {"$ref": _REF.format(name=messages.ErrorEnvelope.__name__)}
     return {
         "description": f"`{code}`: {meaning}",
         "content": {JSON: {"schema": schema, "example": example}},

@@ -28,12 +28,15 @@ class ReadyAnswer(BaseModel):
     version: str = Field(examples=["v0.1.0"])
 
 
-class ActionSpace(BaseModel):
-    """Names and bounds of an action's numbers, in the order of the policy's output."""
+class ActionSpace(BaseModel, extra="allow"):
+    """The control: names and bounds of its numbers, in order, and each name with its bounds."""
 
     names: list[str] = Field(examples=[["throttle", "brake", "steer"]])
     low: list[float] = Field(examples=[[0.0, 0.0, -1.0]])
     high: list[float] = Field(examples=[[1.0, 1.0, 1.0]])
+    throttle: list[float] = Field(examples=[[0.0, 1.0]])
+    brake: list[float] = Field(examples=[[0.0, 1.0]])
+    steer: list[float] = Field(examples=[[-1.0, 1.0]])
 
 
 class MetadataAnswer(BaseModel):
@@ -42,11 +45,29 @@ class MetadataAnswer(BaseModel):
     modelName: str = Field(examples=["carla-ppo"])  # noqa: N815
     version: str = Field(examples=["v0.1.0"])
     device: str = Field(pattern="^(cpu|cuda)$", examples=["cpu"])
-    inputShape: list[int] = Field(  # noqa: N815
-        description="Rows (-1: any number) and features.", examples=[[-1, 7]]
+    observationSpace: dict[str, Any] = Field(  # noqa: N815
+        description="Space of an observation, as the model card has it."
     )
-    actionSpace: ActionSpace  # noqa: N815
-    sensors: int = Field(description="Sensors in each observation.", examples=[5])
+    policyActionSpace: dict[str, Any] = Field(  # noqa: N815
+        description="The policy's own action space, before `control`."
+    )
+    control: dict[str, Any] | None = Field(
+        description="How the policy's action becomes a control; null where it is answered as it is."
+    )
+    repeat: int = Field(description="Steps for which an action holds (frame skip).", examples=[1])
+    stateful: bool = Field(description="Whether the policy has a memory.", examples=[False])
+    exampleObservation: Any = Field(description="An observation that is valid.")  # noqa: N815
+    inputShape: list[int] | None = Field(  # noqa: N815
+        description="Rows (-1: any number) and features; null where an observation is not speed, "
+        "steering and sensors.",
+        examples=[[-1, 7]],
+    )
+    actionSpace: ActionSpace | None = Field(  # noqa: N815
+        description="null without `control`."
+    )
+    sensors: int | None = Field(
+        description="Sensors in each observation; null where it is of another form.", examples=[5]
+    )
     formats: list[str] = Field(examples=[["onnx", "torchscript"]])
     format: str = Field(description="The format that answers.", examples=["onnx"])
     artifactDigest: str = Field(examples=["sha256:0f…"])  # noqa: N815

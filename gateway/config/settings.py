@@ -141,8 +141,13 @@ class Settings(BaseSettings):
     rate_limit_burst: int = number(
         1000, "Observations that one caller may send at once.", 1, 1_000_000, live=True
     )
-    max_body_bytes: int = number(
-        1_048_576, "Largest request body, bytes.", 1, 1_073_741_824, live=True
+    max_body_bytes: int | None = field(
+        None,
+        "Largest request body, bytes; 1048576 where absent, or more where observations need it.",
+        "a whole number from 1 to 1073741824",
+        live=True,
+        ge=1,
+        le=1_073_741_824,
     )
     request_timeout_ms: int = number(
         1000, "Deadline of one request, milliseconds.", 1, 600_000, live=True

@@ -5,14 +5,14 @@ import time
 from collections.abc import Callable
 
 from gateway.api import codec
-from gateway.api.codec import Action, PredictAnswer, PredictRequest
 from gateway.api.errors import DeadlineExceeded
+from gateway.api.messages import PredictAnswer, PredictRequest
 from gateway.api.paths import PREDICT
 from gateway.api.problems import JSON, NOT_READ
 from gateway.api.request_head import RequestHead, late_body, too_large
 from gateway.inference.batcher import LATE, Inference
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.predictor import Prediction, seed_of
+from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.triton.batch import Rows
@@ -27,7 +27,7 @@ class Predict:
     """
 
     __slots__ = (
-        "_caller", "_done", "_inference", "_parts", "_service",
+        "_caller", "_done", "_inference", "_own_actions", "_parts", "_service",
         "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
         "keep_alive",
     )  # fmt: skip
@@ -53,6 +53,7 @@ class Predict:
         self._parts: list[bytes] = []
         self._size = 0
         self._inference: Inference | None = None
+        self._own_actions = False
         self._task: asyncio.Task[None] | None = None
         self.complete = False
         self.form = JSON
@@ -62,7 +63,7 @@ class Predict:
         try:
             self._caller = service.access_control.enter(PREDICT, head.found, client)
             self.deadline = arrived + min(head.deadline_s(), timeout_s)
-            self.form = head.body_format(service.live.now.max_body_bytes)
+            self.form = head.body_format(service.max_body_bytes)
         except Exception as error:
             self.error = error.with_traceback(None)  # which refers to this
 
@@ -70,7 +71,7 @@ class Predict:
         """Take a piece of the body."""
         if self.error is None:
             self._size += len(data)
-            max_bytes = self._service.live.now.max_body_bytes
+            max_bytes = self._service.max_body_bytes
             if self._size > max_bytes:
                 self._parts.clear()
                 self.error = too_large(max_bytes)
@@ -109,7 +110,7 @@ class Predict:
                 self._ask(policy, policy.codec.read_request_apart(body, self.form, failed))
                 return
             if version is None:  # none is active yet
-                codec.codec_of(None).read_request_apart(body, self.form)
+                codec.read_envelope(body, self.form)
         except Exception as error:
             done(self, error)
             return
@@ -128,13 +129,15 @@ class Predict:
         """Count the answer; return the seconds that it took and its body."""
         seconds = self.exchange.answer(200)
         answer = PredictAnswer(
-            [Action(*action) for action in prediction.actions],
-            prediction.version,
+            prediction.policy.actions.answered(prediction.rows),
+            prediction.policy.version,
             round(seconds * 1000, 3),
             prediction.seed is None,
         )
         if prediction.seed is not None:
             answer.seed = prediction.seed
+        if self._own_actions:
+            answer.policy_actions = prediction.policy.actions.own(prediction.rows)
         return seconds, codec.encode[self.form](answer)
 
     async def _resolve(self, version: str | None, body: bytes) -> None:
@@ -152,10 +155,13 @@ class Predict:
         self.exchange.version = policy.version
         observations = request.observations
         self._service.access_control.charge(self._caller, len(observations))
-        seed = seed_of(request.deterministic, request.seed)
+        policy.check_own_actions(request.policy_actions)
+        self._own_actions = request.policy_actions
+        seed = policy.seed_of(request.deterministic, request.seed)
+        packed = policy.codec.pack(observations)
         inference = self._service.predictor.predict(
             policy,
-            Rows.of(observations, seed),
+            Rows.of(policy.tensors, len(observations), packed, seed),
             seed,
             self.deadline,
             self._settled,

@@ -18,9 +18,9 @@ from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.service import Service
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
-
-_NAMES = ("throttle", "brake", "steer")
-_ACTION_SPACE = {"names": _NAMES, "low": (0.0, 0.0, -1.0), "high": (1.0, 1.0, 1.0)}
+from policy_spec.control import Control
+from policy_spec.example import example
+from policy_spec.spaces import to_data
 
 
 class Routes:
@@ -77,14 +77,23 @@ class Routes:
     async def metadata(self, _: Request) -> Response:
         """Describe the active version."""
         policy = await self._versions.resolve(None)
+        signature = policy.signature
+        control = signature.control
+        sensors = signature.sensors if signature.is_driving_form else None
         return _json(
             {
                 "modelName": policy.model_card["model_name"],
                 "version": policy.version,
                 "device": policy.device,
-                "inputShape": [-1, 2 + policy.sensors],
-                "actionSpace": _ACTION_SPACE,
-                "sensors": policy.sensors,
+                "observationSpace": to_data(signature.observation_space),
+                "policyActionSpace": to_data(signature.action_space),
+                "control": control and control.to_data(),
+                "repeat": signature.repeat,
+                "stateful": signature.stateful,
+                "exampleObservation": example(signature.observation_space),
+                "inputShape": sensors and [-1, 2 + sensors],
+                "actionSpace": control and _action_space(control),
+                "sensors": sensors,
                 "formats": policy.formats,
                 "format": policy.format,
                 "artifactDigest": policy.artifact_digest,
@@ -116,8 +125,9 @@ class Routes:
         head: RequestHead = request.scope["head"]
         arrived: float = request.scope["exchange"].arrived
         deadline = arrived + min(head.deadline_s(), settings.request_timeout_ms / 1000)
-        form = head.body_format(settings.max_body_bytes)
-        body = await read_body(request, settings.max_body_bytes, deadline)
+        max_bytes = self._service.max_body_bytes
+        form = head.body_format(max_bytes)
+        body = await read_body(request, max_bytes, deadline)
         codec.check_warmup(body, form)
         policy = await self._versions.resolve(None)
         await policy.warm_up(self._triton, deadline)
@@ -133,7 +143,9 @@ class Routes:
     async def asyncapi(self, request: Request) -> Response:
         """Describe the stream, as `/openapi.json` describes the routes."""
         version = request.app.version
-        return _json(asyncapi.document(version, self._service.access_control.keys is not None))
+        active = self._service.versions.active
+        keyed = self._service.access_control.keys is not None
+        return _json(asyncapi.document(version, keyed, active.signature if active else None))
 
     async def stream(self, _: Request) -> Response:
         """Refuse a plain request; upgrades do not come here."""
@@ -142,6 +154,12 @@ class Routes:
     async def metrics(self, _: Request) -> Response:
         """Write Prometheus' text format."""
         return Response(await self._service.observers.metrics.exposition(), media_type=CONTENT_TYPE)
+
+
+def _action_space(control: Control) -> dict[str, Any]:
+    """Describe the control: names and bounds in order, and each name with its bounds."""
+    low, high = zip(*control.ranges.values(), strict=True)
+    return {"names": control.names, "low": low, "high": high, **control.ranges}
 
 
 def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:

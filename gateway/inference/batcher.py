@@ -17,7 +17,7 @@ from gateway.api.errors import (
     ServiceUnavailable,
 )
 from gateway.observability.metrics import Metrics
-from gateway.triton.batch import ACTION_BYTES, Rows
+from gateway.triton.batch import Rows
 from gateway.triton.client import Triton
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 LATE = "no answer from Triton within the deadline"
 Outcome = bytes | Exception
-"""The actions of some rows, `ACTION_BYTES` each, or why there are none."""
+"""What Triton gave for some rows, row by row, or why there is nothing."""
 
 PATIENCE = 0.5
 """Share of its time that a request may find the queue ahead of it to have waited."""
@@ -303,11 +303,12 @@ class Batcher:
         else:
             seconds = time.perf_counter() - start
             queue.called(seconds)
-            rows = len(outcome) // ACTION_BYTES
+            rows = sum(one.rows.count for one in part)
+            row_bytes = len(outcome) // rows
             self._metrics.called(rows, seconds, [start - (one.since or start) for one in part])
             start_byte = 0
             for one in part:
-                stop_byte = start_byte + one.rows.count * ACTION_BYTES
+                stop_byte = start_byte + one.rows.count * row_bytes
                 one.settle(outcome[start_byte:stop_byte])
                 start_byte = stop_byte
         rest = [one for one in rest if not one.settled]

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
@@ -13,7 +14,7 @@ ENTRY_BYTES = 260
 class Cache:
     """The actions used last, bounded in bytes.
 
-    The key is the artifact's digest and every byte of the observation. So a hit is the action that
+    The key is a hash of the artifact's digest and every byte of the observation. So a hit is what
     Triton gave for exactly this input and this version.
     """
 
@@ -24,8 +25,9 @@ class Cache:
 
     def keys(self, digest: str, rows: Rows) -> list[bytes]:
         """Return the key of each row."""
-        prefix, width, data = digest.encode(), rows.width, rows.observations
-        return [prefix + data[start : start + width] for start in range(0, len(data), width)]
+        prefix = digest.encode()
+        contents = (b"".join((prefix, *row)) for row in rows.contents())
+        return [blake2b(content, digest_size=32).digest() for content in contents]
 
     def look_up(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the action of each key, or None; count hits and misses."""

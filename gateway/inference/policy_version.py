@@ -2,46 +2,50 @@
 
 import json
 import logging
+import secrets
 import time
 from dataclasses import dataclass
-from functools import cached_property
-from struct import Struct
 from typing import Any
 
+from gateway.api.actions import Actions, actions_of
 from gateway.api.codec import Codec, codec_of
-from gateway.api.errors import InferenceFailed
+from gateway.api.errors import GatewayError, InferenceFailed, Unsupported
 from gateway.triton.batch import Rows
 from gateway.triton.client import Triton
+from gateway.triton.tensors import Tensors
+from policy_spec.leaves import leaves
+from policy_spec.signature import Signature
+from policy_spec.validate import takes_bytes
 
 GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
+OWN_ACTION = "policy_action"
+NUMBER_CHARS = 26
+"""A number of JSON, with its comma."""
+NAME_CHARS = 16
+"""What stands around a name in JSON, and around a row."""
+OPTIONS_BYTES = 4096
+SEED_BITS = 53
+"""Of a seed that is drawn: whole numbers of so many bits are exact in JavaScript, too."""
 
 log = logging.getLogger(__name__)
-
-_ACTION = Struct("<3f")
-
-
-@dataclass(frozen=True)
-class Observation:
-    """One recorded observation: km/h, -1 to 1, and the sensors' readings."""
-
-    speed: float
-    steering: float
-    sensors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Deterministic inference whose result is known, action by action, within a tolerance."""
+    """Deterministic inference whose result is known, within a tolerance.
 
-    observations: tuple[Observation, ...]
+    `observations` are all rows of it, `actions` the numbers of the tensor `action` for each.
+    """
+
+    observations: Rows
     actions: tuple[tuple[float, ...], ...]
     tolerance: float
 
     def rows(self, count: int) -> Rows:
         """Give `count` rows, the observations repeated in turn."""
-        seen = self.observations
-        return Rows.of([seen[index % len(seen)] for index in range(count)], None)
+        known = self.observations.count
+        return self.observations.pick(index % known for index in range(count))
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ class PolicyVersion:
     version: str
     model: str
     device: str
-    sensors: int
+    signature: Signature
+    codec: Codec
+    actions: Actions
+    tensors: Tensors
     format: str
     formats: tuple[str, ...]
     artifact_digest: str
@@ -63,11 +70,6 @@ class PolicyVersion:
     certificate: dict[str, Any] | None
     golden: Golden
     max_batch_size: int
-
-    @cached_property
-    def codec(self) -> Codec:
-        """What decodes observations of its signature."""
-        return codec_of(self.sensors)
 
     @classmethod
     def parse(cls, config: dict[str, Any], model: str, device: str) -> "PolicyVersion":
@@ -78,30 +80,66 @@ class PolicyVersion:
             }
             golden = json.loads(parameters["golden"])
             certificate = parameters.get("certificate")
+            card = json.loads(parameters["model_card"])
+            signature = Signature.from_card(card)
+            codec = codec_of(signature.observation_space)
+            apart = any(one["name"] == OWN_ACTION for one in config.get("output", ()))
+            actions = actions_of(signature.action_space, signature.control, apart)
+            tensors = Tensors(signature.layout, actions.outputs)
+            observations = codec.read_observations(golden["observations"])
+            packed = codec.pack(observations)
             return cls(
                 version=parameters["version"],
                 model=model,
                 device=device,
-                sensors=int(parameters["sensors"]),
+                signature=signature,
+                codec=codec,
+                actions=actions,
+                tensors=tensors,
                 format=parameters["format"],
                 formats=tuple(parameters["formats"].split(",")),
                 artifact_digest=parameters["artifact_digest"],
-                model_card=json.loads(parameters["model_card"]),
+                model_card=card,
                 certificate=json.loads(certificate) if certificate else None,
                 golden=Golden(
-                    tuple(
-                        Observation(seen["speed"], seen["steering"], tuple(seen["sensors"]))
-                        for seen in golden["observations"]
-                    ),
+                    Rows.of(tensors, len(observations), packed, None),
                     tuple(tuple(map(float, action)) for action in golden["actions"]),
                     float(golden["tolerance"]),
                 ),
                 max_batch_size=max(1, int(config["max_batch_size"])),
             )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, GatewayError) as error:
             name = config.get("name")
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error
+
+    @property
+    def body_bytes(self) -> int:
+        """What a request with as many rows as one call takes in JSON, vectors in base64."""
+        row = 0
+        for leaf in leaves(self.signature.observation_space):
+            in_base64 = takes_bytes(leaf.space)
+            row += -(-leaf.nbytes // 3) * 4 if in_base64 else NUMBER_CHARS * leaf.space.size
+            row += len(leaf.name) + NAME_CHARS
+        return OPTIONS_BYTES + row * self.max_batch_size
+
+    def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
+        """Return the seed to sample with, drawn where none is given; None where deterministic.
+
+        Raises Unsupported where the policy can't be sampled.
+        """
+        if deterministic:
+            return None
+        if self.signature.noise == "none":
+            raise Unsupported(
+                f"{self.version} has no noise to sample with: ask with deterministic true"
+            )
+        return secrets.randbits(SEED_BITS) if seed is None else seed
+
+    def check_own_actions(self, asked: bool) -> None:
+        """Raise Unsupported where the policy's own actions are asked for and not known."""
+        if asked and not self.actions.tells_own:
+            raise Unsupported(f"{self.version} does not tell its own actions: export it again")
 
     async def check_golden(
         self,
@@ -117,8 +155,9 @@ class PolicyVersion:
         """
         rows = min(len(self.golden.actions), self.max_batch_size, max_rows)
         data = await triton.infer(self.model, self.golden.rows(rows), timeout_s, probe=probe)
-        for action, expected in zip(_ACTION.iter_unpack(data), self.golden.actions, strict=False):
-            for value, right in zip(action, expected, strict=True):
+        size = self.actions.outputs[0].size
+        for row, expected in zip(self.actions.rows(data), self.golden.actions, strict=False):
+            for value, right in zip(row[:size], expected, strict=True):
                 if not abs(value - right) <= self.golden.tolerance:
                     raise InferenceFailed(f"{self.model} does not give its golden actions")
 

@@ -1,12 +1,10 @@
 """From observations to actions: the version, the seed, the cache, the call and its check."""
 
-import math
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from struct import Struct
 from typing import TYPE_CHECKING
 
+from gateway.api.actions import Actions, Row
 from gateway.api.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
 from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Batcher, Inference, Outcome
@@ -14,22 +12,18 @@ from gateway.inference.cache import Cache
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.registry import Registry
 from gateway.observability.metrics import Metrics
-from gateway.triton.batch import ACTION_BYTES, Rows
+from gateway.triton.batch import Rows
 
 if TYPE_CHECKING:
     from gateway.observability.tracing import Trace
 
-Action = tuple[float, float, float]
-
-_ACTION = Struct("<3f")
-
 
 @dataclass(slots=True)
 class Prediction:
-    """Actions (throttle, brake, steer), who computed them, and their seed if sampled."""
+    """What Triton gave for each row, which policy computed it, and its seed if sampled."""
 
-    actions: list[Action]
-    version: str
+    rows: list[Row]
+    policy: PolicyVersion
     seed: int | None
 
 
@@ -81,7 +75,7 @@ class Predictor:
 
         def settled(outcome: Outcome) -> None:
             if isinstance(outcome, bytes) and cache is not None:
-                outcome = _filled(cache, cache_bytes, keys, found, missing, outcome)
+                outcome = _filled(policy.actions, cache, cache_bytes, keys, found, missing, outcome)
             self._finish(policy, seed, outcome, done)
 
         asked = rows if len(missing) in (0, rows.count) else rows.pick(missing)
@@ -102,16 +96,16 @@ class Predictor:
                 self._versions.forget(policy)
             done(outcome)
             return
-        actions: list[Action] = list(_ACTION.iter_unpack(outcome))
-        for action in actions:
-            if not math.isfinite(action[0] + action[1] + action[2]):
-                done(InferenceFailed(f"{policy.model} gave an action that is not finite"))
-                return
-        self._metrics.acted(len(actions), outcome)
-        done(Prediction(actions, policy.version, seed))
+        given = policy.actions.rows(outcome)
+        if not policy.actions.finite(given):
+            done(InferenceFailed(f"{policy.model} gave an action that is not finite"))
+            return
+        self._metrics.acted(len(given), outcome, policy.actions)
+        done(Prediction(given, policy, seed))
 
 
 def _filled(
+    actions: Actions,
     cache: Cache,
     max_bytes: int,
     keys: list[bytes],
@@ -120,16 +114,9 @@ def _filled(
     data: bytes,
 ) -> bytes:
     """Put the actions that were asked for beside those that were found, and remember them."""
+    size = len(data) // len(missing)
     for place, index in enumerate(missing):
-        action = data[place * ACTION_BYTES : (place + 1) * ACTION_BYTES]
-        found[index] = action
-        if all(map(math.isfinite, _ACTION.unpack(action))):
+        found[index] = action = data[place * size : (place + 1) * size]
+        if actions.finite(actions.rows(action)):
             cache.store(keys[index], action, max_bytes)
     return b"".join(filter(None, found))
-
-
-def seed_of(deterministic: bool, seed: int | None) -> int | None:
-    """Return the seed to sample with, drawn where none is given; None where deterministic."""
-    if deterministic:
-        return None
-    return secrets.randbits(63) if seed is None else seed

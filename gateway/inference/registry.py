@@ -28,6 +28,7 @@ START_POLL_S = 0.05
 DISTRUST_S = 15.0
 """How long the model in a single process is left alone after it failed."""
 CONTROL_TIMEOUT_S = 1.0
+LEAST_BODY_BYTES, MOST_BODY_BYTES = 1 << 20, 1 << 30
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Registry:
         self._unchecked: set[str] = set()
         self._look = asyncio.Event()
         triton.on_distrust = self._distrust
+        self.body_bytes = LEAST_BODY_BYTES
+        """What a full batch of the largest observations takes, of the versions seen so far."""
         self.trouble: str | None = None
         """Why not all is well, in a caller's words."""
         self.active: PolicyVersion | None = None
@@ -188,6 +191,7 @@ class Registry:
         if called != model:
             await self._triton.config(called, CONTROL_TIMEOUT_S)  # whether it echoes
         policy = PolicyVersion.parse(config, called, device)
+        self.body_bytes = min(max(self.body_bytes, policy.body_bytes), MOST_BODY_BYTES)
         if called in self._triton.quarantine and not await self._works_again(policy):
             return await self._load(version)  # by the other model
         if not self._triton.echoes(called) and called not in self._unchecked:

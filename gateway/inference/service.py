@@ -18,3 +18,8 @@ class Service:
     versions: Registry
     predictor: Predictor
     observers: Observers
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The largest body of a request, and frame of a stream."""
+        return self.live.now.max_body_bytes or self.versions.body_bytes

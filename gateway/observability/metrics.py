@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from struct import Struct
 
 from prometheus_client import generate_latest
 
+from gateway.api.actions import Actions
 from gateway.api.errors import CODES, ResourceExhausted
 from gateway.observability.metric_families import Family, Histogram, Numbers
 from gateway.observability.series import SAMPLED_ACTIONS, Series
 from gateway.observability.workers import Workers
-from gateway.triton.batch import ACTION_BYTES
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CONTROLS = ("throttle", "brake", "steer")
@@ -28,7 +27,6 @@ ALERTED = (200, 429, 500, 502, 503, 504)
 
 log = logging.getLogger(__name__)
 
-_ACTION = Struct("<3f")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -39,8 +37,9 @@ class Metrics(Series):
         super().__init__()
         self._workers = Workers([one for one in vars(self).values() if isinstance(one, Family)])
         self.started.set(time.time())
-        self._controls = [self.controls.labels(name) for name in CONTROLS]
-        self._actions = bytearray()
+        for name in CONTROLS:
+            self.controls.labels(name)
+        self._actions: dict[Actions, bytearray] = {}
         self._hits, self._misses = self.lookups.labels("hit"), self.lookups.labels("miss")
         self._children: dict[tuple[str, str, int], tuple[Numbers, Histogram]] = {}
         for asked in ASKED:
@@ -91,11 +90,14 @@ class Metrics(Series):
             raise
         self.golden_seconds.observe(time.perf_counter() - start)
 
-    def acted(self, observations: int, actions: bytes) -> None:
-        """Count observations that got an action; `actions` are finite, as Triton gives them."""
+    def acted(self, observations: int, content: bytes, actions: Actions) -> None:
+        """Count observations that got an action; what Triton gave for them is finite."""
         self.observations.numbers[0] += observations
-        if len(self._actions) < SAMPLED_ACTIONS * ACTION_BYTES:
-            self._actions += actions
+        sample = self._actions.get(actions)
+        if sample is None:
+            sample = self._actions[actions] = bytearray()
+        if len(sample) < SAMPLED_ACTIONS * actions.row_bytes:
+            sample += content
 
     def looked_up(self, hits: int, misses: int) -> None:
         """Count hits and misses of the cache."""
@@ -118,11 +120,11 @@ class Metrics(Series):
 
     def flush(self) -> None:
         """Update the gauges, and share everything with the other workers."""
-        throttle, brake, steer = self._controls
-        for one in _ACTION.iter_unpack(self._actions[: SAMPLED_ACTIONS * ACTION_BYTES]):
-            throttle.observe(one[0])
-            brake.observe(one[1])
-            steer.observe(one[2])
+        for actions, sample in self._actions.items():
+            shown = [self.controls.labels(name) for name in actions.labels]
+            for row in actions.rows(sample[: SAMPLED_ACTIONS * actions.row_bytes]):
+                for histogram, number in zip(shown, row, strict=False):
+                    histogram.observe(number)
         self._actions.clear()
         self.reconnects.numbers[0] = self._reconnected()
         self.queue.set(self._waiting())

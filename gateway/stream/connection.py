@@ -50,7 +50,7 @@ class WebSocket(asyncio.Protocol):
         self.headers = _headers(accepted, subprotocol)
         """Headers of the answer to the upgrade, beside those of every answer."""
         self._connections: set[Any] = server_state.connections
-        self._live = service.live
+        self._service = service
         self._stream = Stream(service, vehicle, self, server_state.tasks)
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
@@ -140,7 +140,7 @@ class WebSocket(asyncio.Protocol):
 
     def _read_on(self) -> None:
         piece, self._held = self._held[:PIECE_BYTES], self._held[PIECE_BYTES:]
-        self._frames.max_message_size = self._live.now.max_body_bytes
+        self._frames.max_message_size = self._service.max_body_bytes
         self._reading = True
         self._frames.receive_data(piece)
         for frame in self._frames.events_received():

@@ -12,14 +12,14 @@ from starlette.types import Scope
 
 from gateway.api import codec
 from gateway.api.asyncapi import KEY_PREFIX
-from gateway.api.codec import Action, StepAnswer, StepRequest
 from gateway.api.errors import DeadlineExceeded, Unauthorized, payload_of
+from gateway.api.messages import StepAnswer, StepRequest
 from gateway.api.paths import STREAM
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from gateway.api.request_head import RequestHead
 from gateway.inference.batcher import LATE
 from gateway.inference.policy_version import PolicyVersion
-from gateway.inference.predictor import Prediction, seed_of
+from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import RateLimit
@@ -172,7 +172,8 @@ class Stream:
     def _read(self, data: bytes, form: str) -> StepRequest | None:
         """Decode a frame by the active version's signature, or by that of the version in it.
 
-        Returns None where that version is not known yet. Raises ValidationFailed.
+        Returns None where that version, or the active one, is not known yet. Raises
+        ValidationFailed.
         """
         active = self._service.versions.active
         if active is not None:
@@ -182,10 +183,11 @@ class Stream:
                 pass
         version = codec.version_of(data, form)
         policy = self._service.versions.known(version)
-        if policy is None and version is not None:
-            return None
-        decoder = codec.codec_of(None) if policy is None else policy.codec
-        return decoder.read_step_apart(data, form)
+        if policy is not None:
+            return policy.codec.read_step_apart(data, form)
+        if version is None:  # none is active yet
+            codec.read_step_envelope(data, form)
+        return None
 
     def _begin(self, taken: _Taken) -> None:
         """Start to answer a step."""
@@ -214,12 +216,15 @@ class Stream:
     def _ask(self, taken: _Taken, policy: PolicyVersion) -> None:
         """Ask the predictor; the step takes the place in line of one that it has overtaken."""
         step = taken.step
-        if step is None or not isinstance(step, policy.codec.step):
-            try:
+        try:
+            if step is None or not isinstance(step, policy.codec.step):
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
-            except Exception as error:
-                self._settled(error)
-                return
+            policy.check_own_actions(step.policy_actions)
+            seed = policy.seed_of(step.deterministic, step.seed)
+            packed = policy.codec.pack((step.observation,), step=True)
+        except Exception as error:
+            self._settled(error)
+            return
         if self._overtaken():
             self._settled(ClientDisconnect())
             return
@@ -228,10 +233,9 @@ class Stream:
             since = self._place[1]
         self._place = (policy, since or time.perf_counter())
         taken.exchange.version = policy.version
-        seed = seed_of(step.deterministic, step.seed)
         self._service.predictor.predict(
             policy,
-            Rows.of([step.observation], seed),
+            Rows.of(policy.tensors, 1, packed, seed),
             seed,
             self._deadline(taken),
             self._settled,
@@ -269,15 +273,18 @@ class Stream:
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
         seconds = taken.exchange.answer(200)
         assert taken.step is not None
+        actions = prediction.policy.actions
         answer = StepAnswer(
             taken.step.step_id,
-            Action(*prediction.actions[0]),
-            prediction.version,
+            actions.answered(prediction.rows)[0],
+            prediction.policy.version,
             round(seconds * 1000, 3),
             prediction.seed is None,
         )
         if prediction.seed is not None:
             answer.seed = prediction.seed
+        if taken.step.policy_actions:
+            answer.policy_action = actions.own(prediction.rows)[0]
         self._send(answer, taken.form)
 
     def _skip(self, taken: _Taken) -> None:

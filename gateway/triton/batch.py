@@ -3,10 +3,9 @@
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-ACTION_BYTES = 12
-"""One action: throttle, brake and steer as little-endian FP32."""
+from gateway.api.observations import Packed
+from gateway.triton.tensors import Tensors
 
 KEY_BYTES = 16
 """What a row's noise depends on: its seed and its index in its request, as INT64."""
@@ -15,60 +14,49 @@ DETERMINISTIC = -1
 """The seed of a row without noise."""
 
 
-class Seen(Protocol):
-    """An observation, however it was decoded."""
-
-    @property
-    def speed(self) -> float:
-        """Speed in km/h."""
-
-    @property
-    def steering(self) -> float:
-        """Steering wheel, -1 to 1."""
-
-    @property
-    def sensors(self) -> Sequence[float]:
-        """Readings."""
-
-
 @dataclass(slots=True)
 class Rows:
     """`count` rows, little-endian.
 
-    `observations` holds for each row speed, steering and the sensors as FP32; `keys` holds for
-    each row its seed (or `DETERMINISTIC`) and its index as INT64, or nothing where all rows are
-    deterministic.
+    `observations` holds for each row the leaves that are packed, as FP32, and `others` for each
+    leaf that travels apart its own bytes. `keys` holds for each row its seed (or `DETERMINISTIC`)
+    and its index as INT64, or nothing where all rows are deterministic. `tensors` says which is
+    which, and what comes back.
     """
 
+    tensors: Tensors
     count: int
     observations: bytes
+    others: tuple[bytes, ...] = ()
     keys: bytes = b""
 
     @classmethod
-    def of(cls, seen: Sequence[Seen], seed: int | None) -> "Rows":
+    def of(cls, tensors: Tensors, count: int, packed: Packed, seed: int | None) -> "Rows":
         """Lay out the observations of one request; deterministic where `seed` is None."""
-        values = [value for one in seen for value in (one.speed, one.steering, *one.sensors)]
         keys = b""
         if seed is not None:
-            keys = array("q", [n for row in range(len(seen)) for n in (seed, row)]).tobytes()
-        return cls(len(seen), array("f", values).tobytes(), keys)
+            keys = array("q", [n for row in range(count) for n in (seed, row)]).tobytes()
+        return cls(tensors, count, *packed, keys)
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Put rows of several requests behind each other."""
+        """Put rows of several requests for the same model behind each other."""
+        first = parts[0]
         if len(parts) == 1:
-            return parts[0]
+            return first
         keys = b""
         if any(part.keys for part in parts):
             keys = b"".join(part.keys or _NO_KEY * part.count for part in parts)
+        others: tuple[bytes, ...] = ()
+        if first.others:
+            others = tuple(map(b"".join, zip(*(part.others for part in parts), strict=True)))
         return cls(
-            sum(part.count for part in parts), b"".join([p.observations for p in parts]), keys
+            first.tensors,
+            sum(part.count for part in parts),
+            b"".join([part.observations for part in parts]),
+            others,
+            keys,
         )
-
-    @property
-    def width(self) -> int:
-        """Bytes of one row's observation."""
-        return len(self.observations) // self.count
 
     def pick(self, indices: Iterable[int]) -> "Rows":
         """Give some of the rows, in the order of `indices`."""
@@ -80,13 +68,26 @@ class Rows:
             return [self]
         return [self._slice(start, start + size) for start in range(0, self.count, size)]
 
+    def contents(self) -> list[tuple[bytes, ...]]:
+        """Give the bytes of each row: its packed leaves, then the others."""
+        each = [_cut(data, self.count) for data in (self.observations, *self.others)]
+        return list(zip(*each, strict=True))
+
     def _slice(self, start: int, stop: int) -> "Rows":
-        width = self.width
-        return Rows(
-            min(stop, self.count) - start,
-            self.observations[width * start : width * stop],
-            self.keys[KEY_BYTES * start : KEY_BYTES * stop],
-        )
+        count = self.count
+        stop = min(stop, count)
+
+        def part(data: bytes) -> bytes:
+            width = len(data) // count
+            return data[width * start : width * stop]
+
+        others = tuple(map(part, self.others))
+        return Rows(self.tensors, stop - start, part(self.observations), others, part(self.keys))
+
+
+def _cut(data: bytes, count: int) -> list[bytes]:
+    width = len(data) // count
+    return [data[width * index : width * (index + 1)] for index in range(count)]
 
 
 _NO_KEY = array("q", [DETERMINISTIC, 0]).tobytes()

@@ -21,9 +21,10 @@ from gateway.api.errors import (
     ServiceUnavailable,
     TritonAway,
 )
-from gateway.triton.batch import ACTION_BYTES, DETERMINISTIC, Rows
+from gateway.triton.batch import DETERMINISTIC, Rows
 from gateway.triton.connection_pool import Answer, Pool
 from gateway.triton.quarantine import Quarantine
+from gateway.triton.tensors import Offsets, Tensors, offsets_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,8 @@ class Triton:
         address = urlsplit(url)
         self._host = f"Host: {address.netloc}\r\n"
         self._pool = Pool(address.hostname or "", address.port or 80)
-        self._heads: dict[tuple[str, int, int, bool, bool], bytes] = {}
+        self._heads: dict[tuple[str, Tensors, int, bool, bool], bytes] = {}
+        self._offsets: dict[tuple[Tensors, int, bytes, int], Offsets] = {}
         self._echoing: set[str] = set()
         # No two processes count in the same range; 0 is what a model gives back without a nonce.
         self._nonces = itertools.count(1 + secrets.randbits(62))
@@ -101,7 +103,7 @@ class Triton:
 
         def answered(outcome: Answer | Exception) -> None:
             try:
-                action = _action_of(model, rows.count, nonce, outcome)
+                action = self._rows_of(model, rows, nonce, outcome)
             except GatewayError as error:
                 if isinstance(error, Distrusted):
                     self.quarantine.add(model)
@@ -115,7 +117,7 @@ class Triton:
     async def infer(
         self, model: str, rows: Rows, timeout_s: float, *, probe: bool = False
     ) -> bytes:
-        """Run `model` once and return its output `action`: `ACTION_BYTES` for each row."""
+        """Run `model` once and return its outputs, those of each row behind each other."""
         action: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def done(outcome: bytes | GatewayError) -> None:
@@ -183,25 +185,27 @@ class Triton:
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Give all of a request but the tensors; the same for all requests of one shape."""
-        key = (model, rows.count, rows.width, not rows.keys, tensors[-1][0] == NONCE)
+        key = (model, rows.tensors, rows.count, not rows.keys, tensors[-1][0] == NONCE)
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= MAX_HEADS:
                 self._heads.clear()
-            head = self._heads[key] = self._make_head(model, rows.count, tensors)
+            head = self._heads[key] = self._make_head(model, rows, tensors)
         return head
 
-    def _make_head(self, model: str, count: int, tensors: Sequence[_Tensor]) -> bytes:
+    def _make_head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
+        fused = model.startswith(FUSED)
         inputs = [
             {
                 "name": name,
-                "shape": [count, len(data) // count // _BYTES[kind]],
+                "shape": rows.tensors.shape(name, data, kind, rows.count, fused=fused),
                 "datatype": kind,
                 "parameters": {"binary_data_size": len(data)},
             }
             for name, kind, data in tensors
         ]
-        names = ["action", ECHO] if tensors[-1][0] == NONCE else ["action"]
+        names = [one.name for one in rows.tensors.outputs]
+        names += [ECHO] if tensors[-1][0] == NONCE else []
         outputs = [{"name": name, "parameters": {"binary_data": True}} for name in names]
         description = json.dumps({"inputs": inputs, "outputs": outputs}, separators=(",", ":"))
         length = len(description) + sum(len(data) for _, _, data in tensors)
@@ -212,58 +216,52 @@ class Triton:
             f"Content-Length: {length}\r\n\r\n{description}"
         ).encode()
 
+    def _rows_of(self, model: str, rows: Rows, nonce: bytes, outcome: Answer | Exception) -> bytes:
+        """Return what Triton answered for `rows`, row by row. Raises GatewayError.
+
+        `nonce` is what all rows were sent with, empty for a model that does not echo.
+        """
+        with _errors_mapped(model):
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome.status != 200:
+                raise _answered(model, outcome)
+            body = outcome.body
+            head = body[: int(outcome.headers[b"inference-header-content-length"])]
+            key = (rows.tensors, rows.count, head, len(body))
+            known = self._offsets.get(key)  # the heads of answers of one shape are equal
+            offsets = known or offsets_of(head)
+            start, end = offsets.get(ECHO, (0, 0))
+            if body[start:end] != nonce:
+                what = f"{model} gave the answer of another call; it was thrown away"
+                raise Distrusted(what, "stale")
+            if known is None:
+                rows.tensors.check(head, len(body), rows.count)
+                if len(self._offsets) >= MAX_HEADS:
+                    self._offsets.clear()
+                self._offsets[key] = offsets
+            return rows.tensors.rows(offsets, body, rows.count)
+
 
 def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
     """Give the inputs that `model` takes: name, data type and bytes of each.
 
-    The fused model takes rows as they are; an ensemble takes a tensor for each field.
+    The fused model takes rows as they are; an ensemble takes a tensor for each leaf.
     """
+    tensors, apart = rows.tensors, rows.tensors.apart(rows.others) if rows.others else []
     if model.startswith(FUSED):
-        packed = [("observation", "FP32", rows.observations)]
+        packed = [*tensors.packed(rows.observations), *apart]
         return [*packed, ("noise_key", "INT64", rows.keys)] if rows.keys else packed
-    values = array("f", rows.observations)
-    width = rows.width // 4
     keys = array("q", rows.keys)
     seeds = keys[::2] or array("q", [DETERMINISTIC]) * rows.count
     numbers = keys[1::2] or array("q", range(rows.count))
-    sensors = array(
-        "f", [v for i in range(rows.count) for v in values[i * width + 2 : i * width + width]]
-    )
     return [
-        ("speed", "FP32", values[::width].tobytes()),
-        ("steering", "FP32", values[1::width].tobytes()),
-        ("sensors", "FP32", sensors.tobytes()),
+        *tensors.unpacked(rows.observations, rows.count),
+        *apart,
         ("deterministic", "BOOL", bytes(seed == DETERMINISTIC for seed in seeds)),
         ("seed", "INT64", array("q", [max(0, seed) for seed in seeds]).tobytes()),
         ("row", "INT64", numbers.tobytes()),
     ]
-
-
-_BYTES = {"FP32": 4, "BOOL": 1, "INT64": 8}
-
-
-def _action_of(model: str, count: int, nonce: bytes, outcome: Answer | Exception) -> bytes:
-    """Return the actions of `count` rows that Triton answered with. Raises GatewayError.
-
-    `nonce` is what all rows were sent with, empty for a model that does not echo.
-    """
-    with _errors_mapped(model):
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome.status != 200:
-            raise _answered(model, outcome)
-        start = int(outcome.headers[b"inference-header-content-length"])
-        action = outcome.body[start:]
-    if action.endswith(nonce):
-        action = action[: len(action) - len(nonce)]
-    elif action.startswith(nonce):  # Triton keeps the order of an ensemble's outputs to itself
-        action = action[len(nonce) :]
-    else:
-        raise Distrusted(f"{model} gave the answer of another call; it was thrown away", "stale")
-    if len(action) != count * ACTION_BYTES:
-        log.error("%s gave %r for %d rows", model, outcome.body[:start], count)
-        raise InferenceFailed(f"{model} did not give one action for each row")
-    return action
 
 
 @contextmanager

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import gymnasium.spaces as gym
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
+from websockets.sync.client import connect
 
 from carlarl.serving.cleanup import own_folder
 from carlarl.serving.triton_server import TritonServer
@@ -26,8 +30,11 @@ from converters.export.export import export
 from converters.repository import configs
 from policy_spec.leaves import Layout, leaves
 from policy_spec.noise import NoiseSource
+from policy_spec.signature import Signature
 from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
+from policy_spec.validate import unpack
 from tests.converters.policies_of_spaces import make, random_signature
+from tests.gateway.processes import gateway_process
 from tests.stack import free_ports
 
 FEW, ALL, TOGETHER = 12, 500, 16
@@ -36,7 +43,10 @@ STARTS = [0, *(pytest.param(n, marks=pytest.mark.reliability) for n in range(FEW
 
 @pytest.mark.parametrize("start", STARTS)
 def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
-    """Many in one server, over HTTP and gRPC: each one's ensemble and fused model."""
+    """Many in one server, over HTTP and gRPC: each one's ensemble and fused model.
+
+    And all of them through one gateway, over HTTP and streams, in JSON and msgpack.
+    """
     stop = min(start + TOGETHER, ALL) if start else FEW
     folders = [make(tmp_path / f"v1.0.{i}", random_signature(i)) for i in range(start, stop)]
     target = tmp_path / "repository"
@@ -52,6 +62,10 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
                 with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
                     for path in folders:
                         _compare(artifact.load(path), module, client)
+            triton = f"http://127.0.0.1:{http}"
+            with gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name) as url:
+                for path in folders:
+                    _compare_gateway(artifact.load(path), url)
         finally:
             server.stop()
 
@@ -97,6 +111,62 @@ def _compare(source: Artifact, module: ModuleType, client: Any) -> None:
             error, good = truth.errors(outputs, index)
             assert good, (model, deterministic, error)
             assert [one.dtype for one in outputs[-1:]] == [_dtype(signature.action_space)]
+
+
+def _compare_gateway(source: Artifact, url: str) -> None:
+    """Compare what the gateway answers with PyTorch, and a stream with that."""
+    signature, version = source.card.signature, source.card.version
+    space = signature.observation_space
+    rows = drawn(space, 40, 2000)
+    observations, index = json_form(space, rows), np.arange(40)
+    asked: dict[str, Any] = {"version": version, "policyActions": True}
+    for deterministic in (True, False) if signature.noise != "none" else (True,):
+        flags, seeds = np.full(40, deterministic), np.full(40, 11)
+        width = max(signature.noise_width, 1)
+        noise = NoiseSource(signature.noise).draw(flags, seeds, index, width)
+        truth = parity.Truth.of(source.policy, expected_features(space, rows), noise)
+        asked |= {"deterministic": deterministic, "seed": 11}
+        in_bytes = _in_bytes(space, rows)
+        packed = msgspec.msgpack.encode({"observations": in_bytes, **asked})
+        form = {"Content-Type": "application/msgpack"}
+        with httpx.Client(base_url=url) as client:
+            json_answer = client.post("/predict", json={"observations": observations, **asked})
+            packed_answer = client.post("/predict", content=packed, headers=form)
+        answers = [json_answer.json(), msgspec.msgpack.decode(packed_answer.content)]
+        for answer in answers:
+            assert "actions" in answer, (version, answer)
+            outputs = tuple(np.array(one) for one in _outputs(signature, answer))
+            error, good = truth.errors(outputs, index)
+            assert good, (version, deterministic, error)
+            assert answer["actions"] == answers[0]["actions"]
+        with connect(f"ws{url.removeprefix('http')}/stream") as stream:
+            frame = {"stepId": 1, "observation": observations[0], **asked}
+            stream.send(json.dumps(frame))
+            step = json.loads(stream.recv(timeout=10))
+            stream.send(msgspec.msgpack.encode(frame | {"observation": in_bytes[0]}))
+            assert step["action"] == answers[0]["actions"][0]
+            assert step["policyAction"] == answers[0]["policyActions"][0]
+            assert msgspec.msgpack.decode(stream.recv(timeout=10))["action"] == step["action"]
+
+
+def _in_bytes(space: Space, rows: Rows) -> list[Any]:
+    """Return observations as msgpack has them, with bytes in place of base64."""
+    names = [leaf.name for leaf in leaves(space)]
+    each = (dict(zip(names, one, strict=True)) for one in zip(*rows, strict=True))
+    return [unpack(space, {k: v.tobytes() for k, v in row.items()}, "bytes") for row in each]
+
+
+def _outputs(signature: Signature, answer: dict[str, Any]) -> Iterator[np.ndarray]:
+    """Give the tensors of a model that made this answer."""
+    dtype = _dtype(signature.action_space)
+    own = np.array(answer["policyActions"], dtype).reshape(40, -1)
+    if signature.control is None:
+        assert answer["actions"] == answer["policyActions"]
+    else:
+        names = signature.control.names
+        yield np.array([[one[name] for name in names] for one in answer["actions"]], np.float32)
+    if signature.control is None or signature.has_policy_action:
+        yield own
 
 
 def expected_features(space: Space, rows: Rows) -> np.ndarray:

@@ -3,13 +3,17 @@
 import json
 import threading
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
+from policy_spec.dtypes import DTYPES
+from tests.gateway.driving import CARD
 from tests.gateway.processes import OBSERVATION, held_port
 
 ACTION = (0.5, 0.25, -0.125)
+OUTPUTS = {"action": np.array(ACTION, np.float32)}
 GOLDEN = {**OBSERVATION, "speed": 31.25}
 """What only the gateway itself asks about."""
 
@@ -22,11 +26,18 @@ class StandIn:
     real one can be made to do is tested on a real one, in `test_contract.py`.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        card: Mapping[str, object] = CARD,
+        golden: object = GOLDEN,
+        outputs: Mapping[str, np.ndarray] = OUTPUTS,
+    ) -> None:
+        """Take the card of the policy, its golden observation, and what each row is answered."""
+        self.card, self.golden, self.outputs = card, golden, outputs
         self.mode = "ok"
         self.active = "v0.2.0"
         self.served = {"v0.1.0", "v0.2.0"}
-        self.golden_action = ACTION
+        self.golden_action = outputs["action"].tolist()
         self.calls: list[dict[str, np.ndarray]] = []
         self.heads: list[dict[str, str]] = []
         self.go = threading.Event()
@@ -82,22 +93,29 @@ class StandIn:
 
     def _config(self, model: str, version: str) -> dict:
         golden = {
-            "observations": [GOLDEN, GOLDEN],
+            "observations": [self.golden, self.golden],
             "actions": [self.golden_action] * 2,
             "tolerance": 1e-5,
         }
         parameters = {
             "version": version,
             "artifact_digest": "sha256:" + "0" * 64,
-            "sensors": "5",
             "format": "onnx",
             "formats": "onnx,torchscript",
-            "model_card": json.dumps({"description": "stand-in", "performance_metrics": {"x": 1}}),
+            "model_card": json.dumps(
+                {
+                    **self.card,
+                    "description": "stand-in",
+                    "model_name": "m",
+                    "performance_metrics": {"x": 1},
+                }
+            ),
             "golden": json.dumps(golden),
         }
         return {
             "name": model,
             "max_batch_size": 256,
+            "output": [{"name": name} for name in self.outputs],
             "parameters": {name: {"string_value": value} for name, value in parameters.items()},
             "ensemble_scheduling": {"step": [{"model_name": "policy"}]},
         }
@@ -115,13 +133,14 @@ class StandIn:
             _reply_json(handler, 404, {"error": error})
             return
         tensors = _tensors(body, int(handler.headers["Inference-Header-Content-Length"]))
-        if (tensors["speed"] != GOLDEN["speed"]).any():
+        if "speed" not in tensors or (tensors["speed"] != GOLDEN["speed"]).any():
             self.calls.append(tensors)
             self.heads.append(dict(handler.headers))
             if self.mode == "held":
                 self.go.wait(60)
         rows = len(tensors["row"])
-        actions = np.tile(np.array(ACTION, np.float32), (rows, 1))
+        given = {name: np.tile(one, (rows, 1)) for name, one in self.outputs.items()}
+        actions = given["action"]
         if self.mode == "hang":
             time.sleep(3)
         elif self.mode == "closed":
@@ -135,14 +154,16 @@ class StandIn:
             _reply_json(handler, int(code), {"error": message})
             return
         elif self.mode == "shape":
-            actions = actions[:, :2]
+            given["action"] = actions[:, :2]
+        elif self.mode == "type":
+            given["action"] = actions.astype(np.int32)
         elif self.mode in ("nan", "inf"):
             actions[-1, -1] = float(self.mode)
-        _reply_tensor(handler, actions)
+        _reply_tensors(handler, given)
 
 
 def _tensors(body: bytes, header: int) -> dict[str, np.ndarray]:
-    types = {"FP32": np.float32, "BOOL": np.bool_, "INT64": np.int64}
+    types = {one.triton: np.dtype(name) for name, one in DTYPES.items()} | {"BOOL": np.dtype(bool)}
     tensors = {}
     offset = header
     for entry in json.loads(body[:header])["inputs"]:
@@ -166,13 +187,17 @@ def _reply_json(handler: BaseHTTPRequestHandler, code: int, content: object) -> 
     _reply(handler, code, json.dumps(content).encode())
 
 
-def _reply_tensor(handler: BaseHTTPRequestHandler, actions: np.ndarray) -> None:
-    data = actions.astype("<f4").tobytes()
-    output = {
-        "name": "action",
-        "datatype": "FP32",
-        "shape": list(actions.shape),
-        "parameters": {"binary_data_size": len(data)},
-    }
-    head = json.dumps({"model_name": "m", "model_version": "1", "outputs": [output]}).encode()
+def _reply_tensors(handler: BaseHTTPRequestHandler, given: Mapping[str, np.ndarray]) -> None:
+    types = {np.dtype(name): one.triton for name, one in DTYPES.items()}
+    outputs = [
+        {
+            "name": name,
+            "datatype": types[one.dtype],
+            "shape": list(one.shape),
+            "parameters": {"binary_data_size": one.nbytes},
+        }
+        for name, one in reversed(given.items())  # Triton keeps to no order
+    ]
+    data = b"".join(one.tobytes() for one in reversed(given.values()))
+    head = json.dumps({"model_name": "m", "model_version": "1", "outputs": outputs}).encode()
     _reply(handler, 200, head + data, Inference_Header_Content_Length=str(len(head)))

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 
 from gateway.api.asyncapi import document
+from tests.gateway.driving import SIGNATURE
 
 SCHEMA = json.loads(Path(__file__).with_name("asyncapi-3.0.0.json").read_text())
 CHECK = jsonschema.Draft7Validator(SCHEMA)
@@ -18,7 +19,7 @@ CHECK = jsonschema.Draft7Validator(SCHEMA)
 
 @pytest.mark.parametrize("api_keys", [False, True])
 def test_it_is_asyncapi(api_keys: bool) -> None:
-    made = document("v0.2.0", api_keys)
+    made = document("v0.2.0", api_keys, SIGNATURE)
     CHECK.validate(made)
     found = list(references(made))
     assert found

@@ -6,37 +6,43 @@ import re
 import struct
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
 from gateway.inference.cache import ENTRY_BYTES, Cache
-from gateway.inference.policy_version import Observation
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
+from tests.gateway.driving import rows_of
 from tests.gateway.processes import gateway_process
 
 ACTION = struct.pack("<3f", 0.5, 0.25, -0.125)
 
 
+def observation(speed: float, steering: float, *sensors: float) -> dict[str, Any]:
+    return {"speed": speed, "steering": steering, "sensors": sensors or (0.5,) * 5}
+
+
 def rows(*speeds: float) -> Rows:
-    return Rows.of([Observation(speed, 0.0, (0.5,) * 5) for speed in speeds], None)
+    return rows_of([observation(speed, 0.0) for speed in speeds])
 
 
 def test_every_byte_and_the_version_count() -> None:
     cache = Cache(Metrics())
-    base = Observation(1.0, 0.5, (0.1, 0.2, 0.3, 0.4, 0.5))
+    sensors = (0.1, 0.2, 0.3, 0.4, 0.5)
+    base = observation(1.0, 0.5, *sensors)
     others = [
-        Observation(1.0000001, 0.5, base.sensors),
-        Observation(1.0, 0.50000006, base.sensors),
-        Observation(1.0, 0.5, (0.1, 0.2, 0.3, 0.4, 0.50000006)),
-        Observation(1.0, 0.5, (0.2, 0.1, 0.3, 0.4, 0.5)),
-        Observation(1.0, -0.5, base.sensors),
+        observation(1.0000001, 0.5, *sensors),
+        observation(1.0, 0.50000006, *sensors),
+        observation(1.0, 0.5, 0.1, 0.2, 0.3, 0.4, 0.50000006),
+        observation(1.0, 0.5, 0.2, 0.1, 0.3, 0.4, 0.5),
+        observation(1.0, -0.5, *sensors),
+        observation(-0.0, 0, *sensors),
+        observation(0.0, 0, *sensors),
     ]
-    keys = [cache.keys("sha256:a", Rows.of([seen], None))[0] for seen in [base, *others]]
-    keys += cache.keys("sha256:b", Rows.of([base], None))
-    keys += cache.keys("sha256:a", Rows.of([Observation(-0.0, 0, base.sensors)], None))
-    keys += cache.keys("sha256:a", Rows.of([Observation(0.0, 0, base.sensors)], None))
+    keys = cache.keys("sha256:a", rows_of([base, *others]))
+    keys += cache.keys("sha256:b", rows_of([base]))
     assert len(set(keys)) == len(keys)
     assert cache.keys("sha256:a", rows(1, 2, 3))[1] == cache.keys("sha256:a", rows(2))[0]
 

@@ -348,7 +348,14 @@ def test_metadata(api: httpx.Client) -> None:
     assert answer["version"] == "v0.2.0"
     assert answer["device"] in ("cpu", "cuda")
     assert answer["inputShape"] == [-1, 7]
-    assert answer["actionSpace"] == {"names": list(NAMES), "low": [0, 0, -1], "high": [1, 1, 1]}
+    ranges = {"throttle": [0, 1], "brake": [0, 1], "steer": [-1, 1]}
+    bounds = {"names": list(NAMES), "low": [0, 0, -1], "high": [1, 1, 1]}
+    assert answer["actionSpace"] == bounds | ranges
+    assert list(answer["observationSpace"]["subspaces"]) == ["speed", "steering", "sensors"]
+    assert answer["policyActionSpace"]["shape"] == [3]
+    assert answer["control"] == {"layout": list(NAMES)}
+    assert answer["stateful"] is False
+    check_answer(api.post("/predict", json=request(answer["exampleObservation"])), 1)
     assert answer["sensors"] == 5
     assert answer["format"] in answer["formats"]
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", answer["artifactDigest"])
@@ -419,7 +426,11 @@ def test_documents(api: httpx.Client) -> None:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/html")
     document = api.get("/openapi.json").json()
-    example = document["components"]["schemas"]["PredictRequest"]["examples"][0]
+    schemas = document["components"]["schemas"]
+    speed = schemas["Observation"]["properties"]["speed"]
+    assert (speed["minimum"], speed["maximum"]) == (0, 200)
+    assert schemas["Action"]["properties"]["steer"]["minimum"] == -1
+    example = schemas["PredictRequest"]["examples"][0]
     check_answer(api.post("/predict", json=example), 1)
 
 

@@ -17,10 +17,10 @@ from starlette.requests import ClientDisconnect
 
 from gateway.api.errors import DeadlineExceeded, InferenceFailed, ResourceExhausted
 from gateway.inference.batcher import Batcher, Inference, Outcome
-from gateway.inference.policy_version import Observation
 from gateway.observability.metrics import Metrics
 from gateway.triton.batch import Rows
 from gateway.triton.client import Triton
+from tests.gateway.driving import rows_of
 
 BAD_SPEED = 66.0
 
@@ -52,7 +52,7 @@ class Steps(Triton):
 
 
 def rows(*speeds: float) -> Rows:
-    return Rows.of([Observation(speed, 0.0, (0.5,) * 5) for speed in speeds], None)
+    return rows_of([{"speed": one, "steering": 0, "sensors": [0.5] * 5} for one in speeds])
 
 
 def speeds_of(actions: bytes) -> list[float]:

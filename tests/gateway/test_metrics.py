@@ -25,6 +25,7 @@ from gateway.observability.metric_families import BUCKETS_S, Counter, Family, Hi
 from gateway.observability.metrics import CONTROLS, Metrics
 from gateway.observability.series import SAMPLED_ACTIONS
 from gateway.observability.workers import MULTIPROCESS_DIR
+from tests.gateway.driving import ACTIONS
 from tests.gateway.processes import predict, status, until
 from tests.gateway.stand_in import StandIn
 from tests.gateway.wire.wire import ask, request
@@ -74,7 +75,7 @@ def test_actions() -> None:
     metrics = Metrics()
     actions = [(0.1, 0.0, -1.0), (1.0, 0.0, 0.125)] * 500
     data = b"".join(struct.pack("<3f", *action) for action in actions)
-    metrics.acted(1000, data)
+    metrics.acted(1000, data, ACTIONS)
     text = asyncio.run(metrics.exposition()).decode()
     shares = {
         ("throttle", "0.0"): 0, ("throttle", "0.125"): 500, ("throttle", "1.0"): 1000,
@@ -86,7 +87,7 @@ def test_actions() -> None:
         assert value(text, series) == count
 
     for _ in range(5):
-        metrics.acted(1000, data)
+        metrics.acted(1000, data, ACTIONS)
     text = asyncio.run(metrics.exposition()).decode()
     assert value(text, "carla_rl_observations_total") == 6000
     for control in CONTROLS:
@@ -107,7 +108,7 @@ def test_the_first_errors_of_a_process_raise_a_rate(
     assert codes == {
         "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE", "PAYLOAD_TOO_LARGE", "UNAUTHORIZED",
         "MODEL_NOT_FOUND", "RESOURCE_EXHAUSTED", "INFERENCE_ERROR", "SERVICE_UNAVAILABLE",
-        "DEADLINE_EXCEEDED", "HTTP_ERROR", "INTERNAL_ERROR",
+        "DEADLINE_EXCEEDED", "HTTP_ERROR", "INTERNAL_ERROR", "UNSUPPORTED",
     }  # fmt: skip
     assert "_created" not in text
 

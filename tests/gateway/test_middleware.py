@@ -305,11 +305,9 @@ def test_openapi_describes_every_route(lone_gateway: str) -> None:
             assert content["schema"]["$ref"].endswith("/ErrorEnvelope")
             assert content["example"]["error"] in response["description"]
     schemas = document["components"]["schemas"]
-    speed = schemas["Observation"]["properties"]["speed"]
-    assert (speed["minimum"], speed["maximum"]) == (0, 200)
+    assert set(schemas["Observation"]) == {"title", "description"}  # no version is active
     assert schemas["PredictRequest"]["properties"]["observations"]["maxItems"] == 1000
     assert schemas["PredictRequest"]["additionalProperties"] is False
-    assert schemas["PredictRequest"]["examples"]
     assert "security" not in predict
     _check_references(document, document)
 

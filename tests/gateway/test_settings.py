@@ -29,7 +29,7 @@ def test_defaults() -> None:
     assert settings.triton_grpc_port == 8001
     assert settings.triton_metrics_port == 8002
     assert settings.triton_endpoint == "http://127.0.0.1:8000"
-    assert settings.max_body_bytes == 1_048_576
+    assert settings.max_body_bytes is None
     assert settings.request_timeout_ms == 1000
 
 

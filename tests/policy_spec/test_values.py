@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.codec import EXAMPLE_OBSERVATION, codec_of
+from gateway.api.observations import Observations
 from gateway.api.problems import JSON, NOT_READ, problem
 from policy_spec.example import example
 from policy_spec.json_schema import observation_schema, policy_action_schema
@@ -95,7 +95,8 @@ def test_examples_are_valid_and_repeat(data: dict[str, Any], seed: int) -> None:
 
 
 def test_the_example_of_today() -> None:
-    assert example(driving_space(5)) == EXAMPLE_OBSERVATION
+    sensors = [0.8, 0.2, 0.5, 0.9, 0.1]
+    assert example(driving_space(5)) == {"speed": 25.5, "steering": 0.1, "sensors": sensors}
     assert len(example(driving_space(7))["sensors"]) == 7
     drawn = example(driving_space(5), 1)
     assert drawn != example(driving_space(5), 2)
@@ -219,10 +220,10 @@ BAD: list[Any] = [True, "1", None, [1], {}, {"a": 1}, 200.00001, -1e-9, 1000.5, 
 @pytest.mark.parametrize("bad", [*BAD, [], [0] * 4, [0] * 6, [0, 0, 0, 0, "a"], [0, 0, 1001, 0, 0]])
 @pytest.mark.parametrize("name", ["speed", "steering", "sensors", "other"])
 def test_problems_are_those_of_the_gateway(name: str, bad: Any) -> None:
-    value = EXAMPLE_OBSERVATION | {name: bad}
+    value = example(driving_space(5)) | {name: bad}
     expected = []
     try:
-        msgspec.json.decode(json.dumps(value), type=codec_of(5).observation)
+        msgspec.json.decode(json.dumps(value), type=Observations(driving_space(5)).type)
     except NOT_READ as error:
         expected = [problem(error, JSON, "observations.3")]
     found = check(driving_space(5), value, "observations.3")

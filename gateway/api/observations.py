@@ -1,0 +1,248 @@
+"""Observations of a space: the types that decode them, and the bytes that travel to Triton."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
+from operator import le
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from gateway.api.errors import ValidationFailed
+from gateway.api.messages import MAX_OBSERVATIONS
+from policy_spec.leaves import Layout, Leaf, Path, json_path
+from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple
+from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, takes_bytes
+
+Packed = tuple[bytes, tuple[bytes, ...]]
+"""For all rows behind each other: the packed float32 leaves, and each leaf that travels apart."""
+
+MAX_PROBLEMS = 100
+"""Problems of one request that are listed."""
+
+
+class Observations:
+    """What decodes and packs observations of one space.
+
+    `type` is what msgspec decodes them with. It is `Any` where a key is none that msgspec takes
+    (with `"`, `\\` or a control character): then `policy_spec.validate` reads them, slowly.
+    """
+
+    def __init__(self, space: Space) -> None:
+        """Build the types, and an expression that gives the packed numbers of a row."""
+        self._space = space
+        self._layout = layout = Layout.of(space)
+        self.type = Any if _odd(space) else _type(space)
+        names: dict[str, Any] = {}
+        parts = []
+        for number, slot in enumerate(layout.packed):
+            access = _access(space, slot.leaf.path)
+            if slot.leaf.space.shape and (_plain(slot.leaf)):
+                parts.append(f"*{access}")
+            elif slot.leaf.space.shape:
+                names[f"read{number}"] = _reader(slot.leaf)
+                parts.append(f"*read{number}({access})")
+            else:
+                parts.append(access)
+        row = f"({', '.join(parts)},)" if parts else "()"
+        self._numbers: Callable[[Sequence[Any]], list[float]] = eval(
+            f"lambda rows: [value for one in rows for value in {row}]", names
+        )
+        self._apart = [(_getter(space, leaf.path), _packer(leaf)) for leaf in layout.apart]
+        found = [slot.leaf for slot in layout.packed] + list(layout.apart)
+        self._lists = [leaf for leaf in found if leaf.space.shape]
+        self._list_numbers = sum(leaf.space.size for leaf in self._lists)
+        few = self._list_numbers * MAX_OBSERVATIONS <= MAX_NUMBERS
+        self.pack: Callable[..., Packed] = self._pack_any
+        """Give the bytes of decoded observations; `step=True` for the one of a step.
+
+        Raises ValidationFailed for what msgspec does not check: bounds of single elements, and
+        numbers that were sent as bytes.
+        """
+        if self.type is Any:
+            self.pack = self._pack_slowly
+        elif few and not self._apart and not any(_needs_check(leaf.space) for leaf in found):
+            self.pack = self._pack_plain
+
+    def _pack_plain(self, rows: Sequence[Any], step: bool = False) -> Packed:
+        """Pack where msgspec has checked all, and all numbers are packed: the usual case."""
+        return array("f", self._numbers(rows)).tobytes(), ()
+
+    def _pack_any(self, rows: Sequence[Any], step: bool = False) -> Packed:
+        if len(rows) * self._list_numbers > MAX_NUMBERS:
+            self._count(rows, step)
+        try:
+            return array("f", self._numbers(rows)).tobytes(), tuple(
+                b"".join([pack(get(one)) for one in rows]) for get, pack in self._apart
+            )
+        except _OutOfBoundsError:
+            raise ValidationFailed(list(self._problems(rows, step))) from None
+
+    def _count(self, rows: Sequence[Any], step: bool) -> None:
+        """Refuse more numbers in nested lists than a request may have."""
+        numbers = sum(
+            leaf.space.size * sum(type(get(one)) is not bytes for one in rows)
+            for leaf, get in ((leaf, _getter(self._space, leaf.path)) for leaf in self._lists)
+        )
+        if numbers > MAX_NUMBERS:
+            message = f"Expected bytes: {numbers} numbers are more than {MAX_NUMBERS}"
+            field = "observation" if step else "observations"
+            raise ValidationFailed([{"field": field, "message": message, "type": "too_long"}])
+
+    def _problems(self, rows: Sequence[Any], step: bool) -> Iterator[dict[str, str]]:
+        """Find what is wrong, by the exact reference."""
+        leaves = [slot.leaf for slot in self._layout.packed] + list(self._layout.apart)
+        checked = [
+            (leaf, _getter(self._space, leaf.path)) for leaf in leaves if _needs_check(leaf.space)
+        ]
+        left = MAX_PROBLEMS
+        for index, one in enumerate(rows):
+            for leaf, get in checked:
+                path = json_path(_place(index, step), leaf.path)
+                for problem in check(leaf.space, get(one), path)[:left]:
+                    left -= 1
+                    yield problem._asdict()
+
+    def _pack_slowly(self, rows: Sequence[Any], step: bool = False) -> Packed:
+        packed, apart = [], []
+        for index, one in enumerate(rows):
+            try:
+                found = pack(self._space, one, _place(index, step))
+            except InvalidError as error:
+                raise ValidationFailed([problem._asdict() for problem in error.problems]) from None
+            tensors: dict[str, bytes] = {}
+            for leaf in (*(slot.leaf for slot in self._layout.packed), *self._layout.apart):
+                content = found[leaf.name]
+                if isinstance(content, Image):
+                    path = json_path(_place(index, step), leaf.path)
+                    message = "Expected `bytes | array`, got `object`"
+                    raise ValidationFailed(
+                        [{"field": path, "message": message, "type": "list_type"}]
+                    )
+                tensors[leaf.name] = content
+            packed.append(b"".join(tensors[slot.leaf.name] for slot in self._layout.packed))
+            apart.append([tensors[leaf.name] for leaf in self._layout.apart])
+        return b"".join(packed), tuple(b"".join(leaf) for leaf in zip(*apart, strict=True))
+
+
+class _OutOfBoundsError(Exception):
+    """Some number is not within its bounds."""
+
+
+def _place(index: int, step: bool) -> str:
+    return "observation" if step else f"observations.{index}"
+
+
+def _type(space: Space) -> Any:
+    """Return the type that msgspec decodes a space with: a struct for a Dict.
+
+    Its fields are `f0`, `f1` and so on, since a key need not be a name in Python.
+    """
+    if isinstance(space, Dict):
+        return msgspec.defstruct(
+            "Observation",
+            [(f"f{index}", _type(part)) for index, (_, part) in enumerate(space.subspaces)],
+            rename={f"f{index}": key for index, (key, _) in enumerate(space.subspaces)},
+            forbid_unknown_fields=True,
+            gc=False,
+        )
+    if isinstance(space, Tuple):
+        return tuple[tuple(map(_type, space.subspaces))]  # type: ignore[misc]
+    low, high = space.limits()
+    number: Any = float if space.element.floating else int
+    kind: Any = Annotated[number, Meta(ge=_end(low, min), le=_end(high, max))]
+    for width in reversed(space.shape):
+        kind = Annotated[list[kind], Meta(min_length=width, max_length=width)]
+    if takes_bytes(space):
+        length = space.size * space.element.itemsize
+        content = Annotated[bytes, Meta(min_length=length, max_length=length)]
+        kind = content if space.size > MAX_NUMBERS else content | kind
+    return kind
+
+
+def _odd(space: Space) -> bool:
+    """Whether a key is one that msgspec can't name a field."""
+    if isinstance(space, Dict):
+        return any(
+            _odd(part) or any(letter in '"\\' or letter < " " for letter in key)
+            for key, part in space.subspaces
+        )
+    return isinstance(space, Tuple) and any(map(_odd, space.subspaces))
+
+
+def _access(space: Space, path: Path) -> str:
+    """Return the expression that gives a leaf of the observation `one`."""
+    access = "one"
+    for key in path:
+        if isinstance(space, Dict):
+            access += f".f{list(space.parts).index(key)}"
+            space = space.parts[key]
+        elif isinstance(space, Tuple):
+            access += f"[{int(key)}]"
+            space = space.subspaces[int(key)]
+    return access
+
+
+def _getter(space: Space, path: Path) -> Callable[[Any], Any]:
+    getter: Callable[[Any], Any] = eval(f"lambda one: {_access(space, path)}")
+    return getter
+
+
+def _needs_check(space: LeafSpace) -> bool:
+    """Whether there is something to check that msgspec does not."""
+    if isinstance(space.low, tuple) or isinstance(space.high, tuple):
+        return True
+    whole = (space.low, space.high) == (space.element.low, space.element.high)
+    return takes_bytes(space) and (space.element.floating or not whole)
+
+
+def _plain(leaf: Leaf) -> bool:
+    """Whether a leaf is a list of numbers as it was decoded, and all is checked."""
+    space = leaf.space
+    return len(space.shape) == 1 and not takes_bytes(space) and not _needs_check(space)
+
+
+def _reader(leaf: Leaf) -> Callable[[Any], Sequence[Any]]:
+    """Return what gives a leaf's numbers, row-major, and checks them."""
+    space = leaf.space
+    unpack = space.element.unpack
+    nested = len(space.shape) - 1
+    checked = _needs_check(space)
+    low, high = (bound if isinstance(bound, tuple) else repeat(bound) for bound in space.limits())
+
+    def read(value: Any) -> Sequence[Any]:
+        if type(value) is bytes:
+            value = unpack(value)
+        else:
+            for _ in range(nested):
+                value = chain.from_iterable(value)
+            value = tuple(value)
+        # NaN is neither more nor less than a bound, and so it is found.
+        if checked and not (all(map(le, low, value)) and all(map(le, value, high))):
+            raise _OutOfBoundsError
+        return value  # type: ignore[no-any-return]
+
+    return read
+
+
+def _packer(leaf: Leaf) -> Callable[[Any], bytes]:
+    """Return what gives the bytes of a leaf that travels apart."""
+    element = leaf.space.element
+    if not leaf.space.shape:
+        return lambda value: element.pack((value,))
+    read = _reader(leaf)
+    if _needs_check(leaf.space):
+
+        def pack_checked(value: Any) -> bytes:
+            numbers = read(value)
+            return value if type(value) is bytes else element.pack(numbers)
+
+        return pack_checked
+    return lambda value: value if type(value) is bytes else element.pack(read(value))
+
+
+def _end(bounds: Bounds, choose: Any) -> Any:
+    return choose(bounds) if isinstance(bounds, tuple) else bounds
