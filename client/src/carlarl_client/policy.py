@@ -167,7 +167,7 @@ def _cut(value: Any, parts: Mapping[str, Space]) -> dict[str, Any]:
         raise ValueError(f"shape {array.shape} is neither ({width},) nor (n, {width})")
     cut = np.split(array, np.cumsum(sizes)[:-1], axis=-1)
     lead = array.shape[:-1]
-    return {name: one.reshape(*lead, *shape) for name, one, shape in zip(parts, cut, shapes)}
+    return {name: one.reshape((*lead, *shape)) for name, one, shape in zip(parts, cut, shapes)}
 
 
 def layout_of(metadata: dict[str, Any]) -> list[str]:
