@@ -58,6 +58,7 @@ PARTS = {
         "converters.errors",
         "converters.export",
         "policy_spec",
+        "triton_backend",
     },
     "gateway.config": set(),
     "gateway.console": set(),
@@ -120,6 +121,7 @@ PARTS = {
         "carlarl.serving",
         "converters",
         "gateway",
+        "policy_spec",
         "triton_backend",
     },
     "carlarl.commands": {

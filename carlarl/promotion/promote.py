@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +19,6 @@ from converters.repository import activation, configs
 from converters.repository import repository as repositories
 from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
-from policy_spec.leaves import leaves
-from policy_spec.signature import Signature
-from policy_spec.spaces import to_data, without
 
 WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
 
@@ -102,33 +98,18 @@ def _check_signature(repository: Path, version: str) -> None:
     names = [configs.ALIAS, configs.ensemble_name(version)]
     if not all((repository / name).is_dir() for name in names):
         return
-    configurations = [repositories.read_config(repository, name) for name in names]
+    read = [repositories.read_config(repository, name) for name in names]
     try:
-        active, new = map(configs.signature, configurations)
+        active, new = map(configs.signature, read)
     except ValueError as error:
-        raise RepositoryError(f"a model card can't be read: {error}") from None
+        raise RepositoryError(f"{version}: its card and the active one's: {error}") from None
     if not active.same_interface(new):
+        before, after = active.interface(), new.interface()
+        differ = ", ".join(key for key in before if before[key] != after[key]) or "order of keys"
         raise RepositoryError(
-            f"{version} has another signature than the active version "
-            f"({'; '.join(_differences(active, new))}): callers must send or read something else; "
-            "--allow-signature-change activates it all the same"
+            f"{version} has another signature than the active version ({differ}): callers must "
+            "send or read something else; --allow-signature-change activates it all the same"
         )
-
-
-def _differences(old: Signature, new: Signature) -> list[str]:
-    """Name what differs for callers, and how: observations leaf by leaf."""
-
-    def parts(signature: Signature) -> dict[str, Any]:
-        found = leaves(without(signature.observation_space, "description"))
-        observation = {leaf.name: to_data(leaf.space) for leaf in found}
-        return signature.interface() | {"observation": list(observation)} | observation
-
-    one, other = parts(old), parts(new)
-    return [
-        f"{name}: {json.dumps(one.get(name))}, then {json.dumps(other.get(name))}"
-        for name in sorted(one | other)
-        if one.get(name) != other.get(name)
-    ]
 
 
 @dataclass(frozen=True)
@@ -137,8 +118,7 @@ class Recorded:
 
     version: str
     digest: str
-    signature: Signature
-    observations: list[Any]
+    observations: list[dict[str, Any]]
     actions: NDArray[np.float64]
     tolerance: float
     max_rows: int
@@ -154,7 +134,6 @@ def recorded(repository: Path, version: str) -> Recorded:
         return Recorded(
             version,
             config.parameters["artifact_digest"].string_value,
-            configs.signature(config),
             golden["observations"],
             np.array(golden["actions"], np.float64).reshape(len(golden["observations"]), -1),
             float(golden["tolerance"]),
@@ -224,8 +203,7 @@ class Switch:
             self._check_same(triton, model)
         with self.step("warm it up"):
             for rows in sorted({min(rows, self.recorded.max_rows) for rows in WARMUP_ROWS}):
-                repeated = [golden[row % len(golden)] for row in range(rows)]
-                triton.act(model, self.recorded.signature, repeated)
+                triton.act(model, [golden[row % len(golden)] for row in range(rows)])
         with self.step("golden inference"):
             self._check_golden(triton, model)
 
@@ -272,10 +250,8 @@ class Switch:
                 )
 
     def _check_golden(self, triton: TritonControl, model: str) -> None:
-        actions = triton.act(model, self.recorded.signature, self.recorded.observations)
-        expected = self.recorded.actions
-        same = actions.shape == expected.shape
-        error = float(np.abs(actions - expected).max()) if same else math.inf
+        actions = triton.act(model, self.recorded.observations)
+        error = float(np.abs(actions - self.recorded.actions).max())
         if not error <= self.recorded.tolerance:
             raise ControlError(
                 f"{model} does not repeat its recorded answers: they differ by {error:.2g}, "

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, starmap
 from struct import Struct
 from typing import Any
 
@@ -68,6 +69,7 @@ class Actions:
         self._count = self.outputs[0].size
         codes = (f"{one.size}{DTYPES[one.dtype].code}" for one in self.outputs)
         self._row = Struct(f"<{''.join(codes)}")
+        self._plain = len(self.outputs) == 1 and not self._switches
         self.tells_own = control is None or apart or self._order is not None
         """Whether the policy's own actions are known."""
 
@@ -82,13 +84,15 @@ class Actions:
 
     def finite(self, rows: Sequence[Row]) -> bool:
         """Return whether all numbers are."""
-        return math.isfinite(sum(map(sum, rows)))  # which is no number where one is not
+        return math.isfinite(sum(chain.from_iterable(rows)))  # no number where one is none
 
     def answered(self, rows: Sequence[Row]) -> list[Any]:
         """Return the actions of an answer."""
-        if self._make is None:
-            return self.own(rows)
         make = self._make
+        if make is None:
+            return self.own(rows)
+        if self._plain:
+            return list(starmap(make, rows))
         if len(self.outputs) > 1:
             rows = [row[: self._count] for row in rows]
         if self._switches:
@@ -96,8 +100,8 @@ class Actions:
             for row in switched:
                 for index in self._switches:
                     row[index] = row[index] > 0.5
-            return [make(*row) for row in switched]
-        return [make(*row) for row in rows]
+            rows = [tuple(row) for row in switched]
+        return list(starmap(make, rows))
 
     def own(self, rows: Sequence[Row]) -> list[Any]:
         """Return the policy's own actions, in the JSON form of its space, if `tells_own`."""

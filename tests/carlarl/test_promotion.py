@@ -31,9 +31,6 @@ from tests.stack import ROOT, Stack, free_ports, running_stack
 pytestmark = pytest.mark.live
 
 OBSERVATION = {"speed": 25.5, "steering": 0.1, "sensors": [0.8, 0.2, 0.5, 0.9, 0.1]}
-SIGNATURE = configs.signature(
-    repository.read_config(ROOT / "model_repository", "carla_policy-v0.2.0")
-)
 CLIENTS = 6
 
 
@@ -115,7 +112,7 @@ class Load:
         with TritonControl(f"http://{self.stack.triton_http}") as control:
             while not self.stop.is_set():
                 try:
-                    got = control.act(configs.ALIAS, SIGNATURE, [OBSERVATION])[0].tolist()
+                    got = control.act(configs.ALIAS, [OBSERVATION])[0].tolist()
                 except Exception as error:  # noqa: BLE001 - counted, and the test fails for it
                     self._count(self.failures, repr(error))
                     continue
@@ -275,8 +272,7 @@ def assert_stays(
     stack, target = live
     assert contents(target) == before
     for model in ("carla_policy", "carla_policy-v0.2.0"):
-        (got,) = control.act(model, SIGNATURE, [OBSERVATION])
-        assert got == pytest.approx(action_of("v0.2.0"), abs=1e-5)
+        assert control.act(model, [OBSERVATION])[0] == pytest.approx(action_of("v0.2.0"), abs=1e-5)
     assert control.parameters("carla_policy")["version"] == "v0.2.0"
     follows(stack, "v0.2.0")  # it may have seen the alias moved, before it was put back
     body = {"observations": [OBSERVATION], "deterministic": True}

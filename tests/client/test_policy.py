@@ -158,7 +158,14 @@ def test_one_evaluation_is_of_one_version(options: dict[str, Any]) -> None:
 def test_a_policy_with_an_action_space_of_its_own_acts_as_the_local_one(tmp_path: Path) -> None:
     """`[steer, acceleration]`: what evaluates it in its environment gets the same return."""
     model, policy, _ = train(tmp_path, "PPO", actions=2, normalised=False)
-    import_sb3(policy, "v1.0.0", tmp_path / "artifacts")
+    import_sb3(
+        policy,
+        "v1.0.0",
+        tmp_path / "artifacts",
+        fields=["speed", "steering", "sensors"],
+        layout=["steer", "acceleration"],
+        scale="clip",
+    )
     export([tmp_path / "artifacts/v1.0.0"], tmp_path / "model_repository", ["onnx"])
 
     def cars() -> DummyVecEnv:

@@ -13,7 +13,6 @@ import pytest
 
 from carlarl.promotion.triton_control import ControlError, TritonControl
 from converters.repository import configs
-from converters.repository import repository as repositories
 from tests.carlarl.test_supervision import model
 from tests.gateway.processes import OBSERVATION, check_envelope, predict, status, until
 from tests.gateway.streams import metric
@@ -131,9 +130,8 @@ def test_a_late_answer_is_never_handed_out(repository: Path) -> None:
         assert drive.statuses[503] < 40
         assert drive.statuses[502] == drive.statuses[500] == 0
         triton = TritonControl(f"http://{stack.triton_http}")
-        signature = configs.signature(repositories.read_config(repository, ENSEMBLE))
         with triton, pytest.raises(ControlError, match="the answer of another call"):
-            triton.act(FUSED, signature, [OBSERVATION])
+            triton.act(FUSED, [OBSERVATION])
         step.touch()
         until(lambda: status(url + "/readyz") == 503, 5)
         answer = predict(url)
