@@ -29,7 +29,6 @@ FOLDERS = {
 """Folder → the folders that it may import."""
 
 EXCEPTIONS = {
-    ("perf", "converters"),
     ("perf", "triton_backend"),
 }
 """What breaks that table today. This set may only shrink."""
@@ -103,7 +102,6 @@ PARTS = {
     "perf.bench": {"perf.load"},
     "perf.studies": {
         "carlarl_client",
-        "converters.repository",
         "perf.bench",
         "perf.load",
         "triton_backend",
