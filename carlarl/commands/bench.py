@@ -172,7 +172,7 @@ def peers(
 ) -> None:
     """Measure other ways to serve the policy, in turns with this one.
 
-    Each is installed into an environment of its own. Table, chart and results go to runs/peers/.
+    Each is installed into an environment of its own. Table and results go to runs/peers/.
 
     Example: carlarl bench peers --peer litserve --repeats 3
     """
