@@ -19,7 +19,6 @@ from perf.bench.request_forms import BODY
 from perf.load import closed_loop
 from perf.load.generator import LoadError, Saw
 from perf.load.processes import ROOT
-from perf.studies.request_forms import browser
 from perf.studies.request_forms.proxies import MissingError, program
 
 CURL_RATES = {1: 2000, 32: 6000}
@@ -97,5 +96,4 @@ CLIENTS: dict[str, Start] = {
     "`curl --parallel`": _each(by_curl),
     "`hey` (Go)": _each(by_hey),
     "`wrk`": _each(by_wrk),
-    "`fetch` in Chromium, which keeps 6 connections": browser.fetches,
 }
