@@ -6,10 +6,8 @@ import contextlib
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -17,7 +15,7 @@ import msgspec
 import rich.box
 import rich.table
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gateway.config.settings import read_settings
 from perf.bench import suite
@@ -37,33 +35,28 @@ def measure(
     with stack(url, api_key, repository) as found:
         results = Results.of(command, **({"URL": found.url} if found.runs else {}))
         try:
-            work = suite.work(plan, found)
-            results.left_out = work.left_out
-            _measure(work, plan.repeats, results)
+            jobs, results.left_out = suite.jobs(plan, found)
+            _measure(jobs, plan.repeats, results)
         except KeyboardInterrupt:
             results.interrupted = True
     return results
 
 
-def _measure(work: suite.Work, repeats: int, results: Results) -> None:
-    ends = [0.0, 0.0]
-    """When the job that runs will end, and how long those after it will take."""
-
-    class Remaining(ProgressColumn):
-        def render(self, task: Any) -> Any:
-            left = max(0.0, ends[0] - time.monotonic()) + ends[1]
-            return f"{left // 60:.0f}:{left % 60:02.0f} left"
-
-    def on_job(job: Any, after: float) -> None:
-        ends[:] = time.monotonic() + job.seconds, after
-        progress.update(task, description=job.name)
-
-    columns = (BarColumn(20), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
+def _measure(jobs: suite.Jobs, repeats: int, results: Results) -> None:
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(work.jobs) * repeats)
-        for measurement in suite.run(work, repeats, on_job):
+        task = progress.add_task("", total=len(jobs) * repeats)
+
+        def on_job(name: str, done: int) -> None:
+            progress.update(task, description=name, completed=done)
+
+        for measurement in suite.run(jobs, repeats, on_job, results.left_out):
             results.measurements.append(measurement)
-            progress.update(task, advance=1)
 
 
 @contextlib.contextmanager

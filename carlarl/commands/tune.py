@@ -130,6 +130,6 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
         done = f"written into {', '.join(written)}" if written else "not written"
         why = " (--dry-run)" if dry_run else "; the next `carlarl serve` has it"
         console.print(f"model repository: {how}: {done}{why}")
-    for variable, value in best.variables.items():
-        if value != found.default.variables[variable]:
-            console.print(f"set {variable}={value}")
+    for variable, set_to in best.variables.items():
+        if set_to != found.default.variables[variable]:
+            console.print(f"set {variable}={set_to}")
