@@ -21,7 +21,7 @@ FOLDERS = {
     "triton_backend": {"policy_spec"},
     "converters": {"policy_spec", "triton_backend"},
     "gateway": {"policy_spec"},
-    "perf": {"policy_spec", "carlarl_client"},
+    "perf": {"policy_spec"},
     "carlarl": {"policy_spec", "triton_backend", "converters", "gateway", "perf", "examples"},
     "examples": set(),
     "carlarl_client": set(),
@@ -101,7 +101,6 @@ PARTS = {
     "perf.load": {"triton_backend"},
     "perf.bench": {"perf.load"},
     "perf.studies": {
-        "carlarl_client",
         "perf.bench",
         "perf.load",
         "triton_backend",

@@ -1,6 +1,6 @@
 """Python's HTTP clients in a process of their own.
 
-`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
+`python -m tests.gateway.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
 JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its answer:
 a thread, or for asyncio a task. An exception of a client ends the program.
 """
