@@ -17,6 +17,7 @@ import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from carlarl.commands.options import gateway_url
 from gateway.config.settings import read_settings
 from perf.bench import suite
 from perf.bench.results import Results
@@ -64,18 +65,15 @@ def stack(url: str | None, api_key: str | None, repository: Path | None) -> Iter
     """Return the stack to measure, started where none runs."""
     settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
-    if url is None and processes.answers(f"{settings.gateway_url}/livez"):
-        url = settings.gateway_url
-        click.echo(f"measuring the gateway at {url}", err=True)
-    if url is not None:
-        host = urlsplit(url).hostname
+    runs = gateway_url(url)
+    if url is not None or processes.answers(f"{runs}/livez"):
+        click.echo(f"measuring the gateway at {runs}", err=True)
+        host = urlsplit(runs).hostname
         host = "127.0.0.1" if host in ("localhost", "::1", None) else host
         triton = urlsplit(settings.triton_url or f"http://{host}:{settings.triton_http_port}")
         grpc = f"{triton.hostname}:{settings.triton_grpc_port}"
         address = f"{triton.hostname}:{triton.port or 80}"
-        yield suite.Stack(url.rstrip("/"), address, grpc, folder, api_key, runs=True)
+        yield suite.Stack(runs, address, grpc, folder, api_key, runs=True)
         return
     click.echo("no gateway answers: starting a stack on free ports", err=True)
     own = processes.ALONE | {"MODEL_REPOSITORY": str(folder)}

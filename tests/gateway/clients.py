@@ -17,6 +17,7 @@ import msgspec
 from perf.bench.request_forms import BODY
 from perf.load.generator import LoadError, Saw
 from perf.studies.request_forms.proxies import MissingError, program
+from tests.gateway.python_clients import saw
 from tests.stack import ROOT
 
 CURL_RATES = {1: 2000, 32: 6000}
@@ -49,7 +50,7 @@ def by_curl(url: str, connections: int, seconds: float) -> Saw:
     took = time.perf_counter() - began
     answers = [line.split() for line in told.splitlines()]
     statuses = collections.Counter(status for status, _ in answers)
-    return Saw.of((float(latency) for _, latency in answers), took, statuses)
+    return saw((float(latency) for _, latency in answers), took, statuses)
 
 
 def by_hey(url: str, connections: int, seconds: float) -> Saw:
@@ -62,7 +63,7 @@ def by_hey(url: str, connections: int, seconds: float) -> Saw:
     failed = re.findall(r"\[(\d+)\]", told.partition("Error distribution:")[2])
     statuses["connection"] = sum(map(int, failed))
     latencies = [float(p50[1])] * statuses.get("200", 0) if p50 else []
-    return Saw.of(latencies, float(total[1]) if total else seconds, statuses)
+    return saw(latencies, float(total[1]) if total else seconds, statuses)
 
 
 def _run(*command: str) -> str:
