@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import click
 
-from perf.bench.command import Say, heading, say, study
+from perf.bench.command import Command, Say, heading, say
 from perf.bench.request_forms import BOUND, CONNECTIONS, FORMS, Form, in_turns, shares
 from perf.bench.tables import Table, spread
 from perf.load import processes
@@ -43,9 +43,9 @@ class Row:
 
     def measure(self, connections: int, seconds: float, service: int) -> Saw:
         """Measure once, with an eye on the processor time of `carlarl serve`, a process id."""
-        before, _ = cpu_s(service)
+        before = cpu_s(service)
         saw = self.form.run(self.url, connections, seconds)
-        used = cpu_s(service)[0] - before
+        used = cpu_s(service) - before
         self.runs[connections].append(saw)
         if connections == CONNECTIONS:
             self.gateway_us.append(used * 1e6 / max(1, saw.answered + sum(saw.errors.values())))
@@ -100,7 +100,9 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-@study(rounds=5, seconds=1.0, least=0.1)
+@click.command(cls=Command)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1))
 def main(rounds: int, seconds: float) -> None:
     """Measure in turns, and write the table."""
     with processes.gateway() as served, ExitStack() as stack:
