@@ -65,15 +65,17 @@ def stack(url: str | None, api_key: str | None, repository: Path | None) -> Iter
     """Return the stack to measure, started where none runs."""
     settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
-    runs = gateway_url(url)
-    if url is not None or processes.answers(f"{runs}/livez"):
-        click.echo(f"measuring the gateway at {runs}", err=True)
-        host = urlsplit(runs).hostname
+    place = gateway_url(url)
+    if url is None and processes.answers(f"{place}/livez"):
+        url = place
+        click.echo(f"measuring the gateway at {url}", err=True)
+    if url is not None:
+        host = urlsplit(place).hostname
         host = "127.0.0.1" if host in ("localhost", "::1", None) else host
         triton = urlsplit(settings.triton_url or f"http://{host}:{settings.triton_http_port}")
         grpc = f"{triton.hostname}:{settings.triton_grpc_port}"
         address = f"{triton.hostname}:{triton.port or 80}"
-        yield suite.Stack(runs, address, grpc, folder, api_key, runs=True)
+        yield suite.Stack(place, address, grpc, folder, api_key, runs=True)
         return
     click.echo("no gateway answers: starting a stack on free ports", err=True)
     own = processes.ALONE | {"MODEL_REPOSITORY": str(folder)}

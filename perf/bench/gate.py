@@ -107,7 +107,8 @@ def main() -> None:
         holds = limit.holds(limit.ratio(measured))
         failed |= not holds
         shown += [spread(ratios(measured, limit.case, limit.figure)), str(limit)]
-        table.rows.append([limit.what, *shown, "yes" if holds else "no"])
+        held = "–" if limit.bound is None else "yes" if holds else "no"
+        table.rows.append([limit.what, *shown, held])
     click.echo(heading("perf.bench.gate"))
     click.echo(table.markdown())
     click.echo("\n".join(slow or ["Every form of a request is as fast as the best."]))
