@@ -9,8 +9,9 @@ BIN := .venv/bin
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-run: .venv/.installed  ## set up and serve the default policy
-	exec $(BIN)/carlarl serve
+run: .venv/.installed$(if $(EXAMPLE),-convert)  ## set up and serve the default policy; EXAMPLE=steps serves that example's
+	$(if $(EXAMPLE),$(BIN)/carlarl export --artifacts examples/artifacts/$(EXAMPLE) --repository runs/$(EXAMPLE)/model_repository)
+	exec $(BIN)/carlarl serve $(if $(EXAMPLE),--repository runs/$(EXAMPLE)/model_repository)
 
 dev: .venv/.installed  ## serve with a talkative log
 	LOG_LEVEL=debug exec $(BIN)/carlarl serve
@@ -47,8 +48,8 @@ benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a milli
 test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each format on the CPU and on the GPU
-	$(BIN)/python -m perf.studies.gpu
+benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## Triton and the gateway with the policy on the GPU: runs/gpu.json
+	USE_GPU=1 $(BIN)/carlarl bench run --layers triton-http,gateway --repeats 3 --save-results runs/gpu.json
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 
@@ -79,9 +80,10 @@ sbom: .venv/.installed-dev  ## what the images are made of, as CycloneDX: build/
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements.lock
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom-tools.json requirements-tools.lock
 
-create-artifacts: .venv/.installed-test  ## train both example policies again, into runs/
+create-artifacts: .venv/.installed-test  ## train the policies again, into runs/
 	$(BIN)/python -m examples.train --preset v0.1.0 --output runs/v0.1.0
 	$(BIN)/python -m examples.train --preset v0.2.0 --output runs/v0.2.0
+	$(BIN)/python -m examples.train --preset steps --output runs/steps
 
 export: .venv/.installed-test  ## artifacts/ → model_repository/
 	$(BIN)/carlarl export

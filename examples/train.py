@@ -1,4 +1,4 @@
-"""Train the default driving policy with PPO: `python -m examples.train --preset v0.2.0 -o DIR`."""
+"""Train an example policy with PPO: `python -m examples.train --preset v0.2.0 -o DIR`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import click
+import gymnasium
 import numpy as np
 import torch
+import yaml
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from examples.track import DT, TrackEnv
 
-Policy = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Floats = NDArray[np.float32]
+Policy = Callable[[Floats], Floats]
 
-PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000}  # environment steps
+PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 400_000}  # environment steps
+TABLE = Path(__file__).parent / "steps.yaml"  # as `carlarl import-sb3 --table` takes it
 EPISODE = 300  # steps: short, so that many random starts teach it to recover from anywhere
 EVALUATION_SEED = 10_000  # its starts are none that training drew
 LAP_LIMIT = 2400  # steps: a lap that takes two minutes has failed
@@ -29,23 +34,53 @@ RECORDED = 256  # observations
 class MirrorEnv(TrackEnv):
     """The track seen in a mirror: left is right, in what is observed and in what is done."""
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
         """Drive for one step with the steer turned round."""
         return super().step(action * np.array([1, 1, -1], dtype=np.float32))
 
-    def _observation(self) -> NDArray[np.float32]:
+    def _observation(self) -> Floats:
         speed, steering, *sensors = super()._observation()
         return np.array([speed, -steering, *reversed(sensors)], dtype=np.float32)
 
 
-def train(steps: int, seed: int, *, progress_bar: bool = False) -> tuple[PPO, VecNormalize]:
-    """Train a policy for so many environment steps; the same seed gives the same policy."""
+class TableEnv(gymnasium.ActionWrapper[Floats, np.int64, Floats]):
+    """The track for a driver that has one action for each row of `table`, shape (n, 3)."""
+
+    def __init__(self, env: TrackEnv, table: Floats) -> None:
+        """Let an action be the index of a row; see `TrackEnv` for what a row says."""
+        super().__init__(env)
+        self.table = table
+        self.action_space = spaces.Discrete(len(table))
+
+    def action(self, action: np.int64) -> Floats:
+        """Return the row."""
+        row: Floats = self.table[action]
+        return row
+
+
+def read_table(path: Path = TABLE) -> Floats:
+    """Return the controls of a file, shape (n, 3); what a row does not name is 0."""
+    rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    names = ("throttle", "brake", "steer")
+    return np.array([[row.get(name, 0.0) for name in names] for row in rows], dtype=np.float32)
+
+
+def train(
+    steps: int, seed: int, *, table: Floats | None = None, progress_bar: bool = False
+) -> tuple[PPO, VecNormalize]:
+    """Train a policy for so many environment steps; the same seed gives the same policy.
+
+    With `table`, shape (n, 3), its action is the index of a row, else throttle, brake and steer.
+    """
+
+    def make(kind: type[TrackEnv]) -> gymnasium.Env[Any, Any]:
+        track = kind(max_steps=EPISODE)
+        return track if table is None else TableEnv(track, table)
+
     torch.set_num_threads(1)  # the networks are too small to share out
     # Most bends go left; half of the cars drive the mirror image, so that right is learnt as well.
     kinds: list[type[TrackEnv]] = [TrackEnv, MirrorEnv] * 4
-    tracks = DummyVecEnv([partial(kind, max_steps=EPISODE) for kind in kinds])
+    tracks = DummyVecEnv([partial(make, kind) for kind in kinds])
     tracks.seed(seed)
     env = VecNormalize(tracks, norm_obs=True, norm_reward=True)
     model = PPO(
@@ -59,7 +94,7 @@ def train(steps: int, seed: int, *, progress_bar: bool = False) -> tuple[PPO, Ve
         policy_kwargs={
             "net_arch": {"pi": [64, 64], "vf": [64, 64]},
             "activation_fn": torch.nn.Tanh,
-            "log_std_init": -0.5,
+            "log_std_init": -0.5,  # of continuous actions alone
         },
         seed=seed,
         device="cpu",
@@ -69,21 +104,21 @@ def train(steps: int, seed: int, *, progress_bar: bool = False) -> tuple[PPO, Ve
     return model, env
 
 
-def deterministic(model: PPO, normalize: VecNormalize) -> Policy:
-    """Return the policy without noise: raw observation, shape (7,), to action, shape (3,)."""
+def deterministic(model: PPO, normalize: VecNormalize, table: Floats | None = None) -> Policy:
+    """Return the policy without noise: raw observation, shape (7,), to control, shape (3,)."""
 
-    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+    def act(observation: Floats) -> Floats:
         scaled = normalize.normalize_obs(observation)
         assert isinstance(scaled, np.ndarray)
         action, _ = model.predict(scaled, deterministic=True)
-        return np.asarray(action, dtype=np.float32)
+        return np.asarray(action, dtype=np.float32) if table is None else table[action]
 
     return act
 
 
 def evaluate(
     policy: Policy, laps: int = 20, seed: int = EVALUATION_SEED
-) -> tuple[dict[str, Any], NDArray[np.float32]]:
+) -> tuple[dict[str, Any], Floats]:
     """Attempt one lap from each of `laps` seeded random starts, until it ends or leaves the track.
 
     Returns:
@@ -119,8 +154,8 @@ def evaluate(
 
 
 @click.command()
-@click.option("--preset", type=click.Choice(list(PRESETS)), help="Steps of a published version.")
-@click.option("--steps", type=click.IntRange(min=1), help="Environment steps, without a preset.")
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="A published policy.")
+@click.option("--steps", type=click.IntRange(min=1), help="Environment steps, not the preset's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--output", "-o", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="DIR"
@@ -134,11 +169,14 @@ def main(preset: str | None, steps: int | None, seed: int, output: Path) -> None
     \b
     python -m examples.train --preset v0.1.0 -o runs/v0.1.0   # short: it leaves the track
     python -m examples.train --preset v0.2.0 -o runs/v0.2.0   # long: it completes every lap
+    python -m examples.train --preset steps -o runs/steps     # its actions are rows of steps.yaml
     """
-    if (preset is None) == (steps is None):
-        raise click.UsageError("Give either --preset or --steps.")
-    model, normalize = train(steps or PRESETS[str(preset)], seed, progress_bar=True)
-    metrics, observations = evaluate(deterministic(model, normalize))
+    if preset is None and steps is None:
+        raise click.UsageError("Give --preset, --steps or both.")
+    table = read_table() if preset == "steps" else None
+    steps = steps or PRESETS[str(preset)]
+    model, normalize = train(steps, seed, table=table, progress_bar=True)
+    metrics, observations = evaluate(deterministic(model, normalize, table))
     metrics |= {"training_steps": model.num_timesteps, "seed": seed}
 
     output.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,36 @@ import click
 from carlarl.commands import options
 from carlarl.errors import CommandError
 from gateway.config.settings import read_settings
+
+
+def signature_options(fields: str) -> options.Decorator:
+    """Make the options that say what an observation and an action are; `fields` is a help text."""
+    return options.together(
+        click.option("--fields", type=options.NAMES, help=fields),
+        click.option(
+            "--layout",
+            type=options.NAMES,
+            help="The elements of an action that is a Box: throttle,brake,steer or "
+            "steer,acceleration, in any order.",
+        ),
+        click.option(
+            "--table",
+            metavar="FILE|YAML",
+            help="A control for each value of a Discrete action: [{throttle: 1}, {steer: -0.5}].",
+        ),
+        click.option(
+            "--axes",
+            metavar="FILE|YAML",
+            help="Values for each branch of a MultiDiscrete action: {steer: [-1, 0, 1]}.",
+        ),
+        click.option(
+            "--scale",
+            type=click.Choice(["linear", "clip"]),
+            help="How an element of --layout comes into the control's range, where its own is "
+            "another.",
+        ),
+        click.option("--repeat", type=click.IntRange(1), help="Steps for which an action holds."),
+    )
 
 
 def import_options(name: str) -> options.Decorator:
@@ -28,9 +59,10 @@ def import_options(name: str) -> options.Decorator:
         click.option(
             "--observations",
             type=options.FILE,
-            help="Recorded observations (.npy), which exports are compared on.",
+            help="Recorded observations (.npy or .npz), which exports are compared on.",
         ),
         options.artifacts_option,
+        options.json_option,
     )
 
 
@@ -41,16 +73,56 @@ def write_artifact(
     version: str,
     artifacts: Path | None,
     metrics: Path | None,
+    as_json: bool,
     **given: Any,
 ) -> None:
-    """Write the artifact that `convert` makes of `policy`, and tell the user where it is."""
+    """Write the artifact that `convert` makes of `policy`, and tell the user what it took it for.
+
+    `table`, `axes` and `spec` in `given` are files of YAML, or YAML itself.
+    """
+    from converters.artifact.artifact import read_card
     from converters.artifact.card import parse_yaml, read_bytes
 
     measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)
+    for name in ("table", "axes", "spec"):
+        if (text := given.get(name)) is not None:
+            given[name] = _yaml(f"--{name}", text)
     target = read_settings(artifact_dir=artifacts).artifact_dir
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")
-    folder = convert(policy, version, target, metrics=measured, **given)
+    notes: list[str] = []
+    folder = convert(policy, version, target, metrics=measured, tell=notes.append, **given)
+    card, _ = read_card(folder)
+    if as_json:
+        told = card.signature.to_data() | {"model_type": card.model_type}
+        click.echo(json.dumps({"artifact": str(folder), **told, "notes": notes}))
+        return
+    _show(card.signature, notes)
     click.echo(
         f"{folder}: written; `carlarl export --version {version}` puts it into the repository"
     )
+
+
+def _yaml(flag: str, text: str) -> Any:
+    """Read a file of YAML, or a text that is YAML because it begins with a bracket."""
+    from converters.artifact.card import parse_yaml, read_bytes
+
+    if text.lstrip()[:1] in ("[", "{"):
+        return parse_yaml(text.encode("utf-8", "surrogateescape"), Path(flag))
+    return parse_yaml(read_bytes(Path(text)), Path(text))
+
+
+def _show(signature: Any, notes: list[str]) -> None:
+    """Print what observation, action and control are."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from converters.importers.interface import described
+
+    table = Table("", "name", "type", "range", "unit")
+    for row in described(signature):
+        table.add_row(*map(escape, row))
+    Console().print(table)
+    for note in notes:
+        click.echo(f"note: {note}")

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import import_options, write_artifact
-from carlarl.commands.options import FILE, NAMES, extra
+from carlarl.commands.import_options import import_options, signature_options, write_artifact
+from carlarl.commands.options import FILE, extra
 
 
 class _Statistics(click.ParamType[Any]):
@@ -27,15 +27,20 @@ class _Statistics(click.ParamType[Any]):
     type=_Statistics(),
     help="Statistics that VecNormalize.save wrote; none: it saw the observations as they are.",
 )
-@click.option("--layout", type=NAMES, help="The action's elements, e.g. steer,acceleration.")
+@signature_options(
+    "Names for the elements of a flat vector: NAME is one number, NAME:WIDTH a list, the last "
+    "NAME takes the rest. vector keeps the list."
+)
 @import_options("carla-ALGORITHM")
 def import_sb3(policy: Path, **given: Any) -> None:
     """Make an artifact of a policy trained with Stable-Baselines3.
 
-    It takes PPO, A2C, SAC, TD3 or DDPG with MlpPolicy, saved by Stable-Baselines3 1.6 and newer.
-    POLICY is read as data: code in it does not run.
+    It takes PPO, A2C, SAC, TD3, DDPG or DQN with MlpPolicy or MultiInputPolicy and without images,
+    saved by Stable-Baselines3 1.6 and newer. Without --layout, --table or --axes an action is
+    answered as the policy gives it. POLICY is read as data: code in it does not run.
 
-    Example: carlarl import-sb3 policy.zip --vecnormalize vecnormalize.pkl --version v0.3.0
+    Example: carlarl import-sb3 policy.zip --version v0.3.0 --fields speed,steering,sensors
+    --layout throttle,brake,steer --vecnormalize vecnormalize.pkl
     """
     with extra("train"):
         from converters.importers.sb3 import import_sb3

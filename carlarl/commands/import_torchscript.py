@@ -7,19 +7,23 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import import_options, write_artifact
-from carlarl.commands.options import FILE, NAMES, extra
+from carlarl.commands.import_options import import_options, signature_options, write_artifact
+from carlarl.commands.options import FILE, extra
 
 
 @click.command("import-torchscript")
 @click.argument("program", type=FILE)
-@click.option("--sensors", type=click.IntRange(1, 4096), required=True, help="Per observation.")
 @click.option(
-    "--layout",
-    type=NAMES,
-    default="throttle,brake,steer",
-    show_default=True,
-    help="The action's elements.",
+    "--sensors", type=click.IntRange(1, 4096), help="Short for --fields speed,steering,sensors:N."
+)
+@signature_options(
+    "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list alone."
+)
+@click.option(
+    "--spec",
+    metavar="FILE",
+    help="YAML with observation_space and action_space of a card, and its control, instead of the "
+    "options for these.",
 )
 @click.option(
     "--squash",
@@ -28,16 +32,27 @@ from carlarl.commands.options import FILE, NAMES, extra
     show_default=True,
     help="How the program's mean is brought into the action's range.",
 )
+@click.option(
+    "--second-output",
+    type=click.Choice(["std", "log-std", "ignore"]),
+    help="What the second of two outputs is. [default: std, if it can be one]",
+)
 @click.option("--preprocessor", type=FILE, help="Pickle of a scaler, pipeline or VecNormalize.")
 @import_options("carla-torchscript")
-def import_torchscript(program: Path, **given: Any) -> None:
+def import_torchscript(program: Path, sensors: int | None, **given: Any) -> None:
     """Make an artifact of a TorchScript program.
 
-    The program takes features [n, 2 + sensors] and returns the action's mean, or its mean and
-    standard deviation. A program is code: import only a file that you trust.
+    The program takes float32 features [n, F], the flat observation. It returns the action's mean,
+    its mean and standard deviation, or the logits of a discrete action. A program is code: import
+    only a file that you trust.
 
     Example: carlarl import-torchscript program.pt --version v0.3.0 --sensors 5
+    --layout throttle,brake,steer
     """
     with extra("convert"):
         from converters.importers.torchscript import import_torchscript
+    if sensors is not None:
+        if given["fields"] is not None:
+            raise click.UsageError("--sensors is short for --fields: give one of them")
+        given["fields"] = ("speed", "steering", f"sensors:{sensors}")
     write_artifact(import_torchscript, program, **given)

@@ -24,7 +24,7 @@ def lower(preprocessor: Record | None, signature: Signature) -> Preprocessing:
     try:
         with np.errstate(all="ignore"):  # Preprocessing refuses what is not finite
             plain = Preprocessing.of(signature)
-            steps = (step for part in _parts(preprocessor) for step in _steps(part, plain))
+            steps = (step for part in parts(preprocessor) for step in _steps(part, plain))
             return Preprocessing.of(signature, tuple(steps))
     except ValueError:
         raise
@@ -34,7 +34,7 @@ def lower(preprocessor: Record | None, signature: Signature) -> Preprocessing:
         raise ValueError(f"{kind} does not have the attributes of one: {reason}") from None
 
 
-def _parts(preprocessor: Any) -> list[Any]:
+def parts(preprocessor: Any) -> list[Any]:
     """Return the parts of a pipeline and of the pipelines inside it, in order."""
     waiting, parts = [] if preprocessor is None else [preprocessor], []
     seen = 0

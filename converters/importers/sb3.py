@@ -6,16 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-import torch
+import numpy as np
 from gymnasium import spaces
-from torch import nn
+from numpy.typing import NDArray
 
 from converters.artifact import artifact
-from converters.artifact.card import Action, Architecture, ArtifactError, Distribution
-from converters.artifact.policy import ACTIVATIONS
-from converters.importers import sb3_normalisation, sb3_zip, writer
-
-LAYOUTS = {3: ("throttle", "brake", "steer"), 2: ("steer", "acceleration")}
+from converters.artifact.card import ArtifactError
+from converters.artifact.observations import Rows
+from converters.importers import (
+    interface,
+    programs,
+    sb3_actor,
+    sb3_normalisation,
+    sb3_spaces,
+    sb3_zip,
+    writer,
+)
+from converters.importers.interface import Options
+from converters.importers.sb3_actor import Actor
+from converters.importers.sb3_zip import SavedPolicy
+from policy_spec.spaces import Box, Space
 
 
 def import_sb3(
@@ -24,98 +34,102 @@ def import_sb3(
     artifacts: Path,
     *,
     vecnormalize: Path | Literal["none"] | None = None,
-    layout: Sequence[str] | None = None,
-    **told: Unpack[writer.Told],
+    fields: Sequence[str] | None = None,
+    **options: Unpack[Options],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and return its folder.
 
-    It accepts PPO, A2C, SAC, TD3 and DDPG with `MlpPolicy`, observations `[speed, steering,
-    sensors…]` and two or three actions, which `layout` names. `vecnormalize` is the file of the
-    statistics that the policy was trained with, or "none": it saw the observations as they are. The
-    artifact's actions are compared with `model.predict(deterministic=True)`. Raises ArtifactError
-    for another policy, where the zip does not tell that it was trained without VecNormalize and
-    `vecnormalize` is None, where it tells that and `vecnormalize` is a file, and for a version that
-    exists.
+    It accepts PPO, A2C, SAC, TD3, DDPG and DQN with `MlpPolicy` and `MultiInputPolicy`, without
+    images. `vecnormalize` is the file of the statistics that the policy was trained with, or
+    "none": it saw the observations as they are. `fields` names the elements of a flat vector, see
+    `interface.named`. The artifact's actions are compared with
+    `model.predict(deterministic=True)`. Raises ArtifactError for another policy, for a flat vector
+    without `fields`, where the zip does not tell that the policy was trained without VecNormalize
+    and `vecnormalize` is None, where it tells that and `vecnormalize` is a file, and for a version
+    that exists.
     """
     saved = sb3_zip.read(policy)
-    space, box = saved.observation_space, saved.action_space
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.shape[0] < 3:
-        raise ArtifactError(f"{policy}: observations must be [speed, steering, sensors…]")
-    if not isinstance(box, spaces.Box) or box.shape not in ((2,), (3,)):
-        raise ArtifactError(f"{policy}: actions must be continuous with two or three elements")
-    distribution, architecture, state = _lower(policy, saved.algorithm, saved.policy)
+    try:
+        actor = sb3_actor.actor_of(saved)
+    except ValueError as error:
+        raise ArtifactError(f"{policy}: {error}") from None
     statistics = sb3_normalisation.check(policy, saved, vecnormalize)
+    observation = _observation(policy, saved, fields, options)
+    action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
+    last = sb3_spaces.leaves(saved.observation_space)[-1]
+    model, card = _model(actor, last.first + last.width)
+
+    def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
+        seen = _batch(saved, rows, features)
+        actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True)[0]
+        return actions
+
     return writer.write(
         artifacts / version,
         policy,
-        artifact.state_dict_bytes(state),
-        lambda features: saved.policy.predict(features, deterministic=True)[0],
+        model,
+        predict,
         "model.predict",
-        told,
+        options,
         kind=saved.algorithm.lower(),
-        model_type="pytorch",
-        sensors=space.shape[0] - 2,
-        action=_action(box, layout),
         preprocessor=statistics,
-        architecture=architecture,
-        distribution=distribution,
+        **interface.card_fields(policy, observation, action, options),
+        **card,
     )
 
 
-def _action(box: Any, layout: Sequence[str] | None) -> Action:
-    """Return the action of a box in the given layout, or in the usual layout of its width.
-
-    Raises ArtifactError for an unknown layout, and if the bounds contradict it: a pedal is 0 or
-    more, steering and acceleration have both signs.
-    """
-    names = tuple(layout or LAYOUTS[box.shape[0]])
-    action = writer.action(names, box.low.tolist(), box.high.tolist())
-    for name, low, high in zip(names, action.low, action.high, strict=True):
-        pedal = name in ("throttle", "brake")
-        if (low < 0) if pedal else not low < 0 < high:
-            wanted = "0 or more" if pedal else "numbers on both sides of 0"
+def _observation(
+    path: Path, saved: SavedPolicy, fields: Sequence[str] | None, options: Options
+) -> Space:
+    """Return the observation space; the bounds of a Box that did not hold are left away."""
+    tell = interface.teller(options)
+    own = saved.observation_space
+    seen = saved.last_observation if saved.last_original is None else saved.last_original
+    space = interface.read_space(path, sb3_spaces.card_form(own, seen), "observation_space")
+    if space != interface.read_space(path, sb3_spaces.card_form(own), "observation_space"):
+        tell("the policy saw an observation outside of its own space, whose bounds are left away")
+    if not (isinstance(own, spaces.Box) and len(own.shape) == 1):
+        if fields is not None and tuple(fields) != (interface.VECTOR,):
+            kind = type(space).__name__
             raise ArtifactError(
-                f"layout {','.join(names)}: the action space bounds {name} by {low:g} and "
-                f"{high:g}, but it needs {wanted}: name the elements with --layout"
+                f"{path}: --fields names the elements of a flat vector, and its observation is a "
+                f"{kind}{' with names of its own' if kind == 'Dict' else ''}: leave --fields away"
             )
-    return action
-
-
-def _lower(
-    path: Path, algorithm: str, policy: Any
-) -> tuple[Distribution, Architecture, dict[str, torch.Tensor]]:
-    """Return the policy's distribution, its architecture, and its weights under our names."""
-    if getattr(policy, "use_sde", False) or getattr(
-        getattr(policy, "actor", None), "use_sde", False
-    ):
-        raise ArtifactError(f"{path}: state-dependent exploration (use_sde) can't be imported")
-    log_std: Any = None
-    if algorithm in ("PPO", "A2C"):
-        extractor = policy.pi_features_extractor
-        body, mean, log_std = policy.mlp_extractor.policy_net, policy.action_net, policy.log_std
-        distribution = Distribution(std="parameter", squash="clip")
-    elif algorithm == "SAC":
-        extractor = policy.actor.features_extractor
-        body, mean, log_std = policy.actor.latent_pi, policy.actor.mu, policy.actor.log_std
-        distribution = Distribution(std="network", squash="tanh")
-    else:
-        extractor = policy.actor.features_extractor
-        body, mean = policy.actor.mu[:-2], policy.actor.mu[-2]
-        distribution = Distribution(std="none", squash="tanh")
-    if type(extractor).__name__ != "FlattenExtractor":
-        raise ArtifactError(f"{path}: only MlpPolicy can be imported, not one with {extractor}")
-    linears = [layer for layer in body if isinstance(layer, nn.Linear)]
-    kinds = {type(layer) for layer in body if not isinstance(layer, nn.Linear)}
-    names = [name for name, kind in ACTIVATIONS.items() if kinds <= {kind}]
-    if not names or len(body) != 2 * len(linears):
+        return space
+    assert isinstance(space, Box)
+    if fields is None:
         raise ArtifactError(
-            f"{path}: its layers {body} are no plain perceptron of a known activation"
+            f"{path}: its observation is a vector of {space.size} numbers: say what they are with "
+            "--fields, e.g. --fields speed,steering,sensors, or --fields vector to keep the list"
         )
-    state = {f"body.{key}": value for key, value in body.state_dict().items()}
-    state |= {f"mean.{key}": value for key, value in mean.state_dict().items()}
-    if isinstance(log_std, nn.Module):
-        state |= {f"log_std.{key}": value for key, value in log_std.state_dict().items()}
-    elif log_std is not None:
-        state["log_std"] = log_std.detach()
-    hidden = [layer.out_features for layer in linears]
-    return distribution, Architecture(hidden=hidden, activation=names[0]), state
+    return interface.named(path, space, fields, tell)
+
+
+def _batch(saved: SavedPolicy, rows: Rows, features: NDArray[Any]) -> Any:
+    """Return observations for the policy itself: of a Box its features, which are normalised."""
+    parts: dict[str | None, NDArray[Any]] = {}
+    for index, leaf in enumerate(sb3_spaces.leaves(saved.observation_space)):
+        columns = features[:, leaf.first : leaf.first + leaf.width]
+        if isinstance(leaf.space, spaces.Box):
+            parts[leaf.key] = columns.reshape(-1, *leaf.space.shape)
+        else:
+            parts[leaf.key] = rows[index]
+    return parts if isinstance(saved.observation_space, spaces.Dict) else parts[None]
+
+
+def _model(actor: Actor, features: int) -> tuple[bytes, dict[str, Any]]:
+    """Return the content of `model.pt`, and the card's fields for it."""
+    plain = sb3_actor.perceptron(actor)
+    if plain is None:
+        model = programs.trace(actor, features)
+        std = "parameter" if actor.output == "gaussian" else "none"
+        card: dict[str, Any] = {"model_type": "torchscript"}
+    else:
+        architecture, std, state = plain
+        model = artifact.state_dict_bytes(state)
+        card = {"model_type": "pytorch", "architecture": architecture}
+    if actor.squash is not None:
+        card["distribution"] = {"std": std, "squash": actor.squash}
+    elif actor.output == "q_values":
+        card["distribution"] = {"noise": "none"}
+    return model, card

@@ -13,6 +13,8 @@ from stable_baselines3.common import distributions, torch_layers
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
+from converters.artifact.card import Architecture
+from converters.artifact.policy import ACTIVATIONS
 from converters.importers import sb3_spaces
 from converters.importers.sb3_zip import SavedPolicy
 
@@ -119,6 +121,44 @@ def _std(policy: Any) -> nn.Module:
     if isinstance(policy.log_std, nn.Module):
         return _Network(policy.log_std)
     return _Parameter(policy.log_std)
+
+
+def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | None:
+    """Return the architecture, the kind of standard deviation, and the weights under our names.
+
+    Returns None for a network that is no plain perceptron of an activation of `ACTIVATIONS`.
+    """
+    *hidden, head = [*_layers(actor.body), *_layers(actor.head)]
+    linears, between = hidden[::2], hidden[1::2]
+    plain = len(linears) == len(between) and all(
+        type(layer) is nn.Linear for layer in (*linears, head)
+    )
+    used = {repr(layer) for layer in between}
+    names = [name for name, kind in ACTIVATIONS.items() if used <= {repr(kind())}]
+    if not plain or not names or isinstance(actor.std, _StateDependent):
+        return None
+    state = {
+        f"body.{2 * index}.{key}": value
+        for index, layer in enumerate(linears)
+        for key, value in layer.state_dict().items()
+    }
+    box = actor.squash is not None
+    name = "mean" if box else "logits"
+    state |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
+    std = "none"
+    if isinstance(actor.std, _Parameter):
+        std, state["log_std"] = "parameter", actor.std.log_std
+    elif isinstance(actor.std, _Network):
+        std = "network"
+        state |= {f"log_std.{key}": value for key, value in actor.std.head.state_dict().items()}
+    widths = [layer.out_features for layer in linears]
+    return Architecture(hidden=widths, activation=names[0]), std, state
+
+
+def _layers(module: nn.Module) -> list[Any]:
+    if isinstance(module, nn.Sequential):
+        return list(module)
+    return [] if type(module) is nn.Identity else [module]
 
 
 def act(actor: Actor, space: sb3_spaces.Space, features: Tensor) -> Tensor:

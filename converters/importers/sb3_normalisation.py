@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
 from converters.importers import files
+from converters.importers.sb3_spaces import outside
 from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
 
 CLIP = 10.0
@@ -123,6 +124,4 @@ def _frames(last: NDArray[Any], before: NDArray[Any]) -> bool:
 
 def _outside(saved: SavedPolicy, batch: Any) -> bool:
     space = saved.observation_space
-    if not isinstance(space, spaces.Box):
-        return False
-    return bool(((batch < space.low - 1e-3) | (batch > space.high + 1e-3)).any())
+    return isinstance(space, spaces.Box) and outside(space, batch)

@@ -118,6 +118,51 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
+def card_form(space: Space, seen: Any = None) -> dict[str, Any]:
+    """Return the card's form of a space, which may be none that a card can have.
+
+    `seen` is a batch that was observed, or None. A Box that does not hold it is taken without
+    bounds. Values are what Stable-Baselines3 takes and gives: from 0 on, whatever `start` says.
+    """
+    if isinstance(space, spaces.Dict):
+        parts = {
+            key: card_form(part, seen.get(key) if isinstance(seen, dict) else None)
+            for key, part in space.spaces.items()
+        }
+        return {"type": "Dict", "subspaces": parts}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n)}
+    if isinstance(space, spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [*space.shape]}
+    if not isinstance(space, spaces.Box):
+        return {"type": type(space).__name__}
+    low, high = _bounds(space.low), _bounds(space.high)
+    if seen is not None and outside(space, seen):
+        low, high = "-inf", "inf"
+    shape = list(space.shape)
+    return {"type": "Box", "dtype": space.dtype.name, "shape": shape, "low": low, "high": high}
+
+
+def _bounds(bounds: NDArray[Any]) -> Any:
+    """Return bounds as plain numbers, the shortest that are these in the array's type."""
+    floats = bounds.dtype.kind == "f"
+    flat = [float(str(one)) if floats else int(one) for one in bounds.ravel()]
+    plain = [str(one) if floats and np.isinf(one) else one for one in flat]
+    if len(set(plain)) == 1:
+        return plain[0]
+    return np.array(plain, object).reshape(bounds.shape).tolist()
+
+
+def outside(space: spaces.Box, batch: Any) -> bool:
+    """Return whether a float Box does not hold a batch that was observed."""
+    values = np.asarray(batch)
+    if space.dtype.kind != "f" or values.shape[1:] != space.shape:
+        return False
+    return bool(((values < space.low - 1e-3) | (values > space.high + 1e-3)).any())
+
+
 def _named(key: str | None) -> str:
     return "the observation" if key is None else f"the observation's part {key!r}"
 

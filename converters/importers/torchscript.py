@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.errors import one_line
-from converters.importers import files, writer
+from converters.importers import files, interface, programs, writer
+from converters.importers.interface import Options
+from policy_spec import checks
+from policy_spec.checks import SpecError
+from policy_spec.control import RANGES
+from policy_spec.leaves import leaves
+from policy_spec.signature import Signature
+from policy_spec.spaces import Box, Discrete, LeafSpace, MultiBinary, MultiDiscrete, Space, uniform
+from triton_backend.preprocessing import choices, feature_width
 
-BOUNDS = {
-    "throttle": (0.0, 1.0),
-    "brake": (0.0, 1.0),
-    "steer": (-1.0, 1.0),
-    "acceleration": (-1.0, 1.0),
-}
+SPEC = ("observation_space", "action_space", "control", "repeat", "distribution")
+"""The card's fields that a specification may have."""
 
 
 def import_torchscript(
@@ -28,69 +32,132 @@ def import_torchscript(
     version: str,
     artifacts: Path,
     *,
-    sensors: int,
-    layout: Sequence[str] = ("throttle", "brake", "steer"),
+    fields: Sequence[str] | None = None,
+    spec: Mapping[str, Any] | None = None,
     squash: str = "clip",
+    second_output: str | None = None,
     preprocessor: Path | None = None,
-    **told: Unpack[writer.Told],
+    **options: Unpack[Options],
 ) -> Path:
     """Write the artifact of a TorchScript program and return its folder.
 
-    The program takes float32 features, shape (n, 2 + sensors): the observation after
+    The program takes float32 features, shape (n, features): the observation, flat, after
     `preprocessor` (a pickle). It returns the action's mean, shape (n, actions), or mean and
-    standard deviation. `layout` names the action's elements; each is clipped to its range, or
-    squashed to it by tanh. The artifact's actions are compared with the program's own. Raises
-    ArtifactError for another kind of file and for a version that exists.
+    standard deviation, or the logits of a discrete action. `fields` names the features, see
+    `interface.named`; instead of it `spec` has fields of the card. Without `spec` the action is
+    what `layout`, `table` or `axes` is for, or else a Box without bounds. A Box is clipped to its
+    bounds, or squashed to them by tanh. `second_output` is `std`, `log-std`, or `ignore`. The
+    artifact's actions are compared with the program's own. Raises ArtifactError for a program that
+    can't be a policy's, for another kind of file, and for a version that exists.
     """
     data = files.read(program, "torchscript")
-    bounds = [BOUNDS.get(part, (-1.0, 1.0)) for part in layout]
-    action = writer.action(layout, *zip(*bounds, strict=True))
-    has_std = _has_std(program, data, sensors, layout)
-
-    def predict(features: NDArray[np.float32]) -> NDArray[Any]:
-        with torch.inference_mode():
-            output = artifact.open_program(data)(torch.from_numpy(features))
-        mean: NDArray[Any] = (output[0] if has_std else output).numpy()
-        low, high = np.array(action.low), np.array(action.high)
-        squashed: NDArray[Any] = low + 0.5 * (np.tanh(mean) + 1) * (high - low)
-        return squashed if squash == "tanh" else mean.clip(low, high)
-
+    told = None if spec is None else _signature(program, spec, fields, options)
+    observation = _observation(program, fields, options) if told is None else told.observation_space
+    features = sum(feature_width(leaf.space) for leaf in leaves(observation))
+    data, width, has_std = programs.read(program, data, features, second_output)
+    action = _action(program, width, options) if told is None else told.action_space
+    if (expected := feature_width(action)) != width:
+        raise ArtifactError(
+            f"{program}: it gives {width} numbers for each row, and the action needs {expected}"
+        )
+    distribution = {"std": "parameter" if has_std else "none", "squash": squash}
+    if not isinstance(action, Box):
+        if has_std or squash == "tanh":
+            raise ArtifactError(
+                f"{program}: a standard deviation, and --squash tanh, are for an action that is a "
+                f"Box: for a {type(action).__name__} the program must give logits alone"
+            )
+        distribution = {} if told is None or told.noise != "none" else {"noise": "none"}
+    if told is None:
+        card = interface.card_fields(program, observation, action, options)
+    else:
+        card = told.to_data()
     return writer.write(
         artifacts / version,
         program,
         data,
-        predict,
+        lambda rows, features: _choose(action, squash, _first(data, features)),
         "the program's own",
-        told,
+        options,
         kind="torchscript",
-        model_type="torchscript",
-        sensors=sensors,
-        action=action,
         preprocessor=preprocessor,
-        distribution={"std": "parameter" if has_std else "none", "squash": squash},
+        **card | {"model_type": "torchscript", "distribution": distribution},
     )
 
 
-def _has_std(path: Path, data: bytes, sensors: int, layout: Sequence[str]) -> bool:
-    """Run the program once. Return whether it gives a standard deviation beside the mean."""
+def _signature(
+    source: Path, spec: Mapping[str, Any], fields: Sequence[str] | None, options: Options
+) -> Signature:
+    """Return the signature that a specification declares, if nothing else says it again."""
+    flags = (*interface.MAPPINGS, "scale", "repeat")
+    given = [f"--{name}" for name in flags if options.get(name) is not None]
+    given += [] if fields is None else ["--fields"]
+    if given:
+        raise ArtifactError(f"--spec: it says what {', '.join(given)} would: give one of them")
     try:
-        program = artifact.open_program(data)
-    except RuntimeError as error:
-        raise ArtifactError(f"{path}: no TorchScript program: {one_line(error)}") from None
-    try:
-        with torch.inference_mode():
-            output = program(torch.zeros(2, sensors + 2))
-    except RuntimeError as error:
+        told = checks.fields(spec, "--spec", SPEC[:2], SPEC[2:])
+        checks.fields(told.get("distribution", {}), "--spec: distribution", (), ("noise",))
+        return Signature.from_card(told)
+    except SpecError as error:
+        raise ArtifactError(f"{source}: {error}") from None
+
+
+def _observation(source: Path, fields: Sequence[str] | None, options: Options) -> Space:
+    if fields is None:
         raise ArtifactError(
-            f"{path}: it does not run on two rows of {sensors + 2} features (speed, steering and "
-            f"{sensors} sensors): {one_line(error)[-200:]}"
-        ) from None
-    parts = output if isinstance(output, tuple) else (output,)
-    if len(parts) > 2 or not all(isinstance(part, torch.Tensor) for part in parts):
-        raise ArtifactError(f"{path}: it must give a mean, or a mean and a standard deviation")
-    if tuple(parts[0].shape) != (2, len(layout)):
-        raise ArtifactError(
-            f"{path}: for two rows it gives a mean of shape {tuple(parts[0].shape)}, and the "
-            f"layout {','.join(layout)} wants (2, {len(layout)})"
+            f"{source}: a program does not tell what an observation is: say it with --fields, e.g. "
+            "--fields speed,steering,sensors:5 or --fields vector:12, or with --spec FILE.yaml"
         )
-    return len(parts) == 2
+    total = sum(width or 1 for _, width in interface.parse_fields(fields))
+    vector = Box("float32", (total,), -math.inf, math.inf)
+    return interface.named(source, vector, fields, interface.teller(options))
+
+
+def _action(source: Path, width: int, options: Options) -> LeafSpace:
+    """Return the action space that the control is for, or a Box of `width` without bounds."""
+    layout, table, axes = options.get("layout"), options.get("table"), options.get("axes")
+    if layout is not None:
+        bounds = [RANGES.get(name, (-1.0, 1.0)) for name in layout]
+        low, high = map(uniform, zip(*bounds, strict=True))
+        return Box("float32", (len(layout),), low, high)
+    if table is None and axes is None:
+        return Box("float32", (width,), -math.inf, math.inf)
+    data: dict[str, Any] = {"type": "Discrete", "n": _length(table)}
+    if table is None:
+        parts = axes.values() if isinstance(axes, Mapping) else [axes]
+        data = {"type": "MultiDiscrete", "nvec": [_length(part) for part in parts]}
+    space = interface.read_space(source, data, "--axes" if table is None else "--table")
+    assert isinstance(space, Discrete | MultiDiscrete)
+    return space
+
+
+def _length(part: Any) -> Any:
+    """Return the length of a list; of anything else nothing, which is no length of a space."""
+    return len(part) if isinstance(part, list) else None
+
+
+def _first(data: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    output: NDArray[np.float32] = programs.run(
+        artifact.open_program(data), torch.from_numpy(features)
+    )[0].numpy()
+    return output
+
+
+def _choose(space: LeafSpace, squash: str, output: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the deterministic action of a mean, or of logits."""
+    if isinstance(space, Box):
+        low, high = (np.array(side, np.float32).ravel() for side in (space.low, space.high))
+        if squash == "tanh":
+            return low + np.float32(0.5) * (np.tanh(output) + np.float32(1)) * (high - low)
+        return output.clip(low, high)
+    if isinstance(space, MultiBinary):
+        return (output > 0).astype(np.int8)
+    values = choices(space) or []
+    ends = np.cumsum([len(one) for one in values])[:-1]
+    return np.stack(
+        [
+            part.argmax(axis=1) + one.start
+            for part, one in zip(np.split(output, ends, axis=1), values, strict=True)
+        ],
+        axis=1,
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from perf.load.generator import LoadError
 from perf.load.measurement import Measurement, measured
-from perf.load.observations import rows
+from perf.load.observations import tensors
 from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
 
@@ -19,13 +19,7 @@ WARMUP = 50
 
 
 def run(
-    repository: Path,
-    seconds: float,
-    batch_size: int = 1,
-    *,
-    version: str,
-    form: str,
-    gpu: bool = False,
+    repository: Path, seconds: float, batch_size: int = 1, *, version: str, form: str
 ) -> Measurement:
     """Compute one batch after another for `seconds`, one caller. Raises LoadError."""
     major, minor, patch = map(int, version.removeprefix("v").split("."))
@@ -39,12 +33,16 @@ def run(
     if file is None or statistics is None:
         raise LoadError(f"{repository}: no {form} model of {version} for Triton's Python")
     try:
-        infer = OPEN[form](file, gpu)
+        infer = OPEN[form](file)
     except ImportError as error:
         raise LoadError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)
-    seen = rows(batch_size, preprocessing.width - 2)
-    observation = np.array([[o["speed"], o["steering"], *o["sensors"]] for o in seen], np.float32)
+    seen = tensors(batch_size, preprocessing.observation_space)
+    values = [
+        np.frombuffer(b"".join(row[leaf.name] for row in seen), leaf.space.dtype)
+        for leaf in preprocessing.leaves
+    ]
+    observation = preprocessing.flatten([one.reshape(batch_size, -1) for one in values])
     noise = np.zeros((batch_size, preprocessing.noise), np.float32)
     for _ in range(WARMUP):
         infer(preprocessing.features(observation), noise)

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
+from carlarl.commands.import_sb3 import import_sb3
+from converters.artifact.card import ArtifactError
 from tests.stack import ROOT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -48,7 +51,80 @@ def test_import_torchscript(command: Run, tmp_path: Path) -> None:
     assert "loops.yaml: not YAML: aliases" in result.stderr
     result = command(*importing, "--sensors", "4")
     assert result.returncode == 1
-    assert "does not run on two rows of 6 features" in result.stderr
+    assert "does not run on two rows of 6 float32 features" in result.stderr
+
+
+SB3_FILES = ROOT / "tests" / "converters" / "sb3_files"
+
+
+def _import(policy: str, folder: Path, *options: str) -> Result:
+    arguments = [str(SB3_FILES / policy), "--version", "v1.0.0", "--artifacts", str(folder)]
+    return CliRunner(env={"COLUMNS": "160"}).invoke(import_sb3, [*arguments, *options])
+
+
+def test_import_sb3_says_what_it_took_the_policy_for(tmp_path: Path) -> None:
+    named = ("--fields", "speed,steering,sensors", "--layout", "throttle,brake,steer")
+    result = _import("ppo-shared-sb16.zip", tmp_path, *named, "--scale", "linear")
+    assert result.exit_code == 0, result.output
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.output.splitlines()]
+    assert ["observation", "speed", "Box, one float32", "0 to 200", "km/h"] in rows
+    assert ["observation", "sensors", "Box, 5 float32", "-1000 to 1000", ""] in rows
+    assert ["action", "", "Box, 3 float32", "0 to 1, 0 to 0.8, -1 to 1", ""] in rows
+    assert ["control", "brake", "element 1, scaled", "0 to 1", ""] in rows
+    assert "note: sensors: its range is that of the policies that come with" in result.output
+    assert "v1.0.0: written; `carlarl export --version v1.0.0` puts it into the" in result.output
+
+
+@pytest.mark.parametrize("inline", [True, False])
+def test_import_sb3_with_axes(inline: bool, tmp_path: Path) -> None:
+    axes = "{steer: [-1, 0, 1], acceleration: [-1, 1]}"
+    (tmp_path / "axes.yaml").write_text(axes)
+    given = ("--axes", axes if inline else str(tmp_path / "axes.yaml"), "--repeat", "4")
+    vector = ("--fields", "vector")
+    result = _import("a2c-multidiscrete-np2.zip", tmp_path / "a", *vector, *given, "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.output)
+    assert told["control"] == {"axes": [{"steer": [-1, 0, 1]}, {"acceleration": [-1, 1]}]}
+    assert (told["repeat"], told["notes"]) == (4, [])
+    assert told["action_space"]["nvec"] == [3, 2]
+    assert told["observation_space"]["type"] == "Box"
+    result = _import("a2c-multidiscrete-np2.zip", tmp_path / "b", *vector, *given)
+    assert "branch 0: -1, 0, 1" in result.output
+
+
+def test_import_sb3_with_a_table(tmp_path: Path) -> None:
+    table = "[{throttle: 0.5, steer: -0.4}, {throttle: 1}, {}]"
+    result = _import("dqn-discrete-np2.zip", tmp_path, "--vecnormalize", "none", "--table", table)
+    assert result.exit_code == 0, result.output
+    for shown in ("Discrete, one int64", "throttle 0.5, steer -0.4", "value 2", "nothing"):
+        assert shown in result.output
+
+
+@pytest.mark.parametrize("given", ["{a: &a [*a]}", "[", "missing.yaml", "[\udcff]"])
+def test_import_sb3_with_a_table_that_is_no_yaml(given: str, tmp_path: Path) -> None:
+    result = _import("dqn-discrete-np2.zip", tmp_path, "--vecnormalize", "none", "--table", given)
+    assert isinstance(result.exception, ArtifactError)
+    assert "\n" not in str(result.exception)
+
+
+def test_import_torchscript_with_a_specification(command: Run, tmp_path: Path) -> None:
+    torch.jit.trace(torch.nn.Linear(4, 3), torch.zeros(2, 4)).save(tmp_path / "program.pt")
+    (tmp_path / "spec.yaml").write_text(
+        "observation_space:\n"
+        "  type: Dict\n"
+        "  subspaces:\n"
+        "    gear: {type: Discrete, n: 3, start: 1}\n"
+        "    speed: {type: Box, dtype: float32, shape: [], low: 0, high: 50, unit: m/s}\n"
+        "action_space: {type: Discrete, n: 3}\n"
+        "control: {table: [{throttle: 1}, {brake: 1}, {steer: 1, hand_brake: true}]}\n"
+    )
+    importing = ("import-torchscript", str(tmp_path / "program.pt"), "--version", "v0.3.0")
+    folders = ("--artifacts", str(tmp_path / "artifacts"))
+    result = command(*importing, *folders, "--spec", str(tmp_path / "spec.yaml"))
+    assert result.returncode == 0, result.stderr
+    assert "m/s" in result.stdout
+    result = command(*importing, *folders, "--sensors", "5", "--fields", "vector:4")
+    assert result.returncode == 2
 
 
 def test_sign_and_export_only_what_is_signed(command: Run, artifacts: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ TOLD = {
     "pointer.zip": ("a pointer of Git LFS", "git lfs pull"),
 }
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
-    "import-sb3": (import_sb3, []),
+    "import-sb3": (import_sb3, ["--fields", "vector"]),
     "import-torchscript": (import_torchscript, ["--sensors", "5"]),
 }
 
@@ -164,6 +164,7 @@ def test_a_file_in_a_closed_folder(tmp_path: Path) -> None:
 def test_a_zip_saved_under_numpy_2(given: str, tmp_path: Path) -> None:
     path, target = str(SB3.with_name("sac-box-np2.zip")), str(tmp_path / "artifacts")
     arguments = [path, "--version", "v1.0.0", "--artifacts", target, "--vecnormalize", given]
+    arguments += ["--fields", "vector"]
     result = CliRunner().invoke(import_sb3, arguments)
     assert result.exit_code == 0, result.output
     loaded = artifact.load(tmp_path / "artifacts" / "v1.0.0")

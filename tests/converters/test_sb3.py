@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import httpx
 import numpy as np
 import pytest
-from stable_baselines3 import DQN, PPO
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
@@ -28,6 +26,11 @@ CASES = {
     for number, case in enumerate(
         itertools.product(("PPO", "A2C", "SAC", "TD3"), (2, 3), (False, True))
     )
+}
+DRIVING = ("speed", "steering", "sensors")
+CONTROLS: dict[int, dict[str, Any]] = {
+    2: {"layout": ["steer", "acceleration"], "scale": "clip"},
+    3: {"layout": ["throttle", "brake", "steer"]},
 }
 SERVED = ("v1.1.0", "v1.2.0", "v1.4.0", "v1.7.0", "v1.8.0", "v1.11.0", "v1.13.0", "v1.14.0")
 """Each algorithm with two and with three actions, once normalised and once not."""
@@ -50,7 +53,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model, policy, statistics = train(
             root / version, algorithm, actions=actions, normalised=normalised
         )
-        import_sb3(policy, version, root / "artifacts", vecnormalize=statistics)
+        import_sb3(
+            policy,
+            version,
+            root / "artifacts",
+            vecnormalize=statistics,
+            fields=DRIVING,
+            **CONTROLS[actions],
+        )
         models[version] = model
     return models
 
@@ -100,56 +110,21 @@ def test_served_acts_as_predict(trained: dict[str, Any], served: Stack, version:
 def test_normalised_without_statistics_is_refused(algorithm: str, tmp_path: Path) -> None:
     _, policy, _ = train(tmp_path, algorithm, actions=3, normalised=True)
     with pytest.raises(ArtifactError, match="give its statistics with --vecnormalize FILE"):
-        import_sb3(policy, "v1.0.0", tmp_path / "artifacts")
+        import_sb3(policy, "v1.0.0", tmp_path / "artifacts", fields=DRIVING)
     assert not (tmp_path / "artifacts").exists()
-
-
-@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "SAC"])
-def test_state_dependent_exploration_is_refused(algorithm: str, tmp_path: Path) -> None:
-    _, policy, _ = train(tmp_path, algorithm, actions=3, normalised=False, use_sde=True)
-    with pytest.raises(ArtifactError, match="use_sde"):
-        import_sb3(policy, "v1.0.0", tmp_path / "artifacts")
-
-
-def _save(tmp_path: Path, space: Any, action: Any, policy: str, kind: Any = PPO) -> Path:
-    class Empty(gymnasium.Env[Any, Any]):
-        observation_space = space
-        action_space = action
-
-    options = {"n_steps": 8, "batch_size": 8} if kind is PPO else {}
-    kind(policy, Empty(), device="cpu", **options).save(tmp_path / "policy.zip")
-    return tmp_path / "policy.zip"
-
-
-BOX7 = gymnasium.spaces.Box(-1, 1, (7,))
-BOX3 = gymnasium.spaces.Box(-1, 1, (3,))
-IMAGE = gymnasium.spaces.Box(0, 255, (3, 36, 36), np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("space", "action", "policy", "kind", "message"),
-    [
-        (IMAGE, BOX3, "CnnPolicy", PPO, r"observations must be \[speed, steering, sensors"),
-        (gymnasium.spaces.Dict({"all": BOX7}), BOX3, "MultiInputPolicy", PPO, "observations must"),
-        (BOX7, gymnasium.spaces.Discrete(3), "MlpPolicy", PPO, "actions must be continuous"),
-        (BOX7, gymnasium.spaces.Box(-1, 1, (4,)), "MlpPolicy", PPO, "actions must be continuous"),
-        (BOX7, gymnasium.spaces.Discrete(3), "MlpPolicy", DQN, "actions must be continuous"),
-    ],
-    ids=["images", "dictionary", "discrete", "four actions", "DQN"],
-)  # fmt: skip
-def test_other_policies_are_refused(
-    tmp_path: Path, space: Any, action: Any, policy: str, kind: Any, message: str
-) -> None:
-    saved = _save(tmp_path, space, action, policy, kind)
-    with pytest.raises(ArtifactError, match=message):
-        import_sb3(saved, "v1.0.0", tmp_path / "artifacts")
 
 
 def test_the_wrong_statistics_are_refused(tmp_path: Path) -> None:
     _, policy, _ = train(tmp_path, "PPO", actions=3, normalised=False)
     (tmp_path / "other.pkl").write_bytes(b"no pickle")
     with pytest.raises(ArtifactError, match=r"other\.pkl: refused"):
-        import_sb3(policy, "v1.0.0", tmp_path / "a", vecnormalize=tmp_path / "other.pkl")
+        import_sb3(
+            policy,
+            "v1.0.0",
+            tmp_path / "a",
+            vecnormalize=tmp_path / "other.pkl",
+            fields=DRIVING,
+        )
     assert not (tmp_path / "a" / "v1.0.0").exists()
 
 

@@ -60,7 +60,8 @@ def _train(folder: Path, kind: Any, env: Any, steps: int = 25) -> tuple[Any, Pat
 
 
 def _import(folder: Path, **given: Any) -> Path:
-    return import_sb3(folder / "policy.zip", "v1.0.0", folder / "artifacts", **given)
+    path = folder / "policy.zip"
+    return import_sb3(path, "v1.0.0", folder / "artifacts", fields=["vector"], **given)
 
 
 @pytest.mark.parametrize("kind", OFF_POLICY)
@@ -140,6 +141,7 @@ def test_saved_elsewhere_and_normalised(name: str, tmp_path: Path) -> None:
     """The zip and its statistics, whatever saved them."""
     path = FOLDER / f"{name}.zip"
     with pytest.raises(ArtifactError, match="--vecnormalize FILE"):
-        import_sb3(path, "v1.0.0", tmp_path)
-    folder = import_sb3(path, "v1.0.0", tmp_path, vecnormalize=path.with_suffix(".pkl"))
+        import_sb3(path, "v1.0.0", tmp_path, fields=["vector"])
+    given = path.with_suffix(".pkl")
+    folder = import_sb3(path, "v1.0.0", tmp_path, fields=["vector"], vecnormalize=given)
     assert folder.is_dir()

@@ -27,33 +27,33 @@ def _policy(folder: Path, low: list[float]) -> Path:
 
 
 PEDALS = ["throttle", "brake", "steer"]
+GIVEN: Any = {"fields": ["vector"], "layout": PEDALS}
 
 
 @pytest.mark.parametrize(
     ("low", "layout", "message"),
     [
-        ([-1, 0, -1], PEDALS, "bounds throttle by -1 and 1, but it needs 0 or more"),
-        ([0, -1, -1], PEDALS, "bounds brake by -1 and 1"),
-        ([0, 0, 0], PEDALS, "bounds steer by 0 and 1, but it needs numbers on both sides of 0"),
-        ([-1, 0, 0], None, "bounds throttle by -1 and 1"),
-        ([-1, 0], None, "bounds acceleration by 0 and 1"),
-        ([0, 0, -1], ["gas", "brake", "steer"], "layout gas,brake,steer: "),
-        ([0, 0, -1], ["steer", "acceleration"], "layout steer,acceleration: "),
+        ([-1, 0, -1], PEDALS, "throttle goes from -1.0 to 1.0, the control's from 0.0 to 1.0; say"),
+        ([0, -1, -1], PEDALS, "--scale: control.scale.brake: is missing: the policy's brake goes"),
+        ([0, 0, 0], PEDALS, "control.scale.steer: is missing"),
+        ([0, 0, -1], ["gas", "brake", "steer"], "--layout: control.layout: must be throttle, br"),
+        ([0, 0, -1], ["steer", "acceleration"], "has 2 names, and the action's shape is .3."),
     ],
 )
 def test_a_layout_that_does_not_fit(
-    tmp_path: Path, low: list[float], layout: list[str] | None, message: str
+    tmp_path: Path, low: list[float], layout: list[str], message: str
 ) -> None:
+    given = {**GIVEN, "layout": layout}
     with pytest.raises(ArtifactError, match=message) as told:
-        import_sb3(_policy(tmp_path, low), "v1.0.0", tmp_path / "artifacts", layout=layout)
+        import_sb3(_policy(tmp_path, low), "v1.0.0", tmp_path / "artifacts", **given)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "artifacts").exists()
 
 
 def test_a_layout_that_fits(tmp_path: Path) -> None:
     policy = _policy(tmp_path, [-1, 0, 0])
-    layout = ["steer", "throttle", "brake"]
-    assert import_sb3(policy, "v1.0.0", tmp_path / "artifacts", layout=layout).is_dir()
+    given = {**GIVEN, "layout": ["steer", "throttle", "brake"]}
+    assert import_sb3(policy, "v1.0.0", tmp_path / "artifacts", **given).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_layout_that_fits(tmp_path: Path) -> None:
 def test_metrics_that_are_none(tmp_path: Path, metrics: Any) -> None:
     policy = _policy(tmp_path, [0, 0, -1])
     with pytest.raises(ArtifactError, match="metrics|must be plain and finite") as told:
-        import_sb3(policy, "v1.0.0", tmp_path / "artifacts", metrics=metrics)
+        import_sb3(policy, "v1.0.0", tmp_path / "artifacts", metrics=metrics, **GIVEN)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "artifacts").exists()
 
@@ -88,6 +88,6 @@ def test_a_policy_that_is_damaged(tmp_path: Path, name: str, content: bytes | No
             if held is not None:
                 to.writestr(entry, held)
     with pytest.raises(ArtifactError, match=r"damaged\.zip: ") as told:
-        import_sb3(damaged, "v1.0.0", tmp_path / "artifacts")
+        import_sb3(damaged, "v1.0.0", tmp_path / "artifacts", **GIVEN)
     assert "\n" not in str(told.value)
     assert not (tmp_path / "artifacts").exists()

@@ -25,7 +25,7 @@ FOLDER = Path(__file__).parent / "sb3_files"
 SAVED = sorted(path.stem for path in FOLDER.glob("*.zip") if "own-extractor" not in path.stem)
 
 
-def _observations(space: Any, count: int) -> Any:
+def observations(space: Any, count: int) -> Any:
     space.seed(5)
     rows = [space.sample() for _ in range(count)]
     if isinstance(space, spaces.Dict):
@@ -60,7 +60,7 @@ def test_acts_as_where_it_was_saved(name: str) -> None:
 def test_the_traced_actor_acts_as_predict(name: str) -> None:
     """On 1,000 observations, by a program that was traced with two rows."""
     saved = sb3_zip.read(FOLDER / f"{name}.zip")
-    batch = _observations(saved.observation_space, 1000)
+    batch = observations(saved.observation_space, 1000)
     expected, _ = saved.policy.predict(batch, deterministic=True)
     actor = sb3_actor.actor_of(saved)
     features = torch.from_numpy(sb3_spaces.flatten(saved.observation_space, batch))
@@ -78,7 +78,7 @@ def test_the_standard_deviation_is_the_distributions(name: str) -> None:
     if actor.output != "gaussian":
         assert isinstance(saved.action_space, spaces.MultiBinary)
         return
-    batch = _observations(saved.observation_space, 100)
+    batch = observations(saved.observation_space, 100)
     policy = saved.policy
     tensors, _ = policy.obs_to_tensor(batch)
     if saved.algorithm == "SAC":
@@ -165,7 +165,7 @@ def test_spaces_are_rebuilt(kind: Any, space: Any, tmp_path: Path) -> None:
     space.sample()  # now it holds a generator
     saved = sb3_zip.read(_save(tmp_path, kind, observation=space))
     assert saved.observation_space == space
-    batch = _observations(space, 50)
+    batch = observations(space, 50)
     expected, _ = kind.load(tmp_path / "policy.zip", device="cpu").predict(
         batch, deterministic=True
     )
@@ -181,7 +181,7 @@ def test_any_activation_of_torch(name: str, tmp_path: Path) -> None:
     saved = sb3_zip.read(_save(tmp_path, policy_kwargs=kwargs))
     assert saved.policy_kwargs["activation_fn"] is vars(torch.nn)[name]
     model = PPO.load(tmp_path / "policy.zip", device="cpu")
-    batch = _observations(model.observation_space, 100)
+    batch = observations(model.observation_space, 100)
     features = torch.from_numpy(sb3_spaces.flatten(saved.observation_space, batch))
     found = sb3_actor.act(sb3_actor.actor_of(saved), saved.action_space, features)
     np.testing.assert_allclose(found, model.predict(batch, deterministic=True)[0], atol=1e-6)
