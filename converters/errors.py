@@ -8,5 +8,11 @@ class ConversionError(Exception):
 
 
 def one_line(error: object) -> str:
-    """Return the text of `error` as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """Return the text of `error` as one line of at most 300 characters.
+
+    Of an error inside a TorchScript program that is the last line, without the program's traceback.
+    """
+    text = str(error).strip()
+    if "Traceback of TorchScript" in text:
+        text = text.splitlines()[-1]
+    return " ".join(text.split())[:300]

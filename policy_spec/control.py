@@ -101,13 +101,17 @@ class Control:
 
         So it is for a Box of throttle, brake and steer in that order, within their ranges.
         """
-        return self.layout == self.names and all(
-            isinstance(column, Scaled)
-            and (column.index, column.positive, column.negative) == (index, 1.0, 1.0)
-            and column.offset == 0.0
-            and column.low <= at(space.low, index)
-            and at(space.high, index) <= column.high
-            for index, column in enumerate(self.columns)
+        return (
+            self.layout == self.names
+            and not self.switches
+            and all(
+                isinstance(column, Scaled)
+                and (column.index, column.positive, column.negative) == (index, 1.0, 1.0)
+                and column.offset == 0.0
+                and column.low <= at(space.low, index)
+                and at(space.high, index) <= column.high
+                for index, column in enumerate(self.columns)
+            )
         )
 
     def numbers(self, action: Any) -> list[float]:

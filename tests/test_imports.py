@@ -121,6 +121,7 @@ PARTS = {
         "carlarl.serving",
         "converters",
         "gateway",
+        "policy_spec",
         "triton_backend",
     },
     "carlarl.commands": {

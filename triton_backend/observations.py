@@ -13,6 +13,9 @@ from policy_spec.leaves import PACKED, Layout, Leaf
 from triton_backend.joining import Arrays
 from triton_backend.preprocessing import Preprocessing
 
+BATCH, SHORT = 256, 64
+"""Bounds of rows that have at most SHORT elements are kept for a batch of BATCH rows."""
+
 
 class Observations:
     """Reads the leaves of an observation, each from a tensor of its own."""
@@ -71,16 +74,15 @@ class _Tensor:
     def __init__(self, name: str, leaves: Sequence[Leaf], dimensions: int) -> None:
         self._name, self._leaves = name, leaves
         self._dimensions = dimensions
-        dtype = leaves[0].space.dtype
         limits = [leaf.space.limits() for leaf in leaves]
+        sizes = [leaf.space.size for leaf in leaves]
+        # numpy compares two full arrays faster than it repeats a short row.
+        repeats = BATCH if sum(sizes) <= SHORT else 1
         self._low, self._high = (
-            np.concatenate(
-                [
-                    np.full(leaf.space.size, one[side], dtype)
-                    for leaf, one in zip(leaves, limits, strict=True)
-                ]
+            np.tile(np.concatenate(list(map(np.full, sizes, bounds))), (repeats, 1)).astype(
+                leaves[0].space.dtype
             )
-            for side in (0, 1)
+            for bounds in zip(*limits, strict=True)
         )
 
     def read(self, request: Any) -> NDArray[Any]:
@@ -96,9 +98,10 @@ class _Tensor:
             raise ValueError(f"{self._name} must have rows")
         if self._dimensions != 2:
             values = values.reshape(len(values), -1)
-        inside = (values >= self._low) & (values <= self._high)  # NaN is not
-        if np.count_nonzero(inside) != inside.size:
-            raise ValueError(self._fault(values, inside))
+        rows = len(values) if len(values) <= len(self._low) else 1
+        above, below = values >= self._low[:rows], values <= self._high[:rows]  # NaN is neither
+        if np.count_nonzero(above) + np.count_nonzero(below) != 2 * values.size:
+            raise ValueError(self._fault(values, above & below))
         return values
 
     def _fault(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> str:
@@ -110,5 +113,5 @@ class _Tensor:
             start += leaf.space.size
         if not np.isfinite(values[row, column]):
             return f"{leaf.name} must be finite"
-        low, high = self._low[column], self._high[column]
+        low, high = self._low[0, column], self._high[0, column]
         return f"{leaf.name} must be from {low:g} to {high:g}, not {values[row, column]:g}"

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from examples.latency import LatencyResult
 
 
+RANGE_FINDERS = 5
+"""Of a car on the track."""
+
+
 def _latency(text: str) -> float | None:
     """Return milliseconds, or None for `measured`."""
     if text == "measured":
@@ -71,6 +75,7 @@ def drive(
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"--output: {output.parent} is no folder")
     base = options.gateway_url(url)
+    _check_drives(options.call_gateway(url, "/metadata", api_key, method="GET"), version)
     columns = (
         TextColumn("{task.description}{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -101,6 +106,17 @@ def drive(
         _show_comparison(results, laps, output, as_json)
     else:
         _show(result, laps, output, as_json)
+
+
+def _check_drives(metadata: dict[str, Any], version: str | None) -> None:
+    """Refuse the active version if it can't drive the track; `version` is what is asked for."""
+    active = metadata.get("version")
+    if version in (None, active) and metadata.get("sensors") != RANGE_FINDERS:
+        raise CommandError(
+            f"{active} takes other observations than the track's (speed, steering and "
+            f"{RANGE_FINDERS} range finders), or answers no throttle, brake and steer: "
+            "`carlarl predict` asks it for an action"
+        )
 
 
 def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) -> None:

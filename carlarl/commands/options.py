@@ -144,9 +144,9 @@ def gateway_url(url: str | None) -> str:
 
 
 def call_gateway(
-    url: str | None, path: str, api_key: str | None, body: Any = None
+    url: str | None, path: str, api_key: str | None, body: Any = None, method: str = "POST"
 ) -> dict[str, Any]:
-    """POST `body` as JSON to a running gateway and return its answer.
+    """Send `body` as JSON to a running gateway and return its answer.
 
     Raises CommandError if nobody answers, if no gateway answers, or if the gateway refuses.
     """
@@ -157,7 +157,7 @@ def call_gateway(
     no_proxy: dict[str, None] = {base: None} if url is None else {}
     try:
         with httpx.Client(headers=headers, timeout=30, mounts=no_proxy) as client:
-            answer = client.post(base + path, json=body)
+            answer = client.request(method, base + path, json=body)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise CommandError(f"{base}: no answer ({error}); is `carlarl serve` running?") from None
     where = f"{base}{path}: status {answer.status_code}"

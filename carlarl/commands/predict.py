@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,7 +13,16 @@ from carlarl.commands import options
 
 
 @click.command()
-@click.option("--speed", type=float, help="km/h, 0 to 200.")
+@click.option(
+    "--field",
+    "fields",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="One part of the observation: a number, numbers separated by commas, or JSON. A part of a "
+    "part has both names, joined by a dot.",
+)
+@click.option("--observation", metavar="JSON", help="The observation, of whatever form.")
+@click.option("--speed", type=float, help="km/h, 0 to 200: as --field speed=NUMBER.")
 @click.option("--steering", type=float, help="-1 (full left) to 1 (full right).")
 @click.option("--sensors", help="Numbers separated by commas, as many as the policy takes.")
 @click.option(
@@ -27,10 +37,13 @@ from carlarl.commands import options
 )
 @click.option("--seed", type=int, help="Repeats a stochastic action.")
 @click.option("--version", type=options.VERSION, help="[default: the active one]")
+@click.option("--policy-actions", is_flag=True, help="Also give the action in the policy's space.")
 @options.url_option
 @options.api_key_option
 @options.json_option
 def predict(
+    fields: tuple[str, ...],
+    observation: str | None,
     speed: float | None,
     steering: float | None,
     sensors: str | None,
@@ -38,52 +51,83 @@ def predict(
     deterministic: bool | None,
     seed: int | None,
     version: str | None,
+    policy_actions: bool,
     url: str | None,
     api_key: str | None,
     as_json: bool,
 ) -> None:
     """Ask the gateway for the action of an observation.
 
+    What the active policy takes is in /metadata: `exampleObservation`.
+
+    \b
     Example: carlarl predict --speed 25.5 --steering 0.1 --sensors 0.8,0.2,0.5,0.9,0.1
+    Example: carlarl predict --field speed=25.5 --field camera.front=0.1,0.9
+    Example: carlarl predict --observation '[0.1, 0.2, 0.3]'
     """
-    if file is None:
-        request: dict[str, Any] = {"observations": [_observation(speed, steering, sensors)]}
-    elif (speed, steering, sensors) == (None, None, None):
-        request = _request(file)
+    named = {"speed": speed, "steering": steering, "sensors": sensors and f"{sensors},"}
+    parts = [f"{name}={value}" for name, value in named.items() if value is not None]
+    if sum(map(bool, (fields or parts, observation is not None, file))) != 1:
+        raise click.UsageError("give --field (or --speed and so on), --observation, or --file")
+    if fields or parts:
+        request: dict[str, Any] = {"observations": [_observation([*parts, *fields])]}
+    elif file is None:
+        request = {"observations": [_json(observation or "", "--observation")]}
     else:
-        raise click.UsageError("--file takes the place of --speed, --steering and --sensors")
+        content = _json(file.read(), "--file")
+        whole = isinstance(content, dict) and "observations" in content
+        request = content if whole else {"observations": [content]}
     if deterministic is not None or "deterministic" not in request:
         request["deterministic"] = deterministic if deterministic is not None else seed is None
-    request |= {k: v for k, v in (("seed", seed), ("version", version)) if v is not None}
+    more = {"seed": seed, "version": version, "policyActions": policy_actions or None}
+    request |= {name: value for name, value in more.items() if value is not None}
     answer = options.call_gateway(url, "/predict", api_key, request)
     if as_json:
         click.echo(json.dumps(answer))
         return
-    for action in answer["actions"]:
-        click.echo("  ".join(f"{name} {value:+.4f}" for name, value in action.items()))
+    own = answer.get("policyActions", [])
+    for index, action in enumerate(answer["actions"]):
+        told = [_told(action)] + [f"policy {json.dumps(one)}" for one in own[index : index + 1]]
+        click.echo("  ".join(told))
     seeded = "" if "seed" not in answer else f", seed {answer['seed']}"
     click.echo(f"{answer['version']}, {answer['timingMs']:.2f} ms{seeded}", err=True)
 
 
-def _observation(
-    speed: float | None, steering: float | None, sensors: str | None
-) -> dict[str, Any]:
-    if speed is None or steering is None or sensors is None:
-        raise click.UsageError("give --speed, --steering and --sensors, or --file")
-    try:
-        values = [float(part) for part in sensors.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--sensors: {sensors!r} are no numbers") from None
-    if not all(map(math.isfinite, (speed, steering, *values))):
-        raise click.UsageError("--speed, --steering and --sensors must be finite")
-    return {"speed": speed, "steering": steering, "sensors": values}
+def _told(action: Any) -> str:
+    if not isinstance(action, dict):
+        return json.dumps(action)
+    switches = {True: "on", False: "off"}
+    return "  ".join(
+        f"{name} {switches[value] if isinstance(value, bool) else format(value, '+.4f')}"
+        for name, value in action.items()
+    )
 
 
-def _request(file: Any) -> dict[str, Any]:
+def _observation(fields: Sequence[str]) -> dict[str, Any]:
+    observation: dict[str, Any] = {}
+    for field in fields:
+        path, equals, text = field.partition("=")
+        *outer, name = path.split(".")
+        if not equals:
+            raise click.UsageError(f"--field {field}: give NAME=VALUE")
+        part = observation
+        for key in outer:
+            part = part.setdefault(key, {})
+            if not isinstance(part, dict):
+                raise click.UsageError(f"--field {path}: {key} has a value of its own")
+        numbers = text[:1] not in tuple('[{"') and "," in text
+        part[name] = _json(f"[{text.removesuffix(',')}]" if numbers else text, f"--field {path}")
+    return observation
+
+
+def _json(text: str, flag: str) -> Any:
     try:
-        content = json.load(file)
-    except ValueError as error:
-        raise click.UsageError(f"--file: no JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise click.UsageError("--file: give one observation or a request, as a JSON object")
-    return content if "observations" in content else {"observations": [content]}
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{flag}: no JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return number

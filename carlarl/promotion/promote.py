@@ -98,9 +98,14 @@ def _check_signature(repository: Path, version: str) -> None:
     names = [configs.ALIAS, configs.ensemble_name(version)]
     if not all((repository / name).is_dir() for name in names):
         return
-    active, new = (configs.signature(repositories.read_config(repository, name)) for name in names)
-    if active != new:
-        differ = ", ".join(sorted(" ".join(map(str, one)) for one in active ^ new))
+    read = [repositories.read_config(repository, name) for name in names]
+    try:
+        active, new = map(configs.signature, read)
+    except ValueError as error:
+        raise RepositoryError(f"{version}: its card and the active one's: {error}") from None
+    if not active.same_interface(new):
+        before, after = active.interface(), new.interface()
+        differ = ", ".join(key for key in before if before[key] != after[key]) or "order of keys"
         raise RepositoryError(
             f"{version} has another signature than the active version ({differ}): callers must "
             "send or read something else; --allow-signature-change activates it all the same"
@@ -130,7 +135,7 @@ def recorded(repository: Path, version: str) -> Recorded:
             version,
             config.parameters["artifact_digest"].string_value,
             golden["observations"],
-            np.array(golden["actions"], np.float64).reshape(-1, 3),
+            np.array(golden["actions"], np.float64).reshape(len(golden["observations"]), -1),
             float(golden["tolerance"]),
             config.max_batch_size,
             [step.model_name for step in config.ensemble_scheduling.step],

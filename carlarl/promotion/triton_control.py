@@ -16,14 +16,18 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import tritonclient.grpc
+import tritonclient.http
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from carlarl.errors import CommandError
 from carlarl.serving import running
 from converters.errors import one_line
 from converters.repository import configs
 from gateway.triton.client import ECHO, NONCE, SECRET_HEADER
+from policy_spec.leaves import Layout
+from policy_spec.signature import Signature
+from policy_spec.validate import pack
 
 LOAD_TIMEOUT_S = 300.0
 READY_TIMEOUT_S = 60.0
@@ -122,45 +126,53 @@ class TritonControl:
         told = config.get("parameters", {})
         return {name: str(entry["string_value"]) for name, entry in told.items()}
 
-    def act(self, model: str, observations: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-        """Return the deterministic actions of an ensemble or a fused model, shape (n, 3).
+    def act(self, model: str, observations: Sequence[Any]) -> NDArray[np.float64]:
+        """Return the deterministic actions of an ensemble or a fused model, shape (n, elements).
 
-        An observation has `speed` (km/h), `steering` and `sensors`. The answer must have the nonce
-        that was sent, if the model gives it back.
+        Observations are in JSON form. The answer must have the nonce that was sent, if the model
+        gives it back.
         """
-        rows = len(observations)
-        packed = [[one["speed"], one["steering"], *one["sensors"]] for one in observations]
-        tensors: list[tuple[str, str, list[list[Any]]]] = [("observation", "FP32", packed)]
-        if not model.startswith(configs.ensemble_name("", configs.FUSED)):
-            tensors = [
-                ("speed", "FP32", [row[:1] for row in packed]),
-                ("steering", "FP32", [row[1:2] for row in packed]),
-                ("sensors", "FP32", [row[2:] for row in packed]),
-                ("deterministic", "BOOL", [[True]] * rows),
-                ("seed", "INT64", [[0]] * rows),
-            ]
+        fused = configs.ensemble_name("", configs.FUSED)
+        card = self.parameters(model.replace(fused, configs.ensemble_name("")))["model_card"]
+        space = Signature.from_card(json.loads(card)).observation_space
+        rows: list[Any] = [pack(space, one) for one in observations]
+        if model.startswith(fused):
+            rows = [Layout.of(space).join(row) for row in rows]
+        nonce = np.full((len(rows), 1), secrets.randbits(62), np.int64)
+        given = {"deterministic": np.ones_like(nonce, bool), "seed": 0 * nonce, NONCE: nonce}
+        inputs = []
         config = self._ask("GET", f"/v2/models/{model}/config")
-        nonce = secrets.randbits(62)
-        if any(one["name"] == ECHO for one in config["output"]):
-            tensors.append((NONCE, "INT64", [[nonce]] * rows))
-        inputs = [
-            {"name": name, "datatype": kind, "shape": [rows, len(data[0])], "data": data}
-            for name, kind, data in tensors
+        for told in config["input"]:
+            name, kind = told["name"], told["data_type"].removeprefix("TYPE_")
+            values = given.get(name)
+            if name in rows[0]:
+                content = b"".join(row[name] for row in rows)
+                values = np.frombuffer(content, triton_to_np_dtype(kind))
+            if values is not None:
+                shape = [len(rows), *map(int, told["dims"])]
+                inputs.append(tritonclient.http.InferInput(name, shape, kind))
+                inputs[-1].set_data_from_numpy(values.reshape(shape))
+        wanted = [
+            tritonclient.http.InferRequestedOutput(one["name"], binary_data=False)
+            for one in config["output"]
         ]
-        answer = self._ask("POST", f"/v2/models/{model}/infer", {"inputs": inputs})
-        given = {one["name"]: one["data"] for one in answer["outputs"]}
-        if given.get(ECHO, [nonce] * rows) != [nonce] * rows:
+        client = tritonclient.http.InferenceServerClient
+        body, length = client.generate_request_body(inputs, wanted)
+        headers = {"Inference-Header-Content-Length": str(length)}
+        answer = self._ask("POST", f"/v2/models/{model}/infer", content=body, headers=headers)
+        outputs = {one["name"]: one["data"] for one in answer["outputs"]}
+        if outputs.get(ECHO, nonce.ravel().tolist()) != nonce.ravel().tolist():
             raise ControlError(f"{model} gave the answer of another call: restart the server")
-        return np.array(given["action"], np.float64).reshape(rows, 3)
+        return np.array(outputs["action"], np.float64).reshape(len(rows), -1)
 
-    def _request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, path: str, body: Any = None, **more: Any) -> httpx.Response:
         try:
-            return self._client.request(method, path, json=body)
+            return self._client.request(method, path, json=body, **more)
         except httpx.HTTPError as error:
             raise ControlError(f"{self.url}: no answer: {error}") from None
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._request(method, path, body)
+    def _ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        answer = self._request(method, path, body, **more)
         try:
             content = answer.json() if answer.content else None
         except json.JSONDecodeError:

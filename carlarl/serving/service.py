@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import signal
 import threading
 import time
@@ -18,10 +19,12 @@ from carlarl.serving import gpu, ports, running
 from carlarl.serving.gateway_process import GatewayProcess
 from carlarl.serving.supervision import START_TIMEOUT_S, Keeper, ServeError
 from carlarl.serving.triton_server import TritonServer
-from converters.repository import activation, preflight, repository, start
+from converters.repository import activation, configs, preflight, repository, start
 from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
 from gateway.inference import damaged
+from policy_spec.example import example
+from policy_spec.signature import driving_space
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""
@@ -29,6 +32,9 @@ LOOK_S = 0.2
 """Seconds between looks at the processes."""
 ASK_S = 1.0
 """Seconds between questions to the gateway."""
+LONGEST_EXAMPLE = 2000
+"""Characters of a command that is shown; /metadata shows an observation of any length."""
+_EXAMPLE = example(driving_space(5))
 
 
 def serve(
@@ -227,12 +233,16 @@ def _summary(
     if settings.api_keys_file is None:
         metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
-    count = metadata.get("sensors", 5)
-    sensors = [0.8, 0.2, 0.5, 0.9, 0.1] if count == 5 else [0.5] * count
-    observation = {"speed": 25.5, "steering": 0.1, "sensors": sensors}
-    body = json.dumps({"observations": [observation], "deterministic": True})
+    observation = metadata.get("exampleObservation", _EXAMPLE)
+    if observation is _EXAMPLE and embedded:
+        config = repository.read_config(Path(settings.model_repository), configs.ALIAS)
+        observation = example(configs.signature(config).observation_space)
+    body = shlex.quote(json.dumps({"observations": [observation], "deterministic": True}))
     key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
+    tried = f"curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d {body}"
+    if len(tried) > LONGEST_EXAMPLE:
+        tried = f"curl -s{insecure} {url}/metadata{key}"
     pages = {
         f"API docs at {url}/docs": settings.docs_access,
         f"metrics at {url}/metrics": settings.metrics_access,
@@ -246,7 +256,7 @@ def _summary(
         f"  Triton gRPC   127.0.0.1:{settings.triton_grpc_port}",
         f"  Triton stats  http://127.0.0.1:{settings.triton_metrics_port}/metrics",
         "try:",
-        f"  curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d '{body}'",
+        f"  {tried}",
         "Ctrl-C ends it.",
     ]
     return "\n".join(lines if embedded else lines[:3] + lines[5:])

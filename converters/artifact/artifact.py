@@ -126,14 +126,16 @@ def _policy(path: Path, data: bytes, card: ModelCard, features: int, noise: int)
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             policy.gaussian.load_state_dict(state)
         policy = policy.eval().requires_grad_(False)
-        made = policy(rows, torch.zeros(2, noise))
+        made, again = (policy(rows, torch.zeros(2, noise)) for _ in range(2))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
             f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
         ) from None
-    actions = made if isinstance(made, tuple) else (made,)
+    actions, others = (one if isinstance(one, tuple) else (one,) for one in (made, again))
     if not all(torch.isfinite(action).all() for action in actions):
         raise ArtifactError(f"{path}: its action for two rows of zeros is not finite")
+    if not all(map(torch.equal, actions, others)):
+        raise ArtifactError(f"{path}: refused: it gives another action each time for the same rows")
     try:
         policy(torch.zeros(3, features), torch.zeros(3, noise))
     except Exception as error:  # as above

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from converters.artifact import artifact
 from converters.artifact.observations import json_form
 from converters.artifact.versions import triton_version
+from converters.errors import ConversionError, one_line
 from converters.export import parity
 from converters.export.flavours import CONTENTS
-from converters.export.formats import DEFAULT, FORMATS, Format, Program
+from converters.export.formats import DEFAULT, FORMATS, ExportError, Format, Program
+from converters.export.truth import Truth
 from converters.repository import activation, configs, repository
 from triton_backend.engine import UnusableEngineError
 
@@ -107,7 +110,8 @@ def _write_version(
         repository.write(model / number / file, content)
 
     widths = source.preprocessing.width, source.preprocessing.noise
-    program = Program.trace(source.policy, *widths, capabilities)
+    with _foreign(version):
+        program = Program.trace(source.policy, *widths, capabilities)
     cells: list[dict[str, Any]] = []
     onnx: dict[str, bytes] = {}
     for name in formats:
@@ -116,13 +120,15 @@ def _write_version(
         model = tree / configs.policy_name(version, name)
         config = configs.policy(version, signature, name, form.device, served)
         _write_config(tree, model.name, config)
-        converted = _converted(form, program, model / number)
+        with _foreign(f"{version} as {name}"):
+            converted = _converted(form, program, model / number)
         onnx = converted if name == "onnx" else onnx
         for file, content in contents.policy(form, converted).items():
             repository.write(model / number / file, content)
         written.add(model)
         progress(version, f"{name} parity")
-        cells += _compared(source, form, model / number / form.file, first=name == formats[0])
+        with _foreign(f"{version} as {name}"):
+            cells += _compared(source, form, model / number / form.file, first=name == formats[0])
 
     tolerance = parity.tolerance(source)
     parameters = {
@@ -148,6 +154,21 @@ def _write_version(
             repository.write(model / "1" / file, content)
         written.add(model)
     repository.remove_version(tree, version, written)
+
+
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    """Say what failed, in one sentence, whatever a foreign program provokes in a library."""
+    try:
+        yield
+    except ExportError as error:
+        raise ExportError(f"{what}: {error}") from error
+    except ConversionError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{what}: it fails with {type(error).__name__}: {one_line(error)}"
+        ) from error
 
 
 def _write_config(tree: Path, name: str, config: str) -> None:
@@ -183,9 +204,12 @@ def _compared(
 
 
 def _golden(source: artifact.Artifact, tolerance: float) -> dict[str, Any]:
-    rows = tuple(values[:GOLDEN_ROWS] for values in parity.observations(source))
+    rows = parity.observations(source)
     features = parity.features(source, rows)
     noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
+    clear = np.flatnonzero(Truth.of(source.policy, features, noise).clear())
+    picked = clear[:GOLDEN_ROWS] if len(clear) else slice(GOLDEN_ROWS)
+    rows, features, noise = tuple(one[picked] for one in rows), features[picked], noise[picked]
     return {
         "observations": json_form(source.card.signature.observation_space, rows),
         "actions": parity.actions(source, features, noise).round(6).tolist(),

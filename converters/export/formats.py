@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.onnx.errors import UnsupportedOperatorError
 
+from converters.errors import ConversionError
 from converters.export import tensorrt
 from triton_backend import engine, runtimes
 
 OPSET = 18
+
+
+class ExportError(ConversionError):
+    """A policy can't be converted into a format, or not run in it."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,14 @@ class Program:
         script: the program.
         features: width of its first input, shape (n, features).
         noise: width of its second, shape (n, noise).
+        outputs: names of its outputs.
         capabilities: compute capabilities of TensorRT engines; empty for the default ones.
     """
 
     script: torch.jit.ScriptModule
     features: int
     noise: int
+    outputs: tuple[str, ...] = ("action",)
     capabilities: tuple[str, ...] = ()
 
     @classmethod
@@ -43,10 +54,22 @@ class Program:
         noise: int,
         capabilities: tuple[str, ...] = (),
     ) -> Program:
-        """Trace `policy`, whose inputs are (n, features) and (n, noise)."""
+        """Trace `policy`, whose inputs are (n, features) and (n, noise).
+
+        Raises ExportError for one that changes an attribute of itself.
+        """
         example = (torch.zeros(2, features), torch.zeros(2, noise))
         script = torch.jit.trace(policy, example)  # type: ignore[no-untyped-call]
-        return cls(torch.jit.freeze(script), features, noise, capabilities)
+        frozen = torch.jit.freeze(script)
+        graph = frozen.inlined_graph  # its nodes live as long as it does
+        if changed := graph.findAllNodes("prim::SetAttr"):
+            raise ExportError(
+                f"the program changes its own attribute {changed[0].s('name')}, and a policy that "
+                "is served can't remember anything"
+            )
+        two = isinstance(frozen(*example), tuple)
+        outputs = ("action", "policy_action") if two else ("action",)
+        return cls(frozen, features, noise, outputs, capabilities)
 
 
 @dataclass(frozen=True)
@@ -76,18 +99,41 @@ class Format:
 def _write_onnx(program: Program, path: Path) -> None:
     # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
     # writes the same file, and writes no path of this machine.
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_output():
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            program.script,
-            (torch.zeros(2, program.features), torch.zeros(2, program.noise)),
-            str(path),
-            dynamo=False,
-            input_names=["features", "noise"],
-            output_names=["action"],
-            dynamic_axes={name: {0: "batch"} for name in ("features", "noise", "action")},
-            opset_version=OPSET,
-        )
+        try:
+            torch.onnx.export(
+                program.script,
+                (torch.zeros(2, program.features), torch.zeros(2, program.noise)),
+                str(path),
+                dynamo=False,
+                input_names=["features", "noise"],
+                output_names=list(program.outputs),
+                dynamic_axes={
+                    name: {0: "batch"} for name in ("features", "noise", *program.outputs)
+                },
+                opset_version=OPSET,
+            )
+        except UnsupportedOperatorError as error:
+            operator = re.search("aten::[a-z0-9_]+", str(error))
+            raise ExportError(
+                f"ONNX has no operator for {operator[0] if operator else error}: export it with "
+                "--formats torchscript"
+            ) from error
+
+
+@contextmanager
+def _no_output() -> Iterator[None]:
+    """Drop what is written to the standard output: torch's C++ prints the graph of a failure."""
+    sys.stdout.flush()
+    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _write_torchscript(program: Program, path: Path) -> None:

@@ -1,35 +1,22 @@
-"""Compare an exported policy with the trained policy.
-
-The truth is the trained policy in float64. An export may differ from it by `TOLERANCE`, and by four
-times what the trained policy in float32 does itself. So may the scores of a discrete choice: where
-two are closer than that, either one may be chosen.
-"""
+"""Compare an exported policy with the trained policy."""
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn
-from converters.artifact.policy import Policy
 from converters.errors import ConversionError
+from converters.export.truth import OWN_ERRORS, Truth, run
+from converters.export.truth import TOLERANCE as TOLERANCE
 from converters.repository.configs import MAX_BATCH_SIZE
 from policy_spec.leaves import leaves
 from policy_spec.noise import NoiseSource
-from policy_spec.spaces import Box, MultiBinary
-from triton_backend.preprocessing import choices
+from policy_spec.spaces import Box
 from triton_backend.runtimes import Arrays, Runtime
-
-TOLERANCE = 1e-5
-"""Largest absolute difference of an action's element, where float32 itself is exact."""
-OWN_ERRORS = 4
-"""How many times the trained policy's own error in float32 is allowed beside it."""
 
 BATCH_SIZES = (1, 2, 7, 32, MAX_BATCH_SIZE)
 REPEATS = 3
@@ -79,100 +66,7 @@ def probes(artifact: Artifact) -> tuple[Floats, Floats]:
 
 def actions(artifact: Artifact, features: Floats, noise: Floats) -> NDArray[Any]:
     """Return the trained policy's own answers, shape (n, elements), one row at a time."""
-    return _run(artifact.policy, features, noise)[0]
-
-
-def _run(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
-    """Return the trained policy's outputs, one row at a time."""
-    with torch.inference_mode():
-        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
-        made = [policy(f[None], n[None]) for f, n in rows]
-    parts = [one if isinstance(one, tuple) else (one,) for one in made]
-    return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
-
-
-def _scores(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
-    with torch.inference_mode():
-        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
-        return torch.cat([policy.scores(f[None], n[None]) for f, n in rows]).numpy()
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What the trained policy does in float64 on some rows, and how far its export may be away.
-
-    Attributes:
-        policy: in float64; in float32 if it can't compute in float64.
-        outputs: its own.
-        scores: of a discrete choice, with noise; those of a Box do not count.
-        allowed: the largest difference of each element of `outputs`, or of the scores.
-        own: the largest error of the trained policy in float32.
-    """
-
-    policy: Policy
-    outputs: Arrays
-    scores: NDArray[Any]
-    allowed: tuple[NDArray[Any], ...]
-    own: float
-
-    @classmethod
-    def of(cls, policy: Policy, features: Floats, noise: Floats) -> Truth:
-        """Compute the policy in both types."""
-        exact, wide = copy.deepcopy(policy), (features.astype(np.float64), noise.astype(np.float64))
-        try:
-            outputs, scores = _run(exact.double(), *wide), _scores(exact, *wide)
-        except RuntimeError:  # a program may have constants of its own in float32
-            exact = policy
-            outputs, scores = _run(policy, features, noise), _scores(policy, features, noise)
-        if isinstance(policy.space, Box):
-            pairs = list(zip(_run(policy, features, noise), outputs, strict=True))
-        else:
-            pairs = [(_scores(policy, features, noise), scores)]
-        own = [np.abs(one.astype(np.float64) - other).max(axis=0) for one, other in pairs]
-        allowed = tuple(TOLERANCE + OWN_ERRORS * one for one in own)
-        return cls(exact, outputs, scores, allowed, max(float(one.max()) for one in own))
-
-    def errors(self, outputs: Arrays, order: NDArray[Any]) -> tuple[float, bool]:
-        """Return how far the `outputs` of the rows `order` are away, and if that is allowed."""
-        if isinstance(self.policy.space, Box):
-            away = [
-                np.abs(one.astype(np.float64) - other[order])
-                for one, other in zip(outputs, self.outputs, strict=True)
-            ]
-            good = all((one <= most).all() for one, most in zip(away, self.allowed, strict=True))
-            return max(float(one.max()) for one in away), good
-        own = outputs[-1]
-        if not self._mapped(outputs):
-            return float("inf"), False
-        lost = self._lost(own, self.scores[order])
-        return float(lost.max()), bool((lost <= self.allowed[0].max()).all())
-
-    def _mapped(self, outputs: Arrays) -> bool:
-        """Whether the control is the one for the policy's own action in the same answer."""
-        if len(outputs) == 1:
-            return True
-        with torch.inference_mode():
-            expected = self.policy.controls(torch.from_numpy(outputs[1].copy()))
-        return np.array_equal(outputs[0], expected.numpy().astype(np.float32))
-
-    def _lost(self, own: NDArray[Any], scores: NDArray[Any]) -> NDArray[Any]:
-        """Return by how much the scores of the choices `own` are below the best ones.
-
-        Infinity stands for a choice that the space does not have.
-        """
-        space = self.policy.space
-        if isinstance(space, MultiBinary):
-            lost = np.where(own == (scores > 0), 0.0, np.abs(scores))
-            return np.where((own == 0) | (own == 1), lost, np.inf)
-        lost, begin = np.full(own.shape, np.inf), 0
-        for branch, values in enumerate(choices(space) or ()):
-            part = scores[:, begin : begin + len(values)]
-            chosen = own[:, branch] - values.start
-            inside = np.flatnonzero((chosen >= 0) & (chosen < len(values)))
-            best = part[inside].max(axis=1)
-            lost[inside, branch] = best - part[inside, chosen[inside]]
-            begin += len(values)
-        return lost
+    return run(artifact.policy, features, noise)[0]
 
 
 def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from converters.artifact.card import ArtifactError, ModelCard, first_fault
 from converters.artifact.observations import Rows
 from converters.artifact.policy import Policy
 from converters.export import parity
+from converters.export.truth import Truth
 from converters.importers import columns, files, interface
 from converters.importers.interface import Options
 
@@ -80,7 +81,7 @@ def _compare(written: Artifact, predict: Predict, whose: str) -> None:
     """
     rows = parity.observations(written)
     features = parity.features(written, rows)
-    truth = parity.Truth.of(
+    truth = Truth.of(
         written.policy, features, np.zeros((len(features), written.preprocessing.noise), np.float32)
     )
     alone = (

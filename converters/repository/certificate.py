@@ -79,7 +79,8 @@ def overclaims(claimed: dict[str, Any], measured: dict[str, Any]) -> list[str]:
             continue
         if not cell["repeats"]:
             continue
-        if not cell["max_error"] <= claimed["tolerance"] <= measured["tolerance"]:
+        # Above the usual tolerance it has float32's own error, which differs by machine.
+        if not cell["max_error"] <= claimed["tolerance"] <= 2 * measured["tolerance"]:
             wrong.append(f"{where}: beyond the tolerance")
         wrong += [
             f"{where}: not {what} bit-exact here"

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from converters.artifact.versions import triton_version
-from policy_spec.leaves import PACKED, Leaf, leaves
+from converters.repository.tensors import (
+    ECHO,
+    NONCE,
+    OPTIONAL,
+    Tensor,
+    action_tensors,
+    feature_tensors,
+    observation_tensors,
+    packed_tensors,
+    zeros_are_valid,
+)
+from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
-from policy_spec.spaces import Box
-from triton_backend.preprocessing import Preprocessing
 
 MAX_BATCH_SIZE = 256
 """The most rows in one call of a model."""
@@ -24,70 +33,6 @@ ALIAS = "carla_policy"
 
 FUSED = "fused"
 """Takes the place of a format in a model's name: `carla_policy_fused-vX.Y.Z`."""
-
-Tensor = tuple[str, Any, tuple[int, ...]]
-"""Name, data type, dims without the batch."""
-
-NONCE: Tensor = ("nonce", pb.TYPE_INT64, (1,))
-"""An optional input of the Python backend's models, which they give back: see `ECHO`."""
-OPTIONAL = ("row", "noise_key", "nonce")
-"""Only a caller that joins several requests into one must send the row of each."""
-ECHO: Tensor = ("nonce_echo", pb.TYPE_INT64, (1,))
-"""The output that is the input `nonce`, zeros without one. In an ensemble it passes both steps. It
-has a name of its own, since no tensor of an ensemble can be both an input and an output."""
-
-
-def _leaf(leaf: Leaf) -> Tensor:
-    return (leaf.name, pb.DataType.Value(f"TYPE_{leaf.triton}"), leaf.dims)
-
-
-def observation_tensors(signature: Signature) -> list[Tensor]:
-    """Inputs of the preprocessing model and of the ensembles."""
-    return [
-        *map(_leaf, leaves(signature.observation_space)),
-        ("deterministic", pb.TYPE_BOOL, (1,)),
-        ("seed", pb.TYPE_INT64, (1,)),
-        ("row", pb.TYPE_INT64, (1,)),
-    ]
-
-
-def packed_tensors(signature: Signature) -> list[Tensor]:
-    """Inputs of the fused model."""
-    layout = signature.layout
-    packed: list[Tensor] = [(PACKED, pb.TYPE_FP32, (layout.width,))] if layout.packed else []
-    return [*packed, *map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
-
-
-def feature_tensors(signature: Signature) -> list[Tensor]:
-    """Inputs of the policy models."""
-    preprocessing = Preprocessing.of(signature)
-    return [
-        ("features", pb.TYPE_FP32, (preprocessing.width,)),
-        ("noise", pb.TYPE_FP32, (preprocessing.noise,)),
-    ]
-
-
-def action_tensors(signature: Signature) -> list[Tensor]:
-    """Outputs of the policy models: the control, and the policy's own action if that differs."""
-    space, control = signature.action_space, signature.control
-    kind = (
-        pb.TYPE_FP32
-        if isinstance(space, Box)
-        else pb.DataType.Value(f"TYPE_{space.element.triton}")
-    )
-    own = (kind, (space.size,))
-    if control is None:
-        return [("action", *own)]
-    action: Tensor = ("action", pb.TYPE_FP32, (len(control.names),))
-    return [action, ("policy_action", *own)] if signature.has_policy_action else [action]
-
-
-def zeros_are_valid(signature: Signature) -> bool:
-    """Whether a request of zeros alone, as Triton's warm-up sends, is a good one: it samples."""
-    return signature.noise != "none" and all(
-        np.less_equal(leaf.space.low, 0).all() and np.greater_equal(leaf.space.high, 0).all()
-        for leaf in leaves(signature.observation_space)
-    )
 
 
 def preprocess_name(version: str) -> str:
@@ -308,16 +253,9 @@ def threads(config: Any) -> int:
     return int(config.parameters[THREADS].string_value) if THREADS in config.parameters else 1
 
 
-def signature(config: Any) -> frozenset[tuple[str, str, tuple[int, ...]]]:
-    """Return what callers of a model must send and what they get: name, data type and dims.
-
-    The echo does not count: a version exported without it has the same signature.
-    """
-    outputs = [one for one in config.output if one.name != ECHO[0]]
-    tensors = [*(one for one in config.input if not one.optional), *outputs]
-    return frozenset(
-        (one.name, pb.DataType.Name(one.data_type), tuple(one.dims)) for one in tensors
-    )
+def signature(config: Any) -> Signature:
+    """Return the signature in the card of an ensemble's config; raise ValueError without one."""
+    return Signature.from_card(json.loads(config.parameters["model_card"].string_value))
 
 
 def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:

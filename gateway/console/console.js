@@ -13,6 +13,7 @@ import { Trouble } from "./trouble.js";
 const UPDATE_MS = 200;
 const ASK_AGAIN_MS = 2000;
 const RECOVERED_MS = 8000;
+const RANGE_FINDERS = 5; // of a car on the track
 
 const element = (id) => document.getElementById(id);
 const set = (id, text) => {
@@ -31,19 +32,24 @@ const view = new TrackView(element("ground-canvas"), element("track-canvas"), fl
 const sparkline = new Sparkline(element("latency-canvas"));
 const table = new CarTable((number) => choose(fleet.drivers[number - 1]));
 const bars = new ActionBars(element("car-action"));
-const trial = new Trial(service, () => fleet.version);
+const trial = new Trial(service, () => fleet.version, (version) => {
+  if (!fleet.version && version !== served.active) learn().catch(report);
+});
 
 let chosen; // the selected driver
 let paused = still.matches; // by the user, who may have asked for less motion
 let news = { text: "", until: 0 };
 let served = { active: "", versions: [] };
 let learnedAt = 0; // when it was last asked what is served
+let drives = false; // whether the active policy drives the track's cars
 let diagnosing = false;
 let before = { at: performance.now(), count: 0, steps: 0, driver: null };
 
 function report(error) {
   trouble.report(error, fleet.figures.fallback);
   if (error.code === "UNAUTHORIZED") fleet.close(); // until there is a key
+  const changed = error.code === "VALIDATION_ERROR" && drives; // to another signature, perhaps
+  if (changed && performance.now() - learnedAt > ASK_AGAIN_MS) learn().catch(report);
 }
 
 /** Ask why there is no connection: a browser does not say what an upgrade was answered. */
@@ -70,7 +76,13 @@ async function learn() {
   element("version").replaceChildren(...options);
   element("version").value = fleet.version;
   describeVersion();
-  trial.offer(metadata.sensors);
+  trial.offer(metadata);
+  fleet.repeat = metadata.repeat;
+  drives = metadata.sensors === RANGE_FINDERS && metadata.control !== null;
+  document.body.classList.toggle("plain", !drives);
+  if (drives) fleet.connect();
+  else fleet.close();
+  go();
 }
 
 function describeVersion() {
@@ -90,13 +102,11 @@ async function start() {
     return;
   }
   if (trouble.error?.code === "UNAUTHORIZED") trouble.clear();
-  fleet.connect();
-  go();
   trial.ask();
 }
 
 function go() {
-  if (paused || document.hidden) fleet.pause();
+  if (paused || document.hidden || !drives) fleet.pause();
   else fleet.drive();
   set("pause", paused ? "Drive" : "Pause");
 }
@@ -162,12 +172,14 @@ function showRates() {
 
 function showState() {
   const driven = fleet.drivers.every((driver) => driver.isAnswered);
-  const recovered = trouble.update(driven && fleet.driving, fleet.figures.fallback);
+  const well = drives ? driven && fleet.driving : served.active !== "";
+  const recovered = trouble.update(well, fleet.figures.fallback);
   if (recovered) news = { text: recovered, until: performance.now() + RECOVERED_MS };
   const state = [
     [trouble.error?.code === "UNAUTHORIZED", "locked", "Needs an API key"],
     [trouble.error && fleet.driving, "trouble", "Trouble: cars on their fallback"],
     [trouble.error, "trouble", "Trouble"],
+    [served.active && !drives, "driving", "Ready"],
     [paused, "paused", "Paused"],
     [!fleet.driving || !chosen.version, "connecting", "Connecting"],
     [fleet.drivers.some((one) => one.isBraking), "trouble", "No answers: cars brake"],
@@ -176,7 +188,7 @@ function showState() {
   ].find(([holds]) => holds);
   element("state").dataset.state = state[1];
   set("state", state[2]);
-  const promoted = !fleet.version && chosen.version && chosen.version !== served.active;
+  const promoted = drives && !fleet.version && chosen.version && chosen.version !== served.active;
   if (promoted && performance.now() - learnedAt > ASK_AGAIN_MS) learn().catch(report);
 }
 

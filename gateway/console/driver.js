@@ -27,6 +27,7 @@ export class Driver {
   #stream;
   #askedAt = 0;
   #asked = null;
+  #left = 0; // steps for which the last answer still holds
   #firstAsked = null; // since it drives without a break
   #looks = 0; // at a step whose answer is overdue
   #last = null;
@@ -71,6 +72,7 @@ export class Driver {
     this.car = new Car(this.#fleet.track, this.start);
     this.#from = pose(this.car);
     this.#last = this.answer = this.#asked = null;
+    this.#left = 0;
     this.action = { throttle: 0, brake: 0, steer: 0 };
     this.missed = 0;
     this.trail = [];
@@ -81,6 +83,7 @@ export class Driver {
   /** Begin again to step, from `now` on. */
   resume(now) {
     this.due = now;
+    this.#left = 0;
     this.#ask(now);
     this.#firstAsked = this.#asked;
   }
@@ -134,6 +137,11 @@ export class Driver {
   }
 
   #ask(now) {
+    if (this.#left > 0 && this.missed === 0) {
+      this.#left--;
+      this.answer = this.#last;
+      return;
+    }
     this.answer = null;
     this.#looks = 0;
     this.#askedAt = now;
@@ -151,6 +159,7 @@ export class Driver {
       return;
     }
     this.answer = frame.action;
+    this.#left = this.#fleet.repeat - 1;
     this.#fleet.wake();
   }
 

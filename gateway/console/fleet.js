@@ -16,6 +16,7 @@ export class Fleet {
   speed = 1; // times real time
   version = ""; // asked for with each step; the active one where empty
   deterministic = true;
+  repeat = 1; // steps for which an answer holds
 
   #open = false;
   #driving = false;
@@ -46,6 +47,7 @@ export class Fleet {
   }
 
   connect() {
+    if (this.#open) return;
     this.#open = true;
     for (const driver of this.drivers) driver.connect();
   }

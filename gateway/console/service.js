@@ -12,7 +12,10 @@ export class ServiceError extends Error {
 
   /** Of the envelope that every error of the gateway has. */
   static of(envelope) {
-    return new ServiceError(envelope.error, envelope.message, envelope.details?.request_id);
+    const problems = envelope.details?.validation_errors ?? [];
+    const told = problems.slice(0, 3).map(({ field, message }) => `${field}: ${message}`);
+    const message = [envelope.message, ...told].join("; ");
+    return new ServiceError(envelope.error, message, envelope.details?.request_id);
   }
 }
 

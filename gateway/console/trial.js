@@ -1,4 +1,7 @@
-/** The form that asks for the action of one observation, while its sliders move. */
+/**
+ * The form that asks for the action of one observation: while its sliders move, or of any other
+ * form than speed, steering and sensors, as text that is sent.
+ */
 
 import { ActionBars } from "./action.js";
 import { ServiceError } from "./service.js";
@@ -8,24 +11,41 @@ const element = (id) => document.getElementById(id);
 export class Trial {
   #service;
   #version;
+  #answered;
+  #offered = "";
   #bars = new ActionBars(element("try-action"));
   #sliders = [];
   #asking = false;
   #waiting = false;
 
-  /** `version()` gives the version to ask, the active one where it is empty. */
-  constructor(service, version) {
+  /**
+   * `version()` gives the version to ask, the active one where it is empty; `answered(version)` is
+   * told which one answered.
+   */
+  constructor(service, version, answered) {
     this.#service = service;
     this.#version = version;
-    element("try").addEventListener("submit", (event) => event.preventDefault());
-    element("try").addEventListener("input", () => this.ask());
+    this.#answered = answered;
+    element("try").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.ask();
+    });
+    element("try").addEventListener("input", ({ target }) => {
+      if (target.id !== "try-json") this.ask();
+    });
   }
 
-  /** Have a slider for each of the policy's sensors. */
-  offer(sensors) {
-    if (this.#sliders.length === 2 + sensors) return;
+  /** Have a slider for each of the policy's sensors; a text where it has another form. */
+  offer({ version, sensors, exampleObservation }) {
+    const text = sensors === null;
+    element("try-text").hidden = !text;
+    if (text && this.#offered !== version) {
+      element("try-json").value = JSON.stringify(exampleObservation, null, 2);
+    }
+    this.#offered = version;
+    if (this.#sliders.length === (text ? 0 : 2 + sensors)) return;
     element("try-fields").replaceChildren();
-    this.#sliders = [
+    this.#sliders = text ? [] : [
       slider("Speed", 0, 200, 0.5, 25.5, " km/h"),
       slider("Steering", -1, 1, 0.01, 0.1),
       ...Array.from({ length: sensors }, (_, i) =>
@@ -44,20 +64,22 @@ export class Trial {
   async ask() {
     const sampled = !element("try-deterministic").checked;
     element("try-seed").disabled = !sampled;
-    if (this.#sliders.length === 0) return;
+    if (!this.#offered) return;
     this.#waiting = true;
     if (this.#asking) return;
     this.#asking = true;
     while (this.#waiting) {
       this.#waiting = false;
-      await this.#once(this.#request());
+      await this.#once();
     }
     this.#asking = false;
   }
 
   #request() {
     const [speed, steering, ...sensors] = this.#sliders.map((one) => one.value);
-    const request = { observations: [{ speed, steering, sensors }] };
+    const text = this.#sliders.length === 0;
+    const seen = text ? JSON.parse(element("try-json").value) : { speed, steering, sensors };
+    const request = { observations: [seen] };
     const seed = element("try-seed").valueAsNumber;
     if (element("try-deterministic").checked) request.deterministic = true;
     else if (!Number.isNaN(seed)) request.seed = seed; // else the gateway draws one
@@ -65,19 +87,32 @@ export class Trial {
     return version ? { ...request, version } : request;
   }
 
-  async #once(request) {
+  async #once() {
+    let trouble = "";
     try {
-      const answer = await this.#service.predict(request);
-      this.#bars.show(answer.actions[0]);
+      const answer = await this.#service.predict(this.#request());
+      this.#show(answer.actions[0]);
       const seed = "seed" in answer ? `, seed ${answer.seed}` : ", deterministic";
       element("try-note").textContent = `${answer.version}${seed}, ${answer.timingMs.toFixed(2)} ms`;
-      element("try-error").textContent = "";
+      this.#answered(answer.version);
     } catch (error) {
-      if (!(error instanceof ServiceError)) throw error;
-      this.#bars.show(null);
+      if (error instanceof SyntaxError) trouble = `No JSON: ${error.message}`;
+      else if (error instanceof ServiceError) trouble = `${error.code}: ${error.message}`;
+      else throw error;
+      this.#show(null);
       element("try-note").textContent = "";
-      element("try-error").textContent = `${error.code}: ${error.message}`;
     }
+    element("try-error").textContent = trouble;
+  }
+
+  /** Show a control as bars, and what else an action has as JSON. */
+  #show(action) {
+    const control = action === null || action.throttle !== undefined;
+    const plain = control && Object.keys(action ?? {}).length <= 3;
+    this.#bars.show(control ? action : null);
+    element("try-action").hidden = !control;
+    element("try-own").hidden = plain;
+    element("try-own").textContent = plain ? "" : JSON.stringify(action);
   }
 }
 

@@ -120,7 +120,7 @@ def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> It
         left_out.append(f"triton-http, triton-grpc: {why}")
         return
     policy: dict[str, Any] = {
-        "sensors": target.sensors,
+        "space": target.space,
         "version": target.version,
         "form": target.format,
     }
@@ -131,7 +131,7 @@ def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> It
             left_out.append(f"triton-{protocol}: it has not loaded {model}")
             continue
         address = stack.triton_http if protocol == "http" else stack.triton_grpc
-        load = partial(perf_analyzer.run, model, protocol, address, sensors=target.sensors)
+        load = partial(perf_analyzer.run, model, protocol, address, space=target.space)
         for batch, count in product(plan.batch_sizes, plan.concurrency):
             name = f"triton-{protocol}, {model}, batch {batch}, {count} callers"
             measure = partial(load, count, plan.duration, batch, **policy)

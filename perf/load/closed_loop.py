@@ -64,7 +64,7 @@ def run(
     speeds, and one run from another in the steering.
     """
     steering = random.uniform(-1, 1) if vary else 0.1
-    asked = body(batch_size, steering, target.sensors)
+    asked = body(batch_size, steering, target.space)
     tool = "wrk" if have_wrk() or vary else "perf.load.generator"
     if tool == "wrk":
         content = json.dumps(asked).encode()

@@ -10,7 +10,7 @@ import numpy as np
 
 from perf.load.generator import LoadError
 from perf.load.measurement import Measurement, measured
-from perf.load.observations import rows
+from perf.load.observations import tensors
 from triton_backend import runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
 
@@ -43,8 +43,12 @@ def run(
     except ImportError as error:
         raise LoadError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)
-    seen = rows(batch_size, preprocessing.width - 2)
-    observation = np.array([[o["speed"], o["steering"], *o["sensors"]] for o in seen], np.float32)
+    seen = tensors(batch_size, preprocessing.observation_space)
+    values = [
+        np.frombuffer(b"".join(row[leaf.name] for row in seen), leaf.space.dtype)
+        for leaf in preprocessing.leaves
+    ]
+    observation = preprocessing.flatten([one.reshape(batch_size, -1) for one in values])
     noise = np.zeros((batch_size, preprocessing.noise), np.float32)
     for _ in range(WARMUP):
         infer(preprocessing.features(observation), noise)

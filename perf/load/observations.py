@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from itertools import cycle, islice
 from typing import Any
 
-SENSORS = (0.8, 0.2, 0.5, 0.9, 0.1)
+from policy_spec.example import example
+from policy_spec.signature import driving_space, sensors_of
+from policy_spec.spaces import Space
+from policy_spec.validate import pack
+
+DRIVING = driving_space(5)
+"""What the policies that come with CarlaRL take."""
 
 
-def rows(count: int, sensors: int = len(SENSORS), steering: float = 0.1) -> list[dict[str, Any]]:
-    """Give so many observations, none like another, with so many sensors each."""
-    readings = list(islice(cycle(SENSORS), sensors))
-    return [
-        {"speed": 25.5 + 100 * i / count, "steering": steering, "sensors": readings}
-        for i in range(count)
-    ]
+def rows(count: int, space: Space = DRIVING, steering: float = 0.1) -> list[Any]:
+    """Give so many observations, none like another where the space has so many."""
+    if sensors_of(space) is None:
+        return [example(space, seed) for seed in range(count)]
+    first = example(space) | {"steering": steering}
+    return [first | {"speed": 25.5 + 100 * i / count} for i in range(count)]
 
 
-def body(count: int = 1, steering: float = 0.1, sensors: int = len(SENSORS)) -> dict[str, Any]:
+def body(count: int = 1, steering: float = 0.1, space: Space = DRIVING) -> dict[str, Any]:
     """Give a deterministic request of so many observations."""
-    return {"observations": rows(count, sensors, steering), "deterministic": True}
+    return {"observations": rows(count, space, steering), "deterministic": True}
+
+
+def tensors(count: int, space: Space) -> list[dict[str, bytes]]:
+    """Give the bytes of so many observations, each by the names of its leaves' tensors."""
+    packed = (pack(space, one).items() for one in rows(count, space))
+    return [{name: data for name, data in one if isinstance(data, bytes)} for one in packed]

@@ -19,7 +19,7 @@ def run(
     target: Target, rate: float, seconds: float, batch_size: int = 1, connections: int = CONNECTIONS
 ) -> Measurement:
     """Send `rate` requests a second. Raises LoadError where none succeeded."""
-    asked = body(batch_size, sensors=target.sensors)
+    asked = body(batch_size, space=target.space)
     saw = generator.run(target.load(asked, connections, seconds, rate))
     return target.measured(
         saw,

@@ -21,9 +21,12 @@ import msgspec
 
 from perf.load.generator import LoadError
 from perf.load.measurement import Measurement, measured
-from perf.load.observations import SENSORS, rows
+from perf.load.observations import DRIVING, tensors
 from perf.load.processes import ROOT
 from perf.load.target import fused
+from policy_spec.dtypes import DTYPES
+from policy_spec.leaves import Layout, leaves
+from policy_spec.spaces import Space
 
 FOLDER = ROOT / ".perf-analyzer"
 STEPS = 64
@@ -67,16 +70,18 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def _input_data(model: str, sensors: int) -> dict[str, Any]:
+def _input_data(model: str, space: Space) -> dict[str, Any]:
     """Give the content of an `--input-data` file: deterministic requests to a model."""
-    lone = {"deterministic": [True], "seed": [0]}
-    steps: list[dict[str, Any]] = [
-        {"observation": [seen["speed"], seen["steering"], *seen["sensors"]]}
-        if model.startswith(fused(""))
-        else {"speed": [seen["speed"]], "steering": [seen["steering"]], "sensors": seen["sensors"]}
-        | lone
-        for seen in rows(STEPS, sensors)
-    ]
+    layout, steps = Layout.of(space), []
+    types = {leaf.name: leaf.space.element for leaf in leaves(space)}
+    lone = {} if model.startswith(fused("")) else {"deterministic": [True], "seed": [0]}
+    for seen in tensors(STEPS, space):
+        contents = seen if lone else layout.join(seen)
+        step = {
+            name: list(types.get(name, DTYPES["float32"]).unpack(content))
+            for name, content in contents.items()
+        }
+        steps.append(step | lone)
     return {"data": steps}
 
 
@@ -88,7 +93,7 @@ def run(
     seconds: float,
     batch_size: int = 1,
     *,
-    sensors: int = len(SENSORS),
+    space: Space = DRIVING,
     version: str = "v0.2.0",
     form: str = "onnx",
 ) -> Measurement:
@@ -100,7 +105,7 @@ def run(
     program = find()
     with tempfile.TemporaryDirectory(prefix="carlarl-bench-") as folder:
         data, export = Path(folder) / "input.json", Path(folder) / "profile.json"
-        data.write_text(json.dumps(_input_data(model, sensors)))
+        data.write_text(json.dumps(_input_data(model, space)))
         command = f"{program} -m {model} -i {protocol} -u {address} -b {batch_size}".split()
         command += ["--concurrency-range", str(concurrency), "--input-data", str(data)]
         command += ["--measurement-interval", str(max(100, round(seconds * 1000 / WINDOWS)))]

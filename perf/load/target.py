@@ -10,6 +10,10 @@ import httpx
 
 from perf.load.generator import Load, LoadError, Saw
 from perf.load.measurement import Measurement, measured
+from perf.load.observations import DRIVING
+from policy_spec.parsing import parse_space
+from policy_spec.signature import driving_space
+from policy_spec.spaces import Space
 
 
 class TargetError(LoadError):
@@ -34,7 +38,7 @@ class Target:
     system: str = "carlarl"
     version: str = "v0.2.0"
     format: str = "onnx"
-    sensors: int = 5
+    space: Space = DRIVING
     api_key: str | None = None
 
     @property
@@ -67,9 +71,11 @@ def gateway(url: str, api_key: str | None = None) -> Target:
         told = answer.json()
         if answer.status_code != 200:
             raise TargetError(f"{url}/metadata: {told['message']}")
-        facts = {"version": told["version"], "format": told["format"], "sensors": told["sensors"]}
+        version, form = told["version"], told["format"]
+        described = told.get("observationSpace")  # not by earlier releases
+        space = parse_space(described, "space") if described else driving_space(told["sensors"])
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise TargetError(f"{url}: no answer ({error})") from None
     except (ValueError, KeyError, TypeError):
         raise TargetError(f"{url}: no gateway of CarlaRL answers") from None
-    return Target(url, api_key=api_key, **facts)
+    return Target(url, version=version, format=form, space=space, api_key=api_key)

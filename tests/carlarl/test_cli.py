@@ -55,6 +55,12 @@ def test_an_importer_makes_no_folder_by_itself(
         ["predict", *FLAGS[:4], "--sensors", "1,nan,1,1,1"],
         ["predict", *FLAGS, "--url", "localhost:8080"],
         ["predict", *FLAGS, "--file", "-"],
+        ["predict", *FLAGS, "--observation", "[1]"],
+        ["predict", "--observation", "[1,"],
+        ["predict", "--observation", ""],
+        ["predict", "--field", "speed"],
+        ["predict", "--field", "speed=1,x"],
+        ["predict", "--field", "speed=1", "--field", "speed.front=1"],
         ["export", "--formats", "caffe"],
         ["export", "--version", "latest"],
         ["drive", "--output", "no/such/folder/drive.png"],
@@ -104,6 +110,13 @@ def test_predict(stack: Stack, command: Run, tmp_path: Path) -> None:
         file = tmp_path / "observation.json"
         file.write_text(json.dumps(content))
         answer = json.loads(command("predict", "--file", str(file), *url, "--json").stdout)
+        assert answer["actions"] == from_flags["actions"]
+    for flags in (
+        ("--field", "speed=25.5", "--steering", "0.1", "--field", "sensors=0.8,0.2,0.5,0.9,0.1"),
+        ("--field", "speed=25.5", "--field", "steering=0.1", "--sensors", FLAGS[-1]),
+        ("--observation", json.dumps(OBSERVATION)),
+    ):
+        answer = json.loads(command("predict", *flags, *url, "--json").stdout)
         assert answer["actions"] == from_flags["actions"]
     text = command("predict", *FLAGS, *url)
     assert text.stdout.startswith("throttle +")
@@ -199,7 +212,7 @@ def test_drive_three_laps(stack: Stack, carlarl: Run, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("content", ["5", "null", '"observations"', "{"])
+@pytest.mark.parametrize("content", ["", "{", "NaN", "[1e999]", "[" * 100_000])
 def test_a_file_that_is_no_request(command: Run, tmp_path: Path, content: str) -> None:
     file = tmp_path / "request.json"
     file.write_text(content)

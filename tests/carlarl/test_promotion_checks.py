@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -82,13 +83,14 @@ def test_a_version_without_one_of_its_files(target: Path, command: Command, name
 
 def test_another_signature_needs_a_flag(target: Path, command: Command) -> None:
     config = repository.read_config(target, "carla_policy-v0.1.0")
-    config.input[2].dims[0] = 7
+    card = json.loads(config.parameters["model_card"].string_value) | {"sensors": 7}
+    config.parameters["model_card"].string_value = json.dumps(card)
     repository.write_ensemble(target, config.name, configs.text(config))
     where = ("--repository", str(target), "--offline")
     result = command("promote", "v0.1.0", *where)
     assert result.returncode == 1
     assert "another signature" in result.stderr
-    assert "sensors TYPE_FP32 (5,), sensors TYPE_FP32 (7,)" in result.stderr
+    assert "(observation)" in result.stderr
     assert repository.active_version(target) == "v0.2.0"
     assert command("promote", "v0.1.0", *where, "--allow-signature-change").returncode == 0
     result = command("rollback", *where)

@@ -20,13 +20,15 @@ import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
 from websockets.sync.client import connect
 
+from carlarl.promotion.promote import Recorded, recorded
+from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving.cleanup import own_folder
 from carlarl.serving.triton_server import TritonServer
 from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn, json_form
-from converters.export import parity
 from converters.export.export import export
+from converters.export.truth import Truth
 from converters.repository import configs
 from policy_spec.leaves import Layout, leaves
 from policy_spec.noise import NoiseSource
@@ -57,11 +59,14 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
     with own_folder() as folder:
         server = TritonServer(folder, target, models, http=http, grpc=grpc, metrics=metrics)
         try:
-            _wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
+            wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
             for module, port in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
                 with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
                     for path in folders:
                         _compare(artifact.load(path), module, client)
+            with TritonControl(f"http://127.0.0.1:{http}", grpc_port=grpc) as control:
+                for path in folders:
+                    _repeat_golden(recorded(target, path.name), control)
             triton = f"http://127.0.0.1:{http}"
             with gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name) as url:
                 for path in folders:
@@ -70,7 +75,14 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
             server.stop()
 
 
-def _wait_ready(server: TritonServer, url: str) -> None:
+def _repeat_golden(told: Recorded, control: TritonControl) -> None:
+    """Ask for the recorded answers as a promotion does."""
+    for model in (f"carla_policy-{told.version}", f"carla_policy_fused-{told.version}"):
+        actions = control.act(model, told.observations)
+        np.testing.assert_allclose(actions, told.actions, rtol=0, atol=told.tolerance)
+
+
+def wait_ready(server: TritonServer, url: str) -> None:
     deadline = time.monotonic() + 120
     while server.exit_code() is None and time.monotonic() < deadline:
         try:
@@ -95,7 +107,7 @@ def _compare(source: Artifact, module: ModuleType, client: Any) -> None:
         flags = np.full(count, deterministic)
         width = max(signature.noise_width, 1)
         noise = NoiseSource(signature.noise).draw(flags, seed, index, width)
-        truth = parity.Truth.of(source.policy, features, noise)
+        truth = Truth.of(source.policy, features, noise)
         names = ["action", "policy_action"][: 1 + signature.has_policy_action]
         apart = {
             "deterministic": flags[:, None], "seed": seed[:, None], "row": index[:, None],
@@ -124,7 +136,7 @@ def _compare_gateway(source: Artifact, url: str) -> None:
         flags, seeds = np.full(40, deterministic), np.full(40, 11)
         width = max(signature.noise_width, 1)
         noise = NoiseSource(signature.noise).draw(flags, seeds, index, width)
-        truth = parity.Truth.of(source.policy, expected_features(space, rows), noise)
+        truth = Truth.of(source.policy, expected_features(space, rows), noise)
         asked |= {"deterministic": deterministic, "seed": 11}
         in_bytes = _in_bytes(space, rows)
         packed = msgspec.msgpack.encode({"observations": in_bytes, **asked})

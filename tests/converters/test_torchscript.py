@@ -363,3 +363,24 @@ def test_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
     assert "what torch.save wrote, without a program" in refused(tmp_path / "weights.pt")
     assert not list(artifacts.glob("*"))
+
+
+def test_a_program_that_does_not_repeat_itself_is_refused(tmp_path: Path) -> None:
+    """Its actions are drawn anew each time."""
+
+    class Random(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return torch.rand(features.shape[0], 3) + features[:, :3] * 0
+
+    torch.jit.trace(Random(), torch.zeros(2, 7), check_trace=False).save(tmp_path / "random.pt")
+    with pytest.raises(
+        ArtifactError, match="it gives another action for the same observation each time"
+    ):
+        import_torchscript(
+            tmp_path / "random.pt",
+            "v0.3.0",
+            tmp_path / "artifacts",
+            fields=_fields(5),
+            layout=("throttle", "brake", "steer"),
+        )
+    assert not list((tmp_path / "artifacts").glob("*"))

@@ -16,9 +16,14 @@ import numpy as np
 import psutil
 import pytest
 
+from carlarl.promotion import promote
+from carlarl.promotion.triton_control import TritonControl
+from converters.export.export import export
 from examples.track import TrackEnv
 from tests.browser import Browser, browser, program
-from tests.stack import Stack, running_stack
+from tests.converters.policies_of_spaces import make
+from tests.gateway.processes import until
+from tests.stack import ROOT, Stack, running_stack
 
 KEY = "a-key-of-this-test"
 
@@ -318,3 +323,41 @@ def test_less_motion_where_it_is_asked_for(page: Browser, stack: Stack) -> None:
     page.wait(says("state", "Paused"))
     page.evaluate("document.getElementById('pause').click()")
     page.wait(says("state", "Driving"))
+
+
+def test_a_policy_of_another_form_has_a_text(page: Browser, tmp_path: Path) -> None:
+    """No track and no cars, until a policy is active that drives them; and back again."""
+    observation = {"type": "Dict", "subspaces": {"mode": {"type": "Discrete", "n": 4}}}
+    action = {"type": "MultiDiscrete", "nvec": [3, 2]}
+    make(tmp_path / "v1.0.0", {"observation_space": observation, "action_space": action})
+    target = tmp_path / "model_repository"
+    export([ROOT / "artifacts/v0.2.0", tmp_path / "v1.0.0"], target, ["onnx"])
+    promote.promote(target, "v1.0.0", None, allow_signature_change=True)
+    send = "document.querySelector('#try-text button').click()"
+    visible = "document.getElementById('{}').checkVisibility()"
+    with running_stack(MODEL_REPOSITORY=str(target)) as stack:
+        page.open(stack.gateway_url + "/console", 1200)
+        page.wait(says("state", "Ready"))
+        page.wait("/^\\[\\d,\\d\\]$/.test(document.getElementById('try-own').textContent)")
+        for hidden in ("track", "car-action", "latency", "cars", "take", "try-action"):
+            assert not page.evaluate(visible.format(hidden)), hidden
+        assert page.evaluate("JSON.parse(document.getElementById('try-json').value).mode < 4")
+        for sent, told in (('{"mode": 4}', "observations.0.mode"), ('{"mode": ', "No JSON")):
+            change(page, "try-json", sent)
+            page.evaluate(send)
+            page.wait(says("try-error", told))
+        change(page, "try-json", '{"mode": 3}')
+        page.evaluate(send)
+        page.wait(says("try-note", "v1.0.0, deterministic"))
+        assert text(page, "try-error") == ""
+        assert "trouble" not in text(page, "state").lower()
+        with TritonControl(f"http://{stack.triton_http}") as control:
+            promote.promote(target, "v0.2.0", control, allow_signature_change=True)
+            until(lambda: httpx.get(f"{stack.gateway_url}/readyz").json()["version"] == "v0.2.0")
+            page.evaluate("document.querySelector('#try-deterministic').click()")
+            page.wait(says("state", "Driving"))
+            assert page.evaluate(visible.format("track"))
+            assert not page.evaluate(visible.format("try-text"))
+            promote.promote(target, "v1.0.0", control, allow_signature_change=True)
+            page.wait(says("state", "Ready"))
+            assert not page.evaluate(visible.format("track"))

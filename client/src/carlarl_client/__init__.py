@@ -12,6 +12,7 @@ from carlarl_client.errors import (
     ResourceExhausted,
     ServiceUnavailable,
     Unauthorized,
+    Unsupported,
     ValidationFailed,
 )
 from carlarl_client.fallback import AsyncSafeDriver, Fallback, SafeDriver
@@ -39,5 +40,6 @@ __all__ = [
     "SafeDriver",
     "ServiceUnavailable",
     "Unauthorized",
+    "Unsupported",
     "ValidationFailed",
 ]

@@ -9,12 +9,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Iterable, Mapping, NamedTuple
 
 from carlarl_client._core import Try
+from carlarl_client._spaces import Described, number, own_action
 from carlarl_client.errors import BY_CODE, BadAnswer, ConnectionFailed, PolicyError
 from carlarl_client.types import Action, Prediction
 
 LONGEST = 2_000_000
 """Bytes of an answer's body: what is longer is no answer, and takes too long to read."""
 RANGES = {"throttle": (0.0, 1.0), "brake": (0.0, 1.0), "steer": (-1.0, 1.0)}
+SWITCHES = ("reverse", "hand_brake")
 
 Headers = Iterable["tuple[bytes, bytes]"]
 
@@ -72,26 +74,50 @@ def read(status: int, headers: Headers, body: bytearray, tried: Try) -> Answer:
     )
 
 
-def prediction(answer: Answer, asked: Mapping[str, Any], latency_ms: float) -> Prediction:
-    """Read the answer of `/predict`. Raises BadAnswer where it is none, or to another question."""
+def speaks_own(content: Mapping[str, Any]) -> bool:
+    """Whether an answer has actions in the policy's own space, which `/metadata` describes."""
+    actions = content.get("actions")
+    own = type(actions) is list and len(actions) > 0 and type(actions[0]) is not dict
+    return own or "policyActions" in content
+
+
+def prediction(
+    answer: Answer, asked: Mapping[str, Any], latency_ms: float, described: Described | None
+) -> Prediction:
+    """Read the answer of `/predict`. Raises BadAnswer where it is none, or to another question.
+
+    `described` is what `/metadata` says of the version that answered, if it was asked.
+    """
     content, rows = answer.content, len(asked["observations"])
+    space = described and described.action
     try:
-        actions = tuple(_action(each) for each in _of(list, content["actions"]))
+        actions: list[Any] = _of(list, content["actions"])
+        if actions and type(actions[0]) is not dict:
+            if described is not None and described.control:
+                raise ValueError(f"{actions[0]!r} is no control")
+            actions = [own_action(each, space) for each in actions]
+        else:
+            actions = [_action(each) for each in actions]
+        own = None
+        if asked.get("policyActions"):
+            own = tuple(own_action(each, space) for each in _of(list, content["policyActions"]))
         read = Prediction(
-            actions=actions,
+            actions=tuple(actions),
             version=_of(str, content["version"]),
-            timing_ms=_number(content["timingMs"], 0.0, 1e9),
+            timing_ms=number(content["timingMs"], 0.0, 1e9),
             latency_ms=latency_ms,
             deterministic=_of(bool, content["deterministic"]),
             seed=None if asked["deterministic"] else _of(int, content["seed"]),
             request_id=answer.request_id,
+            policy_actions=own,
         )
-        if len(actions) != rows:
-            raise ValueError(f"{rows} observations were sent, {len(actions)} actions came")
+        for each in (read.actions, read.policy_actions or read.actions):
+            if len(each) != rows:
+                raise ValueError(f"{rows} observations were sent, {len(each)} actions came")
         for name in ("version", "deterministic", *([] if read.deterministic else ["seed"])):
             if asked.get(name) not in (None, getattr(read, name)):
                 raise ValueError(f"{name} is {content[name]!r}, asked for was {asked[name]!r}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise BadAnswer(
             f"the answer is no prediction: {repr(error)[:200]}",
             status=200,
@@ -101,16 +127,9 @@ def prediction(answer: Answer, asked: Mapping[str, Any], latency_ms: float) -> P
 
 
 def _action(each: Any) -> Action:
-    return Action(*(_number(_of(dict, each)[name], *RANGES[name]) for name in Action._fields))
-
-
-def _number(value: Any, low: float, high: float) -> float:
-    """Give a number of JSON. Raises ValueError where it is out of range, TypeError for others."""
-    if type(value) not in (int, float):
-        raise TypeError(f"{value!r} is no number")
-    if not low <= value <= high:
-        raise ValueError(f"{value!r} is not within {low:g} and {high:g}")
-    return float(value)
+    throttle, brake, steer = (number(_of(dict, each)[name], *RANGES[name]) for name in RANGES)
+    reverse, hand_brake = (_of(bool, each.get(name, False)) for name in SWITCHES)
+    return Action(throttle, brake, steer, reverse, hand_brake)
 
 
 def _of(kind: type, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -9,11 +10,13 @@ import random
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Iterable, Mapping, cast
+from numbers import Number
+from typing import Any, Mapping
 
 import httpcore
 import httpx
 
+from carlarl_client._spaces import Space, is_large, packed
 from carlarl_client.errors import (
     ConnectionFailed,
     DeadlineExceeded,
@@ -178,38 +181,54 @@ class Retries:
         return pause
 
 
+class LargeArray(Exception):
+    """An observation has an array that may travel as bytes, if its space is known."""
+
+
 def predict_call(
-    observations: Observations,
-    deterministic: bool,
-    seed: int | None,
-    version: str | None,
+    observations: Observations, options: Mapping[str, Any], space: Space | None
 ) -> Call:
-    """Write the call of `/predict`. Raises ValidationFailed where JSON can't hold it."""
-    request: dict[str, Any] = {"deterministic": deterministic}
-    if seed is not None:
-        request["seed"] = seed
-    if version is not None:
-        request["version"] = version
+    """Write the call of `/predict`, with the `options` that are not None.
+
+    `space` is that of an observation, empty where the service does not say, None where it was not
+    asked. Raises ValidationFailed where JSON can't hold it, LargeArray where `space` is needed.
+    """
+    request = {name: value for name, value in options.items() if value is not None}
     try:
-        one = isinstance(observations, (Mapping, Observation))
-        several = [observations] if one else list(cast("Iterable[Any]", observations))
+        one = isinstance(observations, ONE)
+        several = [observations] if one else list(observations)
         rows = [vars(each) if isinstance(each, Observation) else each for each in several]
+        if space:
+            rows = [packed(each, space) for each in rows]
         request["observations"] = rows
-        body = _encode(request).encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        body = (_encode_small if space is None else _encode)(request).encode()
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValidationFailed(f"observations: {error}", unsent=True) from error
-    return Call("POST", "/predict", body, deterministic or seed is not None, request)
+    return Call("POST", "/predict", body, request["deterministic"] or "seed" in request, request)
+
+
+ONE = (Mapping, Observation, Number, str, bytes)
+"""What is one observation by itself; anything else is several."""
 
 
 def _plain(value: Any) -> Any:
-    """Give numpy's arrays and numbers, and other sequences, as JSON has them."""
-    if hasattr(value, "tolist"):
+    """Give numpy's arrays and numbers, bytes, and other sequences, as JSON has them."""
+    if hasattr(value, "tolist") and not isinstance(value, memoryview):
         return value.tolist()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
         return dict(value)
     return list(value)
 
 
-_encode: Callable[[Any], str] = json.JSONEncoder(
-    allow_nan=False, separators=(",", ":"), default=_plain
-).encode
+def _plain_small(value: Any) -> Any:
+    if is_large(value):
+        raise LargeArray
+    return _plain(value)
+
+
+_encode, _encode_small = (
+    json.JSONEncoder(allow_nan=False, separators=(",", ":"), default=plain).encode
+    for plain in (_plain, _plain_small)
+)

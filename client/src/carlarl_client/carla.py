@@ -173,10 +173,16 @@ class Steering:
 
 
 def control(action: Action, steer: float) -> Any:
-    """Make a `carla.VehicleControl` of an action's pedals and CARLA's steer."""
+    """Make a `carla.VehicleControl` of an action's pedals and switches and CARLA's steer."""
     import carla
 
-    return carla.VehicleControl(throttle=action.throttle, brake=action.brake, steer=steer)
+    return carla.VehicleControl(
+        throttle=action.throttle,
+        brake=action.brake,
+        steer=steer,
+        hand_brake=action.hand_brake,
+        reverse=action.reverse,
+    )
 
 
 class Lidar:

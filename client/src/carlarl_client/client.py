@@ -6,15 +6,28 @@ import asyncio
 import ssl
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, Generator
 
 import httpcore
 
-from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, read
-from carlarl_client._core import Call, Deadline, Requests, Retries, Try, predict_call
+from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, read, speaks_own
+from carlarl_client._core import (
+    Call,
+    Deadline,
+    LargeArray,
+    Requests,
+    Retries,
+    Try,
+    predict_call,
+)
 from carlarl_client._network import AsyncPools, Pools
-from carlarl_client.errors import BadAnswer, ClientClosed, PolicyError
+from carlarl_client._spaces import Described, Space
+from carlarl_client.errors import BadAnswer, ClientClosed, PolicyError, ValidationFailed
 from carlarl_client.types import Observations, Prediction
+
+METADATA = Call("GET", "/metadata")
+Steps = Generator[Call, Answer, Prediction]
+"""The calls of a prediction: takes the answer to each, and gives the prediction in the end."""
 
 
 class _Asking:
@@ -28,6 +41,8 @@ class _Asking:
         self._closed = False
         self.timeout = timeout
         self.retries = retries
+        self._described: dict[str, Described | None] = {}
+        self._active: str | None = None
 
     @property
     def url(self) -> str:
@@ -41,6 +56,39 @@ class _Asking:
         if self._closed:
             raise ClientClosed("the client is closed")
         return self._requests.write(call, deadline)
+
+    def _predict(self, observations: Observations, deadline: Deadline, **options: Any) -> Steps:
+        """Ask `/predict`, and `/metadata` where a space must be known that is not known yet."""
+        version = options["version"]
+        try:
+            call = predict_call(observations, options, self._space(version))
+        except LargeArray:
+            yield from self._learn(version)
+            call = predict_call(observations, options, self._space(version) or {})
+        answer = yield call
+        served = str(answer.content.get("version"))
+        if speaks_own(answer.content) and served not in self._described:
+            yield from self._learn(served)
+        described = self._described.get(served)
+        return prediction(answer, call.asked, deadline.spent_ms(), described)
+
+    def _space(self, version: str | None) -> Space | None:
+        """Give the space of observations; empty where it can't be known, None where it may be."""
+        asked, described = version or self._active, self._described
+        if asked not in described:
+            return None
+        known = described[asked]
+        return {} if known is None else known.observation
+
+    def _learn(self, version: str | None) -> Generator[Call, Answer, None]:
+        """Keep what `/metadata` says of the active version, and that of others it says nothing."""
+        told = Described.by((yield METADATA).content)
+        self._active = told.version
+        self._described.update({version or told.version: None, told.version: told})
+
+    def _forget(self) -> None:
+        """Ask `/metadata` again where it is needed: something did not fit."""
+        self._described, self._active = {}, None
 
 
 def _check(response: httpcore.Response, tried: Try) -> None:
@@ -96,20 +144,37 @@ class PolicyClient(_Asking):
         deterministic: bool = False,
         seed: int | None = None,
         version: str | None = None,
+        policy_actions: bool = False,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask for one action for each observation.
 
         Args:
-            observations: one, or 1 to 1000 of them: `Observation`s or the API's dictionaries.
+            observations: one, or 1 to 1000 of them, in the API's JSON form, or `Observation`s. One
+                that is itself a list or an array, or several, come in a list. Numpy's arrays and
+                numbers are taken as they are, bytes in the place of base64. Arrays of more than 64
+                elements travel as bytes: for them, `/metadata` is asked once.
             deterministic: ask for the policy's mean action; else for a sampled one.
             seed: repeats sampled actions, 0 to 2^63-1; the service draws one where absent.
             version: of the policy, such as `v0.2.0`; the active one where absent.
+            policy_actions: also ask for the actions in the policy's own space, before they become
+                controls.
             timeout: seconds, in the place of the client's.
         """
         deadline = self._deadline(timeout)
-        call = predict_call(observations, deterministic, seed, version)
-        return prediction(self._call(call, deadline), call.asked, deadline.spent_ms())
+        options = {"deterministic": deterministic, "seed": seed, "version": version}
+        own = policy_actions or None
+        steps = self._predict(observations, deadline, **options, policyActions=own)
+        call = next(steps)
+        try:
+            while True:
+                call = steps.send(self._call(call, deadline))
+        except StopIteration as end:
+            predicted: Prediction = end.value
+            return predicted
+        except (BadAnswer, ValidationFailed):
+            self._forget()
+            raise
 
     def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
@@ -195,12 +260,24 @@ class AsyncPolicyClient(_Asking):
         deterministic: bool = False,
         seed: int | None = None,
         version: str | None = None,
+        policy_actions: bool = False,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask for one action for each observation; see `PolicyClient.predict`."""
         deadline = self._deadline(timeout)
-        call = predict_call(observations, deterministic, seed, version)
-        return prediction(await self._call(call, deadline), call.asked, deadline.spent_ms())
+        options = {"deterministic": deterministic, "seed": seed, "version": version}
+        own = policy_actions or None
+        steps = self._predict(observations, deadline, **options, policyActions=own)
+        call = next(steps)
+        try:
+            while True:
+                call = steps.send(await self._call(call, deadline))
+        except StopIteration as end:
+            predicted: Prediction = end.value
+            return predicted
+        except (BadAnswer, ValidationFailed):
+            self._forget()
+            raise
 
     async def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""

@@ -80,6 +80,17 @@ class ModelNotFound(PolicyError):
     default_code = "MODEL_NOT_FOUND"
 
 
+class Unsupported(PolicyError):
+    """The policy can't do what is asked, such as to sample, or to drive a car."""
+
+    default_code = "UNSUPPORTED"
+
+    @property
+    def outage(self) -> bool:
+        """Never: it will not be able to."""
+        return False
+
+
 class ResourceExhausted(PolicyError):
     """The service's queue is full."""
 
@@ -139,6 +150,7 @@ BY_CODE: Mapping[str, type[PolicyError]] = {
         ValidationFailed,
         Unauthorized,
         ModelNotFound,
+        Unsupported,
         ResourceExhausted,
         InferenceFailed,
         ServiceUnavailable,

@@ -8,13 +8,15 @@ from typing import Any
 
 from carlarl_client._core import Deadline
 from carlarl_client.client import AsyncPolicyClient, PolicyClient
-from carlarl_client.errors import PolicyError
+from carlarl_client.errors import PolicyError, Unsupported
 from carlarl_client.types import Action, AnyObservation, Prediction
 
 
 @dataclass(frozen=True)
 class Fallback:
-    """The rule: hold the last action for some steps, then coast or brake, the wheel where it is.
+    """The rule: hold the last action for some steps, then coast or brake.
+
+    The wheel and the gear stay where they are.
 
     Attributes:
         hold_steps: steps for which the last action is repeated, 0 or more. Before the first answer
@@ -36,7 +38,7 @@ class Fallback:
             return Action(0.0, self.brake, 0.0)
         if missed <= self.hold_steps:
             return last
-        return Action(0.0, self.brake, last.steer)
+        return Action(0.0, self.brake, last.steer, last.reverse)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Step:
     Attributes:
         action: to apply.
         error: why it is the fallback's; None where the policy answered.
-        latency_ms: that the answer, or the wait for it, took.
+        latency_ms: that the answer, or the wait for it, took; 0 where the one before still holds.
         version: of the policy that answered; None where it did not.
     """
 
@@ -60,33 +62,61 @@ class _Driving:
     """What both drivers know of their drive."""
 
     def __init__(
-        self, fallback: Fallback | None, deadline: float, deterministic: bool, version: str | None
+        self,
+        fallback: Fallback | None,
+        deadline: float,
+        deterministic: bool,
+        version: str | None,
+        repeat: int,
     ) -> None:
         Deadline(deadline)
+        if repeat < 1:
+            raise ValueError(f"repeat is {repeat}: give 1 or more")
         self._asking: dict[str, Any] = {
             "timeout": deadline,
             "deterministic": deterministic,
             "version": version,
         }
         self._fallback = fallback or Fallback()
+        self._repeat = repeat
         self._last: Action | None = None
+        self._held: Step | None = None
+        self._left = 0
         self.steps = 0
         self.fallback_steps = 0
         self.outages = 0
         self.recovery_steps: list[int] = []
         self.missed = 0
 
+    def _hold(self) -> Step | None:
+        """Begin a step; give it where the answer before still holds."""
+        self.steps += 1
+        if self._held is None or self._left == 0:
+            return None
+        self._left -= 1
+        return self._held
+
     def _answered(self, answer: Prediction) -> Step:
+        action = answer.action
+        if not isinstance(action, Action):
+            raise Unsupported(
+                f"{answer.version} drives no car: it answers in an action space of its own, "
+                "without throttle, brake and steer",
+                request_id=answer.request_id,
+                status=200,
+            )
         if self.missed:
             self.recovery_steps.append(self.missed)
             self.missed = 0
-        self._last = answer.action
-        return Step(answer.action, None, answer.latency_ms, answer.version)
+        self._last = action
+        self._held, self._left = Step(action, None, 0.0, answer.version), self._repeat - 1
+        return Step(action, None, answer.latency_ms, answer.version)
 
     def _failed(self, error: PolicyError, started: float) -> Step:
         """Give the fallback's step; before the first answer raise what the caller did wrong."""
         if self._last is None and not error.outage:
             raise error
+        self._held = None
         latency_ms = (time.perf_counter() - started) * 1000
         self.outages += self.missed == 0
         self.missed += 1
@@ -97,10 +127,11 @@ class _Driving:
 class SafeDriver(_Driving):
     """Asks for an action at every step, and has one at every step.
 
-    An outage (no connection, no valid answer within the step's deadline, 408, 429 or 5xx) gives the
-    fallback's action; the service is asked again at the next step, so the policy drives again with
-    the first step that it answers. What the caller did wrong (another 4xx, a closed client) is
-    raised before the first answer; after it the car is in motion, and nothing is raised.
+    The policy must answer throttle, brake and steer. An outage (no connection, no valid answer
+    within the step's deadline, 408, 429 or 5xx) gives the fallback's action; the service is asked
+    again at the next step, so the policy drives again with the first step that it answers. What the
+    caller did wrong (another 4xx, a closed client, a policy that drives no car) is raised before
+    the first answer; after it the car is in motion, and nothing is raised.
 
     Attributes:
         client: that is asked. A driver that was unpickled has one of its own, which wants a close.
@@ -119,6 +150,7 @@ class SafeDriver(_Driving):
         fallback: Fallback | None = None,
         deterministic: bool = True,
         version: str | None = None,
+        repeat: int = 1,
     ) -> None:
         """Take who answers and the rule for when it does not.
 
@@ -128,16 +160,18 @@ class SafeDriver(_Driving):
             fallback: the rule; `Fallback()` where absent.
             deterministic: ask for the policy's mean action; else for a sampled one.
             version: of the policy; the active one where absent.
+            repeat: steps for which an answer holds: `repeat` of the service's `/metadata`.
         """
-        super().__init__(fallback, deadline, deterministic, version)
+        super().__init__(fallback, deadline, deterministic, version, repeat)
         self.client = client
 
     def step(self, observation: AnyObservation) -> Step:
         """Give the action for what is seen now."""
-        self.steps += 1
+        if (held := self._hold()) is not None:
+            return held
         started = time.perf_counter()
         try:
-            return self._answered(self.client.predict(observation, **self._asking))
+            return self._answered(self.client.predict([observation], **self._asking))
         except PolicyError as error:
             return self._failed(error, started)
 
@@ -153,16 +187,18 @@ class AsyncSafeDriver(_Driving):
         fallback: Fallback | None = None,
         deterministic: bool = True,
         version: str | None = None,
+        repeat: int = 1,
     ) -> None:
         """Take who answers and the rule; see `SafeDriver` for the arguments."""
-        super().__init__(fallback, deadline, deterministic, version)
+        super().__init__(fallback, deadline, deterministic, version, repeat)
         self.client = client
 
     async def step(self, observation: AnyObservation) -> Step:
         """Give the action for what is seen now."""
-        self.steps += 1
+        if (held := self._hold()) is not None:
+            return held
         started = time.perf_counter()
         try:
-            return self._answered(await self.client.predict(observation, **self._asking))
+            return self._answered(await self.client.predict([observation], **self._asking))
         except PolicyError as error:
             return self._failed(error, started)

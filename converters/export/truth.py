@@ -1,0 +1,141 @@
+"""What the trained policy does, exactly, and how far an export may be away from it.
+
+The truth is the trained policy in float64. An export may differ from it by `TOLERANCE`, and by four
+times what the trained policy in float32 does itself. So may the scores of a discrete choice: where
+two are closer than that, either one may be chosen.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.artifact.policy import Policy
+from policy_spec.spaces import Box, MultiBinary
+from triton_backend.preprocessing import choices
+from triton_backend.runtimes import Arrays
+
+Floats = NDArray[np.float32]
+
+TOLERANCE = 1e-5
+"""Largest absolute difference of an action's element, where float32 itself is exact."""
+OWN_ERRORS = 4
+"""How many times the trained policy's own error in float32 is allowed beside it."""
+
+MOST_OWN = 1e-3
+"""A larger error is none of rounding: the program does something else in float64. Relative."""
+
+
+def run(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
+    """Return the trained policy's outputs, one row at a time."""
+    with torch.inference_mode():
+        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
+        made = [policy(f[None], n[None]) for f, n in rows]
+    parts = [one if isinstance(one, tuple) else (one,) for one in made]
+    return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
+
+
+def _scores(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+    with torch.inference_mode():
+        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
+        return torch.cat([policy.scores(f[None], n[None]) for f, n in rows]).numpy()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the trained policy does in float64 on some rows, and how far its export may be away.
+
+    Attributes:
+        policy: in float64; in float32 if it computes only in that.
+        outputs: its own.
+        scores: of a discrete choice, with noise; those of a Box do not count.
+        allowed: the largest difference of each element of `outputs`, or of the scores.
+        own: the largest error of the trained policy in float32.
+    """
+
+    policy: Policy
+    outputs: Arrays
+    scores: NDArray[Any]
+    allowed: tuple[NDArray[Any], ...]
+    own: float
+
+    @classmethod
+    def of(cls, policy: Policy, features: Floats, noise: Floats) -> Truth:
+        """Compute the policy in both types."""
+        exact, wide = copy.deepcopy(policy), (features.astype(np.float64), noise.astype(np.float64))
+        as_it_is = run(policy, features, noise), _scores(policy, features, noise)
+        try:
+            outputs, scores = run(exact.double(), *wide), _scores(exact, *wide)
+        except RuntimeError:  # a program may have constants of its own in float32
+            exact, outputs, scores = policy, *as_it_is
+        pairs = [(as_it_is[1], scores)]
+        if isinstance(policy.space, Box):
+            pairs = list(zip(as_it_is[0], outputs, strict=True))
+        own = [np.abs(one.astype(np.float64) - other).max(axis=0) for one, other in pairs]
+        sizes = [1 + np.abs(other).max() for _, other in pairs]
+        if any((one > MOST_OWN * size).any() for one, size in zip(own, sizes, strict=True)):
+            exact, outputs, scores = policy, *as_it_is
+            own = [np.zeros_like(one) for one in own]
+        allowed = tuple(TOLERANCE + OWN_ERRORS * one for one in own)
+        return cls(exact, outputs, scores, allowed, max(float(one.max()) for one in own))
+
+    def clear(self) -> NDArray[np.bool_]:
+        """Return for each row whether its choices are clear: float32 can't make them others."""
+        if isinstance(self.policy.space, Box):
+            return np.ones(len(self.scores), bool)
+        most = self.allowed[0].max()
+        if isinstance(self.policy.space, MultiBinary):
+            return np.asarray((np.abs(self.scores) > most).all(axis=1))
+        good, begin = np.ones(len(self.scores), bool), 0
+        for values in choices(self.policy.space) or ():
+            best = np.sort(self.scores[:, begin : begin + len(values)], axis=1)[:, -2:]
+            good &= (len(values) == 1) | (best[:, -1] - best[:, 0] > most)
+            begin += len(values)
+        return good
+
+    def errors(self, outputs: Arrays, order: NDArray[Any]) -> tuple[float, bool]:
+        """Return how far the `outputs` of the rows `order` are away, and if that is allowed."""
+        if isinstance(self.policy.space, Box):
+            away = [
+                np.abs(one.astype(np.float64) - other[order])
+                for one, other in zip(outputs, self.outputs, strict=True)
+            ]
+            good = all((one <= most).all() for one, most in zip(away, self.allowed, strict=True))
+            return max(float(one.max()) for one in away), good
+        own = outputs[-1]
+        if not self._mapped(outputs):
+            return float("inf"), False
+        lost = self._lost(own, self.scores[order])
+        return float(lost.max()), bool((lost <= self.allowed[0].max()).all())
+
+    def _mapped(self, outputs: Arrays) -> bool:
+        """Whether the control is the one for the policy's own action in the same answer."""
+        if len(outputs) == 1:
+            return True
+        with torch.inference_mode():
+            expected = self.policy.controls(torch.from_numpy(outputs[1].copy()))
+        return np.array_equal(outputs[0], expected.numpy().astype(np.float32))
+
+    def _lost(self, own: NDArray[Any], scores: NDArray[Any]) -> NDArray[Any]:
+        """Return by how much the scores of the choices `own` are below the best ones.
+
+        Infinity stands for a choice that the space does not have.
+        """
+        space = self.policy.space
+        if isinstance(space, MultiBinary):
+            lost = np.where(own == (scores > 0), 0.0, np.abs(scores))
+            return np.where((own == 0) | (own == 1), lost, np.inf)
+        lost, begin = np.full(own.shape, np.inf), 0
+        for branch, values in enumerate(choices(space) or ()):
+            part = scores[:, begin : begin + len(values)]
+            chosen = own[:, branch] - values.start
+            inside = np.flatnonzero((chosen >= 0) & (chosen < len(values)))
+            best = part[inside].max(axis=1)
+            lost[inside, branch] = best - part[inside, chosen[inside]]
+            begin += len(values)
+        return lost

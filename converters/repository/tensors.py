@@ -1,0 +1,77 @@
+"""The tensors of a policy's models: names, data types and dims, from its signature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from tritonclient.grpc import model_config_pb2 as pb
+
+from policy_spec.leaves import PACKED, Leaf, leaves
+from policy_spec.signature import Signature
+from policy_spec.spaces import Box
+from triton_backend.preprocessing import Preprocessing
+
+Tensor = tuple[str, Any, tuple[int, ...]]
+"""Name, data type, dims without the batch."""
+
+NONCE: Tensor = ("nonce", pb.TYPE_INT64, (1,))
+"""An optional input of the Python backend's models, which they give back: see `ECHO`."""
+OPTIONAL = ("row", "noise_key", "nonce")
+"""Only a caller that joins several requests into one must send the row of each."""
+ECHO: Tensor = ("nonce_echo", pb.TYPE_INT64, (1,))
+"""The output that is the input `nonce`, zeros without one. In an ensemble it passes both steps. It
+has a name of its own, since no tensor of an ensemble can be both an input and an output."""
+
+
+def _leaf(leaf: Leaf) -> Tensor:
+    return (leaf.name, pb.DataType.Value(f"TYPE_{leaf.triton}"), leaf.dims)
+
+
+def observation_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the preprocessing model and of the ensembles."""
+    return [
+        *map(_leaf, leaves(signature.observation_space)),
+        ("deterministic", pb.TYPE_BOOL, (1,)),
+        ("seed", pb.TYPE_INT64, (1,)),
+        ("row", pb.TYPE_INT64, (1,)),
+    ]
+
+
+def packed_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the fused model."""
+    layout = signature.layout
+    packed: list[Tensor] = [(PACKED, pb.TYPE_FP32, (layout.width,))] if layout.packed else []
+    return [*packed, *map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
+
+
+def feature_tensors(signature: Signature) -> list[Tensor]:
+    """Inputs of the policy models."""
+    preprocessing = Preprocessing.of(signature)
+    return [
+        ("features", pb.TYPE_FP32, (preprocessing.width,)),
+        ("noise", pb.TYPE_FP32, (preprocessing.noise,)),
+    ]
+
+
+def action_tensors(signature: Signature) -> list[Tensor]:
+    """Outputs of the policy models: the control, and the policy's own action if that differs."""
+    space, control = signature.action_space, signature.control
+    kind = (
+        pb.TYPE_FP32
+        if isinstance(space, Box)
+        else pb.DataType.Value(f"TYPE_{space.element.triton}")
+    )
+    own = (kind, (space.size,))
+    if control is None:
+        return [("action", *own)]
+    action: Tensor = ("action", pb.TYPE_FP32, (len(control.names),))
+    return [action, ("policy_action", *own)] if signature.has_policy_action else [action]
+
+
+def zeros_are_valid(signature: Signature) -> bool:
+    """Whether a request of zeros alone, as Triton's warm-up sends, is a good one: it samples."""
+    return signature.noise != "none" and all(
+        np.less_equal(leaf.space.low, 0).all() and np.greater_equal(leaf.space.high, 0).all()
+        for leaf in leaves(signature.observation_space)
+    )
