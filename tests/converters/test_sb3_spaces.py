@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle as python_pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from policy_spec.noise import NoiseSource
 from tests.converters.test_sb3_zip import FOLDER, SAVED, observations
+from tests.stack import running_stack
 
 DRAWS = 20_000
 VECTOR, WHEEL = spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,))
@@ -386,20 +388,25 @@ def test_refused_in_one_sentence(
     assert not (tmp_path / "artifacts" / "v1.0.0").exists()
 
 
+@pytest.mark.live
 def test_normalised_parts_of_a_dict(tmp_path: Path) -> None:
-    """From the environment to the artifact, statistics and all."""
+    """From the environment to the gateway's answer, statistics and all."""
     space = spaces.Dict({"rays": spaces.Box(0, 90, (5,)), "speed": spaces.Box(-3, 40, (1,))})
     path = train(tmp_path, PPO, space, WHEEL, normalised=True, n_steps=8, batch_size=8)
     given: dict[str, Any] = {"layout": ["steer", "acceleration"]}
     with pytest.raises(ArtifactError, match="--vecnormalize FILE"):
         import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given)
     given["vecnormalize"] = tmp_path / "vecnormalize.pkl"
-    source = artifact.load(import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given))
-    wrapper = pickle.loads(given["vecnormalize"].read_bytes())
-    batch = observations(space, 500)
-    model = PPO.load(path, device="cpu")
-    expected, _ = model.predict(wrapper.normalize_obs(batch), deterministic=True)
-    zeros = np.zeros((500, 2), np.float32)
-    with torch.inference_mode():
-        made = source.policy(torch.from_numpy(features(source, batch)), torch.from_numpy(zeros))
-    np.testing.assert_allclose(made[1].numpy(), expected, rtol=0, atol=1e-5)
+    folder = import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given)
+    export([folder], tmp_path / "repository", ["onnx"])
+    wrapper = python_pickle.loads(given["vecnormalize"].read_bytes())
+    batch = observations(space, 200)
+    normal = wrapper.normalize_obs(batch)
+    expected, _ = PPO.load(path, device="cpu").predict(normal, deterministic=True)
+    rows = [{key: values[row].tolist() for key, values in batch.items()} for row in range(200)]
+    body = {"observations": rows, "deterministic": True, "policyActions": True}
+    with running_stack(MODEL_REPOSITORY=str(tmp_path / "repository")) as stack:
+        answer = httpx.post(f"{stack.gateway_url}/predict", json=body, timeout=20).json()
+    np.testing.assert_allclose(answer["policyActions"], expected, rtol=0, atol=1e-5)
+    steers = [one["steer"] for one in answer["actions"]]
+    np.testing.assert_allclose(steers, expected[:, 0], rtol=0, atol=1e-5)
