@@ -11,7 +11,6 @@ from typing import Any, TypedDict
 from converters.artifact.card import ArtifactError
 from policy_spec.checks import SpecError
 from policy_spec.control import RANGES, Control
-from policy_spec.control_parsing import parse_control
 from policy_spec.leaves import leaves
 from policy_spec.parsing import parse_space
 from policy_spec.signature import Signature, driving_space
@@ -77,18 +76,14 @@ def card_fields(
         raise ArtifactError("--scale: it is for the elements that --layout names")
     for name, value in given.items():
         _check_kind(name, action)
-        control = {name: list(value) if name == "layout" else value}
-        data["control"] = control | ({} if scale is None else {"scale": scale})
-    if repeat is not None:
-        data["repeat"] = repeat
+        data["control"] = {name: list(value) if name == "layout" else value}
+        data["control"] |= {} if scale is None else {"scale": scale}
     try:
-        for control in [data["control"]] if given else []:
-            data["control"] = parse_control(control, action).to_data()
-        Signature.from_card(data)
+        signature = Signature.from_card(data | ({} if repeat is None else {"repeat": repeat}))
     except SpecError as error:
         flag = "--scale" if error.path.startswith("control.scale") else "".join(flags)
         raise ArtifactError(": ".join(filter(None, (str(source), flag, str(error))))) from None
-    return data
+    return signature.to_data() | {"distribution": {}}
 
 
 def _check_kind(name: str, action: Space) -> None:

@@ -55,9 +55,15 @@ def import_sb3(
         raise ArtifactError(f"{policy}: {error}") from None
     statistics = sb3_normalisation.check(policy, saved, vecnormalize)
     observation = _observation(policy, saved, fields, options)
+    parts = sb3_spaces.leaves(saved.observation_space)
+    if any(
+        np.any(getattr(one, "start", 0)) for one in (saved.action_space, *(p.space for p in parts))
+    ):
+        interface.teller(options)(
+            "Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0"
+        )
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    last = sb3_spaces.leaves(saved.observation_space)[-1]
-    model, card = _model(actor, last.first + last.width)
+    model, card = _model(actor, parts[-1].first + parts[-1].width)
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
         seen = _batch(saved, rows, features)
@@ -73,8 +79,7 @@ def import_sb3(
         options,
         kind=saved.algorithm.lower(),
         preprocessor=statistics,
-        **interface.card_fields(policy, observation, action, options),
-        **card,
+        **interface.card_fields(policy, observation, action, options) | card,
     )
 
 

@@ -72,11 +72,12 @@ def import_torchscript(
         card = interface.card_fields(program, observation, action, options)
     else:
         card = told.to_data()
+    opened = artifact.open_program(data)
     return writer.write(
         artifacts / version,
         program,
         data,
-        lambda rows, features: _choose(action, squash, _first(data, features)),
+        lambda rows, features: _choose(action, squash, _first(opened, features)),
         "the program's own",
         options,
         kind="torchscript",
@@ -136,10 +137,8 @@ def _length(part: Any) -> Any:
     return len(part) if isinstance(part, list) else None
 
 
-def _first(data: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    output: NDArray[np.float32] = programs.run(
-        artifact.open_program(data), torch.from_numpy(features)
-    )[0].numpy()
+def _first(program: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    output: NDArray[np.float32] = programs.run(program, torch.from_numpy(features))[0].numpy()
     return output
 
 

@@ -75,13 +75,20 @@ def write(
 
 
 def _compare(written: Artifact, predict: Predict, whose: str) -> None:
-    """Hold the original policy to what an export must keep to, see `converters.export.parity`."""
+    """Hold the original policy to what an export must keep to, see `converters.export.parity`.
+
+    It gets one row at a time, as `Truth` does: many at once round otherwise.
+    """
     rows = parity.observations(written)
     features = parity.features(written, rows)
     truth = Truth.of(
         written.policy, features, np.zeros((len(features), written.preprocessing.noise), np.float32)
     )
-    raw = predict(rows, features).reshape(len(features), -1)
+    alone = (
+        predict(tuple(values[i : i + 1] for values in rows), features[i : i + 1])
+        for i in range(len(features))
+    )
+    raw = np.concatenate([one.reshape(1, -1) for one in alone])
     error, good = truth.errors(_outputs(written.policy, raw), np.arange(len(features)))
     if not good:
         raise ArtifactError(f"its actions differ from {whose} by {error:.2g}")

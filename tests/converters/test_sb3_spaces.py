@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
+import pickle as python_pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import httpx
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from converters.artifact import artifact, pickles
@@ -23,8 +24,10 @@ from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from policy_spec.noise import NoiseSource
 from tests.converters.test_sb3_zip import FOLDER, SAVED, observations
+from tests.stack import running_stack
 
 DRAWS = 20_000
+VECTOR, WHEEL = spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,))
 SAMPLED = [name for name in SAVED if name[:3] in ("ppo", "a2c", "sac")]
 
 
@@ -270,6 +273,17 @@ def test_bounds_that_do_not_hold_are_left_away(tmp_path: Path) -> None:
 
 
 PEDALS = ["throttle", "brake", "steer"]
+
+
+def test_a_start_is_not_heeded(tmp_path: Path) -> None:
+    """As in training: the environment got 0 to 2."""
+    path = train(tmp_path, A2C, spaces.Box(-1, 1, (2,)), spaces.Discrete(3, start=4))
+    said: list[str] = []
+    folder = import_sb3(path, "v1.0.0", tmp_path, fields=["vector"], tell=said.append)
+    assert "does not heed the start" in said[0]
+    assert artifact.load(folder).card.action_space["start"] == 0  # type: ignore[index]
+
+
 TABLE = [{"throttle": 0.5, "steer": -1}, {"throttle": 1}, {"acceleration": -1, "reverse": True}]
 
 
@@ -307,6 +321,28 @@ def test_controls(kind: Any, action: Any, given: dict[str, Any], tmp_path: Path)
     assert source.card.signature.repeat == given.get("repeat", 1)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 8])
+def test_rounding_is_no_reason_to_refuse(seed: int, tmp_path: Path) -> None:
+    """These policies' own float32 is off by more than 1e-5, as numbers up to 1000 are rounded."""
+    env = gymnasium.Env[Any, Any]()
+    env.observation_space, env.action_space = spaces.Box(-1000, 1000, (7,)), WHEEL
+    SAC("MlpPolicy", env, seed=seed, device="cpu", buffer_size=10).save(tmp_path / "policy.zip")
+    given: Any = {"fields": ["vector"], "layout": ["steer", "acceleration"]}
+    assert import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path, **given).is_dir()
+
+
+def test_an_expert_of_a_simulator(tmp_path: Path) -> None:
+    """275 inputs without bounds, two layers of 256 tanh."""
+    env = gymnasium.Env[Any, Any]()
+    env.observation_space, env.action_space = spaces.Box(-np.inf, np.inf, (275,)), WHEEL
+    layers = {"net_arch": [256, 256], "activation_fn": torch.nn.Tanh}
+    PPO("MlpPolicy", env, seed=3, device="cpu", policy_kwargs=layers).save(tmp_path / "policy.zip")
+    np.save(tmp_path / "seen.npy", 1000 * np.random.RandomState(0).normal(size=(64, 275)))
+    given: Any = {"layout": ["steer", "acceleration"], "observations": tmp_path / "seen.npy"}
+    folder = import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path, fields=["state"], **given)
+    assert export([folder], tmp_path / "repository").active == "v1.0.0"
+
+
 def test_without_a_mapping_there_is_no_control(tmp_path: Path) -> None:
     """Three elements are no reason to guess that they are pedals."""
     path = train(tmp_path, A2C, spaces.Box(-1, 1, (7,)), spaces.Box(-1, 1, (3,)))
@@ -314,7 +350,6 @@ def test_without_a_mapping_there_is_no_control(tmp_path: Path) -> None:
     assert artifact.load(folder).card.signature.control is None
 
 
-VECTOR, WHEEL = spaces.Box(-1, 1, (4,)), spaces.Box(-1, 1, (2,))
 CASES: list[tuple[Any, Any, dict[str, Any], str]] = [
     (VECTOR, WHEEL, {}, "is a vector of 4 numbers: say what they are with --fields"),
     (VECTOR, WHEEL, {"fields": ["a:1", "b:2"]}, "--fields a:1,b:2 has 3 numbers, and an observ"),
@@ -353,20 +388,25 @@ def test_refused_in_one_sentence(
     assert not (tmp_path / "artifacts" / "v1.0.0").exists()
 
 
+@pytest.mark.live
 def test_normalised_parts_of_a_dict(tmp_path: Path) -> None:
-    """From the environment to the artifact, statistics and all."""
+    """From the environment to the gateway's answer, statistics and all."""
     space = spaces.Dict({"rays": spaces.Box(0, 90, (5,)), "speed": spaces.Box(-3, 40, (1,))})
     path = train(tmp_path, PPO, space, WHEEL, normalised=True, n_steps=8, batch_size=8)
     given: dict[str, Any] = {"layout": ["steer", "acceleration"]}
     with pytest.raises(ArtifactError, match="--vecnormalize FILE"):
         import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given)
     given["vecnormalize"] = tmp_path / "vecnormalize.pkl"
-    source = artifact.load(import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given))
-    wrapper = pickle.loads(given["vecnormalize"].read_bytes())
-    batch = observations(space, 500)
-    model = PPO.load(path, device="cpu")
-    expected, _ = model.predict(wrapper.normalize_obs(batch), deterministic=True)
-    zeros = np.zeros((500, 2), np.float32)
-    with torch.inference_mode():
-        made = source.policy(torch.from_numpy(features(source, batch)), torch.from_numpy(zeros))
-    np.testing.assert_allclose(made[1].numpy(), expected, rtol=0, atol=1e-5)
+    folder = import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given)
+    export([folder], tmp_path / "repository", ["onnx"])
+    wrapper = python_pickle.loads(given["vecnormalize"].read_bytes())
+    batch = observations(space, 200)
+    normal = wrapper.normalize_obs(batch)
+    expected, _ = PPO.load(path, device="cpu").predict(normal, deterministic=True)
+    rows = [{key: values[row].tolist() for key, values in batch.items()} for row in range(200)]
+    body = {"observations": rows, "deterministic": True, "policyActions": True}
+    with running_stack(MODEL_REPOSITORY=str(tmp_path / "repository")) as stack:
+        answer = httpx.post(f"{stack.gateway_url}/predict", json=body, timeout=20).json()
+    np.testing.assert_allclose(answer["policyActions"], expected, rtol=0, atol=1e-5)
+    steers = [one["steer"] for one in answer["actions"]]
+    np.testing.assert_allclose(steers, expected[:, 0], rtol=0, atol=1e-5)
