@@ -47,8 +47,8 @@ benchmark-memory: .venv/.installed-bench load-tools  ## memory over half a milli
 test-gpu: .venv/.installed-test .venv/.installed-gpu  ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
-benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## each format on the CPU and on the GPU
-	$(BIN)/python -m perf.studies.gpu
+benchmark-gpu: .venv/.installed-test .venv/.installed-gpu load-tools  ## Triton and the gateway with the policy on the GPU: runs/gpu.json
+	USE_GPU=1 $(BIN)/carlarl bench run --layers triton-http,gateway --repeats 3 --save-results runs/gpu.json
 
 perf-analyzer: .perf-analyzer/.installed  ## Triton's load generator, for carlarl bench
 

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import tempfile
 from contextlib import nullcontext, suppress
@@ -18,7 +19,6 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
 from gateway.config.settings import Settings, SettingsError
-from gateway.http import tls
 from gateway.http.connection import HttpConnection
 from gateway.http.places import allowed_connections
 from gateway.observability import log_config as logs
@@ -156,9 +156,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _check_certificate(settings: Settings) -> None:
-    certificate, key = settings.ssl_certfile, settings.ssl_keyfile
+    """Raise SettingsError unless the certificate chain and its key can be used."""
+    certificate, key = str(settings.ssl_certfile), str(settings.ssl_keyfile)
     try:
-        tls.check(str(certificate), str(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")  # else it would ask for one
     except (OSError, ValueError) as error:
         raise SettingsError(
             f"SSL_CERTFILE={certificate}, SSL_KEYFILE={key}: must be a certificate chain and its "

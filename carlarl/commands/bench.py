@@ -172,7 +172,7 @@ def peers(
 ) -> None:
     """Measure other ways to serve the policy, in turns with this one.
 
-    Each is installed into an environment of its own. Table, chart and results go to runs/peers/.
+    Each is installed into an environment of its own. Table and results go to runs/peers/.
 
     Example: carlarl bench peers --peer litserve --repeats 3
     """
@@ -195,8 +195,8 @@ def peers(
 def memory(requests: int) -> None:
     """Watch the memory of gateway and Triton; fail where it grows.
 
-    A stack of its own runs under load. Exit status 1 says what grows, and what to do. Samples and
-    verdicts go to runs/memory/.
+    A stack of its own runs under load. Exit status 1 says what grows; perf/README.md says what to
+    do then. Samples and verdicts go to runs/memory/.
 
     Example: carlarl bench memory --requests 100000
     """

@@ -6,10 +6,8 @@ import contextlib
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -17,8 +15,9 @@ import msgspec
 import rich.box
 import rich.table
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from carlarl.commands.options import gateway_url
 from gateway.config.settings import read_settings
 from perf.bench import suite
 from perf.bench.results import Results
@@ -37,33 +36,28 @@ def measure(
     with stack(url, api_key, repository) as found:
         results = Results.of(command, **({"URL": found.url} if found.runs else {}))
         try:
-            work = suite.work(plan, found)
-            results.left_out = work.left_out
-            _measure(work, plan.repeats, results)
+            jobs, results.left_out = suite.jobs(plan, found)
+            _measure(jobs, plan.repeats, results)
         except KeyboardInterrupt:
             results.interrupted = True
     return results
 
 
-def _measure(work: suite.Work, repeats: int, results: Results) -> None:
-    ends = [0.0, 0.0]
-    """When the job that runs will end, and how long those after it will take."""
-
-    class Remaining(ProgressColumn):
-        def render(self, task: Any) -> Any:
-            left = max(0.0, ends[0] - time.monotonic()) + ends[1]
-            return f"{left // 60:.0f}:{left % 60:02.0f} left"
-
-    def on_job(job: Any, after: float) -> None:
-        ends[:] = time.monotonic() + job.seconds, after
-        progress.update(task, description=job.name)
-
-    columns = (BarColumn(20), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
+def _measure(jobs: suite.Jobs, repeats: int, results: Results) -> None:
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(work.jobs) * repeats)
-        for measurement in suite.run(work, repeats, on_job):
+        task = progress.add_task("", total=len(jobs) * repeats)
+
+        def on_job(name: str, done: int) -> None:
+            progress.update(task, description=name, completed=done)
+
+        for measurement in suite.run(jobs, repeats, on_job, results.left_out):
             results.measurements.append(measurement)
-            progress.update(task, advance=1)
 
 
 @contextlib.contextmanager
@@ -71,18 +65,17 @@ def stack(url: str | None, api_key: str | None, repository: Path | None) -> Iter
     """Return the stack to measure, started where none runs."""
     settings = read_settings(model_repository=repository)
     folder = settings.model_repository.absolute()
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise click.UsageError(f"--url: {url!r} must begin with http:// or https://")
-    if url is None and processes.answers(f"{settings.gateway_url}/livez"):
-        url = settings.gateway_url
+    place = gateway_url(url)
+    if url is None and processes.answers(f"{place}/livez"):
+        url = place
         click.echo(f"measuring the gateway at {url}", err=True)
     if url is not None:
-        host = urlsplit(url).hostname
+        host = urlsplit(place).hostname
         host = "127.0.0.1" if host in ("localhost", "::1", None) else host
         triton = urlsplit(settings.triton_url or f"http://{host}:{settings.triton_http_port}")
         grpc = f"{triton.hostname}:{settings.triton_grpc_port}"
         address = f"{triton.hostname}:{triton.port or 80}"
-        yield suite.Stack(url.rstrip("/"), address, grpc, folder, api_key, runs=True)
+        yield suite.Stack(place, address, grpc, folder, api_key, runs=True)
         return
     click.echo("no gateway answers: starting a stack on free ports", err=True)
     own = processes.ALONE | {"MODEL_REPOSITORY": str(folder)}

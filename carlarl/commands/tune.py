@@ -22,8 +22,6 @@ TITLES = {
     "instances": "instances",
     "threads": "threads",
     "batch": "observations in a call",
-    "concurrency": "connections",
-    "rows": "observations in a request",
 }
 
 
@@ -93,17 +91,11 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
 
 
 def _told(found: Found, written: list[str]) -> dict[str, Any]:
-    from perf.studies import tuning
-
     told = asdict(found)
     told["noise"] = found.noise if found.per_s else None
     told["requests_per_s"] = told.pop("per_s")
     told["variables"] = found.best.variables
     told["written"] = written
-    told["knees"] = {name: tuning.knee(curve) for name, curve in found.curves.items()}
-    for name, curve in found.curves.items():
-        for point, share in zip(told["curves"][name], tuning.efficiency(curve), strict=True):
-            point["efficiency"] = share
     return told
 
 
@@ -111,18 +103,14 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from perf.studies import tuning
-
     console = Console()
-    for name, curve in found.curves.items():
-        unit = "observations/s" if name == "rows" else "requests/s"
-        table = Table(TITLES[name], f"{unit} (range)", "efficiency", "")
-        for point, share in zip(curve, tuning.efficiency(curve), strict=True):
-            rate = point.per_s
-            shown = f"{rate.median:,.0f} ({rate.low:,.0f}–{rate.high:,.0f})"
-            shown = shown if rate.median else "failed"
-            mark = "knee" if point.value == tuning.knee(curve) else ""
-            table.add_row(str(point.value), shown, f"{share:.0%}", mark)
+    table = Table("what", "value", "requests/s (range)")
+    for name, tried in found.ratios.items():
+        for value, ratio in tried.items():
+            median, *ends = (each * found.per_s for each in (ratio.median, ratio.low, ratio.high))
+            shown = f"{median:,.0f} ({ends[0]:,.0f}–{ends[1]:,.0f})" if median else "failed"
+            table.add_row(TITLES[name], str(value), shown)
+    if table.row_count:
         console.print(table)
     if not found.per_s:
         console.print("interrupted before anything was measured; nothing was changed")
@@ -142,6 +130,6 @@ def _show(found: Found, written: list[str], dry_run: bool) -> None:
         done = f"written into {', '.join(written)}" if written else "not written"
         why = " (--dry-run)" if dry_run else "; the next `carlarl serve` has it"
         console.print(f"model repository: {how}: {done}{why}")
-    for variable, value in best.variables.items():
-        if value != found.default.variables[variable]:
-            console.print(f"set {variable}={value}")
+    for variable, set_to in best.variables.items():
+        if set_to != found.default.variables[variable]:
+            console.print(f"set {variable}={set_to}")

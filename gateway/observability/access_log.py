@@ -8,7 +8,7 @@ from gateway.config.live import LiveSettings
 from gateway.observability.log_rate_limit import Budget
 
 if TYPE_CHECKING:
-    from gateway.observability.tracing import Trace
+    from gateway.observability.exchange import Exchange
 
 _QUIET = PROBES | METRICS
 
@@ -32,40 +32,33 @@ class AccessLog:
         return self._live.now.access_log == "all"
 
     def answered(
-        self,
-        route: str,
-        method: str,
-        status: int,
-        seconds: float,
-        request_id: str,
-        version: str | None = None,
-        error: str | None = None,
-        trace: "Trace | None" = None,
+        self, exchange: "Exchange", status: int, seconds: float, error: str | None
     ) -> None:
-        """Log one answer; `route` is a template, never the raw path."""
+        """Log the answer to a request, which took `seconds`; `error` is its code, if it is one."""
         failed = status >= 400
         if self._live.now.access_log == "none" or not (failed or self.all):
             return
         level = logging.WARNING if status >= 500 else logging.INFO
-        if route in _QUIET:
+        if exchange.route in _QUIET:
             level = logging.DEBUG
         if not log.isEnabledFor(level) or not self._budgets[failed].take(str(status)):
             return
         latency_ms = round(seconds * 1000, 3)
         fields = {
-            "request_id": request_id,
-            "route": route,
-            "method": method,
+            "request_id": exchange.request_id,
+            "route": exchange.route,
+            "method": exchange.method,
             "status": status,
-            "version": version,
+            "version": exchange.version,
             "latency_ms": latency_ms,
             "error": error,
-            "trace_id": None if trace is None else trace.id,
+            "trace_id": None if exchange.trace is None else exchange.trace.id,
         }
         given = {name: value for name, value in fields.items() if value is not None}
         log.log(
             level,
             "%s %s %d in %.3f ms, %s, request %s",
-            *(method, route, status, latency_ms, error or version or "no version", request_id),
+            *(exchange.method, exchange.route, status, latency_ms),
+            *(error or exchange.version or "no version", exchange.request_id),
             extra=given,
         )

@@ -66,10 +66,7 @@ class Exchange:
         observers = self._observers
         observers.metrics.answered(self.route, self.method, status, seconds, error)
         if status >= 400 or observers.access.all:
-            observers.access.answered(
-                *(self.route, self.method, status, seconds, self.request_id),
-                *(self.version, error, self.trace),
-            )
+            observers.access.answered(self, status, seconds, error)
         if self.trace is not None:
             self.trace.end(status, self.request_id, self.version, error)
         return seconds

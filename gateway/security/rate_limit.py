@@ -24,8 +24,8 @@ class RateLimit:
         self._clock = clock
         self._full_at: dict[str, float] = {}  # when a caller's bucket will be full again
 
-    def take(self, caller: str, observations: int = 1) -> float:
-        """Let a request pass and return 0, or return the seconds after which one would pass."""
+    def take(self, caller: str) -> float:
+        """Let an observation pass and return 0, or return the seconds after which one would."""
         now = self._clock()
         full_at = max(self._full_at.get(caller, now), now)
         wait = full_at - now - self._slack_s
@@ -33,7 +33,7 @@ class RateLimit:
             return wait
         if caller not in self._full_at and len(self._full_at) >= MAX_CALLERS:
             self._forget(now)
-        self._full_at[caller] = full_at + observations * self._spacing_s
+        self._full_at[caller] = full_at + self._spacing_s
         return 0.0
 
     def charge(self, caller: str, observations: int) -> None:

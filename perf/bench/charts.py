@@ -1,36 +1,50 @@
-"""The pictures of a benchmark, of peers and of `python -m perf.bench.charts RESULTS.json`."""
+"""The picture of a benchmark: `python -m perf.bench.charts RESULTS.json`."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
-from matplotlib.figure import Figure as Picture
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from perf.bench import drawing
 from perf.bench.command import Command
-from perf.bench.drawing import INK, REST, SERIES
 from perf.bench.results import Results, load
-from perf.bench.tables import LAYERS, OURS, callers, median, p50, rate
-from perf.load.measurement import Measurement
+from perf.bench.tables import LAYERS, OURS, median, rate
+
+INK, MUTED, GRID, PAPER, REST = "#1c2330", "#5d6675", "#e4e7ec", "#fefefe", "#a9b1bd"
+SERIES = ("#2463a6", "#d1702a", "#2b8c7d", "#a83f5b", "#7a5ba6", "#8b8f3a")
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
+    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), PAPER),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 8,
+    "axes.axisbelow": True,
+    "grid.linewidth": 0.8,
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.8,
+    "savefig.dpi": 200,
+}
+"""What `matplotlib.rc_context` takes for the pictures of this project."""
 
 _COLOURS = dict(zip(reversed(LAYERS), (SERIES[at] for at in (0, 3, 5, 4, 1, 2)), strict=True))
 
 
-def _note(picture: Picture, measured: Iterable[Measurement], more: str = "") -> Picture:
-    """Write below a picture which loads its measurements come from."""
-    kinds = sorted({f"{one.loop} loop by {one.tool}" for one in measured})
-    drawing.note(picture, ", ".join(kinds).capitalize() + more)
-    return picture
-
-
-def concurrency(results: Results) -> Picture | None:
+def concurrency(results: Results, path: Path) -> bool:
     """Draw requests a second over concurrency, a line for each layer, of the smallest batch.
 
-    Return None where the results have fewer than two numbers of callers.
+    Write a PNG. Return False where the results have fewer than two numbers of callers.
     """
     found = [
         one
@@ -41,9 +55,12 @@ def concurrency(results: Results) -> Picture | None:
     found = [one for one in found if one.batch_size == least]
     places = sorted({one.concurrency for one in found})
     if len(places) < 2:
-        return None
-    with drawing.styled():
-        picture, (axes,) = drawing.new(3.3)
+        return False
+    with mpl.rc_context(STYLE):
+        # Narrow, so that the text can be read on a telephone.
+        picture = Figure(figsize=(4.9, 3.3), layout="constrained")
+        FigureCanvasAgg(picture)
+        axes = picture.subplots()
         for name, holds in LAYERS.items():
             held = [one for one in found if holds(one)]
             xs = sorted({one.concurrency for one in held})
@@ -60,46 +77,10 @@ def concurrency(results: Results) -> Picture | None:
         axes.set_xlabel("requests at once")
         axes.grid(axis="y")
         axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
-        return _note(picture, found)
-
-
-def peers(results: Results) -> Picture | None:
-    """Draw this gateway beside the peers: requests a second, and the latency of a lone caller."""
-    found = [one for one in results.measurements if one.layer == "gateway" and one.loop == "closed"]
-    names = list(dict.fromkeys(one.system for one in found))
-    if len(names) < 2:
-        return None
-    counts = [{one.concurrency for one in found if one.system == name} for name in names]
-    low, high = min(set.intersection(*counts)), max(set.intersection(*counts))
-    panels = (
-        (f"Requests a second, {callers(high)}", high, rate, -1),
-        (f"Median latency in ms, {callers(low)}", low, p50, 1),
-    )
-    with drawing.styled():
-        picture, axes_of = drawing.new(2 * (0.3 * len(names) + 0.55) + 0.3, rows=2)
-        for axes, (title, count, figure, best_first) in zip(axes_of, panels, strict=True):
-            values = {
-                name: [figure(o) for o in found if (o.system, o.concurrency) == (name, count)]
-                for name in names
-            }
-            order = sorted(names, key=lambda n: best_first * statistics.median(values[n]))
-            most = max(max(held) for held in values.values())
-            for place, name in enumerate(order):
-                held, own = values[name], name == OURS
-                middle = statistics.median(held)
-                axes.barh(place, middle, 0.66, color=SERIES[0] if own else REST)
-                axes.plot([min(held), max(held)], [place, place], color=INK, linewidth=1.1)
-                text = f"{middle:,.0f}" if middle >= 100 else f"{middle:.2f}"
-                weight = "bold" if own else "normal"
-                axes.text(max(held) + most * 0.015, place, text, va="center", weight=weight)
-            axes.set_xlim(0, most * 1.14)
-            axes.set_yticks(range(len(order)), order, color=INK)
-            axes.tick_params(length=0)
-            axes.invert_yaxis()
-            axes.set_xticks([])  # each bar has its figure
-            axes.spines[["left", "bottom"]].set_visible(False)
-            axes.set_title(title, x=0)
-        return _note(picture, found, "; medians, lines: ranges")
+        tools = ", ".join(sorted({one.tool for one in found}))
+        picture.supxlabel(f"Closed loop by {tools}", fontsize=7.5, color=MUTED, x=0.99, ha="right")
+        picture.savefig(path)
+    return True
 
 
 @click.command(cls=Command)
@@ -107,12 +88,12 @@ def peers(results: Results) -> Picture | None:
 @click.option("--output", type=click.Path(path_type=Path), help="[default: charts/ beside it]")
 def main(results: Path, output: Path | None) -> None:
     """Write the PNG of a results file of `carlarl bench run`."""
-    picture, folder = concurrency(load(results)), output or results.parent / "charts"
-    if picture is None:
+    path = (output or results.parent / "charts") / "concurrency.png"
+    found = load(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not concurrency(found, path):
         raise click.ClickException(f"{results}: measured with one number of callers only")
-    folder.mkdir(parents=True, exist_ok=True)
-    drawing.save(picture, folder / "concurrency.png")
-    click.echo(folder / "concurrency.png")
+    click.echo(path)
 
 
 if __name__ == "__main__":

@@ -29,20 +29,6 @@ class Command(click.Command):
             raise click.ClickException(str(error)) from None
 
 
-def study(rounds: int = 5, seconds: float = 1.0, least: float = 1.0) -> Callable[..., Command]:
-    """Make a command of a function that takes `rounds` and `seconds`; these are the defaults."""
-
-    def decorate(function: Callable[..., None]) -> Command:
-        for name, default, kind in (
-            ("--seconds", seconds, click.FloatRange(least)),
-            ("--rounds", rounds, click.IntRange(1)),
-        ):
-            function = click.option(name, default=default, show_default=True, type=kind)(function)
-        return click.command(cls=Command)(function)
-
-    return decorate
-
-
 def heading(module: str, note: str = "", **options: float) -> str:
     """Give the paragraph above a study's tables: its command, and the machine."""
     flags = "".join(f" --{name} {value:g}" for name, value in options.items())

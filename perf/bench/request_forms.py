@@ -28,7 +28,6 @@ CONNECTIONS = 32
 REQUEST = body()
 BODY = json.dumps(REQUEST).encode()
 JSON, MSGPACK = "application/json", "application/msgpack"
-COOKIE = "session=4f9c2b7e1d8a4c63b0e5f7a921c3d846"
 PROXIES_WRITE = (
     ("X-Forwarded-For", "203.0.113.7, 10.0.4.12"),
     ("Via", "1.1 edge-7 (squid/5.7)"),
@@ -52,7 +51,7 @@ A_BROWSER_SENDS = (
     ("Referer", "http://fleet.example.com/vehicles/17?view=map"),
     ("Accept-Encoding", "gzip, deflate, br, zstd"),
     ("Accept-Language", "de-DE,de;q=0.9,en-US;q=0.8,en;q=0.7"),
-    ("Cookie", f"{COOKIE}; theme=dark; _ga=GA1.1.17384.1730000000"),
+    ("Cookie", "session=4f9c2b7e1d8a4c63b0e5f7a921c3d846; theme=dark; _ga=GA1.1.17384.1730000000"),
 )
 
 Item = TypeVar("Item")

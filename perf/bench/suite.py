@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,9 @@ from perf.load.target import Target, ensemble, fused, gateway
 LAYERS: tuple[Layer, ...] = get_args(Layer)
 IN_PROCESS_S = 2.0
 """The policy alone is steady: this long is enough for it."""
-PERF_ANALYZER_START_S = 1.5
+
+Jobs = dict[str, Callable[[], Measurement]]
+"""The measurements to make in a round, by name."""
 
 
 @dataclass(frozen=True)
@@ -50,64 +52,50 @@ class Stack:
     """Whether it ran before, and others may ask it."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One measurement to make."""
+def jobs(plan: Plan, stack: Stack) -> tuple[Jobs, list[str]]:
+    """Give what of the plan can be measured here, and a sentence for each part that can't.
 
-    name: str
-    seconds: float
-    """How long it will take, about."""
-    measure: Callable[[], Measurement]
-
-
-@dataclass
-class Work:
-    """The jobs of one round, and what can't be measured."""
-
-    jobs: list[Job] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-
-def work(plan: Plan, stack: Stack) -> Work:
-    """Find out what of the plan can be measured here. Raises TargetError without a gateway."""
-    found = Work()
+    Raises TargetError without a gateway.
+    """
+    found, left_out = Jobs(), list[str]()
     target = gateway(stack.url, stack.api_key)
     policy: dict[str, Any] = {"version": target.version, "form": target.format}
     if "in-process" in plan.layers:
         seconds = min(plan.duration, IN_PROCESS_S)
         for batch in plan.batch_sizes:
             measure = partial(in_process.run, stack.repository, seconds, batch, **policy)
-            found.jobs.append(Job(f"in-process, batch {batch}", seconds, measure))
+            found[f"in-process, batch {batch}"] = measure
     if any(layer.startswith("triton") for layer in plan.layers):
-        found.jobs += _triton(plan, stack, target, found.left_out)
+        found |= _triton(plan, stack, target, left_out)
     if "gateway" in plan.layers:
         if not closed_loop.have_wrk():
             missing = "wrk: missing (apt-get install wrk)"
-            found.left_out.append(f"{missing}; perf.load.generator takes its place")
-        found.jobs += _gateway(plan, target)
-    return found
+            left_out.append(f"{missing}; perf.load.generator takes its place")
+        found |= _gateway(plan, target)
+    return found, left_out
 
 
-def run(found: Work, repeats: int, on_job: Callable[[Job, float], None]) -> Iterator[Measurement]:
+def run(
+    jobs: Jobs, repeats: int, on_job: Callable[[str, int], None], left_out: list[str]
+) -> Iterator[Measurement]:
     """Measure all jobs, one round after another, so that a drift of the machine is in the spread.
 
-    `on_job` gets each job that begins, and the seconds that those after it will take. A job that
-    fails is left out from then on.
+    `on_job` gets the name of each job that begins, and how many were done. A job that fails is left
+    out from then on.
     """
-    rounds = found.jobs * repeats
-    failed: set[int] = set()
-    for place, job in enumerate(rounds):
-        on_job(job, sum(one.seconds for one in rounds[place + 1 :] if id(one) not in failed))
-        if id(job) in failed:
-            continue
-        try:
-            yield job.measure()
-        except LoadError as error:
-            failed.add(id(job))
-            found.left_out.append(f"{job.name}: {error}")
+    failed: set[str] = set()
+    for done, (name, measure) in enumerate(list(jobs.items()) * repeats):
+        on_job(name, done)
+        if name not in failed:
+            try:
+                yield measure()
+            except LoadError as error:
+                failed.add(name)
+                left_out.append(f"{name}: {error}")
 
 
-def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> Iterator[Job]:
+def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> Jobs:
+    found = Jobs()
     models, why = [ensemble(target.version), fused(target.version)], perf_analyzer.missing()
     try:
         httpx.get(f"http://{stack.triton_http}/v2", timeout=5, trust_env=False)
@@ -118,12 +106,8 @@ def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> It
         )
     if why is not None:
         left_out.append(f"triton-http, triton-grpc: {why}")
-        return
-    policy: dict[str, Any] = {
-        "space": target.space,
-        "version": target.version,
-        "form": target.format,
-    }
+        return found
+    policy: dict[str, Any] = {"version": target.version, "form": target.format}
     for protocol, model in product(("http", "grpc"), models):
         if f"triton-{protocol}" not in plan.layers:
             continue
@@ -134,16 +118,17 @@ def _triton(plan: Plan, stack: Stack, target: Target, left_out: list[str]) -> It
         load = partial(perf_analyzer.run, model, protocol, address, space=target.space)
         for batch, count in product(plan.batch_sizes, plan.concurrency):
             name = f"triton-{protocol}, {model}, batch {batch}, {count} callers"
-            measure = partial(load, count, plan.duration, batch, **policy)
-            yield Job(name, plan.duration + PERF_ANALYZER_START_S, measure)
+            found[name] = partial(load, count, plan.duration, batch, **policy)
+    return found
 
 
-def _gateway(plan: Plan, target: Target) -> Iterator[Job]:
-    seconds = plan.duration
+def _gateway(plan: Plan, target: Target) -> Jobs:
+    found, seconds = Jobs(), plan.duration
     for batch in plan.batch_sizes:
         for count in plan.concurrency:
             measure = partial(closed_loop.run, target, count, seconds, batch)
-            yield Job(f"gateway, batch {batch}, {count} callers", seconds, measure)
+            found[f"gateway, batch {batch}, {count} callers"] = measure
         for rate in plan.rates:
             measure = partial(open_loop.run, target, rate, seconds, batch)
-            yield Job(f"gateway, batch {batch}, {rate:g}/s", seconds, measure)
+            found[f"gateway, batch {batch}, {rate:g}/s"] = measure
+    return found

@@ -21,8 +21,6 @@ from perf.load.measurement import Measurement
 from perf.load.observations import body
 from perf.load.target import Target
 
-__all__ = ["LoadError", "have_wrk", "run", "wrk"]
-
 _SCRIPT = """
 wrk.method = "POST"
 wrk.body = io.open(%s, "rb"):read("*a")

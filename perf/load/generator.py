@@ -108,14 +108,6 @@ class Saw(msgspec.Struct):
     counts: list[tuple[int, int]] = []
     """Microseconds, and how many answers took them."""
 
-    @classmethod
-    def of(cls, latencies_s: Iterable[float], seconds: float, statuses: dict[str, int]) -> Saw:
-        """Sum up requests by their latencies and by the statuses of their answers."""
-        counts = collections.Counter(max(1, round(one * 1e6)) for one in latencies_s)
-        errors = {status: count for status, count in statuses.items() if count and status != "200"}
-        good = statuses.get("200", 0)
-        return cls(seconds, answered=good, errors=errors, counts=sorted(counts.items()))
-
     @property
     def per_s(self) -> float:
         """Requests answered in a second."""

@@ -19,13 +19,7 @@ WARMUP = 50
 
 
 def run(
-    repository: Path,
-    seconds: float,
-    batch_size: int = 1,
-    *,
-    version: str,
-    form: str,
-    gpu: bool = False,
+    repository: Path, seconds: float, batch_size: int = 1, *, version: str, form: str
 ) -> Measurement:
     """Compute one batch after another for `seconds`, one caller. Raises LoadError."""
     major, minor, patch = map(int, version.removeprefix("v").split("."))
@@ -39,7 +33,7 @@ def run(
     if file is None or statistics is None:
         raise LoadError(f"{repository}: no {form} model of {version} for Triton's Python")
     try:
-        infer = OPEN[form](file, gpu)
+        infer = OPEN[form](file)
     except ImportError as error:
         raise LoadError(f"{error.name} is not installed") from None
     preprocessing = Preprocessing.load(statistics)

@@ -26,16 +26,8 @@ Z_95 = 1.959964
 NOTICEABLE_MB = 1.0
 """Less growth than this over a run counts as none: pages and arenas come and go."""
 
-PARTS = {
-    "gateway": "Look for what keeps requests: run it with `python -X tracemalloc`, and look in "
-    "/metrics for labels that never end. Until it is found, restart the gateway from time to time.",
-    "triton": "See which model holds it: serve one version and one format at a time, and measure "
-    "again. A response cache grows up to CACHE_BYTES and then stops.",
-    "shm": "Triton's Python backend keeps what its largest batches needed, and gives nothing back: "
-    "give the container a larger `shm_size`, or send smaller batches.",
-}
-"""Part → what to do where it grows."""
-TITLES = {"gateway": "gateway", "triton": "Triton", "shm": "/dev/shm"}
+PARTS = {"gateway": "the gateway", "triton": "Triton", "shm": "/dev/shm"}
+"""Part → its name in a sentence."""
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
@@ -74,17 +66,13 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
     now = float(np.median(held[-max(1, len(held) // 4) :]))
     if grown and lately:
         rate = f"{late.value:.3g} MB per 1000 requests ({late.low:.3g} to {late.high:.3g})"
-        text = f"{TITLES[part]} grows by {rate}. {PARTS[part]}"
+        text = f"{PARTS[part]} grows by {rate}: see perf/README.md, Memory"
         return Verdict(part, now, late, "grows", text)
-    text = f"{TITLES[part]} is steady at {now:.0f} MB: "
-    if grown:
-        text += f"it grew by {grown:.1f} MB at first and not in the second half. "
-        return Verdict(part, now, late, "steady", text + "Give it that much room.")
-    most = max(0.0, whole.high)
-    text += f"at most {most:.2g} MB per 1000 requests (95 %)."
-    if most * 1000 > now:
-        text += " Such a leak would double it in a million requests: run longer to exclude it."
-    return Verdict(part, now, whole, "steady", text)
+    slope = late if grown else whole
+    text = f"{PARTS[part]} is steady at {now:.0f} MB: "
+    text += f"it grew by {grown:.1f} MB at first, and later " if grown else ""
+    text += f"at most {max(0.0, slope.high):.2g} MB per 1000 requests (95 %)"
+    return Verdict(part, now, slope, "steady", text)
 
 
 def watch(

@@ -7,7 +7,6 @@ changes by the minute.
 
 from __future__ import annotations
 
-import contextlib
 import operator
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +18,8 @@ from perf.load import closed_loop, processes, target
 from perf.load.generator import LoadError
 from perf.load.target import Target
 
-CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
-ROWS = (1, 4, 16, 64, 256)
 VARIED = ("workers", "calls", "instances", "threads", "batch")
 """Fields of a setting, in the order that they are tried in."""
-KNEE = 0.95
-"""Share of the best throughput that is reached at the knee."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +47,9 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float], scale: float = 1.0) -> Spread:
-        """Sum up `values`, each `scale` times."""
-        return cls(statistics.median(values) * scale, min(values) * scale, max(values) * scale)
-
-
-@dataclass(frozen=True)
-class Point:
-    """What a value gave: requests/s, where observations in a request vary observations/s."""
-
-    value: int
-    per_s: Spread
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Sum up `values`."""
+        return cls(statistics.median(values), min(values), max(values))
 
 
 @dataclass
@@ -78,8 +65,8 @@ class Found:
     per_s: float = 0.0
     gain: Spread | None = None
     """Ratio of `best` to `default`, measured again in pairs at the end."""
-    curves: dict[str, list[Point]] = field(default_factory=dict)
-    """What was varied → its points: of settings, their ratio times the default's median."""
+    ratios: dict[str, dict[int, Spread]] = field(default_factory=dict)
+    """What was varied → its values → throughput over the default's; 0 where it failed."""
     interrupted: bool = False
 
     @property
@@ -133,12 +120,12 @@ def climb(
     at_best = [1.0]
     for name in VARIED:
         start = found.best
-        points = {getattr(start, name): Spread.of(at_best, found.per_s)}
+        tried = {getattr(start, name): Spread.of(at_best)}
         for one in candidates(start, name, cores, at_once):
             value = getattr(one, name)
             ratios = measure(f"{name} {value}", one)
-            points[value] = Spread.of(ratios, found.per_s)
-            found.curves[name] = [Point(key, points[key]) for key in sorted(points)]
+            tried[value] = Spread.of(ratios)
+            found.ratios[name] = dict(sorted(tried.items()))
             if statistics.median(ratios) > statistics.median(at_best) * (1 + found.noise):
                 found.best, at_best, found.gain = one, ratios, Spread.of(ratios)
 
@@ -150,7 +137,7 @@ def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Pro
     """
     found = Found(default, default)
     at_once = load.connections * load.rows
-    total = 3 + sum(len(candidates(default, name, cores, at_once)) for name in VARIED)
+    total = 2 + sum(len(candidates(default, name, cores, at_once)) for name in VARIED)
     done = iter(range(2 * total))
     try:
         with _stack(trial, default) as base:
@@ -173,35 +160,10 @@ def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Pro
                 found.gain = Spread.of(measure("the best again", found.best, 2 * load.rounds))
                 if found.gain.low <= 1 or found.gain.median <= 1 + found.noise:
                     found.best, found.gain = default, None
-        progress("connections and observations", next(done), total)
-        with _stack(trial, found.best) as stack:
-            _vary_load(found, stack, load)
         progress("done", total, total)
     except KeyboardInterrupt:
         found.interrupted = True
     return found
-
-
-def _vary_load(found: Found, stack: Target, load: Load) -> None:
-    for name, part, values in (("concurrency", "connections", CONCURRENCY), ("rows", "rows", ROWS)):
-        curve = found.curves[name] = []
-        with contextlib.suppress(LoadError):  # a curve ends where requests begin to fail
-            for value in values:
-                one = replace(load, **{part: value})
-                rates = [_rate(stack, one) for _ in range(load.rounds)]
-                curve.append(Point(value, Spread.of(rates, value if name == "rows" else 1)))
-
-
-def efficiency(curve: Sequence[Point]) -> list[float]:
-    """Give each point's throughput over that of the first, for each unit of its value."""
-    single = curve[0].per_s.median / curve[0].value
-    return [point.per_s.median / (point.value * single) if single else 0.0 for point in curve]
-
-
-def knee(curve: Sequence[Point]) -> int:
-    """Give the smallest value that reaches `KNEE` of the best throughput."""
-    best = max(point.per_s.median for point in curve)
-    return next(point.value for point in curve if point.per_s.median >= KNEE * best)
 
 
 def _rate(stack: Target, load: Load) -> float:

@@ -16,9 +16,9 @@ import psutil
 from perf.bench.results import MemorySample
 
 
-def cpu_s(pid: int) -> tuple[float, float]:
-    """Give the CPU seconds that gateway and Triton of a `carlarl serve` have used."""
-    return _parts(_tree(pid), lambda process: sum(process.cpu_times()[:2]))
+def cpu_s(pid: int) -> float:
+    """Give the CPU seconds that the gateway of a `carlarl serve` has used."""
+    return _parts(_tree(pid), lambda process: sum(process.cpu_times()[:2]))[0]
 
 
 def sample(pid: int, began: float, requests: int) -> MemorySample:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import matplotlib as mpl
 import numpy as np
 import psutil
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from perf.bench import drawing
+from perf.bench import charts
 from tests.gateway.processes import gateway_process
 from tests.observability.prometheus import Prometheus, panels, running_prometheus
 from tests.stack import ROOT, Stack, running_stack
@@ -143,13 +144,13 @@ def draw(prometheus: Prometheus, events: list[Event], end: float, target: Path) 
     shown = panels()
     height = HEAD + max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in shown)
     rows = {p["row"]: HEAD + p["gridPos"]["y"] - 1 for p in reversed(shown)}
-    with drawing.styled():
+    with mpl.rc_context(charts.STYLE):
         figure = Figure(figsize=(WIDTH_IN, height * UNIT_IN))
         FigureCanvasAgg(figure)
         text = "     ".join(f"{number}  {what}" for number, (_, what) in enumerate(events, 1))
         figure.text(0.012, 1 - 1 / height, text, fontsize=11, weight="bold")
         for row, y in rows.items():
-            figure.text(0.012, 1 - (y + 0.8) / height, row, fontsize=12, color=drawing.SERIES[0])
+            figure.text(0.012, 1 - (y + 0.8) / height, row, fontsize=12, color=charts.SERIES[0])
         for panel in shown:
             place = panel["gridPos"]
             bottom = HEAD + place["y"] + place["h"] - 1
@@ -173,10 +174,10 @@ def _panel(
     ]
     for index, (name, times, values) in enumerate(lines):
         last = f" {_written(float(f'{values[-1]:.3g}'), settings['unit'])}" if stat else ""
-        colour = [*drawing.SERIES, drawing.REST][index % 7]
+        colour = [*charts.SERIES, charts.REST][index % 7]
         axes.plot(times, values, color=colour, linewidth=1.2, label=name + last)
     for number, (when, _) in enumerate(events, 1):
-        axes.axvline(when - start, color=drawing.MUTED, linewidth=0.8, linestyle=":")
+        axes.axvline(when - start, color=charts.MUTED, linewidth=0.8, linestyle=":")
         place = (when - start, 1.01)
         axes.annotate(str(number), place, xycoords=("data", "axes fraction"), fontsize=6)
     axes.set_xlim(0, end - start)
@@ -192,7 +193,7 @@ def _panel(
         legend.get_frame().set(alpha=0.6, linewidth=0)
     else:
         note = "there is no GPU" if panel["row"] == "GPU" else "none"
-        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", color=drawing.MUTED)
+        axes.text(0.5, 0.5, note, transform=axes.transAxes, ha="center", color=charts.MUTED)
 
 
 def _named(legend: str, labels: dict[str, str]) -> str:

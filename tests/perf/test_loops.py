@@ -121,7 +121,7 @@ def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     target = Target(url)
-    with pytest.raises(closed_loop.LoadError, match="refused"):
+    with pytest.raises(generator.LoadError, match="refused"):
         open_loop.run(target, 10, 1)
     with pytest.raises(TargetError, match="no answer"):
         gateway(url)
@@ -130,7 +130,7 @@ def test_nobody_there() -> None:
 def test_all_failed_is_no_measurement() -> None:
     with (
         server(lambda _: ANSWER % (b"500 No", b"")) as target,
-        pytest.raises(closed_loop.LoadError, match="no request was answered: .*500"),
+        pytest.raises(generator.LoadError, match="no request was answered: .*500"),
     ):
         open_loop.run(target, 50, 0.2)
 

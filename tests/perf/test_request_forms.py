@@ -8,8 +8,8 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import httptools
 import msgspec
@@ -20,7 +20,7 @@ from perf.bench.request_forms import BODY, FORMS, MSGPACK, Form
 from perf.load import generator
 from perf.load.generator import Saw
 from perf.studies.request_forms import __main__ as study
-from perf.studies.request_forms import clients, proxies
+from perf.studies.request_forms import proxies
 from tests.stack import Stack
 
 SECONDS = 0.2
@@ -99,21 +99,14 @@ def check(came: Saw, connections: int) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
 def test_the_generator_sends_each_form(form: Form, stack: Stack) -> None:
     with ExitStack() as ends:
-        row = study.begin(form.name, partial(study.sending, form), stack.gateway_url, ends)
+        row = study.begin(form, stack.gateway_url, ends)
         with needed():
-            if row.drive is None:
+            if row.left_out:
                 raise proxies.MissingError(row.left_out)
         for connections in study.COUNTS:
             check(row.measure(connections, SECONDS, stack.process.pid), connections)
     assert len(row.gateway_us) == len(row.rates()) == 1
     assert all(0 < used < 100_000 for used in row.gateway_us)
-
-
-@pytest.mark.parametrize("name", list(clients.CLIENTS))
-def test_a_client_is_always_answered(name: str, gateway_url: str) -> None:
-    with needed(), clients.CLIENTS[name](gateway_url) as drive:
-        for connections in study.COUNTS:
-            check(drive(connections, SECONDS), connections)
 
 
 @pytest.mark.parametrize(
@@ -160,33 +153,26 @@ def test_the_gate_names_slow_forms() -> None:
     assert request_forms.slow({**even, NAMES[1]: [50.0, 95.0, 45.0]}) == {NAMES[1]: 0.5}
 
 
-def test_the_tables_say_what_was_left_out() -> None:
-    taken = study.Row(NAMES[0])
+def test_the_table_says_what_was_left_out(
+    gateway_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = study.Row(FORMS[0])
     for runs in taken.runs.values():
         for us, rate in ((500, 100), (700, 200)):
             runs.append(Saw(60 / rate, answered=60, errors={"503": 1}, counts=[(us, 60)]))
     taken.gateway_us += [30.0, 40.0]
 
-    def missing(*_: object) -> Saw:
-        proxies.program("no-such-program")
-        raise AssertionError
-
     with ExitStack() as ends:
-        refused, absent = (
-            study.begin(name, lambda _, drive=drive: nullcontext(drive), "", ends)
-            for name, drive in (
-                (NAMES[6], lambda *_: Saw(1.0, errors={"415": 9})),
-                ("a client", missing),
-            )
-        )
-    _, _, first, second = study.form_table([taken, refused]).markdown().splitlines()
+        refused = study.begin(replace(FORMS[6], media_type="text/plain"), gateway_url, ends)
+        monkeypatch.setattr(proxies, "PROXIES", {"no-such-program": proxies.PROXIES["nginx"]})
+        absent = study.begin(replace(FORMS[7], proxy="no-such-program"), gateway_url, ends)
+    _, _, first, second, third = study.table([taken, refused, absent]).markdown().splitlines()
     assert first == (
         f"| {NAMES[0]} | 150 (100–200) | 0.60 (0.50–0.70) | 35.0 (30.0–40.0) "
         "| 1.00 (1.00–1.00) | 200: 240, 503: 4 |"
     )
     assert second == "| msgpack | – | – | – | – | not taken: 415 |"
-    (*_, line) = study.client_table([absent]).markdown().splitlines()
-    assert line == (
-        "| a client | – | – | – | not measured: no-such-program is missing: "
+    assert third == (
+        "| plain, behind nginx | – | – | – | – | not measured: no-such-program is missing: "
         "apt-get install no-such-program |"
     )

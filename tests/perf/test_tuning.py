@@ -21,7 +21,7 @@ from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
 from converters.repository import comparison
 from perf.studies import tuning
-from perf.studies.tuning import Found, Point, Setting, Spread
+from perf.studies.tuning import Found, Setting, Spread
 from tests.gateway.processes import predict
 from tests.stack import ROOT, clean_environment, running_stack
 
@@ -55,9 +55,9 @@ def test_the_fastest_is_found() -> None:
     tuning.climb(result, 4, 32, lambda _, setting: ratios(setting))
     assert result.best == Setting(instances=2, threads=1, batch=256, calls=2, workers=2)
     assert result.gain == Spread.of(ratios(result.best))
-    assert list(result.curves) == ["workers", "calls", "instances", "threads", "batch"]
-    assert [point.value for point in result.curves["threads"]] == [1, 2, 4]
-    assert tuning.knee(result.curves["workers"]) == 2
+    assert list(result.ratios) == ["workers", "calls", "instances", "threads", "batch"]
+    assert list(result.ratios["threads"]) == [1, 2, 4]
+    assert result.ratios["workers"][2].median == pytest.approx(1.6)
 
 
 def test_a_gain_below_the_noise_is_none() -> None:
@@ -72,9 +72,7 @@ def test_a_setting_that_fails_is_never_the_best() -> None:
     result = found(noise=0.05)
     tuning.climb(result, 2, 32, lambda _, one: [0.0] if one.calls == 1 else ratios(one))
     assert result.best == Setting(instances=2, threads=1, batch=256, calls=2, workers=2)
-    assert result.curves["calls"][0] == Point(1, Spread(0.0, 0.0, 0.0))
-    assert tuning.efficiency(result.curves["calls"]) == [0.0, 0.0, 0.0, 0.0]
-    assert tuning.knee(result.curves["calls"]) == 2
+    assert result.ratios["calls"][1] == Spread(0.0, 0.0, 0.0)
 
 
 def test_an_interruption_keeps_the_best_so_far() -> None:
@@ -103,12 +101,6 @@ def test_a_call_s_size_is_varied_where_the_load_fills_it() -> None:
     assert sizes(NOW, 32) == [16]
     assert sizes(NOW, 2048) == [16, 32, 64, 128]
     assert sizes(replace(NOW, batch=64), 2048) == [16, 32, 128, 256]
-
-
-def test_knee_and_efficiency() -> None:
-    curve = [Point(n, Spread(rate, rate, rate)) for n, rate in ((1, 100), (2, 180), (4, 184))]
-    assert tuning.efficiency(curve) == [1.0, 0.9, 0.46]
-    assert tuning.knee(curve) == 2
 
 
 @pytest.mark.live

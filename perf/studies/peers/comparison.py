@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import msgspec
 
-from perf.bench import charts, drawing, tables
+from perf.bench import tables
 from perf.bench.command import Say
 from perf.bench.request_forms import in_turns
 from perf.bench.results import Results
@@ -104,12 +104,10 @@ def _checked(url: str, golden: Actions) -> Actions:
 
 
 def keep(results: Results, folder: Path) -> Path:
-    """Write results, table and chart into a folder; gives the path of the JSON."""
+    """Write results and table into a folder; gives the path of the JSON."""
     if not results.interrupted:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "peers.md").write_text(markdown(results))
-        if (picture := charts.peers(results)) is not None:
-            drawing.save(picture, folder / "peers.png")
     return results.save(folder / "peers.json")
 
 

@@ -1,34 +1,40 @@
-"""Measure all forms and clients in turns, and write Markdown tables."""
+"""Measure all forms in turns, and write a Markdown table."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 
 import click
 
-from perf.bench.command import Say, heading, say, study
+from perf.bench.command import Command, Say, heading, say
 from perf.bench.request_forms import BOUND, CONNECTIONS, FORMS, Form, in_turns, shares
 from perf.bench.tables import Table, spread
 from perf.load import processes
 from perf.load.generator import Saw
-from perf.studies.request_forms.clients import CLIENTS, Drive, Start
 from perf.studies.request_forms.proxies import MissingError, proxy
 from perf.studies.usage import cpu_s
 
 COUNTS = (CONNECTIONS, 1)
-FIGURES = ("requests/s, 32 connections", "p50 ms, 1 connection", "gateway's CPU, µs a request")
+HEAD = (
+    "form of the request",
+    "requests/s, 32 connections",
+    "p50 ms, 1 connection",
+    "gateway's CPU, µs a request",
+    "of the best form's rate",
+    "answers",
+)
 
 
 @dataclass
 class Row:
-    """One form or client, and what was measured of it."""
+    """One form, and what was measured of it."""
 
-    name: str
-    drive: Drive | None = None
+    form: Form
+    url: str = ""
+    """Where it is sent: to the gateway, or to the proxy in front of it."""
     left_out: str = ""
     """Why it is not measured."""
     runs: dict[int, list[Saw]] = field(default_factory=lambda: {count: [] for count in COUNTS})
@@ -37,10 +43,9 @@ class Row:
 
     def measure(self, connections: int, seconds: float, service: int) -> Saw:
         """Measure once, with an eye on the processor time of `carlarl serve`, a process id."""
-        assert self.drive
-        before, _ = cpu_s(service)
-        saw = self.drive(connections, seconds)
-        used = cpu_s(service)[0] - before
+        before = cpu_s(service)
+        saw = self.form.run(self.url, connections, seconds)
+        used = cpu_s(service) - before
         self.runs[connections].append(saw)
         if connections == CONNECTIONS:
             self.gateway_us.append(used * 1e6 / max(1, saw.answered + sum(saw.errors.values())))
@@ -49,13 +54,6 @@ class Row:
     def rates(self) -> list[float]:
         """Give requests/s on most connections, of each round."""
         return [saw.per_s for saw in self.runs[CONNECTIONS]]
-
-    def figures(self) -> list[str]:
-        """Show rate, latency and the gateway's time."""
-        if not self.rates():
-            return ["–"] * len(FIGURES)
-        p50 = spread([saw.p50_ms for saw in self.runs[1]], 2)
-        return [spread(self.rates(), 0), p50, spread(self.gateway_us, 1)]
 
     def answers(self) -> str:
         """Say how many answers of which status came, or why none did."""
@@ -68,64 +66,55 @@ class Row:
         return self.left_out or counted
 
 
-@contextmanager
-def sending(form: Form, url: str) -> Iterator[Drive]:
-    """Give what sends a form, with its proxy running until the block ends."""
-    with ExitStack() as stack:
-        yield partial(form.run, stack.enter_context(proxy(form.proxy, url)) if form.proxy else url)
-
-
-def begin(name: str, start: Start, url: str, stack: ExitStack) -> Row:
-    """Start a form or a client, and warm it; it ends with the stack."""
+def begin(form: Form, url: str, stack: ExitStack) -> Row:
+    """Start the form's proxy, which ends with the stack, and send the form once to warm up."""
     try:
-        drive = stack.enter_context(start(url))
-        saw = drive(1, 0.1)
+        url = stack.enter_context(proxy(form.proxy, url)) if form.proxy else url
     except MissingError as missing:
-        return Row(name, left_out=f"not measured: {missing}")
+        return Row(form, left_out=f"not measured: {missing}")
+    saw = form.run(url, 1, 0.1)
     if not saw.answered:
-        return Row(name, left_out=f"not taken: {', '.join(saw.errors)}")
-    return Row(name, drive)
+        return Row(form, left_out=f"not taken: {', '.join(saw.errors)}")
+    return Row(form, url)
 
 
 def measure(rows: Sequence[Row], service: int, rounds: int, seconds: float, say: Say) -> None:
     """Measure all rows in turns; `service` is the process id of `carlarl serve`."""
-    for turn, row in in_turns([row for row in rows if row.drive], rounds):
+    for turn, row in in_turns([row for row in rows if not row.left_out], rounds):
         for connections in COUNTS:
             row.measure(connections, seconds, service)
-        say(f"round {turn} of {rounds}: {row.name}: {row.rates()[-1]:,.0f}/s")
+        say(f"round {turn} of {rounds}: {row.form.name}: {row.rates()[-1]:,.0f}/s")
 
 
-def form_table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[Row]) -> Table:
     """Show the forms, with their share of the best form's rate."""
-    share = shares({row.name: row.rates() for row in rows if row.rates()})
-    table = Table(["form of the request", *FIGURES, "of the best form's rate", "answers"])
+    share = shares({row.form.name: row.rates() for row in rows if row.rates()})
+    shown = Table(HEAD)
     for row in rows:
-        part = spread(share[row.name], 2) if row.name in share else "–"
-        table.rows.append([row.name, *row.figures(), part, row.answers()])
-    return table
+        figures = ["–"] * 4
+        if rates := row.rates():
+            p50 = spread([saw.p50_ms for saw in row.runs[1]], 2)
+            figures = [spread(rates, 0), p50, spread(row.gateway_us, 1)]
+            figures.append(spread(share[row.form.name], 2))
+        shown.rows.append([row.form.name, *figures, row.answers()])
+    return shown
 
 
-def client_table(rows: Sequence[Row]) -> Table:
-    """Show the clients, each with as many callers as connections."""
-    shown = [[row.name, *row.figures(), row.answers()] for row in rows]
-    return Table(["client", *FIGURES, "answers"], shown)
-
-
-@study(rounds=5, seconds=1.0, least=0.1)
+@click.command(cls=Command)
+@click.option("--rounds", default=5, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=1.0, show_default=True, type=click.FloatRange(0.1))
 def main(rounds: int, seconds: float) -> None:
-    """Measure in turns, and write the tables."""
+    """Measure in turns, and write the table."""
     with processes.gateway() as served, ExitStack() as stack:
-        forms = [begin(form.name, partial(sending, form), served.url, stack) for form in FORMS]
-        clients = [begin(name, start, served.url, stack) for name, start in CLIENTS.items()]
-        measure([*forms, *clients], served.pid, rounds, seconds, say)
+        rows = [begin(form, served.url, stack) for form in FORMS]
+        measure(rows, served.pid, rounds, seconds, say)
     note = (
-        "clients ran on the same cores; all forms are sent by `perf.load.generator`. The best form "
-        "is one of the same JSON without a proxy, and the gate holds "
-        f"{BOUND:g} of its rate for each of these; a proxy takes its own share of the cores"
+        "all forms are sent by `perf.load.generator`, on the same cores. The best form is one of "
+        f"the same JSON without a proxy, and the gate holds {BOUND:g} of its rate for each of "
+        "these; a proxy takes its own share of the cores"
     )
     click.echo(heading("perf.studies.request_forms", note, rounds=rounds, seconds=seconds))
-    for table in (form_table(forms), client_table(clients)):
-        click.echo(table.markdown())
+    click.echo(table(rows).markdown())
 
 
 if __name__ == "__main__":

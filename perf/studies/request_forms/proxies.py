@@ -63,13 +63,12 @@ class MissingError(LoadError):
     """A program or a package is not there; the text says which, and how to get it."""
 
 
-def program(*names: str) -> str:
-    """Give the path of the first of these programs that is there; raises MissingError."""
-    for name in names:
-        # Debian has servers in /usr/sbin, which is not on a user's PATH.
-        if path := shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"):
-            return path
-    raise MissingError(f"{names[0]} is missing: apt-get install {names[0]}")
+def program(name: str) -> str:
+    """Give the path of a program; raises MissingError."""
+    # Debian has servers in /usr/sbin, which is not on a user's PATH.
+    if path := shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"):
+        return path
+    raise MissingError(f"{name} is missing: apt-get install {name}")
 
 
 @contextmanager

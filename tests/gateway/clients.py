@@ -10,25 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import msgspec
 
 from perf.bench.request_forms import BODY
-from perf.load import closed_loop
 from perf.load.generator import LoadError, Saw
-from perf.load.processes import ROOT
-from perf.studies.request_forms import browser
 from perf.studies.request_forms.proxies import MissingError, program
+from tests.gateway.python_clients import saw
+from tests.stack import ROOT
 
 CURL_RATES = {1: 2000, 32: 6000}
 """How many requests stand for a second of curl, which takes a number and not a time."""
 
-Drive = Callable[[int, float], Saw]
-"""Sends requests on so many connections for about so many seconds. Raises LoadError."""
-Start = Callable[[str], AbstractContextManager[Drive]]
-"""Starts what drives a gateway of this URL until the block ends. Raises MissingError."""
+Drive = Callable[[str, int, float], Saw]
+"""Asks the gateway of a URL on so many connections for about so many seconds. Raises LoadError,
+and MissingError where the client is not there."""
 
 
 def by_python(name: str, url: str, connections: int, seconds: float) -> Saw:
@@ -36,16 +33,9 @@ def by_python(name: str, url: str, connections: int, seconds: float) -> Saw:
     package = name.removesuffix("_async")
     if importlib.util.find_spec(package) is None:
         raise MissingError(f"{package} is missing: pip install -e '.[bench]' -e client")
-    module = "perf.studies.request_forms.python_clients"
+    module = "tests.gateway.python_clients"
     told = _run(sys.executable, "-m", module, name, url, str(connections), str(seconds))
     return msgspec.json.decode(told, type=Saw)
-
-
-def by_wrk(url: str, connections: int, seconds: float) -> Saw:
-    """Drive `wrk`, for whole seconds; raises MissingError."""
-    program("wrk")
-    headers = [("Content-Type", "application/json")]
-    return closed_loop.wrk(url, headers, BODY, connections, seconds)
 
 
 def by_curl(url: str, connections: int, seconds: float) -> Saw:
@@ -60,7 +50,7 @@ def by_curl(url: str, connections: int, seconds: float) -> Saw:
     took = time.perf_counter() - began
     answers = [line.split() for line in told.splitlines()]
     statuses = collections.Counter(status for status, _ in answers)
-    return Saw.of((float(latency) for _, latency in answers), took, statuses)
+    return saw((float(latency) for _, latency in answers), took, statuses)
 
 
 def by_hey(url: str, connections: int, seconds: float) -> Saw:
@@ -73,7 +63,7 @@ def by_hey(url: str, connections: int, seconds: float) -> Saw:
     failed = re.findall(r"\[(\d+)\]", told.partition("Error distribution:")[2])
     statuses["connection"] = sum(map(int, failed))
     latencies = [float(p50[1])] * statuses.get("200", 0) if p50 else []
-    return Saw.of(latencies, float(total[1]) if total else seconds, statuses)
+    return saw(latencies, float(total[1]) if total else seconds, statuses)
 
 
 def _run(*command: str) -> str:
@@ -85,17 +75,11 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def _each(drive: Callable[..., Saw], *given: str) -> Start:
-    return lambda url: nullcontext(partial(drive, *given, url))
-
-
-CLIENTS: dict[str, Start] = {
-    "`carlarl-client`": _each(by_python, "carlarl_client"),
-    "`carlarl-client`, asyncio": _each(by_python, "carlarl_client_async"),
-    "`requests`": _each(by_python, "requests"),
-    "`aiohttp`": _each(by_python, "aiohttp"),
-    "`curl --parallel`": _each(by_curl),
-    "`hey` (Go)": _each(by_hey),
-    "`wrk`": _each(by_wrk),
-    "`fetch` in Chromium, which keeps 6 connections": browser.fetches,
+CLIENTS: dict[str, Drive] = {
+    "carlarl-client": partial(by_python, "carlarl_client"),
+    "carlarl-client, asyncio": partial(by_python, "carlarl_client_async"),
+    "requests": partial(by_python, "requests"),
+    "aiohttp": partial(by_python, "aiohttp"),
+    "curl --parallel": by_curl,
+    "hey, in Go": by_hey,
 }

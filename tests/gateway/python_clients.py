@@ -1,6 +1,6 @@
 """Python's HTTP clients in a process of their own.
 
-`python -m perf.studies.request_forms.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
+`python -m tests.gateway.python_clients NAME URL CALLERS SECONDS` writes a `Saw` as
 JSON. Each caller has a client of its own, as a vehicle has, and asks again when it has its answer:
 a thread, or for asyncio a task. An exception of a client ends the program.
 """
@@ -12,7 +12,7 @@ import collections
 import inspect
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import Any
@@ -23,6 +23,14 @@ from perf.bench.request_forms import REQUEST
 from perf.load.generator import Saw
 
 OBSERVATIONS = REQUEST["observations"]
+
+
+def saw(latencies_s: Iterable[float], seconds: float, statuses: dict[str, int]) -> Saw:
+    """Sum up requests by their latencies and by the statuses of their answers."""
+    counts = collections.Counter(max(1, round(one * 1e6)) for one in latencies_s)
+    errors = {status: count for status, count in statuses.items() if count and status != "200"}
+    good = statuses.get("200", 0)
+    return Saw(seconds, answered=good, errors=errors, counts=sorted(counts.items()))
 
 
 async def carlarl_client(url: str, end: AsyncExitStack) -> Callable[[], str]:
@@ -98,7 +106,7 @@ async def main(name: str, url: str, callers: int, seconds: float) -> Saw:
         else:
             with ThreadPoolExecutor(callers) as threads:
                 list(threads.map(thread, asks))
-        return Saw.of(latencies, clock() - began, statuses)
+        return saw(latencies, clock() - began, statuses)
 
 
 if __name__ == "__main__":
