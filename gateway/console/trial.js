@@ -20,7 +20,7 @@ export class Trial {
 
   /**
    * `version()` gives the version to ask, the active one where it is empty; `answered(version)` is
-   * told which one answered.
+   * told which one answered, an empty one where the observation was refused.
    */
   constructor(service, version, answered) {
     this.#service = service;
@@ -96,6 +96,7 @@ export class Trial {
       element("try-note").textContent = `${answer.version}${seed}, ${answer.timingMs.toFixed(2)} ms`;
       this.#answered(answer.version);
     } catch (error) {
+      if (error.code === "VALIDATION_ERROR") this.#answered("");
       if (error instanceof SyntaxError) trouble = `No JSON: ${error.message}`;
       else if (error instanceof ServiceError) trouble = `${error.code}: ${error.message}`;
       else throw error;
