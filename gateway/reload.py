@@ -112,11 +112,12 @@ class Configuration:
 
 
 def _identity(path: Path | None) -> tuple[int, int, int, int] | None:
+    """Return what every change changes: also of rights, or by a copy that keeps the file's time."""
     try:
         found = path.stat() if path is not None else None
     except OSError:
         return None
-    return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return found and (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
 
 
 def _shown(value: object) -> str:
