@@ -9,6 +9,7 @@ import click
 
 from carlarl.commands import options
 from carlarl.commands.promote import offline_option, server, server_options
+from carlarl.errors import CommandError
 
 
 @click.command()
@@ -25,6 +26,11 @@ def remove(version: str, artifact: bool, **given: Any) -> None:
 
     with server(**given) as (settings, triton, _):
         loading.remove(settings.model_repository, version, triton)
-    if artifact:
-        shutil.rmtree(settings.artifact_dir / version)
     click.echo(f"{settings.model_repository}: {version} is removed")
+    if artifact:
+        folder = settings.artifact_dir / version
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise CommandError(f"{folder}: it can't be removed: {error.strerror}") from None
+        click.echo(f"{folder} is removed")

@@ -53,7 +53,7 @@ def plan(
     opened = held if repository.shared(root) else wanted
     for version in opened:  # without the active one nothing works: Triton says why
         if version not in (active, wanted[0], *damaged) and (
-            why := preflight.damage(root, version)
+            why := preflight.damage(root, version, formats)
         ):
             damaged[version] = why
     names = [configs.ensemble_name(active, configs.FUSED)]
