@@ -18,7 +18,7 @@ from carlarl.errors import CommandError
 @offline_option
 @click.option("--artifact", is_flag=True, help="Remove the artifact, too.")
 def remove(version: str, artifact: bool, **given: Any) -> None:
-    """Take a version out of the model repository, neither the active one nor one that is loaded.
+    """Take a version out of the model repository, but not the active one or a loaded one.
 
     Example: carlarl remove v0.1.0
     """

@@ -1,6 +1,6 @@
 """What a Triton loads when it starts. `python -m converters.repository.start` prints the models.
 
-It is told by MODEL_REPOSITORY, MODEL_VERSION and SERVE_VERSIONS, as `carlarl serve` is.
+It reads MODEL_REPOSITORY, MODEL_VERSION and SERVE_VERSIONS, as `carlarl serve` does.
 """
 
 from __future__ import annotations
