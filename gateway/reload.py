@@ -11,7 +11,7 @@ from gateway.config.settings import Settings, SettingsError, is_live, read_setti
 from gateway.security.api_keys import Keys
 
 POLL_S = 0.5
-"""How long between looks; a change counts once it has been the same for two of them."""
+"""Seconds between looks; a change counts when two looks in a row have seen the same."""
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Configuration:
         live = {name: getattr(new, name) for name in changed if is_live(name)}
         if fixed := [name for name in changed if name not in live]:
             log.warning(
-                "%s: what can't change while it serves stays until a restart: %s",
+                "%s: what can't change while the gateway serves stays until a restart: %s",
                 new.config_file,
                 ", ".join(fixed),
             )
@@ -112,11 +112,12 @@ class Configuration:
 
 
 def _identity(path: Path | None) -> tuple[int, int, int, int] | None:
+    """Return what every change changes: also of rights, or by a copy that keeps the file's time."""
     try:
         found = path.stat() if path is not None else None
     except OSError:
         return None
-    return found and (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+    return found and (found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`carlarl load`: a version that is held is served, too."""
+"""`carlarl load`: the running service serves one more version of its repository."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ switch_options = options.together(
 def server(
     repository: Path | None, triton: str | None, offline: bool = False, **config: Any
 ) -> Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]:
-    """Give the settings, the running Triton (None if `offline`), and what shows a step."""
+    """Yield the settings, the running Triton (None if `offline`), and what shows a step."""
     if offline and triton:
         raise click.UsageError("--offline asks no server: leave out --triton")
     from rich.console import Console
@@ -70,8 +70,8 @@ def promote(version: str, **given: Any) -> None:
 
     The server loads the version beside the active one, warms it, and must repeat its recorded
     answers before the alias moves. No request fails meanwhile; gateways follow within two seconds.
-    If a step fails, the old version stays active. Without a server that answers nothing is changed,
-    unless --offline is given.
+    If a step fails, the old version stays active. If no server answers, nothing is changed, unless
+    --offline is given.
 
     Example: carlarl promote v0.2.0
     """

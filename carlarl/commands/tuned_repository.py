@@ -27,14 +27,14 @@ def _models(root: Path) -> list[str]:
 
 
 def current(root: Path, calls: int, workers: int) -> Setting:
-    """Give the setting of the repository, with that of the gateway. Raises RepositoryError."""
+    """Return the setting of the repository and of the gateway. Raises RepositoryError."""
     config = repository.read_config(root, _models(root)[-1])
     batch = repository.read_config(root, configs.ALIAS).max_batch_size
     return Setting(config.instance_group[0].count, configs.threads(config), batch, calls, workers)
 
 
 def _changed(root: Path, setting: Setting) -> dict[str, Any]:
-    """Give the configs that differ for `setting`, by model."""
+    """Return the configs that differ for `setting`, by model."""
     made = {}
     for model in _models(root):
         config = made[model] = repository.read_config(root, model)
@@ -50,7 +50,7 @@ def _changed(root: Path, setting: Setting) -> dict[str, Any]:
 
 @contextmanager
 def trial(root: Path, setting: Setting) -> Iterator[Path]:
-    """Give a repository with this setting, which is there until the block ends."""
+    """Yield a repository with this setting; it is removed when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "model_repository"
         placement.link(root, place, _changed(root, setting))
@@ -58,7 +58,7 @@ def trial(root: Path, setting: Setting) -> Iterator[Path]:
 
 
 def write(root: Path, setting: Setting) -> list[str]:
-    """Put `setting`'s share into the repository, all or nothing; gives the models it changed.
+    """Write `setting` into the repository, all or nothing; return the models that changed.
 
     Raises RepositoryError.
     """

@@ -1,4 +1,4 @@
-"""`carlarl unload`: a version is held, but no longer served."""
+"""`carlarl unload`: the running service no longer serves a version; its files stay."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ SHOWN = ("success_rate", "mean_lap_time_s", "mean_speed_kmh", "reward")
 @repository_option
 @json_option
 def versions(repository: Path | None, as_json: bool) -> None:
-    """List the versions in the model repository: which the running service has loaded, which not.
+    """List the versions in the model repository, and which of them the running service has loaded.
 
     Example: carlarl versions
     """

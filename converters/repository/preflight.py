@@ -9,6 +9,7 @@ from __future__ import annotations
 import compileall
 import importlib.util
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from converters.errors import one_line
@@ -26,29 +27,37 @@ def compile_models(repository: Path) -> None:
     compileall.compile_dir(repository, quiet=2)
 
 
-def damage(repository: Path, version: str) -> str | None:
-    """Return why a version can't be served, or None."""
+def damage(repository: Path, version: str, formats: Collection[str] = ()) -> str | None:
+    """Return why a version can't be served, also in further `formats`, or None."""
     try:
-        check_files(repository, version)
-    except RepositoryError as error:
+        check_files(repository, version, formats)
+    except (RepositoryError, OSError) as error:  # OSError: a folder that may not be read
         return str(error)
     return None
 
 
-def check_files(repository: Path, version: str) -> None:
-    """Open the files of the version's ensemble and fused model, if their runtime is installed.
+def check_files(repository: Path, version: str, formats: Collection[str] = ()) -> None:
+    """Open the files of the version's ensembles and fused model, if their runtime is installed.
 
-    Raises RepositoryError, which names the file, for code that the converters did not write and
-    for a file that is missing or that its runtime can't open.
+    The ensembles are the default one, and those of `formats` that the repository has. Raises
+    RepositoryError, which names the file, for code that the converters did not write and for a file
+    that is missing, cut off, or that its runtime can't open.
     """
-    steps = read_config(repository, configs.ensemble_name(version)).ensemble_scheduling.step
-    models = [(step.model_name, str(step.model_version)) for step in steps]
+    models = []
+    for form in (None, *formats):
+        ensemble = configs.ensemble_name(version, form)
+        if form is None or (repository / ensemble).is_dir():
+            steps = read_config(repository, ensemble).ensemble_scheduling.step
+            _check_whole(repository, ensemble, version, bool(steps))
+            models += [(step.model_name, str(step.model_version)) for step in steps]
     fused = configs.ensemble_name(version, configs.FUSED)
     if (repository / fused).is_dir():
         models.append((fused, "1"))
     for model, number in models:
         folder = repository / model / number
-        native = read_config(repository, model).default_model_filename
+        config = read_config(repository, model)
+        _check_whole(repository, model, version, bool(config.backend or config.platform))
+        native = config.default_model_filename
         needed: list[tuple[str, ...]] = [(native or "model.py",)]
         if not native and not model.startswith("preprocess"):
             needed.append(_POLICIES)
@@ -63,6 +72,15 @@ def check_files(repository: Path, version: str) -> None:
         for path in sorted(folder.iterdir()):
             if path.is_file():
                 _check_file(path, version)
+
+
+def _check_whole(repository: Path, model: str, version: str, whole: bool) -> None:
+    """Raise RepositoryError unless the last field of the model's configuration is there."""
+    if not whole:
+        raise RepositoryError(
+            f"{repository / model / 'config.pbtxt'}: it is cut off; `carlarl export --version "
+            f"{version}` writes it again"
+        )
 
 
 def _check_file(path: Path, version: str) -> None:

@@ -1,6 +1,6 @@
 """What a Triton loads when it starts. `python -m converters.repository.start` prints the models.
 
-It is told by MODEL_REPOSITORY, MODEL_VERSION and SERVE_VERSIONS, as `carlarl serve` is.
+It reads MODEL_REPOSITORY, MODEL_VERSION and SERVE_VERSIONS, as `carlarl serve` does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def plan(
     opened = held if repository.shared(root) else wanted
     for version in opened:  # without the active one nothing works: Triton says why
         if version not in (active, wanted[0], *damaged) and (
-            why := preflight.damage(root, version)
+            why := preflight.damage(root, version, formats)
         ):
             damaged[version] = why
     names = [configs.ensemble_name(active, configs.FUSED)]

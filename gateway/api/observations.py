@@ -57,7 +57,7 @@ class Observations:
         self._list_numbers = sum(leaf.space.size for leaf in self._lists)
         few = self._list_numbers * MAX_OBSERVATIONS <= MAX_NUMBERS
         self.pack: Callable[..., Packed] = self._pack_any
-        """Give the bytes of decoded observations; `step=True` for the one of a step.
+        """Return the bytes of decoded observations; `step=True` for the one of a step.
 
         Raises ValidationFailed for what msgspec does not check: bounds of single elements, and
         numbers that were sent as bytes.

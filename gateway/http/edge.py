@@ -34,9 +34,9 @@ class Edge:
         self._default_lines = b""
 
     def stamps(self, head: RequestHead, request_id: str, seconds: float) -> list[Pair]:
-        """Return the headers by which a caller knows whose answer it has, and CORS's.
+        """Return the headers that name the request of an answer, and those of CORS.
 
-        Every answer carries them, whoever writes it.
+        Every answer carries them, whichever part writes it.
         """
         stamps = [
             (b"x-request-id", request_id.encode()),
@@ -71,7 +71,7 @@ class Edge:
         close: bool,
         defaults: list[Pair],
     ) -> bytes:
-        """Count an error, and write the answer that tells of it in the format `form`."""
+        """Count an error, and write its answer in the format `form`."""
         payload = payload_of(error, exchange.request_id)
         seconds = exchange.answer(payload.status, payload.code)
         headers = [

@@ -8,8 +8,8 @@ from types import FrameType
 from gateway.http.event_loop import Loop
 
 DRAIN_S, DRAIN_LOOK_S, DRAIN_LOOKS = 0.1, 0.01, 100
-"""How long handshakes under way have at least; then the time between looks at what waits, and how
-many looks there are at most: a process that may open no more files accepts nothing."""
+"""How long handshakes under way have at least; then the time between looks at the connections
+that wait, and the number of looks at most: a process without free file descriptors accepts none."""
 
 log = logging.getLogger(__name__)
 

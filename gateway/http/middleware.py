@@ -87,7 +87,7 @@ class Errors:
     """Asks the access control, and answers what the application raises."""
 
     def __init__(self, app: ASGIApp, access_control: AccessControl) -> None:
-        """Let in whom `access_control` lets in."""
+        """Let in the callers that `access_control` lets in."""
         self._app = app
         self._access_control = access_control
 

@@ -42,7 +42,7 @@ class Places:
         self._handshakes.add(connection)
 
     def take(self, connection: Droppable, others: int) -> bool:
-        """Give a place to a connection beside `others`; return whether it is a reserved one."""
+        """Assign a place to a connection beside `others`; return whether it is a reserved one."""
         self._handshakes.discard(connection)
         limit = allowed_connections(self._live.now.max_connections)
         if others - len(self._beyond) + len(self._handshakes) < limit:

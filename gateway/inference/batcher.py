@@ -30,9 +30,9 @@ Outcome = bytes | Exception
 """What Triton gave for some rows, row by row, or why there is nothing."""
 
 PATIENCE = 0.5
-"""Share of its time that a request may find the queue ahead of it to have waited."""
+"""A request is refused if the queue ahead of it takes more than this share of its time."""
 LEAST_CALL_S = 0.25
-"""How long a call keeps its place at least: Triton goes on with it, whoever stops waiting."""
+"""How long a call keeps its place at least: Triton goes on with it even if nobody waits."""
 
 
 class Inference:
@@ -73,7 +73,7 @@ class Inference:
                 log.exception("an outcome could not be handed over")
 
     def abandon(self) -> None:
-        """Note that nobody waits: the rows are not sent where they were not sent yet."""
+        """Note that nobody waits: rows that were not sent yet are never sent."""
         self.settled = True
 
 
@@ -129,10 +129,10 @@ class ModelQueue:
         self._expires_at = math.inf
 
     def congested(self, now: float, budget_s: float) -> bool:
-        """Whether what is to be answered within `budget_s` from `now` would likely be late.
+        """Return whether a request with `budget_s` seconds from `now` would likely be late.
 
-        It is where the first in the queue has waited for half of that already, or where the calls
-        that the queue needs take as long, as calls took lately.
+        That is so if the first request in the queue has already waited for half of that time, or
+        if the calls that the queue needs would take that long, as calls took lately.
         """
         wait_s = self.rows / self.max_rows * self._call_s / max(1, len(self.batches))
         if self.waiting:
@@ -167,7 +167,7 @@ class ModelQueue:
 
 
 class Batcher:
-    """Sends requests to Triton, as few calls at a time as `calls`, each as full as may be.
+    """Sends requests to Triton: at most `calls` calls at a time, each as full as possible.
 
     When a call is free a request leaves at once; no timer delays it. Requests for different
     models never share a call. A request larger than a call is cut up and put together again.
@@ -245,7 +245,7 @@ class Batcher:
                 self._send(queue, self._next(queue))
 
     def close(self) -> None:
-        """Refuse what still waits, for Triton, too."""
+        """Refuse all requests that still wait, in a queue or for Triton."""
         for queue in self._queues.values():
             for one in [*queue.waiting, *(one for batch in queue.batches for one in batch)]:
                 one.settle(ServiceUnavailable("the gateway is stopping"))

@@ -21,12 +21,12 @@ GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
 OWN_ACTION = "policy_action"
 NUMBER_CHARS = 26
-"""A number of JSON, with its comma."""
+"""Characters of a number in JSON, with its comma."""
 NAME_CHARS = 16
-"""What stands around a name in JSON, and around a row."""
+"""Characters around a name in JSON, and around a row."""
 OPTIONS_BYTES = 4096
 SEED_BITS = 53
-"""Of a seed that is drawn: whole numbers of so many bits are exact in JavaScript, too."""
+"""Bits of a seed that the gateway draws: JavaScript holds such integers exactly."""
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Golden:
     tolerance: float
 
     def rows(self, count: int) -> Rows:
-        """Give `count` rows, the observations repeated in turn."""
+        """Return `count` rows; the observations are repeated in turn."""
         known = self.observations.count
         return self.observations.pick(index % known for index in range(count))
 
@@ -52,8 +52,8 @@ class Golden:
 class PolicyVersion:
     """One immutable policy version, as its ensemble's configuration describes it.
 
-    `model` is what the gateway calls for it: the ensemble, or the model that does the same in
-    one process where Triton has that ready.
+    `model` is the model that the gateway calls for it: the fused one if Triton has that ready,
+    else the ensemble.
     """
 
     version: str
@@ -115,7 +115,7 @@ class PolicyVersion:
 
     @property
     def body_bytes(self) -> int:
-        """What a request with as many rows as one call takes in JSON, vectors in base64."""
+        """Bytes of a JSON request with `max_batch_size` rows and its vectors in base64."""
         row = 0
         for leaf in leaves(self.signature.observation_space):
             in_base64 = takes_bytes(leaf.space)
@@ -124,9 +124,9 @@ class PolicyVersion:
         return OPTIONS_BYTES + row * self.max_batch_size
 
     def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
-        """Return the seed to sample with, drawn where none is given; None where deterministic.
+        """Return the seed to sample with, a new one if none is given; None if deterministic.
 
-        Raises Unsupported where the policy can't be sampled.
+        Raises Unsupported if the policy can't be sampled.
         """
         if deterministic:
             return None
@@ -137,7 +137,7 @@ class PolicyVersion:
         return secrets.randbits(SEED_BITS) if seed is None else seed
 
     def check_own_actions(self, asked: bool) -> None:
-        """Raise Unsupported where the policy's own actions are asked for and not known."""
+        """Raise Unsupported if the policy's own actions are `asked` for but not known."""
         if asked and not self.actions.tells_own:
             raise Unsupported(f"{self.version} does not tell its own actions: export it again")
 

@@ -28,7 +28,7 @@ class Prediction:
 
 
 class Predictor:
-    """Answers requests through Triton, joined with each other."""
+    """Answers requests through Triton, several of them in one call."""
 
     def __init__(
         self, batcher: Batcher, versions: Registry, metrics: Metrics, live: LiveSettings
@@ -113,7 +113,7 @@ def _filled(
     missing: list[int],
     data: bytes,
 ) -> bytes:
-    """Put the actions that were asked for beside those that were found, and remember them."""
+    """Add the new actions to those that were found in the cache, and cache them."""
     size = len(data) // len(missing)
     for place, index in enumerate(missing):
         found[index] = action = data[place * size : (place + 1) * size]

@@ -26,7 +26,7 @@ POLL_S = 1.0
 START_POLL_S = 0.05
 """How long between looks while nothing is ready."""
 DISTRUST_S = 15.0
-"""How long the model in a single process is left alone after it failed."""
+"""How long the fused model gets no requests after it failed."""
 CONTROL_TIMEOUT_S = 1.0
 LEAST_BODY_BYTES, MOST_BODY_BYTES = 1 << 20, 1 << 30
 
@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 class Registry:
     """Resolves versions to policies, and follows the active one as it is promoted.
 
-    `active` is the version that answers where a request names none: `pinned` where that is
-    given, else the one that the alias ensemble stands for. `ready` is true from its golden
-    inference on, for as long as it gives the same golden action at every look.
+    `active` is the version that answers a request without a version: `pinned` if that is given,
+    else the version of the alias ensemble. `ready` is true after its golden inference, as long as
+    it gives the same golden action at every look.
     """
 
     def __init__(self, triton: Triton, pinned: str | None, metrics: Metrics) -> None:
@@ -52,17 +52,17 @@ class Registry:
         self._look = asyncio.Event()
         triton.on_distrust = self._distrust
         self.body_bytes = LEAST_BODY_BYTES
-        """What a full batch of the largest observations takes, of the versions seen so far."""
+        """Bytes of a full batch of the largest observations of the versions seen so far."""
         self.trouble: str | None = None
-        """Why not all is well, in a caller's words."""
+        """What is wrong, in words for a caller; None if nothing is."""
         self.active: PolicyVersion | None = None
         self.ready = False
 
     async def resolve(self, version: str | None) -> PolicyVersion:
-        """Give the policy of `version`, the active one for None.
+        """Return the policy of `version`, or the active one for None.
 
-        Raises ModelNotFound where Triton serves no such version, ServiceUnavailable where
-        none is active yet.
+        Raises ModelNotFound if Triton serves no such version, ServiceUnavailable if none is
+        active yet.
         """
         if version is None:
             if self.active is None:
@@ -74,11 +74,11 @@ class Registry:
         return known
 
     def known(self, version: str | None) -> PolicyVersion | None:
-        """Give what `resolve` would, where that takes no call."""
+        """Return what `resolve` returns if it needs no call to Triton, else None."""
         return self.active if version is None else self._known.get(version)
 
     def forget(self, policy: PolicyVersion) -> None:
-        """Ask Triton again about `policy` next time, as it did not answer a call."""
+        """Ask Triton about `policy` again next time, because it did not answer a call."""
         self._known.pop(policy.version, None)
 
     async def served(self) -> tuple[list[PolicyVersion], list[str]]:
@@ -91,10 +91,10 @@ class Registry:
         return [await self.resolve(version) for version in served], held
 
     async def follow(self) -> None:
-        """Keep `active` and `ready` true to Triton, about once a second, for ever.
+        """Update `active` and `ready` about once a second, for ever.
 
-        More often while nothing is ready, so that a start or a return is not missed, and at once
-        where a model comes into quarantine, so that the ensemble answers in its place.
+        It looks more often while nothing is ready, to see a start or a return early, and at once
+        when a model is put into quarantine, so that the ensemble answers instead.
         """
         while True:
             try:
@@ -126,7 +126,7 @@ class Registry:
                     log.warning("%s: %s", "still ready" if self.ready else "not ready", reason)
 
     async def _check_again(self, active: PolicyVersion) -> None:
-        """Ask `active` for one golden action, as Triton calls a model ready whose process died."""
+        """Ask `active` for one golden action: a model whose process died is ready for Triton."""
         try:
             with self._metrics.golden():
                 await active.check_golden(self._triton, 1, CONTROL_TIMEOUT_S)
@@ -175,7 +175,7 @@ class Registry:
             with suppress(GatewayError):
                 state = (await self._triton.index(CONTROL_TIMEOUT_S)).get(model)
             if state in ("", "UNAVAILABLE"):
-                message = f"{version} is held, and not loaded; `carlarl load {version}` does it"
+                message = f"{version} is held, and not loaded; `carlarl load {version}` loads it"
                 raise ModelNotFound(message, version=version) from None
             if state is None:
                 raise ModelNotFound(f"there is no version {version}", version=version) from None
@@ -204,7 +204,7 @@ class Registry:
         return policy
 
     async def _works_again(self, policy: PolicyVersion) -> bool:
-        """Whether a model in quarantine gives its golden actions; then it is let out."""
+        """Return whether a model in quarantine gives its golden actions; if so, release it."""
         quarantine = self._triton.quarantine
         quarantine.add(policy.model)  # so that nobody else tries at the same time
         try:
@@ -217,16 +217,16 @@ class Registry:
         return True
 
     def _distrust(self, model: str, error: Distrusted) -> None:
-        """Count and log that `model` came into quarantine, and look for another way at once."""
+        """Count and log that `model` was put into quarantine, and look for another one at once."""
         self._metrics.distrusted.labels(error.reason).inc()
-        log.error("%s; it is asked no more until it works again", error.message)
+        log.error("%s; it gets no requests until it works again", error.message)
         self._look.set()
 
     async def _callable(self, version: str) -> str:
-        """Name the model to call for `version`: the one in a single process, else the ensemble.
+        """Return the name of the model to call for `version`: the fused one, else the ensemble.
 
-        Raises ServiceUnavailable where neither is ready, or not in quarantine, DeadlineExceeded
-        where Triton does not say, as while it loads a model.
+        Raises ServiceUnavailable if both are in quarantine or not ready, DeadlineExceeded if Triton
+        does not answer, for example while it loads a model.
         """
         fused = f"{FUSED}{version}"
         since = time.monotonic() - self._distrusted.get(fused, -math.inf)

@@ -1,4 +1,4 @@
-"""Observations as they travel: the bytes of each row behind the other."""
+"""Rows of observations as bytes, one row after the other."""
 
 from array import array
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ class Rows:
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":
-        """Put rows of several requests for the same model behind each other."""
+        """Join the rows of several requests for the same model."""
         first = parts[0]
         if len(parts) == 1:
             return first
@@ -59,7 +59,7 @@ class Rows:
         )
 
     def pick(self, indices: Iterable[int]) -> "Rows":
-        """Give some of the rows, in the order of `indices`."""
+        """Return some of the rows, in the order of `indices`."""
         return Rows.join([self._slice(index, index + 1) for index in indices])
 
     def split(self, size: int) -> list["Rows"]:
@@ -69,7 +69,7 @@ class Rows:
         return [self._slice(start, start + size) for start in range(0, self.count, size)]
 
     def contents(self) -> list[tuple[bytes, ...]]:
-        """Give the bytes of each row: its packed leaves, then the others."""
+        """Return the bytes of each row: its packed leaves, then the others."""
         each = [_cut(data, self.count) for data in (self.observations, *self.others)]
         return list(zip(*each, strict=True))
 

@@ -29,10 +29,10 @@ from gateway.triton.tensors import Offsets, Tensors, offsets_of
 log = logging.getLogger(__name__)
 
 FUSED = "carla_policy_fused-"
-"""What the names of the models begin with that do both steps in one process."""
+"""The beginning of the names of fused models, which do both steps in one process."""
 
 SECRET_HEADER = "carlarl-secret"
-"""Header that an embedded Triton's closed APIs ask for."""
+"""Header with the secret that the closed APIs of an embedded Triton require."""
 
 MAX_HEADS = 4096
 
@@ -40,16 +40,16 @@ _Tensor = tuple[str, str, bytes]
 
 NONCE = "nonce"
 ECHO = "nonce_echo"
-"""The output of a model that gives the input `nonce` back."""
+"""The output in which a model returns the input `nonce`."""
 
 
 class Triton:
     """One Triton server, over connections that are kept for the life of the process.
 
-    A model that echoes, by its configuration as it was read last, gets a number of its own with
-    each call. An answer with another number is that of another call, and is never handed out:
-    Distrusted is raised, and the model comes into `quarantine`, as it does where Triton calls its
-    process unhealthy.
+    If the configuration of a model, as it was last read, has the output `nonce_echo`, each call
+    sends a new number, the nonce. An answer with another number belongs to another call. It is
+    never handed out: Distrusted is raised, and the model is put into `quarantine`. The same happens
+    if Triton says that the model's process is not healthy.
 
     Every method raises ServiceUnavailable where Triton is away or the model is not ready,
     ModelNotFound where there is no such model, DeadlineExceeded where no answer came in
@@ -57,7 +57,7 @@ class Triton:
     """
 
     def __init__(self, url: str, secret: str | None = None) -> None:
-        """Take `http://host:port`, and what its closed APIs ask for; the first call connects."""
+        """Take `http://host:port` and the secret of its closed APIs. The first call connects."""
         self.url = url
         self._control = "" if secret is None else f"{SECRET_HEADER}: {secret}\r\n"
         address = urlsplit(url)
@@ -66,11 +66,11 @@ class Triton:
         self._heads: dict[tuple[str, Tensors, int, bool, bool], bytes] = {}
         self._offsets: dict[tuple[Tensors, int, bytes, int], Offsets] = {}
         self._echoing: set[str] = set()
-        # No two processes count in the same range; 0 is what a model gives back without a nonce.
+        # Each process counts in a range of its own. Without a nonce a model returns 0.
         self._nonces = itertools.count(1 + secrets.randbits(62))
         self.quarantine = Quarantine()
         self.on_distrust: Callable[[str, Distrusted], None] = lambda model, error: None
-        """Called with a model that comes into quarantine, and why."""
+        """Called with each model that is put into quarantine, and the reason."""
 
     def call(
         self,
@@ -84,11 +84,11 @@ class Triton:
     ) -> None:
         """Run `model` once; call `done` with what `infer` returns, or with what it raises.
 
-        `headers` are further lines of the request's head, each with its end. Only a `probe` goes
-        to a model in quarantine.
+        `headers` are further lines of the request's head, each with its line end. Only a `probe`
+        is sent to a model in quarantine.
         """
         if model in self.quarantine and not probe:
-            refused = ServiceUnavailable(f"{model} is not asked until it was seen to work again")
+            refused = ServiceUnavailable(f"{model} gets no requests until it works again")
             asyncio.get_running_loop().call_soon(done, refused)
             return
         tensors = tensors_of(model, rows)
@@ -141,13 +141,13 @@ class Triton:
         return config
 
     def echoes(self, model: str) -> bool:
-        """Whether the answers of `model` are compared, by its configuration as read last."""
+        """Return whether `model` returns the nonce, by its configuration as it was last read."""
         return model in self._echoing
 
     async def ready(self, model: str, timeout_s: float) -> bool:
-        """Whether `model` can be called; false too where Triton is away.
+        """Return whether `model` can be called; False also if Triton is away.
 
-        Raises DeadlineExceeded where Triton does not say, as while it loads a model.
+        Raises DeadlineExceeded if Triton does not answer, for example while it loads a model.
         """
         try:
             answer = await self._request("GET", f"/v2/models/{model}/ready", timeout_s)
@@ -184,7 +184,7 @@ class Triton:
             return await self._pool.request(head.encode(), timeout_s)
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
-        """Give all of a request but the tensors; the same for all requests of one shape."""
+        """Return a request without its tensors; it is the same for all requests of one shape."""
         key = (model, rows.tensors, rows.count, not rows.keys, tensors[-1][0] == NONCE)
         head = self._heads.get(key)
         if head is None:
@@ -244,7 +244,7 @@ class Triton:
 
 
 def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
-    """Give the inputs that `model` takes: name, data type and bytes of each.
+    """Return the inputs that `model` takes: name, data type and bytes of each.
 
     The fused model takes rows as they are; an ensemble takes a tensor for each leaf.
     """

@@ -163,7 +163,7 @@ class Pool:
             connection.close()
 
     def connect(self, call: "_Call") -> None:
-        """Give `call` a new connection."""
+        """Open a new connection for `call`."""
         task = asyncio.ensure_future(self._connect(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""The tensors of a policy's models: what they take, and where in an answer lies what they give."""
+"""The input and output tensors of a policy's models, and where an answer holds each output."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ Offsets = dict[str, tuple[int, int]]
 
 
 class Tensors:
-    """What the models of one signature take and give."""
+    """The inputs and outputs of the models of one signature."""
 
     def __init__(self, layout: Layout, outputs: Sequence[Output]) -> None:
         """Take how a row of observations travels, and the outputs that are asked for."""
@@ -25,18 +25,18 @@ class Tensors:
         self._fused_dims = {leaf.name: leaf.dims for leaf in layout.apart}
 
     def apart(self, others: Iterable[bytes]) -> list[tuple[str, str, bytes]]:
-        """Give name, data type and bytes of the leaves that travel apart, in any model."""
+        """Return name, data type and bytes of the leaves with tensors of their own in any model."""
         return [
             (leaf.name, leaf.triton, data)
             for leaf, data in zip(self.layout.apart, others, strict=True)
         ]
 
     def packed(self, data: bytes) -> list[tuple[str, str, bytes]]:
-        """Give the tensor of the packed leaves, as a fused model takes it."""
+        """Return the tensor of the packed leaves, as a fused model takes it."""
         return [(PACKED, "FP32", data)] if self.layout.width else []
 
     def unpacked(self, data: bytes, count: int) -> list[tuple[str, str, bytes]]:
-        """Give a tensor for each packed leaf, as an ensemble takes them."""
+        """Return a tensor for each packed leaf, as an ensemble takes them."""
         found = []
         width = len(data) // count
         for slot in self.layout.packed:
@@ -46,12 +46,12 @@ class Tensors:
         return found
 
     def shape(self, name: str, data: bytes, kind: str, count: int, *, fused: bool) -> list[int]:
-        """Give the shape of an input, given its bytes for `count` rows."""
+        """Return the shape of an input from its bytes for `count` rows."""
         dims = (self._fused_dims if fused else self._dims).get(name)
         return [count, *(dims or (len(data) // count // BYTES[kind],))]
 
     def rows(self, offsets: Offsets, body: bytes, count: int) -> bytes:
-        """Give the outputs row by row: all of the first row, then all of the next one."""
+        """Return the outputs row by row: all of the first row, then all of the next one."""
         if len(self.outputs) == 1:
             start, end = offsets[self.outputs[0].name]
             return body[start:end]

@@ -16,7 +16,7 @@ import pytest
 from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import retirement
-from converters.repository import activation, repository
+from converters.repository import activation, repository, start
 from tests.carlarl.test_promotion import copy_version, follows
 from tests.carlarl.test_supervision import triton
 from tests.gateway.processes import OBSERVATION, check_envelope, status, until
@@ -93,6 +93,19 @@ def test_damaged_versions_are_left_out(target: Path, command: Command) -> None:
         assert ask(stack, "v0.2.0").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "model",
+    ["carla_policy", "carla_policy_fused", "carla_policy_torchscript", "policy_onnx", "preprocess"],
+)
+def test_a_version_whose_configuration_is_cut_off_is_damaged(target: Path, model: str) -> None:
+    """After any of its lines; Triton would not start with it."""
+    path = target / f"{model}-v0.1.0" / "config.pbtxt"
+    lines = path.read_text().splitlines(keepends=True)
+    for end in range(len(lines)):
+        path.write_text("".join(lines[:end]))
+        assert model in start.plan(target, formats=["torchscript"]).damaged["v0.1.0"]
+
+
 @pytest.mark.live
 def test_held_loaded_unloaded_and_removed(target: Path, carlarl: Command) -> None:
     for version in ("v0.0.8", "v0.0.9"):
@@ -151,6 +164,16 @@ def test_removed_with_its_artifact(target: Path, tmp_path: Path, command: Comman
     assert [path.name for path in artifacts.iterdir()] == ["v0.1.0"]
     assert activation.history(target) == []
     assert command("remove", "v0.2.0", *where).returncode == 1
+
+
+def test_removed_without_an_artifact(target: Path, tmp_path: Path, command: Command) -> None:
+    where = ("--repository", str(target), "--offline")
+    result = command("remove", "v0.1.0", *where, "--artifact", ARTIFACT_DIR=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"carlarl: {tmp_path}/v0.1.0: it can't be removed: No such file or directory\n"
+    )
+    assert f"{target}: v0.1.0 is removed" in result.stdout
 
 
 @pytest.mark.live

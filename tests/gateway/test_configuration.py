@@ -20,6 +20,7 @@ import psutil
 import pytest
 import yaml
 
+from gateway.reload import POLL_S
 from tests.gateway.processes import (
     OBSERVATION,
     ROOT,
@@ -252,6 +253,23 @@ def test_a_file_of_keys_that_comes_later(
     until(lambda: one.post(client, **key).status_code == 503)
     keys.write_text(hashlib.sha256(b"second").hexdigest())
     until(lambda: one.post(client, **{"x-api-key": "second"}).status_code == 200)
+
+
+def test_a_file_of_keys_whose_time_is_kept(
+    gateway: tuple[Running, httpx.Client], tmp_path: Path
+) -> None:
+    """As `rsync --times` and `cp --preserve` write it, of the same size."""
+    one, client = gateway
+    keys = tmp_path / "keys"
+    keys.write_text(hashlib.sha256(b"first").hexdigest())
+    before = keys.stat()
+    one.change(api_keys_file=str(keys))
+    assert one.post(client, **{"x-api-key": "first"}).status_code == 200
+    time.sleep(4 * POLL_S)  # the file is read once more, as it was not looked at before
+    keys.write_text(hashlib.sha256(b"second").hexdigest())
+    os.utime(keys, ns=(before.st_atime_ns, before.st_mtime_ns))
+    until(lambda: one.post(client, **{"x-api-key": "second"}).status_code == 200)
+    assert one.post(client, **{"x-api-key": "first"}).status_code == 401
 
 
 def test_rate_limit(gateway: tuple[Running, httpx.Client]) -> None:

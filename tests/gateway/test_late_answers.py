@@ -136,7 +136,7 @@ def test_a_late_answer_is_never_handed_out(repository: Path) -> None:
         until(lambda: status(url + "/readyz") == 503, 5)
         answer = predict(url)
         check_envelope(answer, 503, "SERVICE_UNAVAILABLE")
-        assert "is not asked until it was seen to work again" in answer.json()["message"]
+        assert "gets no requests until it works again" in answer.json()["message"]
         assert caller.post("/warmup").status_code == 503
         good = drive.last_good
         time.sleep(6)  # longer than a quarantine
