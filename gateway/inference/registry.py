@@ -113,6 +113,7 @@ class Registry:
             if self.ready and self.active is not None:
                 await self._check_again(self.active)
             await self._switch()
+            await self._forget_replaced()
         except GatewayError as error:
             if isinstance(error, TritonAway):
                 self._metrics.warm.set(0)
@@ -165,6 +166,17 @@ class Registry:
         self._metrics.warm.set(1)
         self._set_ready(True)
         log.info("%s answers on %s (%s)", policy.version, policy.device, policy.artifact_digest)
+
+    async def _forget_replaced(self) -> None:
+        """Forget versions that were unloaded or replaced; `_switch` sees to the active one."""
+        for policy in [one for one in self._known.values() if one is not self.active]:
+            try:
+                config = await self._triton.config(_ensemble(policy.version), CONTROL_TIMEOUT_S)
+                digest = config["parameters"]["artifact_digest"]["string_value"]
+            except (GatewayError, KeyError):
+                digest = None
+            if digest != policy.artifact_digest:
+                self.forget(policy)
 
     async def _load(self, version: str) -> PolicyVersion:
         model = _ensemble(version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,31 @@ def test_held_loaded_unloaded_and_removed(target: Path, carlarl: Command) -> Non
             assert result.returncode == 1
             assert "v0.2.0 is the active version" in result.stderr
         assert ask(stack, "v0.2.0").status_code == 200
+
+
+@pytest.mark.live
+def test_a_version_that_is_replaced_gives_no_old_actions(target: Path, carlarl: Command) -> None:
+    """Not even from the cache, where nobody has asked for it between its removal and its return."""
+    where = ("--repository", str(target))
+
+    def load(source: str) -> None:
+        with repository.transaction(target) as tree:
+            copy_version(tree, source, "v0.0.9")
+        assert carlarl("load", "v0.0.9", *where).returncode == 0
+
+    def action(stack: Stack, version: str) -> Any:
+        body = {"observations": [OBSERVATION], "version": version, "deterministic": True}
+        answer = httpx.post(f"{stack.gateway_url}/predict", json=body, timeout=30)
+        return answer.json()["actions"]
+
+    with running_stack(MODEL_REPOSITORY=str(target), CACHE_BYTES="1000000") as stack:
+        load("v0.1.0")
+        assert action(stack, "v0.0.9") == action(stack, "v0.1.0") != action(stack, "v0.2.0")
+        for command in ("unload", "remove"):
+            assert carlarl(command, "v0.0.9", *where).returncode == 0
+        load("v0.2.0")
+        time.sleep(2)  # as long as a gateway may take to follow
+        assert action(stack, "v0.0.9") == action(stack, "v0.2.0")
 
 
 def test_removed_with_its_artifact(target: Path, tmp_path: Path, command: Command) -> None:
