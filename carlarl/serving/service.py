@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shlex
@@ -231,7 +232,8 @@ def _summary(
     # With API keys the gateway does not answer this command, which has none.
     metadata: dict[str, Any] = {}
     if settings.api_keys_file is None:
-        metadata = client.get("/metadata").json()
+        with contextlib.suppress(httpx.HTTPError, ValueError):  # it serves all the same
+            metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
     observation = metadata.get("exampleObservation", _EXAMPLE)
     if observation is _EXAMPLE and embedded:

@@ -84,7 +84,9 @@ class Actions:
 
     def finite(self, rows: Sequence[Row]) -> bool:
         """Return whether all numbers are."""
-        return math.isfinite(sum(chain.from_iterable(rows)))  # no number where one is none
+        if len(rows) == 1:
+            return math.isfinite(sum(rows[0]))  # no number where one is none
+        return math.isfinite(sum(chain.from_iterable(rows)))
 
     def answered(self, rows: Sequence[Row]) -> list[Any]:
         """Return the actions of an answer."""

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import time
 from types import FrameType
 
 from gateway.http.event_loop import Loop
@@ -10,6 +11,9 @@ from gateway.http.event_loop import Loop
 DRAIN_S, DRAIN_LOOK_S, DRAIN_LOOKS = 0.1, 0.01, 100
 """How long handshakes under way have at least; then the time between looks at the connections
 that wait, and the number of looks at most: a process without free file descriptors accepts none."""
+
+SAME_S = 1.0
+"""Signals within this time are one: systemd sends it to each process, and so does each parent."""
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +29,7 @@ class GracefulShutdown:
     def __init__(self, notice_s: float) -> None:
         self._notice_s = notice_s
         self.begun = False
+        self._since = 0.0
 
     def listen(self) -> None:
         """Replace the server's handler of SIGTERM; the server's own is called at the end."""
@@ -34,10 +39,11 @@ class GracefulShutdown:
             return
 
         def handle(number: int, frame: FrameType | None) -> None:
-            if self.begun:  # told twice
-                server(number, frame)
+            if self.begun:
+                if time.monotonic() - self._since > SAME_S:  # told again
+                    server(number, frame)
                 return
-            self.begun = True
+            self.begun, self._since = True, time.monotonic()
             loop.call_soon_threadsafe(loop.call_later, self._notice_s, drain)
             log.info("stopping in %g s; not ready from now on", self._notice_s)
 

@@ -27,7 +27,7 @@ class Predict:
     """
 
     __slots__ = (
-        "_caller", "_done", "_inference", "_own_actions", "_parts", "_service",
+        "_caller", "_done", "_inference", "_max_bytes", "_own_actions", "_parts", "_service",
         "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
         "keep_alive",
     )  # fmt: skip
@@ -63,7 +63,8 @@ class Predict:
         try:
             self._caller = service.access_control.enter(PREDICT, head.found, client)
             self.deadline = arrived + min(head.deadline_s(), timeout_s)
-            self.form = head.body_format(service.max_body_bytes)
+            self._max_bytes = max_bytes = service.max_body_bytes
+            self.form = head.body_format(max_bytes)
         except Exception as error:
             self.error = error.with_traceback(None)  # which refers to this
 
@@ -71,10 +72,9 @@ class Predict:
         """Take a piece of the body."""
         if self.error is None:
             self._size += len(data)
-            max_bytes = self._service.max_body_bytes
-            if self._size > max_bytes:
+            if self._size > self._max_bytes:
                 self._parts.clear()
-                self.error = too_large(max_bytes)
+                self.error = too_large(self._max_bytes)
             else:
                 self._parts.append(data)
 
@@ -155,8 +155,9 @@ class Predict:
         self.exchange.version = policy.version
         observations = request.observations
         self._service.access_control.charge(self._caller, len(observations))
-        policy.check_own_actions(request.policy_actions)
-        self._own_actions = request.policy_actions
+        if request.policy_actions:
+            policy.check_own_actions()
+            self._own_actions = True
         seed = policy.seed_of(request.deterministic, request.seed)
         packed = policy.codec.pack(observations)
         inference = self._service.predictor.predict(

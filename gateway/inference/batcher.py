@@ -303,8 +303,8 @@ class Batcher:
         else:
             seconds = time.perf_counter() - start
             queue.called(seconds)
-            rows = sum(one.rows.count for one in part)
-            row_bytes = len(outcome) // rows
+            row_bytes = part[0].rows.tensors.row_bytes
+            rows = len(outcome) // row_bytes
             self._metrics.called(rows, seconds, [start - (one.since or start) for one in part])
             start_byte = 0
             for one in part:

@@ -136,9 +136,9 @@ class PolicyVersion:
             )
         return secrets.randbits(SEED_BITS) if seed is None else seed
 
-    def check_own_actions(self, asked: bool) -> None:
-        """Raise Unsupported if the policy's own actions are `asked` for but not known."""
-        if asked and not self.actions.tells_own:
+    def check_own_actions(self) -> None:
+        """Raise Unsupported if the policy's own actions are not known."""
+        if not self.actions.tells_own:
             raise Unsupported(f"{self.version} does not tell its own actions: export it again")
 
     async def check_golden(

@@ -3,10 +3,13 @@
 import hashlib
 import hmac
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_BYTES = 1 << 20
+"""The largest file of keys: it is read while requests wait."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OF_EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 
@@ -27,6 +30,10 @@ class Keys:
     def read(cls, path: Path) -> "Keys":
         """Read a file with one hex SHA-256 a line; `#` starts a comment."""
         try:
+            found = path.stat()
+            if stat.S_ISFIFO(found.st_mode) or found.st_size > MAX_BYTES:
+                what = f"a file of at most {MAX_BYTES} bytes"
+                return cls(problem=f"API_KEYS_FILE={path}: it must be {what}", read_at_all=False)
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
             problem = f"API_KEYS_FILE={path}: it can't be read ({error.strerror})"

@@ -219,7 +219,8 @@ class Stream:
         try:
             if step is None or not isinstance(step, policy.codec.step):
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
-            policy.check_own_actions(step.policy_actions)
+            if step.policy_actions:
+                policy.check_own_actions()
             seed = policy.seed_of(step.deterministic, step.seed)
             packed = policy.codec.pack((step.observation,), step=True)
         except Exception as error:

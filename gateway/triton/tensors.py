@@ -20,6 +20,7 @@ class Tensors:
         """Take how a row of observations travels, and the outputs that are asked for."""
         self.layout = layout
         self.outputs = tuple(outputs)
+        self.row_bytes = sum(one.row_bytes for one in outputs)
         found = [*(slot.leaf for slot in layout.packed), *layout.apart]
         self._dims = {leaf.name: leaf.dims for leaf in found}
         self._fused_dims = {leaf.name: leaf.dims for leaf in layout.apart}

@@ -234,6 +234,11 @@ def test_doors(gateway: tuple[Running, httpx.Client], tmp_path: Path) -> None:
     assert not any(digest in one.log.read_text() for digest in digests.values())
 
 
+def _write_a_gigabyte(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 30)
+
+
 def test_a_file_of_keys_that_comes_later(
     gateway: tuple[Running, httpx.Client], tmp_path: Path
 ) -> None:
@@ -251,6 +256,11 @@ def test_a_file_of_keys_that_comes_later(
     one.logs("; all stays as it was", 1)
     keys.unlink()
     until(lambda: one.post(client, **key).status_code == 503)
+    for odd in (os.mkfifo, Path.mkdir, _write_a_gigabyte):
+        odd(keys)
+        time.sleep(2)  # for several looks
+        assert one.post(client, **key).status_code == 503
+        keys.rmdir() if keys.is_dir() else keys.unlink()
     keys.write_text(hashlib.sha256(b"second").hexdigest())
     until(lambda: one.post(client, **{"x-api-key": "second"}).status_code == 200)
 
