@@ -224,7 +224,7 @@ def test_a_promotion_after_an_export_starts_no_other_process(
         assert before.items() <= processes(stack).items()
 
 
-@pytest.mark.live
+@pytest.mark.reliability
 def test_versions_that_nobody_needs_are_unloaded(target: Path) -> None:
     """After many promotions in a row: but for one that is asked for by name all the time."""
     for number in range(1, 7):
