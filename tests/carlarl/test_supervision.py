@@ -111,7 +111,13 @@ def test_a_dead_model_is_seen_though_triton_calls_it_ready(own_stack: tuple[Stac
     until(lambda: works(stack), 60)
 
 
-@pytest.mark.parametrize("part", ["/preprocess-v0.1.0/", "/carla_policy_fused-v0.2.0/1"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "/preprocess-v0.1.0/",
+        pytest.param("/carla_policy_fused-v0.2.0/1", marks=pytest.mark.reliability),
+    ],
+)
 def test_a_stopped_model_comes_back(own_stack: tuple[Stack, Path], part: str) -> None:
     """Of a version that is not the active one, and the fused one, which the ensemble replaces."""
     stack, _ = own_stack

@@ -39,7 +39,7 @@ from tests.converters.policies_of_spaces import make, random_signature
 from tests.gateway.processes import gateway_process
 from tests.stack import free_ports
 
-FEW, ALL, TOGETHER = 12, 500, 16
+FEW, ALL, TOGETHER = 8, 500, 16
 STARTS = [0, *(pytest.param(n, marks=pytest.mark.reliability) for n in range(FEW, ALL, TOGETHER))]
 
 

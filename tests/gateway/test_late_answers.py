@@ -79,7 +79,10 @@ def wait_in_use(stack: Stack, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "part", "vehicles", "streams"),
-    [(FUSED, FUSED, 1, False), (ENSEMBLE, "policy_onnx-v0.2.0", 8, True)],
+    [
+        (FUSED, FUSED, 1, False),
+        pytest.param(ENSEMBLE, "policy_onnx-v0.2.0", 8, True, marks=pytest.mark.reliability),
+    ],
 )
 def test_a_process_that_stops_and_goes_on(
     repository: Path, name: str, part: str, vehicles: int, streams: bool

@@ -58,6 +58,7 @@ def test_the_usual_line(stack: Stack, carlarl: Carlarl) -> None:
         assert one.concurrency == (1 if one.layer == "in-process" else 8)
 
 
+@pytest.mark.reliability
 def test_batches_and_rate_of_its_own_stack(carlarl: Carlarl) -> None:
     line = "bench run --layers gateway --concurrency 2 --batch-sizes 1,4 --duration 1 --rate 50"
     done = carlarl(*line.split(), PORT=str(free_port()))
@@ -137,6 +138,7 @@ def slow_gateway(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield url
 
 
+@pytest.mark.reliability
 def test_a_deliberate_slow_down_is_caught(
     stack: Stack, slow_gateway: str, carlarl: Carlarl, tmp_path: Path
 ) -> None:

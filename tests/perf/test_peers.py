@@ -16,6 +16,7 @@ from perf.studies.peers.systems import PEERS
 PLAIN = replace(PEERS["fastapi_onnxruntime"], environment=Path(sys.prefix))
 
 
+@pytest.mark.reliability
 def test_one_peer_is_measured_and_those_that_fail_are_named(tmp_path: Path) -> None:
     wrong = replace(
         PLAIN,

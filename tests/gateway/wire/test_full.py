@@ -11,11 +11,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from websockets.sync.client import ClientConnection
 
-from tests.carlarl.test_supervision import triton
 from tests.gateway.processes import OBSERVATION, gateway_process, until
 from tests.gateway.streams import open_stream
 from tests.gateway.wire.wire import Connection, ask, check_last, head, request
-from tests.stack import running_stack
 
 MOST = 4
 PROBES = ("/livez", "/readyz", "/healthz", "/metrics")
@@ -179,20 +177,3 @@ def test_fewer_files_than_connections(triton_url: str, capfd: pytest.CaptureFixt
             assert max(probed(url, 20)) < SOON_S
             with Connection(url) as connection:
                 check_last(connection.send(request()), 503, "SERVICE_UNAVAILABLE")
-
-
-@pytest.mark.reliability
-def test_serve_stays_alive_with_a_full_gateway() -> None:
-    """For 40 s, with no start again allowed: Triton and the command are the same processes."""
-    with running_stack(RESTART_TRIES="0", MAX_CONNECTIONS=str(MOST)) as service:
-        before = triton(service)
-        until(lambda: places(service.gateway_url) == MOST, 10)
-        with driven(service.gateway_url, MOST) as vehicles:
-            began = time.monotonic()
-            while time.monotonic() < began + 40:
-                assert service.process.poll() is None, service.output()
-                assert all(map(steps, vehicles))
-                assert ask(service.gateway_url, request()).status == 503
-                time.sleep(0.5)
-            assert triton(service) == before
-            assert max(probed(service.gateway_url, 8)) < SOON_S
