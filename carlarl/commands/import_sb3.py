@@ -29,7 +29,7 @@ class _Statistics(click.ParamType[Any]):
 )
 @signature_options(
     "Names for the elements of a flat vector: NAME is one number, NAME:WIDTH a list, the last "
-    "NAME takes the rest. vector keeps the list."
+    "field takes the rest if it has no width. vector keeps the list."
 )
 @import_options("carla-ALGORITHM")
 def import_sb3(policy: Path, **given: Any) -> None:

@@ -42,7 +42,7 @@ class Checked(click.ParamType[Any]):
 
 
 class Many(click.ParamType[tuple[Any, ...]]):
-    """Values of one type, separated by commas. Each value counts once."""
+    """Values of one type, separated by commas; no value may be there twice."""
 
     def __init__(self, one: click.ParamType[Any], name: str | None = None) -> None:
         """Take the type of one value, and another name for it in the help."""
@@ -53,8 +53,11 @@ class Many(click.ParamType[tuple[Any, ...]]):
         """Return the values."""
         if isinstance(value, tuple):
             return value
-        parts = (part.strip() for part in value.split(","))
-        return tuple(dict.fromkeys(self._one.convert(part, param, ctx) for part in parts))
+        values = [self._one.convert(part.strip(), param, ctx) for part in value.split(",")]
+        twice = next((one for one in values if values.count(one) > 1), None)
+        if twice is not None:
+            self.fail(f"{twice} is there twice", param, ctx)
+        return tuple(values)
 
 
 def _version(text: str) -> str:

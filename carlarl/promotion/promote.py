@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def promote(
                     version = version or activation.before(repository)
                     _check_pinned(triton, version)
                     if not allow_signature_change:
-                        _check_signature(repository, version)
+                        _check_signature(repository, version, triton)
                 switch.open(repository, version)
                 switch.load_beside()
                 switch.load_fused()
@@ -93,14 +93,21 @@ def _check_pinned(triton: TritonControl | None, version: str) -> None:
         )
 
 
-def _check_signature(repository: Path, version: str) -> None:
-    """Refuse a version whose callers would have to send or read something else."""
+def _check_signature(repository: Path, version: str, triton: TritonControl | None) -> None:
+    """Refuse a version whose callers would have to send or read something else.
+
+    The active version is the one that `triton` serves, which an export since may have replaced.
+    """
     names = [configs.ALIAS, configs.ensemble_name(version)]
     if not all((repository / name).is_dir() for name in names):
         return
-    read = [repositories.read_config(repository, name) for name in names]
+    alias, config = (repositories.read_config(repository, name) for name in names)
+    if triton is not None:
+        with suppress(ControlError, KeyError):  # it serves none
+            card = triton.parameters(configs.ALIAS)["model_card"]
+            alias.parameters["model_card"].string_value = card
     try:
-        active, new = map(configs.signature, read)
+        active, new = map(configs.signature, (alias, config))
     except ValueError as error:
         raise RepositoryError(f"{version}: its card and the active one's: {error}") from None
     if not active.same_interface(new):

@@ -42,8 +42,21 @@ def first_fault(error: ValidationError) -> str:
     return ": ".join(filter(None, (where, first["msg"].removeprefix("Value error, "))))
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping with two equal keys, of which YAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise ValueError(f"{key.value} is there twice: line {key.start_mark.line + 1}")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def parse_yaml(content: bytes, path: Path) -> Any:
-    """Read YAML without aliases: with them, a few lines can make a tree that is too large.
+    """Read YAML without equal keys, and without aliases: these can make a tree that is too large.
 
     Raises ArtifactError, which names `path`.
     """
@@ -51,7 +64,7 @@ def parse_yaml(content: bytes, path: Path) -> Any:
         text = content.decode("utf-8")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ValueError("aliases (*name) are not allowed: write the value out")
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)  # noqa: S506 # a safe one
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not YAML: {one_line(error)}") from None
 

@@ -100,9 +100,9 @@ def _check_kind(name: str, action: Space) -> None:
 def named(source: Path, vector: Box, fields: Sequence[str], tell: Callable[[str], None]) -> Space:
     """Return the observation space of a flat vector whose elements `fields` names.
 
-    A field is `NAME` (one number) or `NAME:WIDTH` (a list); the last without a width takes the
-    rest. `vector` alone keeps the Box. Of `speed,steering,sensors` the ranges are those of the
-    policies that come with the product, whatever the vector's own are. Raises ArtifactError.
+    A field is `NAME` (one number) or `NAME:WIDTH` (a list); the last field takes the rest if it
+    has no width. `vector` alone keeps the Box. Of `speed,steering,sensors` the ranges are those of
+    the policies that come with the product, whatever the vector's own are. Raises ArtifactError.
     """
     parts = _widths(source, fields, vector.size)
     if [name for name, _ in parts] == [VECTOR]:
@@ -144,9 +144,9 @@ def _widths(source: Path, fields: Sequence[str], total: int) -> list[tuple[str, 
     """Return the fields' names and widths; None is one number."""
     parts = parse_fields(fields)
     rest = total - sum(width or 1 for _, width in parts)
-    bare = [index for index, (_, width) in enumerate(parts) if width is None]
-    if rest > 0 and bare:
-        parts[bare[-1]] = (parts[bare[-1]][0], 1 + rest)
+    name, width = parts[-1]
+    if rest > 0 and width is None:
+        parts[-1] = (name, 1 + rest)
     elif rest:
         raise ArtifactError(
             f"{source}: --fields {','.join(fields)} has {total - rest} numbers, and an observation "

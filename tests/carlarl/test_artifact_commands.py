@@ -125,6 +125,9 @@ def test_import_torchscript_with_a_specification(command: Run, tmp_path: Path) -
     assert "m/s" in result.stdout
     result = command(*importing, *folders, "--sensors", "5", "--fields", "vector:4")
     assert result.returncode == 2
+    result = command(*importing, *folders, "--fields", "speed,speed,sensors")
+    assert result.returncode == 2
+    assert "speed is there twice" in result.stderr
 
 
 def test_sign_and_export_only_what_is_signed(command: Run, artifacts: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.repository import configs, repository
+from converters.repository import activation, configs, repository
 from tests.carlarl.test_promotion import contents, follows
 from tests.carlarl.test_supervision import triton
 from tests.gateway.processes import until
@@ -81,11 +81,29 @@ def test_a_version_without_one_of_its_files(target: Path, command: Command, name
     assert contents(target) == before
 
 
-def test_another_signature_needs_a_flag(target: Path, command: Command) -> None:
+@pytest.mark.live
+def test_an_export_that_activates_hides_no_other_signature(target: Path, carlarl: Command) -> None:
+    """What is served counts, not what the repository says since."""
+    with running_stack(MODEL_REPOSITORY=str(target)):
+        of_seven_sensors(target)
+        with repository.transaction(target) as tree:
+            activation.set_alias(tree, "v0.1.0")
+        result = carlarl("promote", "v0.1.0", "--repository", str(target))
+        assert result.returncode == 1
+        assert "another signature than the active version (observation)" in result.stderr
+
+
+def of_seven_sensors(target: Path) -> None:
+    """Let the card of v0.1.0 in the repository say that it has as many."""
     config = repository.read_config(target, "carla_policy-v0.1.0")
     card = json.loads(config.parameters["model_card"].string_value) | {"sensors": 7}
+    card["input_shape"] = [9]
     config.parameters["model_card"].string_value = json.dumps(card)
     repository.write_ensemble(target, config.name, configs.text(config))
+
+
+def test_another_signature_needs_a_flag(target: Path, command: Command) -> None:
+    of_seven_sensors(target)
     where = ("--repository", str(target), "--offline")
     result = command("promote", "v0.1.0", *where)
     assert result.returncode == 1

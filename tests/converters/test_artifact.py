@@ -141,6 +141,9 @@ def test_a_card_that_is_no_yaml(folder: Path) -> None:
     (folder / CARD).write_text("model_name: [")
     with pytest.raises(ArtifactError, match=r"model_card\.yaml: not YAML"):
         artifact.load(folder)
+    (folder / CARD).write_text("model_name: a\nversion: v0.1.0\nmodel_name: b\n")
+    with pytest.raises(ArtifactError, match="not YAML: model_name is there twice: line 3"):
+        artifact.load(folder)
 
 
 def test_weights_that_are_not_finite(folder: Path) -> None:

@@ -229,7 +229,7 @@ def test_fields_name_a_vector(tmp_path: Path) -> None:
     low = np.array([0, -2, -np.inf, -np.inf, 0], np.float32)
     high = np.array([30, 2, np.inf, np.inf, 0.1], np.float32)
     path = train(tmp_path, A2C, spaces.Box(low, high), spaces.Discrete(3))
-    folder = import_sb3(path, "v1.0.0", tmp_path, fields=["v", "angle:1", "rays", "brake:1"])
+    folder = import_sb3(path, "v1.0.0", tmp_path, fields=["v", "angle:1", "rays:2", "brake:1"])
     space = artifact.load(folder).card.observation_space
     assert space is not None
     box = {"type": "Box", "dtype": "float32"}
