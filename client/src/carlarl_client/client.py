@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import time
 from types import TracebackType
-from typing import Any, Generator
+from typing import Any, Callable, Generator, Generic, TypeVar
 
 import httpcore
 
@@ -25,19 +25,44 @@ from carlarl_client._spaces import Described, Space
 from carlarl_client.errors import BadAnswer, ClientClosed, PolicyError, ValidationFailed
 from carlarl_client.types import Observations, Prediction
 
-METADATA = Call("GET", "/metadata")
+METADATA, VERSIONS = Call("GET", "/metadata"), Call("GET", "/versions")
+HEALTH, WARMUP = Call("GET", "/healthz"), Call("POST", "/warmup")
+Connections = TypeVar("Connections", Pools, AsyncPools)
 Steps = Generator[Call, Answer, Prediction]
 """The calls of a prediction: takes the answer to each, and gives the prediction in the end."""
 
 
-class _Asking:
+class _Asking(Generic[Connections]):
     """What both clients know of their service."""
 
-    def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
+    _pools_of: Callable[[bool | str | ssl.SSLContext, str | None], Connections]
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = 1.0,
+        retries: int = 2,
+        verify: bool | str | ssl.SSLContext = True,
+        proxy: str | None = None,
+    ) -> None:
+        """Connect at the first call.
+
+        Args:
+            url: of the service, such as `http://127.0.0.1:8080`, without a password.
+            api_key: sent as `X-API-Key`.
+            timeout: seconds that a call may take, all of its tries together; the service is told.
+            retries: how often a call is sent again where that is safe.
+            verify: as httpx has it: whether, or by what, an https service is verified. An
+                `SSLContext` does not pickle.
+            proxy: URL of a proxy; those of the environment are not asked.
+        """
         Deadline(timeout)
         if retries < 0:
             raise ValueError(f"retries is {retries}: give 0 or more")
         self._requests = Requests(url, api_key)
+        self._pools: Connections = type(self)._pools_of(verify, proxy)
         self._closed = False
         self.timeout = timeout
         self.retries = retries
@@ -73,7 +98,7 @@ class _Asking:
         return prediction(answer, call.asked, deadline.spent_ms(), described)
 
     def _space(self, version: str | None) -> Space | None:
-        """Give the space of observations; empty where it can't be known, None where it may be."""
+        """Return the space of observations; empty where it can't be known, None where it may be."""
         asked, described = version or self._active, self._described
         if asked not in described:
             return None
@@ -105,7 +130,7 @@ def _add(body: bytearray, part: bytes, tried: Try) -> None:
         )
 
 
-class PolicyClient(_Asking):
+class PolicyClient(_Asking[Pools]):
     """Asks a service for actions, on connections that are kept.
 
     May be used by several threads at a time, and pickled; a process that was forked or that
@@ -113,29 +138,7 @@ class PolicyClient(_Asking):
     is in `carlarl_client.errors`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 1.0,
-        retries: int = 2,
-        verify: bool | str | ssl.SSLContext = True,
-        proxy: str | None = None,
-    ) -> None:
-        """Connect at the first call.
-
-        Args:
-            url: of the service, such as `http://127.0.0.1:8080`, without a password.
-            api_key: sent as `X-API-Key`.
-            timeout: seconds that a call may take, all of its tries together; the service is told.
-            retries: how often a call is sent again where that is safe.
-            verify: as httpx has it: whether, or by what, an https service is verified. An
-                `SSLContext` does not pickle.
-            proxy: URL of a proxy; those of the environment are not asked.
-        """
-        super().__init__(url, api_key, timeout, retries)
-        self._pools = Pools(verify, proxy)
+    _pools_of = Pools
 
     def predict(
         self,
@@ -178,19 +181,19 @@ class PolicyClient(_Asking):
 
     def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return self._call(Call("GET", "/metadata"), self._deadline(timeout)).content
+        return self._call(METADATA, self._deadline(timeout)).content
 
     def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return self._call(Call("GET", "/versions"), self._deadline(timeout)).content
+        return self._call(VERSIONS, self._deadline(timeout)).content
 
     def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return self._call(Call("GET", "/healthz"), self._deadline(timeout)).content
+        return self._call(HEALTH, self._deadline(timeout)).content
 
     def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return self._call(Call("POST", "/warmup"), self._deadline(timeout)).content
+        return self._call(WARMUP, self._deadline(timeout)).content
 
     def close(self) -> None:
         """Close the connections; a later call raises `ClientClosed`."""
@@ -198,7 +201,7 @@ class PolicyClient(_Asking):
         self._pools.get().close()
 
     def __enter__(self) -> PolicyClient:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -236,22 +239,10 @@ class PolicyClient(_Asking):
         return read(response.status, response.headers, body, tried)
 
 
-class AsyncPolicyClient(_Asking):
+class AsyncPolicyClient(_Asking[AsyncPools]):
     """The twin of `PolicyClient` for asyncio: the same arguments, results and errors."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 1.0,
-        retries: int = 2,
-        verify: bool | str | ssl.SSLContext = True,
-        proxy: str | None = None,
-    ) -> None:
-        """Connect at the first call; see `PolicyClient` for the arguments."""
-        super().__init__(url, api_key, timeout, retries)
-        self._pools = AsyncPools(verify, proxy)
+    _pools_of = AsyncPools
 
     async def predict(
         self,
@@ -281,19 +272,19 @@ class AsyncPolicyClient(_Asking):
 
     async def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return (await self._call(Call("GET", "/metadata"), self._deadline(timeout))).content
+        return (await self._call(METADATA, self._deadline(timeout))).content
 
     async def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return (await self._call(Call("GET", "/versions"), self._deadline(timeout))).content
+        return (await self._call(VERSIONS, self._deadline(timeout))).content
 
     async def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return (await self._call(Call("GET", "/healthz"), self._deadline(timeout))).content
+        return (await self._call(HEALTH, self._deadline(timeout))).content
 
     async def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return (await self._call(Call("POST", "/warmup"), self._deadline(timeout))).content
+        return (await self._call(WARMUP, self._deadline(timeout))).content
 
     async def aclose(self) -> None:
         """Close this loop's connections; a later call raises `ClientClosed`."""
@@ -301,7 +292,7 @@ class AsyncPolicyClient(_Asking):
         await self._pools.get().aclose()
 
     async def __aenter__(self) -> AsyncPolicyClient:
-        """Give itself."""
+        """Return itself."""
         return self
 
     async def __aexit__(
