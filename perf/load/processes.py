@@ -106,7 +106,7 @@ def gateway(path: str = "/readyz", **variables: str) -> Iterator[Served]:
 
 
 def settings() -> dict[str, str]:
-    """Return the settings that are not the defaults, as `carlarl config` has them, secrets as stars."""
+    """Return the settings that are not the defaults, as `carlarl config` shows them."""
     command = [sys.executable, "-m", "carlarl", "config", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:

@@ -31,7 +31,7 @@ PARTS = {"gateway": "the gateway", "triton": "Triton", "shm": "/dev/shm"}
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
-    """Return the median slope of y over x and its interval; raise ValueError below 3 values of x."""
+    """Return the median slope of y over x and its interval. Raise ValueError for fewer than 3."""
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     one, other = np.triu_indices(len(xs), 1)
     apart = xs[other] != xs[one]
