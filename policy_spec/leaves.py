@@ -78,9 +78,9 @@ def _walk(space: Space, path: Path) -> Iterator[Leaf]:
 def tensor_name(path: Path) -> str:
     """Return the name of a leaf's tensor: its keys joined by dots, odd ones escaped.
 
-    In a key each byte of UTF-8 but ASCII letters, digits, `_` and `-` is `%` and two hexadecimal
-    digits; an empty key is `%`. Of a name that is reserved the first letter is escaped. The leaf
-    of a space without parts is `observation`.
+    A key keeps its ASCII letters, digits, `_` and `-`. Every other byte of its UTF-8 becomes `%`
+    and two hexadecimal digits. An empty key becomes `%`. If the name is reserved, its first letter
+    is escaped. The leaf of a space without parts is `observation`.
     """
     if not path:
         return PACKED

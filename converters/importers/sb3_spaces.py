@@ -117,9 +117,9 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
 
 
 def card_form(space: Space, seen: Any = None) -> dict[str, Any]:
-    """Return the card's form of a space, which may be none that a card can have.
+    """Return the card's form of a space. It is not checked: a card may refuse it.
 
-    `seen` is a batch that was observed, or None. A Box that does not hold it is taken without
+    `seen` is a batch that was observed, or None. If it lies outside of a Box, the Box gets no
     bounds. Values are what Stable-Baselines3 takes and gives: from 0 on, whatever `start` says.
     """
     if isinstance(space, spaces.Dict):

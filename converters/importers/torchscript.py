@@ -77,7 +77,9 @@ def import_torchscript(
         artifacts / version,
         program,
         data,
-        lambda rows, features: _choose(action, squash, _first(opened, features)),
+        lambda rows, features: _choose(
+            action, squash, programs.run(opened, torch.from_numpy(features))[0].numpy()
+        ),
         "the program's own",
         options,
         kind="torchscript",
@@ -135,11 +137,6 @@ def _action(source: Path, width: int, options: Options) -> LeafSpace:
 def _length(part: Any) -> Any:
     """Return the length of a list; of anything else nothing, which is no length of a space."""
     return len(part) if isinstance(part, list) else None
-
-
-def _first(program: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    output: NDArray[np.float32] = programs.run(program, torch.from_numpy(features))[0].numpy()
-    return output
 
 
 def _choose(space: LeafSpace, squash: str, output: NDArray[np.float32]) -> NDArray[Any]:

@@ -106,11 +106,10 @@ class Codec:
     def read_request_apart(
         self, body: bytes, form: str, error: Exception | None = None
     ) -> PredictRequest:
-        """Read a body that `read_request` does not take, each observation by itself.
+        """Read each observation of a body by itself. `error`: what `read_request` raised, if it did.
 
-        Raises ValidationFailed with the first problem of each observation, of `MAX_PROBLEMS` at
-        most; for a body of more than `LISTED_BYTES` with the first problem alone, which is `error`
-        where `read_request` has raised it already.
+        Raises ValidationFailed, which lists the first problem of each observation, at most
+        `MAX_PROBLEMS`. For a body of more than `LISTED_BYTES` it lists the first problem alone.
         """
         if len(body) > LISTED_BYTES:
             try:

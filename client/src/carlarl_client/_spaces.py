@@ -116,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 
 def number(value: Any, low: float, high: float, whole: bool = False) -> float:
-    """Return a number of JSON. Raises ValueError where it is out of range, TypeError for others.
+    """Check a number and return it. Raises ValueError out of range, TypeError for another type.
 
     A bound admits its own rounding to float32.
     """
