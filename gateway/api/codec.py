@@ -106,7 +106,7 @@ class Codec:
     def read_request_apart(
         self, body: bytes, form: str, error: Exception | None = None
     ) -> PredictRequest:
-        """Read each observation of a body by itself. `error`: what `read_request` raised, if it did.
+        """Read each observation of a body by itself. `error` is what `read_request` raised.
 
         Raises ValidationFailed, which lists the first problem of each observation, at most
         `MAX_PROBLEMS`. For a body of more than `LISTED_BYTES` it lists the first problem alone.
