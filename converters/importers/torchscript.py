@@ -127,9 +127,7 @@ def _action(source: Path, width: int, options: Options) -> LeafSpace:
         return Box("float32", (width,), -math.inf, math.inf)
     if table is not None:
         if not isinstance(table, list) or not table:
-            raise ArtifactError(
-                f"{source}: --table: must be a list, one control for each value"
-            )
+            raise ArtifactError(f"{source}: --table: must be a list, one control for each value")
         return Discrete(len(table))
     branches = [axes] if isinstance(axes, Mapping) else axes
     if isinstance(branches, list) and all(isinstance(one, Mapping) for one in branches):
