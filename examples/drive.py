@@ -139,7 +139,7 @@ class Service:
         self._client = httpx.Client(base_url=url, headers=headers, timeout=30.0, mounts=no_proxy)
 
     def __enter__(self) -> Self:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,16 +2,13 @@
 
 `layout` names the elements of a Box, `table` gives a control for each value of a Discrete, `axes` a
 list of values for each branch of a MultiDiscrete. All become one form: for each number of the
-control a `Scaled` or a `Lookup`, which plain Python, numpy and a graph can compute.
+control a `Scaled` or a `Lookup`, which `converters.artifact.policy` makes a graph of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from policy_spec.dtypes import Number
 
 RANGES = {
     "throttle": (0.0, 1.0),
@@ -40,12 +37,6 @@ class Scaled:
     low: float
     high: float
 
-    def apply(self, action: Sequence[Number]) -> float:
-        """Return the number for an action, flat."""
-        value = action[self.index]
-        scaled = value * (self.positive if value > 0 else self.negative) + self.offset
-        return min(max(scaled, self.low), self.high)
-
 
 @dataclass(frozen=True)
 class Lookup:
@@ -54,10 +45,6 @@ class Lookup:
     index: int
     start: int
     values: tuple[float, ...]
-
-    def apply(self, action: Sequence[Number]) -> float:
-        """Return the number for an action, flat."""
-        return self.values[int(action[self.index]) - self.start]
 
 
 Column = Scaled | Lookup
@@ -100,32 +87,15 @@ class Control:
         """Whether it is the policy's own action: throttle, brake and steer, in their ranges."""
         return self.layout == self.names and not any(self.scale) and not self.switches
 
-    def numbers(self, action: Any) -> list[float]:
-        """Return the control's numbers for an action in JSON form; switches are 0.0 or 1.0."""
-        flat = action if isinstance(action, (list, tuple)) else [action]
-        found = [column.apply(flat) for column in self.columns]
-        return [
-            float(value > 0.5) if name in SWITCHES else value
-            for name, value in zip(self.names, found, strict=True)
-        ]
-
-    def named(self, numbers: Sequence[float]) -> dict[str, float | bool]:
-        """Return the JSON form of the control's numbers."""
-        return _named(zip(self.names, numbers, strict=True))
-
-    def apply(self, action: Any) -> dict[str, float | bool]:
-        """Return the JSON form of the control for an action in JSON form: the reference."""
-        return self.named(self.numbers(action))
-
     def to_data(self) -> dict[str, Any]:
         """Return the card's form."""
         if self.layout:
             scale = {n: s for n, s in zip(self.layout, self.scale, strict=True) if s is not None}
             return {"layout": list(self.layout)} | ({"scale": scale} if scale else {})
         if self.table:
-            return {"table": [_named(row) for row in self.table]}
+            return {
+                "table": [
+                    {n: v > 0.5 if n in SWITCHES else v for n, v in row} for row in self.table
+                ]
+            }
         return {"axes": [{name: list(values)} for name, values in self.axes]}
-
-
-def _named(pairs: Iterable[tuple[str, float]]) -> dict[str, float | bool]:
-    return {name: value > 0.5 if name in SWITCHES else value for name, value in pairs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from policy_spec.spaces import Dict, LeafSpace, Space, Tuple
 
@@ -78,9 +78,9 @@ def _walk(space: Space, path: Path) -> Iterator[Leaf]:
 def tensor_name(path: Path) -> str:
     """Return the name of a leaf's tensor: its keys joined by dots, odd ones escaped.
 
-    In a key each byte of UTF-8 but ASCII letters, digits, `_` and `-` is `%` and two hexadecimal
-    digits; an empty key is `%`. Of a name that is reserved the first letter is escaped. The leaf
-    of a space without parts is `observation`. `path_of` is the way back.
+    A key keeps its ASCII letters, digits, `_` and `-`. Every other byte of its UTF-8 becomes `%`
+    and two hexadecimal digits. An empty key becomes `%`. If the name is reserved, its first letter
+    is escaped. The leaf of a space without parts is `observation`.
     """
     if not path:
         return PACKED
@@ -88,13 +88,6 @@ def tensor_name(path: Path) -> str:
     keys = (quote(key, "").replace(".", "%2E").replace("~", "%7E") or "%" for key in path)
     name = ".".join(keys)
     return f"%{ord(name[0]):02X}{name[1:]}" if name in RESERVED else name
-
-
-def path_of(name: str) -> Path:
-    """Return the path of a leaf, given the name of its tensor."""
-    if name == PACKED:
-        return ()
-    return tuple("" if key == "%" else unquote(key) for key in name.split("."))
 
 
 def json_path(prefix: str, path: Path) -> str:
@@ -141,11 +134,3 @@ class Layout:
         if self.width:
             joined[PACKED] = b"".join(row[slot.leaf.name] for slot in self.packed)
         return joined
-
-    def split(self, joined: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return the bytes of each leaf's tensor, given what `join` returns."""
-        row = {leaf.name: joined[leaf.name] for leaf in self.apart}
-        for slot in self.packed:
-            start = slot.offset * slot.leaf.space.element.itemsize
-            row[slot.leaf.name] = joined[PACKED][start : start + slot.leaf.nbytes]
-        return row

@@ -74,7 +74,7 @@ class Browser:
             self.events.append(self._next())
 
     def evaluate(self, expression: str) -> Any:
-        """Give the value of an expression in the page, or of what it promises."""
+        """Return the value of an expression in the page, or of what it promises."""
         told = self.call(
             "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
         )

@@ -155,7 +155,7 @@ LIBRARIES = {
 
 
 def modules(root: Path) -> Iterator[tuple[str, Path]]:
-    """Give the name and the file of every module of the product below `root`."""
+    """Return the name and the file of every module of the product below `root`."""
     for base in (root, root / "client" / "src"):
         for path in sorted(base.glob("*/**/*.py")):
             name = path.relative_to(base).with_suffix("").as_posix().replace("/", ".")

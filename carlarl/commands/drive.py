@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from examples.latency import LatencyResult
 
 
-RANGE_FINDERS = 5
-"""Of a car on the track."""
-
-
 def _latency(text: str) -> float | None:
     """Return milliseconds, or None for `measured`."""
     if text == "measured":
@@ -69,13 +65,15 @@ def drive(
     """
     with options.extra("drive"):
         from examples import drive as driver
+        from examples.track import SENSOR_ANGLES
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     if output is not None and not output.absolute().parent.is_dir():
         raise click.UsageError(f"--output: {output.parent} is no folder")
     base = options.gateway_url(url)
-    _check_drives(options.call_gateway(url, "/metadata", api_key, method="GET"), version)
+    served = options.call_gateway(url, "/metadata", api_key, method="GET")
+    _check_drives(served, version, len(SENSOR_ANGLES))
     columns = (
         TextColumn("{task.description}{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -108,13 +106,16 @@ def drive(
         _show(result, laps, output, as_json)
 
 
-def _check_drives(metadata: dict[str, Any], version: str | None) -> None:
-    """Refuse the active version if it can't drive the track; `version` is what is asked for."""
+def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -> None:
+    """Refuse the active version if it can't drive a car with so many range finders.
+
+    `version` is what is asked for.
+    """
     active = metadata.get("version")
-    if version in (None, active) and metadata.get("sensors") != RANGE_FINDERS:
+    if version in (None, active) and metadata.get("sensors") != finders:
         raise CommandError(
             f"{active} takes other observations than the track's (speed, steering and "
-            f"{RANGE_FINDERS} range finders), or answers no throttle, brake and steer: "
+            f"{finders} range finders), or answers no throttle, brake and steer: "
             "`carlarl predict` asks it for an action"
         )
 

@@ -25,7 +25,6 @@ from converters.repository.repository import RepositoryError
 from gateway.config.settings import TRITON_PORTS, Settings
 from gateway.inference import damaged
 from policy_spec.example import example
-from policy_spec.signature import driving_space
 
 ANSWER_TIMEOUT_S = 10.0
 """How long a Triton that another command runs may take until it first answers."""
@@ -35,7 +34,6 @@ ASK_S = 1.0
 """Seconds between questions to the gateway."""
 LONGEST_EXAMPLE = 2000
 """Characters of a command that is shown; /metadata shows an observation of any length."""
-_EXAMPLE = example(driving_space(5))
 
 
 def serve(
@@ -235,15 +233,15 @@ def _summary(
         with contextlib.suppress(httpx.HTTPError, ValueError):  # it serves all the same
             metadata = client.get("/metadata").json()
     name, version = metadata.get("modelName", ""), metadata.get("version", "")
-    observation = metadata.get("exampleObservation", _EXAMPLE)
-    if observation is _EXAMPLE and embedded:
+    observation = metadata.get("exampleObservation")
+    if observation is None and embedded:
         config = repository.read_config(Path(settings.model_repository), configs.ALIAS)
         observation = example(configs.signature(config).observation_space)
     body = shlex.quote(json.dumps({"observations": [observation], "deterministic": True}))
     key = "" if settings.api_keys_file is None else " -H 'X-API-Key: YOUR KEY'"
     insecure = "" if settings.ssl_certfile is None else "k"  # asked by address, not by name
     tried = f"curl -s{insecure} {url}/predict -H 'Content-Type: application/json'{key} -d {body}"
-    if len(tried) > LONGEST_EXAMPLE:
+    if observation is None or len(tried) > LONGEST_EXAMPLE:
         tried = f"curl -s{insecure} {url}/metadata{key}"
     pages = {
         f"API docs at {url}/docs": settings.docs_access,

@@ -17,7 +17,7 @@ CALLS = 2000
 
 
 def measure(call: Callable[[], Any]) -> Tuple[float, float]:
-    """Give a call's median latency and its own CPU time, milliseconds."""
+    """Return a call's median latency and its own CPU time, milliseconds."""
     for _ in range(CALLS // 10):
         call()
     latencies, cpu = [], time.process_time()

@@ -69,11 +69,7 @@ def _kind(content: bytes) -> str | None:
         return _kind_of_zip(content)
     if content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05":
         # What torch.save wrote before 1.6 starts with this number.
-        return (
-            "state dict"
-            if b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19" in content[:32]
-            else "pickle"
-        )
+        return "state dict" if bytes.fromhex("6cfc9c46f9206aa85019") in content[:32] else "pickle"
     if content[:2] in (b"\x1f\x8b", b"\x78\x9c", b"\x78\x5e", b"\x78\x01", b"\x78\xda", b"BZ"):
         return "pickle"
     # A message of ONNX starts with its field 1, the version, and then field 2, the producer.

@@ -100,9 +100,9 @@ def _check_kind(name: str, action: Space) -> None:
 def named(source: Path, vector: Box, fields: Sequence[str], tell: Callable[[str], None]) -> Space:
     """Return the observation space of a flat vector whose elements `fields` names.
 
-    A field is `NAME` (one number) or `NAME:WIDTH` (a list); the last field takes the rest if it
-    has no width. `vector` alone keeps the Box. Of `speed,steering,sensors` the ranges are those of
-    the policies that come with the product, whatever the vector's own are. Raises ArtifactError.
+    A field is `NAME` (one number) or `NAME:WIDTH` (a list). The last field takes all numbers that
+    are left if it has no width. `vector` alone keeps the Box. `speed,steering,sensors` get the
+    ranges of the policies that come with the product, not the vector's own. Raises ArtifactError.
     """
     parts = _widths(source, fields, vector.size)
     if [name for name, _ in parts] == [VECTOR]:

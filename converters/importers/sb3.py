@@ -44,9 +44,9 @@ def import_sb3(
     "none": it saw the observations as they are. `fields` names the elements of a flat vector, see
     `interface.named`. The artifact's actions are compared with
     `model.predict(deterministic=True)`. Raises ArtifactError for another policy, for a flat vector
-    without `fields`, where the zip does not tell that the policy was trained without VecNormalize
-    and `vecnormalize` is None, where it tells that and `vecnormalize` is a file, and for a version
-    that exists.
+    without `fields`, and for a version that exists. It also raises it if `vecnormalize` is a file
+    and the zip shows that the policy was trained without, or if `vecnormalize` is None and the zip
+    does not show that.
     """
     saved = sb3_zip.read(policy)
     try:

@@ -1,6 +1,6 @@
 """The network of a Stable-Baselines3 policy that decides: flat features → what actions are made of.
 
-An observation becomes flat features by `sb3_spaces.flatten`.
+`sb3_spaces.leaves` says where each part of an observation is among the features.
 """
 
 from __future__ import annotations
@@ -159,23 +159,3 @@ def _layers(module: nn.Module) -> list[Any]:
     if isinstance(module, nn.Sequential):
         return list(module)
     return [] if type(module) is nn.Identity else [module]
-
-
-def act(actor: Actor, space: sb3_spaces.Space, features: Tensor) -> Tensor:
-    """Return the deterministic actions, shape (n, …), as the policy's own `predict` does."""
-    output = actor(features)
-    mean: Tensor = output[0] if actor.output == "gaussian" else output
-    if isinstance(space, spaces.Discrete):
-        return mean.argmax(1)
-    if isinstance(space, spaces.MultiDiscrete):
-        branches = torch.split(mean, space.nvec.ravel().tolist(), dim=1)
-        return torch.stack([branch.argmax(1) for branch in branches], dim=1)
-    if isinstance(space, spaces.MultiBinary):
-        return mean > 0
-    assert isinstance(space, spaces.Box)
-    low, high = torch.from_numpy(space.low).ravel(), torch.from_numpy(space.high).ravel()
-    if actor.squash == "tanh":
-        mean = low + 0.5 * (torch.tanh(mean) + 1.0) * (high - low)
-    else:
-        mean = torch.minimum(torch.maximum(mean, low), high)
-    return mean.reshape(-1, *space.shape)

@@ -117,7 +117,8 @@ def _frames(last: NDArray[Any], before: NDArray[Any]) -> bool:
     width = last.shape[-1]
     sizes = [size for size in range(1, width // 2 + 1) if width % size == 0]
     return any(
-        np.array_equal(last[..., :-size], before[..., size:]) and bool(last[..., :-size].any())
+        np.array_equal(last[..., :-size], before[..., size:])
+        and bool((last[..., :-size] % 1 != 0).any())  # whole ones do not count, as above
         for size in sizes
     )
 

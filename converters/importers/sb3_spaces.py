@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -23,16 +23,14 @@ class Leaf:
     Attributes:
         key: its name in a Dict; None where the observation is no Dict.
         space: its own space.
-        form: `flat` (Box, MultiBinary: row by row) or `one_hot` (Discrete: one block;
-            MultiDiscrete: one block per branch, as wide as `nvec` says). The value itself is the
-            index in its block: Stable-Baselines3 does not subtract `start`.
         first: index of its first feature.
-        width: how many features it has.
+        width: how many features it has: of a Box or a MultiBinary its elements, row by row; of a
+            Discrete a one-hot block, of a MultiDiscrete one for each branch, as wide as `nvec`
+            says. The value itself is the index in its block, whatever `start` is.
     """
 
     key: str | None
     space: Space
-    form: Literal["flat", "one_hot"]
     first: int
     width: int
 
@@ -110,18 +108,18 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
             raise ValueError(f"{_named(key)} is an image, {part}: these can't be imported yet")
         if isinstance(part, spaces.Box | spaces.MultiBinary):
             assert part.shape is not None
-            found.append(Leaf(key, part, "flat", first, int(np.prod(part.shape))))
+            found.append(Leaf(key, part, first, int(np.prod(part.shape))))
         elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
-            found.append(Leaf(key, part, "one_hot", first, int(_blocks(part).sum())))
+            found.append(Leaf(key, part, first, int(np.sum(blocks(part)))))
         else:
             raise ValueError(f"{_named(key)} is a {type(part).__name__} within {space}")
     return tuple(found)
 
 
 def card_form(space: Space, seen: Any = None) -> dict[str, Any]:
-    """Return the card's form of a space, which may be none that a card can have.
+    """Return the card's form of a space. It is not checked: a card may refuse it.
 
-    `seen` is a batch that was observed, or None. A Box that does not hold it is taken without
+    `seen` is a batch that was observed, or None. If it lies outside of a Box, the Box gets no
     bounds. Values are what Stable-Baselines3 takes and gives: from 0 on, whatever `start` says.
     """
     if isinstance(space, spaces.Dict):
@@ -167,23 +165,6 @@ def _named(key: str | None) -> str:
     return "the observation" if key is None else f"the observation's part {key!r}"
 
 
-def _blocks(space: Any) -> NDArray[np.int64]:
-    sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else [space.n]
-    return np.asarray(sizes, np.int64).ravel()
-
-
-def flatten(space: Space, batch: Any) -> NDArray[np.float32]:
-    """Return the flat features of a batch, shape (n, features), as the policy's network takes them.
-
-    `batch` is an array with n rows, or for a Dict a dictionary of such arrays.
-    """
-    columns = []
-    for leaf in leaves(space):
-        rows = np.asarray(batch if leaf.key is None else batch[leaf.key])
-        rows = rows.reshape(len(rows), -1)
-        if leaf.form == "one_hot":
-            branches = zip(rows.T, _blocks(leaf.space), strict=True)
-            rows = np.concatenate([np.eye(size)[row] for row, size in branches], axis=1)
-        columns.append(rows)
-    features: NDArray[np.float32] = np.concatenate(columns, axis=1).astype(np.float32)
-    return features
+def blocks(space: Any) -> Any:
+    """Return the widths of the one-hot blocks of a Discrete or a MultiDiscrete."""
+    return space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else [space.n]

@@ -68,9 +68,6 @@ class SavedPolicy:
             what the model's would.
         observation_space: as the policy saw it, behind all wrappers.
         action_space: as the policy saw it.
-        policy_kwargs: what the policy was built with, without its optimizer.
-        version: the version of Stable-Baselines3, or "" if the file does not say.
-        system: lines of the machine that saved it, e.g. "Python" → "3.11.7".
         steps: how many steps it was trained for.
         last_observation: what it saw last, a batch, or None.
         last_original: what `sb3_normalisation` needs; a batch, or None.
@@ -80,9 +77,6 @@ class SavedPolicy:
     policy: Any
     observation_space: Space
     action_space: Space
-    policy_kwargs: dict[str, Any]
-    version: str
-    system: dict[str, str]
     steps: int
     last_observation: Any
     last_original: Any
@@ -125,17 +119,11 @@ def read(path: Path) -> SavedPolicy:
     if algorithm in ON_POLICY:
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
-    lines = members.get("system_info.txt", b"").decode("utf-8", "replace").splitlines()
-    system = dict(line.lstrip("- ").split(": ", 1) for line in lines if ": " in line)
-    version = members.get("_stable_baselines3_version", b"").decode("utf-8", "replace").strip()
     return SavedPolicy(
         algorithm=algorithm,
         policy=_build(path, data, observation_space, action_space, arguments, weights),
         observation_space=observation_space,
         action_space=action_space,
-        policy_kwargs=arguments,
-        version=version or str(data["_stable_baselines3_version"] or ""),
-        system=system,
         steps=steps,
         last_observation=_batch(data["_last_obs"]),
         last_original=_batch(data["_last_original_obs"]),
@@ -146,14 +134,12 @@ def _members(path: Path) -> dict[str, bytes]:
     content = files.read(path, "sb3")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = ("data", "policy.pth", "system_info.txt", "_stable_baselines3_version")
-            found = [info for info in archive.infolist() if info.filename in names]
+            found = [archive.getinfo(name) for name in ("data", "policy.pth")]
             if any(info.file_size > _LARGEST for info in found):
                 raise ValueError(f"an entry of it has more than {_LARGEST} bytes")
-            members = {info.filename: archive.read(info) for info in found}
-            return {**members, "data": members["data"], "policy.pth": members["policy.pth"]}
+            return {info.filename: archive.read(info) for info in found}
     except Exception as error:  # whatever a damaged or hostile zip can provoke in zipfile
-        reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+        reason = one_line(error.args[0] if isinstance(error, KeyError) else error)
         raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {reason}") from None
 
 

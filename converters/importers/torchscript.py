@@ -77,7 +77,9 @@ def import_torchscript(
         artifacts / version,
         program,
         data,
-        lambda rows, features: _choose(action, squash, _first(opened, features)),
+        lambda rows, features: _choose(
+            action, squash, programs.run(opened, torch.from_numpy(features))[0].numpy()
+        ),
         "the program's own",
         options,
         kind="torchscript",
@@ -123,23 +125,16 @@ def _action(source: Path, width: int, options: Options) -> LeafSpace:
         return Box("float32", (len(layout),), low, high)
     if table is None and axes is None:
         return Box("float32", (width,), -math.inf, math.inf)
-    data: dict[str, Any] = {"type": "Discrete", "n": _length(table)}
-    if table is None:
-        parts = axes.values() if isinstance(axes, Mapping) else [axes]
-        data = {"type": "MultiDiscrete", "nvec": [_length(part) for part in parts]}
-    space = interface.read_space(source, data, "--axes" if table is None else "--table")
-    assert isinstance(space, Discrete | MultiDiscrete)
-    return space
-
-
-def _length(part: Any) -> Any:
-    """Return the length of a list; of anything else nothing, which is no length of a space."""
-    return len(part) if isinstance(part, list) else None
-
-
-def _first(program: Any, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    output: NDArray[np.float32] = programs.run(program, torch.from_numpy(features))[0].numpy()
-    return output
+    if table is not None:
+        if not isinstance(table, list) or not table:
+            raise ArtifactError(f"{source}: --table: must be a list, one control for each value")
+        return Discrete(len(table))
+    branches = [axes] if isinstance(axes, Mapping) else axes
+    if isinstance(branches, list) and all(isinstance(one, Mapping) for one in branches):
+        parts = [part for one in branches for part in one.values()]
+        if parts and all(isinstance(part, list) and part for part in parts):
+            return MultiDiscrete(tuple(map(len, parts)), (0,) * len(parts))
+    raise ArtifactError(f"{source}: --axes: must be names with values, like steer: [-1, 0, 1]")
 
 
 def _choose(space: LeafSpace, squash: str, output: NDArray[np.float32]) -> NDArray[Any]:

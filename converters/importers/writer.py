@@ -75,9 +75,9 @@ def write(
 
 
 def _compare(written: Artifact, predict: Predict, whose: str) -> None:
-    """Hold the original policy to what an export must keep to, see `converters.export.parity`.
+    """Compare the original policy's actions with the artifact's, by the rule for exports.
 
-    It gets one row at a time, as `Truth` does: many at once round otherwise.
+    It computes one row at a time, as `Truth` does: a batch is rounded in another way.
     """
     rows = parity.observations(written)
     features = parity.features(written, rows)

@@ -43,13 +43,13 @@ class Output:
 
 
 class Actions:
-    """What a policy answers with: controls, or actions in its own space where it has no control.
+    """What a policy answers with: controls, or without a control actions in its own space.
 
     `outputs` are what a model of it gives, `labels` what metrics call the first numbers of a row.
     """
 
     def __init__(self, space: LeafSpace, control: Control | None, apart: bool) -> None:
-        """Take the policy's own space; `apart` says that a model gives its actions, too."""
+        """Take the policy's own space; `apart`: its models have the output `policy_action`, too."""
         own = "float32" if isinstance(space, Box) else space.dtype
         self.outputs = [Output("action", own, space.size)]
         self._space = space
@@ -85,7 +85,7 @@ class Actions:
     def finite(self, rows: Sequence[Row]) -> bool:
         """Return whether all numbers are."""
         if len(rows) == 1:
-            return math.isfinite(sum(rows[0]))  # no number where one is none
+            return math.isfinite(sum(rows[0]))  # NaN or infinity if one of them is
         return math.isfinite(sum(chain.from_iterable(rows)))
 
     def answered(self, rows: Sequence[Row]) -> list[Any]:

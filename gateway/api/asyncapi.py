@@ -4,12 +4,11 @@ from typing import Any
 
 import msgspec
 
-from gateway.api.codec import step_type
+from gateway.api.codec import codec_of, step_type
 from gateway.api.messages import Observation, StepAnswer, StepError, StepSkipped
 from gateway.api.openapi import fill
 from gateway.api.paths import STREAM
 from gateway.api.request_head import DEADLINE
-from policy_spec.example import example
 from policy_spec.signature import Signature
 
 SUBPROTOCOLS = ("carlarl.v1", "carlarl.v1.msgpack")
@@ -108,7 +107,7 @@ def _schemas(signature: Signature | None) -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(_MODELS.values(), ref_template=_REF)
     fill(schemas, signature)
     if signature is not None:
-        observation = example(signature.observation_space)
+        observation = codec_of(signature.observation_space).example
         step = {"stepId": 17, "observation": observation, "deterministic": True}
         schemas["StepRequest"]["examples"] = [step]
     return schemas

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 import msgspec
@@ -20,6 +20,7 @@ from gateway.api.messages import (
 from gateway.api.observations import MAX_PROBLEMS, Observations
 from gateway.api.problems import BAD_VERSION, JSON, MSGPACK, NOT_READ, failed, problem
 from gateway.config.fields import VERSION_PATTERN
+from policy_spec.example import example
 from policy_spec.spaces import Space, without
 
 LISTED_BYTES = 1 << 16
@@ -84,12 +85,18 @@ class Codec:
 
     def __init__(self, space: Space) -> None:
         """Build the decoders."""
+        self._space = space
         observations = Observations(space)
         self.request, self.step = request_type(observations.type), step_type(observations.type)
         self.read_request: dict[str, Callable[[bytes], PredictRequest]] = _decoders(self.request)
         self.read_step: dict[str, Callable[[bytes], StepRequest]] = _decoders(self.step)
         self.pack = observations.pack
         self._read_observation = _decoders(observations.type)
+
+    @cached_property
+    def example(self) -> Any:
+        """An observation in JSON form. That of a large space takes a second to draw."""
+        return example(self._space)
 
     def read_observations(self, content: Any) -> list[Any]:
         """Read observations in JSON form. Raises ValidationFailed."""
@@ -99,11 +106,10 @@ class Codec:
     def read_request_apart(
         self, body: bytes, form: str, error: Exception | None = None
     ) -> PredictRequest:
-        """Read a body that `read_request` does not take, each observation by itself.
+        """Read each observation of a body by itself. `error` is what `read_request` raised.
 
-        Raises ValidationFailed with the first problem of each observation, of `MAX_PROBLEMS` at
-        most; for a body of more than `LISTED_BYTES` with the first problem alone, which is `error`
-        where `read_request` has raised it already.
+        Raises ValidationFailed, which lists the first problem of each observation, at most
+        `MAX_PROBLEMS`. For a body of more than `LISTED_BYTES` it lists the first problem alone.
         """
         if len(body) > LISTED_BYTES:
             try:

@@ -78,7 +78,7 @@ class PolicyAction(Struct):
     """What the policy itself gives, before `control`."""
 
 
-# The three stand for what each signature makes of them, in `/openapi.json`, too.
+# Each signature gives these three other fields; `/openapi.json` shows the active version's.
 
 _Computed = Annotated[str, Meta(description="Policy version that computed the actions.")]
 _Timing = Annotated[float, Meta(description="Milliseconds from the arrival to this answer.")]

@@ -27,8 +27,8 @@ MAX_PROBLEMS = 100
 class Observations:
     """What decodes and packs observations of one space.
 
-    `type` is what msgspec decodes them with. It is `Any` where a key is none that msgspec takes
-    (with `"`, `\\` or a control character): then `policy_spec.validate` reads them, slowly.
+    `type` is what msgspec decodes them with. msgspec takes no key with `"`, `\\` or a control
+    character: then `type` is `Any`, and `policy_spec.validate` reads the observations, slowly.
     """
 
     def __init__(self, space: Space) -> None:

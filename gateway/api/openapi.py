@@ -20,7 +20,6 @@ from gateway.api.errors import (
 )
 from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE, ECHO
-from policy_spec.example import example
 from policy_spec.json_schema import action_schema, observation_schema, policy_action_schema
 from policy_spec.signature import Signature
 
@@ -110,7 +109,8 @@ def complete(
     schemas.update(described)
     fill(schemas, signature)
     if signature is not None:
-        request = {"observations": [example(signature.observation_space)], "deterministic": True}
+        observation = codec.codec_of(signature.observation_space).example
+        request = {"observations": [observation], "deterministic": True}
         schemas["PredictRequest"]["examples"] = [request]
     if api_keys:
         components["securitySchemes"] = {

@@ -19,7 +19,6 @@ from gateway.inference.service import Service
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
 from policy_spec.control import Control
-from policy_spec.example import example
 from policy_spec.spaces import to_data
 
 
@@ -90,7 +89,7 @@ class Routes:
                 "control": control and control.to_data(),
                 "repeat": signature.repeat,
                 "stateful": signature.stateful,
-                "exampleObservation": example(signature.observation_space),
+                "exampleObservation": policy.codec.example,
                 "inputShape": sensors and [-1, 2 + sensors],
                 "actionSpace": control and _action_space(control),
                 "sensors": sensors,

@@ -171,7 +171,7 @@ class Tracing:
 
 
 class _Ids(RandomIdGenerator):
-    """Gives a trace the id for which the sampler was asked."""
+    """Give a trace the id for which the sampler was asked."""
 
     def __init__(self) -> None:
         self.drawn = 0

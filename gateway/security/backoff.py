@@ -9,7 +9,7 @@ LONGEST_S = 1.0
 
 
 class Backoff:
-    """Gives each refused connection a turn, at which it is read again.
+    """Give each refused connection a turn, at which it is read again.
 
     Refusing a request costs nearly as much as answering one, and some callers ask again at once.
     So the turns come one after the other: each is later by the time that refusing took, divided by

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from gateway.api.observations import Packed
 from gateway.triton.tensors import Tensors
 
-KEY_BYTES = 16
-"""What a row's noise depends on: its seed and its index in its request, as INT64."""
-
 DETERMINISTIC = -1
 """The seed of a row without noise."""
 

@@ -30,7 +30,7 @@ class Command(click.Command):
 
 
 def heading(module: str, note: str = "", **options: float) -> str:
-    """Give the paragraph above a study's tables: its command, and the machine."""
+    """Return the paragraph above a study's tables: its command, and the machine."""
     flags = "".join(f" --{name} {value:g}" for name, value in options.items())
     text = f"Command: `python -m {module}{flags}`. Medians, ranges in brackets."
     return f"{text} {facts()}{note and '; '}{note}.\n"

@@ -56,7 +56,7 @@ def pairs(rounds: int, seconds: float, say: Say) -> Pairs:
 
 
 def ratios(measured: Pairs, case: Case, figure: Figure) -> list[float]:
-    """Give the gateway's figure over the plain alternative's, of each pair."""
+    """Return the gateway's figure over the plain alternative's, of each pair."""
     return [figure(ours) / figure(theirs) for ours, theirs in measured[case]]
 
 
@@ -71,7 +71,7 @@ class Limit:
     at_least: bool = False
 
     def ratio(self, measured: Pairs) -> float:
-        """Give the median of the pairs' ratios."""
+        """Return the median of the pairs' ratios."""
         return statistics.median(ratios(measured, self.case, self.figure))
 
     def holds(self, ratio: float) -> bool:

@@ -60,7 +60,7 @@ def facts() -> Machine:
 
 
 def _output(*command: str) -> str:
-    """Give what a command prints; nothing where it is not there or fails."""
+    """Return what a command prints; nothing where it is not there or fails."""
     root = Path(__file__).parents[2]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -105,7 +105,7 @@ FORMS = (
 
 
 def in_turns(items: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]]:
-    """Give the number of the round and an item, all items in each round; each begins elsewhere."""
+    """Yield the number of a round and an item: all items in each round, from another one on."""
     for turn in range(rounds):
         first = turn * len(items) // rounds
         for item in (*items[first:], *items[:first]):
@@ -135,7 +135,7 @@ def check_forms(say: Say, rounds: int = 5, seconds: float = 1.0) -> list[str]:
 
 
 def shares(rates: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Give rates over those of the best form of the same body, round by round."""
+    """Return rates over those of the best form of the same body, round by round."""
     held = [rates[form.name] for form in FORMS if form.held and form.name in rates]
     best = max(held, key=statistics.median, default=[])
     return {
@@ -145,7 +145,7 @@ def shares(rates: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def slow(rates: dict[str, list[float]]) -> dict[str, float]:
-    """Give the forms whose median share of the best form's rate is below the bound."""
+    """Return the forms whose median share of the best form's rate is below the bound."""
     bounds = {form.name: BOUND - SEGMENT * (form.segments - 1) for form in FORMS}
     medians = {name: statistics.median(found) for name, found in shares(rates).items()}
     return {name: share for name, share in medians.items() if share < bounds[name]}

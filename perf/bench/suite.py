@@ -53,7 +53,7 @@ class Stack:
 
 
 def jobs(plan: Plan, stack: Stack) -> tuple[Jobs, list[str]]:
-    """Give what of the plan can be measured here, and a sentence for each part that can't.
+    """Return what of the plan can be measured here, and a sentence for each part that can't.
 
     Raises TargetError without a gateway.
     """

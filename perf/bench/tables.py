@@ -35,7 +35,7 @@ class Table:
     title: str = ""
 
     def markdown(self) -> str:
-        """Give it as Markdown."""
+        """Return it as Markdown."""
         lines = [f"{self.title}\n"] if self.title else []
         lines += [f"| {' | '.join(self.head)} |", "|---" * len(self.head) + "|"]
         cells = ([cell.replace("|", "/") for cell in row] for row in self.rows)
@@ -43,27 +43,27 @@ class Table:
 
 
 def rate(one: Measurement) -> float:
-    """Give requests a second."""
+    """Return requests a second."""
     return one.requests_per_s
 
 
 def p50(one: Measurement) -> float:
-    """Give the median latency in milliseconds."""
+    """Return the median latency in milliseconds."""
     return one.latency_ms.p50
 
 
 def p99(one: Measurement) -> float:
-    """Give the latency in milliseconds that one request in a hundred exceeds."""
+    """Return the latency in milliseconds that one request in a hundred exceeds."""
     return one.latency_ms.p99
 
 
 def median(measured: Iterable[Measurement], figure: Figure) -> float:
-    """Give the median of the repeats."""
+    """Return the median of the repeats."""
     return statistics.median(map(figure, measured))
 
 
 def spread(values: Sequence[float], digits: int | None = None) -> str:
-    """Give median and range; with two digits below 100 and none above, unless told otherwise."""
+    """Return median and range; with two digits below 100 and none above, unless told otherwise."""
     low, middle, high = min(values), statistics.median(values), max(values)
     if digits is None:
         digits = 0 if middle >= 100 else 2
@@ -117,7 +117,7 @@ def by_load(measured: Iterable[Measurement]) -> Loads:
 
 
 def lone_request(layers: Mapping[str, list[Measurement]]) -> list[float]:
-    """Give the p50 that policy, Triton and gateway have each of one request; empty if unknown."""
+    """Return the p50 that policy, Triton and gateway have each of one request; empty if unknown."""
     ways = ("in process", "Triton HTTP, fused", "gateway, JSON")
     if not all(way in layers for way in ways):
         return []

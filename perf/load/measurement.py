@@ -66,11 +66,6 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
         return sum(count for kind, count in self.errors.items() if kind != "timeout")
 
     @property
-    def observations_per_s(self) -> float:
-        """Observations answered in a second."""
-        return self.requests_per_s * self.batch_size
-
-    @property
     def case(self) -> tuple[object, ...]:
         """What two measurements share that may be compared."""
         load = (self.loop, self.tool, self.concurrency, self.batch_size, self.asked_per_s)

@@ -14,7 +14,7 @@ DRIVING = driving_space(5)
 
 
 def rows(count: int, space: Space = DRIVING, steering: float = 0.1) -> list[Any]:
-    """Give so many observations, none like another where the space has so many."""
+    """Return so many observations, none like another where the space has so many."""
     if sensors_of(space) is None:
         return [example(space, seed) for seed in range(count)]
     first = example(space) | {"steering": steering}
@@ -22,11 +22,11 @@ def rows(count: int, space: Space = DRIVING, steering: float = 0.1) -> list[Any]
 
 
 def body(count: int = 1, steering: float = 0.1, space: Space = DRIVING) -> dict[str, Any]:
-    """Give a deterministic request of so many observations."""
+    """Return a deterministic request of so many observations."""
     return {"observations": rows(count, space, steering), "deterministic": True}
 
 
 def tensors(count: int, space: Space) -> list[dict[str, bytes]]:
-    """Give the bytes of so many observations, each by the names of its leaves' tensors."""
+    """Return the bytes of so many observations, each by the names of its leaves' tensors."""
     packed = (pack(space, one).items() for one in rows(count, space))
     return [{name: data for name, data in one if isinstance(data, bytes)} for one in packed]

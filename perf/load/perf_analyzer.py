@@ -41,7 +41,7 @@ _WINDOWS = re.compile(rb'"window_boundaries":\[([\d,]+)\]')
 
 
 def find() -> str:
-    """Give the program. Raises LoadError where it, or a library of it, is missing."""
+    """Return the program. Raises LoadError where it, or a library of it, is missing."""
     named = os.environ.get("PERF_ANALYZER")
     own = shutil.which("perf_analyzer") or shutil.which(FOLDER / "bin" / "perf_analyzer")
     found = shutil.which(named) if named else own
@@ -71,7 +71,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def _input_data(model: str, space: Space) -> dict[str, Any]:
-    """Give the content of an `--input-data` file: deterministic requests to a model."""
+    """Return the content of an `--input-data` file: deterministic requests to a model."""
     layout, steps = Layout.of(space), []
     types = {leaf.name: leaf.space.element for leaf in leaves(space)}
     lone = {} if model.startswith(fused("")) else {"deterministic": [True], "seed": [0]}
@@ -131,7 +131,7 @@ def run(
 
 
 def _read(export: Path) -> tuple[collections.Counter[int], float]:
-    """Give the latencies within the windows, in microseconds, and the seconds of the windows.
+    """Return the latencies within the windows, in microseconds, and the seconds of the windows.
 
     The file has every request's inputs and outputs and can be hundreds of megabytes, so it is
     searched and not parsed.

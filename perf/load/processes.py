@@ -106,7 +106,7 @@ def gateway(path: str = "/readyz", **variables: str) -> Iterator[Served]:
 
 
 def settings() -> dict[str, str]:
-    """Give the settings that are not the defaults, as `carlarl config` says; secrets are stars."""
+    """Return the settings that are not the defaults, as `carlarl config` shows them."""
     command = [sys.executable, "-m", "carlarl", "config", "--json"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -131,7 +131,7 @@ def plain_alternative() -> Iterator[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports that nobody listens on just now."""
+    """Return ports that nobody listens on just now."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:

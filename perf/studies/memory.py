@@ -31,7 +31,7 @@ PARTS = {"gateway": "the gateway", "triton": "Triton", "shm": "/dev/shm"}
 
 
 def theil_sen(x: Sequence[float], y: Sequence[float]) -> Slope:
-    """Give the median slope of y over x and its interval. Raises ValueError below 3 values of x."""
+    """Return the median slope of y over x and its interval. Raise ValueError for fewer than 3."""
     xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
     one, other = np.triu_indices(len(xs), 1)
     apart = xs[other] != xs[one]
@@ -57,7 +57,7 @@ def judge(samples: Sequence[MemorySample], part: str) -> Verdict:
     half = len(samples) // 2
 
     def growth(first: int) -> tuple[Slope, float]:
-        """Give the slope from a sample on, and the MB; 0 MB where they may be noise."""
+        """Return the slope from a sample on, and the MB; 0 MB where they may be noise."""
         slope = theil_sen(thousands[first:], held[first:])
         grown = slope.value * (thousands[-1] - thousands[first])
         return slope, grown if slope.low > 0 and grown >= NOTICEABLE_MB else 0.0

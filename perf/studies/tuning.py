@@ -89,12 +89,12 @@ class Load:
 Progress = Callable[[str, int, int], None]
 """What is tried now, how many trials are done, and how many there are."""
 Trial = Callable[[Setting], AbstractContextManager[Path]]
-"""Gives a model repository with a setting, until the block ends."""
+"""Return a model repository with a setting, until the block ends."""
 MAX_BATCH = 256
 
 
 def candidates(best: Setting, name: str, cores: int, at_once: int) -> list[Setting]:
-    """Give the settings that differ from `best` in `name`.
+    """Return the settings that differ from `best` in `name`.
 
     More instances get as many calls, which keep them busy. A size of a batch is tried only where
     the observations `at_once` fill it.
@@ -167,7 +167,7 @@ def search(trial: Trial, default: Setting, cores: int, load: Load, progress: Pro
 
 
 def _rate(stack: Target, load: Load) -> float:
-    """Give the requests/s. Raises LoadError where a request failed."""
+    """Return the requests/s. Raises LoadError where a request failed."""
     found = closed_loop.run(stack, load.connections, load.seconds, load.rows)
     if found.errors:
         raise LoadError(f"{stack.url}: requests failed: {found.errors}")

@@ -17,7 +17,7 @@ from perf.bench.results import MemorySample
 
 
 def cpu_s(pid: int) -> float:
-    """Give the CPU seconds that the gateway of a `carlarl serve` has used."""
+    """Return the CPU seconds that the gateway of a `carlarl serve` has used."""
     return _parts(_tree(pid), lambda process: sum(process.cpu_times()[:2]))[0]
 
 
@@ -42,7 +42,7 @@ def _tree(pid: int) -> list[psutil.Process]:
 def _parts(
     tree: list[psutil.Process], figure: Callable[[psutil.Process], float]
 ) -> tuple[float, float]:
-    """Give the sums of a figure over the gateway and over Triton with all below it."""
+    """Return the sums of a figure over the gateway and over Triton with all below it."""
     triton: set[int] = set()
     sums = [0.0, 0.0]
     for process in tree:  # parents come first
@@ -54,7 +54,7 @@ def _parts(
 
 
 def _held(pid: int) -> int:
-    """Give the bytes of a process's proportional set size, without the files that it maps."""
+    """Return the bytes of a process's proportional set size, without the files that it maps."""
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         sizes = dict(line.split(":", 1) for line in lines if line.startswith("Pss"))
@@ -63,7 +63,7 @@ def _held(pid: int) -> int:
 
 
 def _shared(tree: list[psutil.Process]) -> int:
-    """Give the bytes of the segments in /dev/shm that the processes map."""
+    """Return the bytes of the segments in /dev/shm that the processes map."""
     segments: set[Path] = set()
     for process in tree:
         with suppress(OSError):

@@ -33,7 +33,7 @@ def error(status: int, code: str, **headers: str) -> Answer:
 
 
 class Scripted(ThreadingHTTPServer):
-    """Gives its `answers` in turn, the last one for ever."""
+    """Return its `answers` in turn, the last one for ever."""
 
     daemon_threads = True
     block_on_close = False

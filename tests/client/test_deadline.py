@@ -187,7 +187,7 @@ def test_a_name_that_was_slow_is_known_to_a_later_call(names: Callable[..., None
 
 @contextmanager
 def dead(addresses: list[str]) -> Iterator[int]:
-    """Give a port at which these addresses take no connection, nor refuse one: a full backlog."""
+    """Return a port at which these addresses take no connection, nor refuse one: a full backlog."""
     with ExitStack() as stack:
         first = stack.enter_context(socket.socket())
         first.bind((addresses[0], 0))

@@ -169,7 +169,7 @@ def _in_bytes(space: Space, rows: Rows) -> list[Any]:
 
 
 def _outputs(signature: Signature, answer: dict[str, Any]) -> Iterator[np.ndarray]:
-    """Give the tensors of a model that made this answer."""
+    """Return the tensors of a model that made this answer."""
     dtype = _dtype(signature.action_space)
     own = np.array(answer["policyActions"], dtype).reshape(40, -1)
     if signature.control is None:

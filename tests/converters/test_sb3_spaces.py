@@ -24,6 +24,7 @@ from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from policy_spec.noise import NoiseSource
 from tests.converters.test_sb3_zip import FOLDER, SAVED, observations
+from tests.policy_spec.controls import numbers
 from tests.stack import running_stack
 
 DRAWS = 20_000
@@ -317,7 +318,7 @@ def test_controls(kind: Any, action: Any, given: dict[str, Any], tmp_path: Path)
         got = source.policy(torch.from_numpy(features(source, batch)), torch.from_numpy(zeros))
     made, own = (part.numpy() for part in got)
     np.testing.assert_allclose(own, expected.reshape(200, -1), atol=1e-5)
-    np.testing.assert_allclose(made, [control.numbers(row.tolist()) for row in own], atol=1e-6)
+    np.testing.assert_allclose(made, [numbers(control, row.tolist()) for row in own], atol=1e-6)
     assert source.card.signature.repeat == given.get("repeat", 1)
 
 

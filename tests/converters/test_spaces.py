@@ -22,6 +22,7 @@ from converters.repository import configs, repository
 from policy_spec.leaves import leaves
 from policy_spec.noise import NoiseSource
 from tests.converters.policies_of_spaces import make, random_signature
+from tests.policy_spec.controls import numbers
 
 SPACE = {
     "type": "Dict",
@@ -104,7 +105,7 @@ def test_a_table_is_looked_up(tmp_path: Path) -> None:
     np.testing.assert_array_equal(action, rows[own[:, 0] - 5])
     assert set(own.ravel()) == {5, 6, 7}, "all were chosen"
     assert source.card.signature.control is not None
-    expected = [source.card.signature.control.numbers(one) for one in own.tolist()]
+    expected = [numbers(source.card.signature.control, one) for one in own.tolist()]
     np.testing.assert_array_equal(action, np.array(expected, np.float32))
 
 
@@ -118,7 +119,7 @@ def test_scaled_ranges(tmp_path: Path) -> None:
         action, own = outputs(source, *parity.probes(source))
         mapping = source.card.signature.control
         assert mapping is not None
-        expected = [mapping.numbers(one) for one in own.tolist()]
+        expected = [numbers(mapping, one) for one in own.tolist()]
         np.testing.assert_allclose(action, np.array(expected), atol=1e-6)
         assert source.preprocessing.kind == ("none" if std == "none" else "normal")
 

@@ -253,6 +253,7 @@ TABLE = [{"throttle": 1}, {"steer": -0.5}, {"brake": 1}]
         ({}, "Box"),
         ({"table": TABLE}, "Discrete"),
         ({"axes": {"steer": [-1, 0, 1]}}, "MultiDiscrete"),
+        ({"axes": [{"steer": [-1, 0, 1]}]}, "MultiDiscrete"),
         ({"spec": {"action_space": {"type": "MultiBinary", "n": 3}}}, "MultiBinary"),
         ({"spec": {"action_space": {"type": "Discrete", "n": 3, "start": 4}}}, "Discrete"),
         (
@@ -298,8 +299,8 @@ def test_actions_of_other_spaces(given: dict[str, Any], kind: str, tmp_path: Pat
         ({"fields": ["a:7"], "squash": "tanh"}, "tanh needs finite bounds"),
         ({"fields": ["a:7"], "squash": "tanh", "table": TABLE}, "--squash tanh, are for an act"),
         ({"fields": ["a:7"], "table": TABLE[:2]}, "it gives 3 numbers .* the action needs 2"),
-        ({"fields": ["a:7"], "table": "none"}, "--table.n: must be an integer"),
-        ({"fields": ["a:7"], "axes": {"steer": 3}}, "--axes.nvec.0: must be an integer"),
+        ({"fields": ["a:7"], "table": "none"}, "--table: must be a list, one control"),
+        ({"fields": ["a:7"], "axes": {"steer": 3}}, "--axes: must be names with values"),
         ({"fields": ["a:7"], "spec": {}, "repeat": 2}, "--spec: it says what --repeat, --fields w"),
         ({"spec": []}, "--spec: must be a mapping"),
         ({"spec": {"observation_space": {}, "sensors": 5}}, "--spec: action_space is missing"),

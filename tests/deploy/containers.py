@@ -89,7 +89,7 @@ class Containers:
         return done.stdout
 
     def logs(self, container: str) -> str:
-        """Give all that a container has said."""
+        """Return all that a container has said."""
         return self.run("sh", "-c", f"podman logs {shlex.quote(container)} 2>&1")
 
     def build(self, dockerfile: str, tag: str, base: str, context: str = ".") -> str:

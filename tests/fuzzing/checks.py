@@ -35,13 +35,13 @@ POLICIES_SAY = (
 
 
 def actions(answer: Answer) -> Any:
-    """Give the actions of a good answer of `/predict`."""
+    """Return the actions of a good answer of `/predict`."""
     assert answer.status == 200, (answer.status, answer.body[:500])
     return json.loads(answer.body)["actions"]
 
 
 def action(answer: Answer) -> bytes:
-    """Give the action of a good answer of Triton, as it came."""
+    """Return the action of a good answer of Triton, as it came."""
     assert answer.status == 200, answer
     return answer.body[int(answer.headers["inference-header-content-length"]) :]
 

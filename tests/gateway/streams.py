@@ -39,7 +39,7 @@ class Vehicle:
         self.connection.socket.sendall(b"".join(protocol.data_to_send()))
 
     def receive(self) -> dict[str, Any]:
-        """Give the next frame, which must be of the stream's own kind and as documented."""
+        """Return the next frame, which must be of the stream's own kind and as documented."""
         frame = self.connection.recv(timeout=60)
         assert isinstance(frame, bytes if self._packed else str)
         content = msgspec.msgpack.decode(frame) if self._packed else json.loads(frame)

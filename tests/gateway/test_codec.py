@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from gateway.api import codec
-from gateway.api.codec import PredictRequest
+from gateway.api.codec import PredictRequest, codec_of
 from gateway.api.errors import ValidationFailed
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from policy_spec.signature import driving_space
+from policy_spec.spaces import Box
 from tests.gateway.processes import OBSERVATION
 
 
@@ -278,3 +279,10 @@ def test_a_wrong_version_is_told_what_is_right() -> None:
     content = json.dumps({"observations": [OBSERVATION], "version": "latest"}).encode()
     with pytest.raises(ValidationFailed, match=r"^version: must be a version like v0\.1\.0$"):
         decode_predict(content)
+
+
+def test_an_example_is_drawn_once() -> None:
+    """That of a large space takes a second, in which the gateway would answer nobody."""
+    space = Box("uint8", (64, 64, 3), 0, 255)
+    assert codec_of(space).example is codec_of(space).example
+    assert codec_of(space).read_observations([codec_of(space).example])

@@ -22,7 +22,7 @@ PATIENCE_S = 60.0
 
 
 def connect(url: str) -> socket.socket:
-    """Give a connection with little room for what comes."""
+    """Return a connection with little room for what comes."""
     address = httpx.URL(url)
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

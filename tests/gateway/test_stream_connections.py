@@ -94,7 +94,7 @@ class Raw:
         self.socket.sendall(frame(opcode, data, fin))
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Give opcode and content of what comes, until the gateway ends the connection."""
+        """Return opcode and content of what comes, until the gateway ends the connection."""
         while start := self._file.read(2):
             length = start[1]
             if length == 126:
@@ -131,7 +131,7 @@ def leave_unread(raw: Raw) -> None:
 
 
 def refusal(url: str, **options: Any) -> httpx.Response:
-    """Give the answer to an upgrade that is refused, as the answer of a request."""
+    """Return the answer to an upgrade that is refused, as the answer of a request."""
     with pytest.raises(InvalidStatus) as refused:
         open_stream(url, **options)
     found = refused.value.response

@@ -205,7 +205,7 @@ def _named(legend: str, labels: dict[str, str]) -> str:
 def _range(
     prometheus: Prometheus, expression: str, start: float, end: float
 ) -> Iterator[tuple[dict[str, str], Any, Any]]:
-    """Give labels, times and values of each series; not a number where it has none."""
+    """Return labels, times and values of each series; not a number where it has none."""
     times = np.arange(start, end, INTERVAL_S)
     answer = prometheus.ask(
         "query_range", query=prometheus.filled(expression), start=start, end=end, step=INTERVAL_S

@@ -20,6 +20,7 @@ from policy_spec.leaves import RASTER_ELEMENTS, RESERVED
 from policy_spec.parsing import parse_space
 from policy_spec.signature import Signature, StateLeaf, driving_space
 from policy_spec.spaces import Box, Discrete, MultiBinary, MultiDiscrete, to_data
+from tests.policy_spec.controls import apply, numbers
 from tests.policy_spec.strategies import SPACES
 from tests.stack import ROOT
 
@@ -54,7 +55,7 @@ def test_todays_cards_are_lifted(version: str) -> None:
     assert slots == [("speed", 0), ("steering", 1), ("sensors", 2)]
     assert signature.control is not None
     assert signature.control.ranges == {"throttle": (0, 1), "brake": (0, 1), "steer": (-1, 1)}
-    assert signature.control.apply([0.25, 0.0, -0.5]) == dict(throttle=0.25, brake=0.0, steer=-0.5)
+    assert apply(signature.control, [0.25, 0.0, -0.5]) == dict(throttle=0.25, brake=0.0, steer=-0.5)
 
 
 def test_todays_card_with_wider_bounds_clips() -> None:
@@ -63,7 +64,7 @@ def test_todays_card_with_wider_bounds_clips() -> None:
     assert signature.noise == "none"
     assert signature.control is not None
     assert signature.control.scale == ("clip", None)
-    assert signature.control.apply([-1.5, 0.5]) == {"throttle": 0.0, "brake": 1.0, "steer": 0.5}
+    assert apply(signature.control, [-1.5, 0.5]) == {"throttle": 0.0, "brake": 1.0, "steer": 0.5}
 
 
 @given(SPACES)
@@ -182,13 +183,13 @@ def test_linear() -> None:
     control = parse_control(data, box([0, -0.5, -1, -1], [5, 2, 1, 1], 4))
     assert control.names == ("throttle", "brake", "steer", "reverse")
 
-    def apply(*action: float) -> list[Any]:
-        return list(control.apply(list(action)).values())
+    def applied(*action: float) -> list[Any]:
+        return list(apply(control, list(action)).values())
 
-    assert apply(0, -0.5, -1, -1) == [0, 0, -1, False]
-    assert apply(5, 2, 1, 1) == [1, 1, 1, True]
-    assert apply(2.5, 0, 0, 0.1) == [0.5, 0.5, 0, True]
-    assert apply(2.5, 0, 0, 0) == [0.5, 0.5, 0, False]
+    assert applied(0, -0.5, -1, -1) == [0, 0, -1, False]
+    assert applied(5, 2, 1, 1) == [1, 1, 1, True]
+    assert applied(2.5, 0, 0, 0.1) == [0.5, 0.5, 0, True]
+    assert applied(2.5, 0, 0, 0) == [0.5, 0.5, 0, False]
     assert control.ranges["reverse"] == (0, 1)
     assert parse_control(control.to_data(), box([0, -0.5, -1, -1], [5, 2, 1, 1], 4)) == control
 
@@ -201,9 +202,9 @@ def test_acceleration_is_split() -> None:
         "scale": {"acceleration": "linear"},
     }
     for acceleration, throttle, brake in ((2, 1, 0), (1, 0.5, 0), (0, 0, 0), (-1, 0, 0.25)):
-        found = control.apply([0.5, acceleration])
+        found = apply(control, [0.5, acceleration])
         assert found == {"throttle": throttle, "brake": brake, "steer": 0.5}
-    assert parse_control(data | {"scale": "clip"}, box([-1, -4], [1, 2], 2)).apply([0, -3]) == {
+    assert apply(parse_control(data | {"scale": "clip"}, box([-1, -4], [1, 2], 2)), [0, -3]) == {
         "throttle": 0,
         "brake": 1,
         "steer": 0,
@@ -216,10 +217,10 @@ def test_table() -> None:
     control = parse_control({"table": rows}, space)
     assert control.names == ("throttle", "brake", "steer", "reverse")
     assert all(isinstance(column, Lookup) for column in control.columns)
-    assert control.apply(1) == {"throttle": 0, "brake": 0, "steer": 0, "reverse": False}
-    assert control.apply(3) == {"throttle": 0, "brake": 0.5, "steer": -1, "reverse": False}
-    assert control.apply(4)["reverse"] is True
-    assert control.numbers(4) == [0, 0, 0, 1.0]
+    assert apply(control, 1) == {"throttle": 0, "brake": 0, "steer": 0, "reverse": False}
+    assert apply(control, 3) == {"throttle": 0, "brake": 0.5, "steer": -1, "reverse": False}
+    assert apply(control, 4)["reverse"] is True
+    assert numbers(control, 4) == [0, 0, 0, 1.0]
     assert control.to_data() == {"table": rows}
     assert parse_control(control.to_data(), space) == control
 
@@ -228,8 +229,8 @@ def test_axes() -> None:
     space = MultiDiscrete((3, 2), (0, 1))
     data = {"axes": [{"acceleration": [-1, 0, 0.5]}, {"steer": [-1, 1]}]}
     control = parse_control(data, space)
-    assert control.apply([2, 1]) == {"throttle": 0.5, "brake": 0, "steer": -1}
-    assert control.apply([0, 2]) == {"throttle": 0, "brake": 1, "steer": 1}
+    assert apply(control, [2, 1]) == {"throttle": 0.5, "brake": 0, "steer": -1}
+    assert apply(control, [0, 2]) == {"throttle": 0, "brake": 1, "steer": 1}
     assert control.to_data() == data
     short = {"axes": {"acceleration": [-1, 0, 0.5], "steer": [-1, 1]}}
     assert parse_control(short, space) == parse_control(control.to_data(), space) == control
@@ -273,18 +274,18 @@ def test_wrong_controls(data: Any, space: Any, message: str) -> None:
 
 @given(st.data())
 def test_controls_stay_in_range_and_keep_zero(data: st.DataObject) -> None:
-    numbers = st.floats(0.0078125, 1e6, width=32)
-    low = [-data.draw(numbers) for _ in range(2)]
-    high = [data.draw(numbers) for _ in range(2)]
+    ends = st.floats(0.0078125, 1e6, width=32)
+    low = [-data.draw(ends) for _ in range(2)]
+    high = [data.draw(ends) for _ in range(2)]
     space = box(low, high, 2)
     control = parse_control({"layout": ["steer", "acceleration"], "scale": "linear"}, space)
     assert isinstance(control.columns[0], Scaled)
-    assert control.numbers([0.0, 0.0]) == [0, 0, 0]
-    assert control.numbers(high) == pytest.approx([1, 0, 1])
-    assert control.numbers(low) == pytest.approx([0, 1, -1])
+    assert numbers(control, [0.0, 0.0]) == [0, 0, 0]
+    assert numbers(control, high) == pytest.approx([1, 0, 1])
+    assert numbers(control, low) == pytest.approx([0, 1, -1])
     share = [data.draw(st.floats(0, 1)) for _ in range(2)]
     action = [l + s * (h - l) for l, s, h in zip(low, share, high, strict=True)]  # noqa: E741
-    found = control.apply(action)
+    found = apply(control, action)
     for name, (least, most) in control.ranges.items():
         assert least <= found[name] <= most
 
@@ -293,7 +294,7 @@ def test_schema_of_actions() -> None:
     with_control = Signature.from_card(CARD)
     assert with_control.control is not None
     schema = action_schema(with_control)
-    jsonschema.validate(with_control.control.apply([1, 0, 0]), schema)
+    jsonschema.validate(apply(with_control.control, [1, 0, 0]), schema)
     assert schema["properties"]["steer"] == {"type": "number", "minimum": -1, "maximum": 1}
     step = {"observation_space": DRIVING, "action_space": {"type": "Discrete", "n": 3, "start": 1}}
     assert action_schema(Signature.from_card(step)) == {
@@ -320,7 +321,7 @@ def test_the_documents_cards() -> None:
     assert [one.noise for one in (table, axes, camera)] == ["gumbel", "gumbel", "normal"]
     controls = [one.control for one in (table, axes, camera)]
     actions = (0, [2, 0], [0.5, -2.5])
-    found = [c.apply(action) for c, action in zip(controls, actions, strict=True) if c]
+    found = [apply(c, action) for c, action in zip(controls, actions, strict=True)]
     assert found == [
         {"throttle": 0.5, "brake": 0.0, "steer": -0.4},
         {"throttle": 0.0, "brake": 1.0, "steer": 0.5},

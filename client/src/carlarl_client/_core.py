@@ -55,11 +55,11 @@ class Deadline:
         self._started = time.perf_counter()
 
     def left(self) -> float:
-        """Give the seconds that are left, below 0 when it has passed."""
+        """Return the seconds that are left, below 0 when it has passed."""
         return self._started + self.timeout - time.perf_counter()
 
     def spent_ms(self) -> float:
-        """Give the milliseconds since the start."""
+        """Return the milliseconds since the start."""
         return (time.perf_counter() - self._started) * 1000
 
 
@@ -164,7 +164,7 @@ class Retries:
         self._done = 0
 
     def pause(self, error: PolicyError) -> float:
-        """Give the seconds to wait before the next try. Raises `error` where there is none.
+        """Return the seconds to wait before the next try. Raises `error` where there is none.
 
         A request that was answered 429 or 503 with `Retry-After`, or that never left, may be sent
         again; one that got lost only where repeating it gives the same answer.
@@ -212,7 +212,7 @@ ONE = (Mapping, Observation, Number, str, bytes)
 
 
 def _plain(value: Any) -> Any:
-    """Give numpy's arrays and numbers, bytes, and other sequences, as JSON has them."""
+    """Return numpy's arrays and numbers, bytes, and other sequences, as JSON has them."""
     if hasattr(value, "tolist") and not isinstance(value, memoryview):
         return value.tolist()
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -50,7 +50,7 @@ class Names:
         self._lookups: dict[str, Lookup] = {}
 
     def addresses(self, host: str) -> concurrent.futures.Future[list[str]]:
-        """Give the addresses of a host; `httpcore.ConnectError` where it has none."""
+        """Return the addresses of a host; `httpcore.ConnectError` where it has none."""
         with self._lock:
             lookup = self._lookups.get(host)
             if lookup is None or lookup.is_old():

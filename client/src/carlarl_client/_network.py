@@ -65,7 +65,7 @@ class Stream(httpcore.NetworkStream):
         return Stream(self._inner.start_tls(ssl_context, server_hostname, left), deadline)
 
     def get_extra_info(self, info: str) -> Any:
-        """Give what httpcore asks for."""
+        """Return what httpcore asks for."""
         return self._inner.get_extra_info(info)
 
 
@@ -136,7 +136,7 @@ class AsyncStream(httpcore.AsyncNetworkStream):
             raise
 
     def get_extra_info(self, info: str) -> Any:
-        """Give what httpcore asks for."""
+        """Return what httpcore asks for."""
         return self._inner.get_extra_info(info)
 
 
@@ -221,7 +221,7 @@ class Pools(_Pools):
         return self._make(*kinds, Backend())
 
     def get(self) -> httpcore.ConnectionPool:
-        """Give the pool of this process."""
+        """Return the pool of this process."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             inherited, self._pool = self._pool, self._new()
@@ -240,7 +240,7 @@ class AsyncPools(_Pools):
         self._pools: dict[asyncio.AbstractEventLoop, httpcore.AsyncConnectionPool] = {}
 
     def get(self) -> httpcore.AsyncConnectionPool:
-        """Give the pool of the running loop."""
+        """Return the pool of the running loop."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._names, self._pools = Names(), {}
@@ -259,7 +259,7 @@ class AsyncPools(_Pools):
 
 
 def _left(deadline: Deadline, timeout: type[Exception]) -> float:
-    """Give the seconds that are left. Raises `timeout` where none are."""
+    """Return the seconds that are left. Raises `timeout` where none are."""
     left = deadline.left()
     if left <= 0.0:
         raise timeout

@@ -45,7 +45,7 @@ def is_large(value: Any) -> bool:
 
 
 def packed(value: Any, space: Space) -> Any:
-    """Give an observation with bytes in the place of its large arrays, where these are a Box.
+    """Return an observation with bytes in the place of its large arrays, where these are a Box.
 
     Floats become the Box's own; what would have to be rounded to integers stays as it is.
     """
@@ -65,7 +65,7 @@ def packed(value: Any, space: Space) -> Any:
 
 
 def shape_of(space: Space) -> list[int]:
-    """Give the shape of a space without parts."""
+    """Return the shape of a space without parts."""
     kind = space["type"]
     if kind == "Discrete":
         return []
@@ -116,7 +116,7 @@ def _plain(value: Any) -> Any:
 
 
 def number(value: Any, low: float, high: float, whole: bool = False) -> float:
-    """Give a number of JSON. Raises ValueError where it is out of range, TypeError for others.
+    """Check a number and return it. Raises ValueError out of range, TypeError for another type.
 
     A bound admits its own rounding to float32.
     """

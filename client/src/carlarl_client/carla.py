@@ -126,19 +126,19 @@ class RangeFinders:
         return readings
 
     def _own_car(self, bearing: float) -> float:
-        """Give the metres from the origin to the side of the own car."""
+        """Return the metres from the origin to the side of the own car."""
         ahead, right = _direction(bearing)
         length, width = self.body
         return min(length / max(abs(ahead), 1e-9), width / max(abs(right), 1e-9))
 
 
 def _direction(bearing: float) -> tuple[float, float]:
-    """Give a bearing's part ahead and its part to the right."""
+    """Return a bearing's part ahead and its part to the right."""
     return math.cos(math.radians(bearing)), -math.sin(math.radians(bearing))
 
 
 def speed_kmh(velocity: Any) -> float:
-    """Give a velocity vector's length as km/h, at most what an observation may hold."""
+    """Return a velocity vector's length as km/h, at most what an observation may hold."""
     metres = math.sqrt(velocity.x**2 + velocity.y**2 + velocity.z**2)
     return min(metres * 3.6, MAX_SPEED_KMH)
 
@@ -167,7 +167,7 @@ class Steering:
 
     @staticmethod
     def scale_of(vehicle: Any, wheel_angle: float = 0.4) -> float:
-        """Give the scale for a `carla.Vehicle`; `wheel_angle` is that of full lock in training."""
+        """Return the scale for a `carla.Vehicle`; `wheel_angle` is the full lock in training."""
         most = max(wheel.max_steer_angle for wheel in vehicle.get_physics_control().wheels)
         return min(wheel_angle / math.radians(most), 1.0) if most > 0 else 1.0
 
@@ -230,7 +230,7 @@ class Lidar:
         self._sensor.listen(self._turns.put)
 
     def read(self, frame: int) -> list[float]:
-        """Give the readings of the tick `frame`. Raises queue.Empty where it does not come."""
+        """Return the readings of the tick `frame`. Raises queue.Empty where it does not come."""
         import numpy as np
 
         while True:
@@ -306,7 +306,7 @@ class CarlaAgent:
             self._world.apply_settings(self._before)
 
     def observe(self, frame: int) -> Observation:
-        """Give what the car perceives after the tick `frame`."""
+        """Return what the car perceives after the tick `frame`."""
         speed = speed_kmh(self._vehicle.get_velocity())
         return Observation(speed, self._steering.position, list(self._sense(frame)))
 

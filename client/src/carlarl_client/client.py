@@ -3,109 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from types import TracebackType
-from typing import Any, Generator
+from typing import Any
 
 import httpcore
 
-from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, read, speaks_own
+from carlarl_client._answers import Answer, read
+from carlarl_client._asking import HEALTH, METADATA, VERSIONS, WARMUP, Asking, add, check
 from carlarl_client._core import (
     Call,
     Deadline,
-    LargeArray,
-    Requests,
     Retries,
     Try,
-    predict_call,
 )
 from carlarl_client._network import AsyncPools, Pools
-from carlarl_client._spaces import Described, Space
-from carlarl_client.errors import BadAnswer, ClientClosed, PolicyError, ValidationFailed
+from carlarl_client.errors import BadAnswer, PolicyError, ValidationFailed
 from carlarl_client.types import Observations, Prediction
 
-METADATA = Call("GET", "/metadata")
-Steps = Generator[Call, Answer, Prediction]
-"""The calls of a prediction: takes the answer to each, and gives the prediction in the end."""
 
-
-class _Asking:
-    """What both clients know of their service."""
-
-    def __init__(self, url: str, api_key: str | None, timeout: float, retries: int) -> None:
-        Deadline(timeout)
-        if retries < 0:
-            raise ValueError(f"retries is {retries}: give 0 or more")
-        self._requests = Requests(url, api_key)
-        self._closed = False
-        self.timeout = timeout
-        self.retries = retries
-        self._described: dict[str, Described | None] = {}
-        self._active: str | None = None
-
-    @property
-    def url(self) -> str:
-        """The service's URL."""
-        return self._requests.url
-
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline(self.timeout if timeout is None else timeout)
-
-    def _write(self, call: Call, deadline: Deadline) -> tuple[Try, httpcore.Request]:
-        if self._closed:
-            raise ClientClosed("the client is closed")
-        return self._requests.write(call, deadline)
-
-    def _predict(self, observations: Observations, deadline: Deadline, **options: Any) -> Steps:
-        """Ask `/predict`, and `/metadata` where a space must be known that is not known yet."""
-        version = options["version"]
-        try:
-            call = predict_call(observations, options, self._space(version))
-        except LargeArray:
-            yield from self._learn(version)
-            call = predict_call(observations, options, self._space(version) or {})
-        answer = yield call
-        served = str(answer.content.get("version"))
-        if speaks_own(answer.content) and served not in self._described:
-            yield from self._learn(served)
-        described = self._described.get(served)
-        return prediction(answer, call.asked, deadline.spent_ms(), described)
-
-    def _space(self, version: str | None) -> Space | None:
-        """Give the space of observations; empty where it can't be known, None where it may be."""
-        asked, described = version or self._active, self._described
-        if asked not in described:
-            return None
-        known = described[asked]
-        return {} if known is None else known.observation
-
-    def _learn(self, version: str | None) -> Generator[Call, Answer, None]:
-        """Keep what `/metadata` says of the active version, and that of others it says nothing."""
-        told = Described.by((yield METADATA).content)
-        self._active = told.version
-        self._described.update({version or told.version: None, told.version: told})
-
-    def _forget(self) -> None:
-        """Ask `/metadata` again where it is needed: something did not fit."""
-        self._described, self._active = {}, None
-
-
-def _check(response: httpcore.Response, tried: Try) -> None:
-    """Raise ConnectionFailed, before the body is read, where an answer is another request's."""
-    stream = response.extensions["network_stream"]
-    check_whose(response.headers, getattr(stream, "held", b""), tried)
-
-
-def _add(body: bytearray, part: bytes, tried: Try) -> None:
-    body += part
-    if len(body) > LONGEST:
-        raise BadAnswer(
-            f"{tried.url} answered with more than {LONGEST} bytes", request_id=tried.token
-        )
-
-
-class PolicyClient(_Asking):
+class PolicyClient(Asking[Pools]):
     """Asks a service for actions, on connections that are kept.
 
     May be used by several threads at a time, and pickled; a process that was forked or that
@@ -113,29 +30,7 @@ class PolicyClient(_Asking):
     is in `carlarl_client.errors`.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 1.0,
-        retries: int = 2,
-        verify: bool | str | ssl.SSLContext = True,
-        proxy: str | None = None,
-    ) -> None:
-        """Connect at the first call.
-
-        Args:
-            url: of the service, such as `http://127.0.0.1:8080`, without a password.
-            api_key: sent as `X-API-Key`.
-            timeout: seconds that a call may take, all of its tries together; the service is told.
-            retries: how often a call is sent again where that is safe.
-            verify: as httpx has it: whether, or by what, an https service is verified. An
-                `SSLContext` does not pickle.
-            proxy: URL of a proxy; those of the environment are not asked.
-        """
-        super().__init__(url, api_key, timeout, retries)
-        self._pools = Pools(verify, proxy)
+    _pools_of = Pools
 
     def predict(
         self,
@@ -178,19 +73,19 @@ class PolicyClient(_Asking):
 
     def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return self._call(Call("GET", "/metadata"), self._deadline(timeout)).content
+        return self._call(METADATA, self._deadline(timeout)).content
 
     def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return self._call(Call("GET", "/versions"), self._deadline(timeout)).content
+        return self._call(VERSIONS, self._deadline(timeout)).content
 
     def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return self._call(Call("GET", "/healthz"), self._deadline(timeout)).content
+        return self._call(HEALTH, self._deadline(timeout)).content
 
     def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return self._call(Call("POST", "/warmup"), self._deadline(timeout)).content
+        return self._call(WARMUP, self._deadline(timeout)).content
 
     def close(self) -> None:
         """Close the connections; a later call raises `ClientClosed`."""
@@ -198,7 +93,7 @@ class PolicyClient(_Asking):
         self._pools.get().close()
 
     def __enter__(self) -> PolicyClient:
-        """Give itself."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -224,9 +119,9 @@ class PolicyClient(_Asking):
         try:
             response = self._pools.get().handle_request(request)
             try:
-                _check(response, tried)
+                check(response, tried)
                 for part in response.iter_stream():
-                    _add(body, part, tried)
+                    add(body, part, tried)
             finally:
                 response.close()
         except PolicyError:
@@ -236,22 +131,10 @@ class PolicyClient(_Asking):
         return read(response.status, response.headers, body, tried)
 
 
-class AsyncPolicyClient(_Asking):
+class AsyncPolicyClient(Asking[AsyncPools]):
     """The twin of `PolicyClient` for asyncio: the same arguments, results and errors."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        timeout: float = 1.0,
-        retries: int = 2,
-        verify: bool | str | ssl.SSLContext = True,
-        proxy: str | None = None,
-    ) -> None:
-        """Connect at the first call; see `PolicyClient` for the arguments."""
-        super().__init__(url, api_key, timeout, retries)
-        self._pools = AsyncPools(verify, proxy)
+    _pools_of = AsyncPools
 
     async def predict(
         self,
@@ -281,19 +164,19 @@ class AsyncPolicyClient(_Asking):
 
     async def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
-        return (await self._call(Call("GET", "/metadata"), self._deadline(timeout))).content
+        return (await self._call(METADATA, self._deadline(timeout))).content
 
     async def versions(self, *, timeout: float | None = None) -> dict[str, Any]:
         """List what is served: `active`, and `versions`, oldest first."""
-        return (await self._call(Call("GET", "/versions"), self._deadline(timeout))).content
+        return (await self._call(VERSIONS, self._deadline(timeout))).content
 
     async def health(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Say whether the service can act: `status` is `ok` or `degraded`."""
-        return (await self._call(Call("GET", "/healthz"), self._deadline(timeout))).content
+        return (await self._call(HEALTH, self._deadline(timeout))).content
 
     async def warmup(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Run the active version a few times, so that the next prediction is fast."""
-        return (await self._call(Call("POST", "/warmup"), self._deadline(timeout))).content
+        return (await self._call(WARMUP, self._deadline(timeout))).content
 
     async def aclose(self) -> None:
         """Close this loop's connections; a later call raises `ClientClosed`."""
@@ -301,7 +184,7 @@ class AsyncPolicyClient(_Asking):
         await self._pools.get().aclose()
 
     async def __aenter__(self) -> AsyncPolicyClient:
-        """Give itself."""
+        """Return itself."""
         return self
 
     async def __aexit__(
@@ -330,9 +213,9 @@ class AsyncPolicyClient(_Asking):
         try:
             response = await self._pools.get().handle_async_request(request)
             try:
-                _check(response, tried)
+                check(response, tried)
                 async for part in response.aiter_stream():
-                    _add(body, part, tried)
+                    add(body, part, tried)
             finally:
                 await response.aclose()
         except PolicyError:

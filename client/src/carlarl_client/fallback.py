@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from carlarl_client._core import Deadline
 from carlarl_client.client import AsyncPolicyClient, PolicyClient
@@ -33,7 +33,7 @@ class Fallback:
             raise ValueError(f"{self}: hold_steps is 0 or more, brake 0 to 1")
 
     def action(self, last: Action | None, missed: int) -> Action:
-        """Give the action of the `missed`th step in a row without an answer, counted from 1."""
+        """Return the action of the `missed`th step in a row without an answer, counted from 1."""
         if last is None:
             return Action(0.0, self.brake, 0.0)
         if missed <= self.hold_steps:
@@ -58,20 +58,36 @@ class Step:
     version: str | None
 
 
-class _Driving:
+Client = TypeVar("Client", PolicyClient, AsyncPolicyClient)
+
+
+class _Driving(Generic[Client]):
     """What both drivers know of their drive."""
 
     def __init__(
         self,
-        fallback: Fallback | None,
-        deadline: float,
-        deterministic: bool,
-        version: str | None,
-        repeat: int,
+        client: Client,
+        *,
+        deadline: float = 0.05,
+        fallback: Fallback | None = None,
+        deterministic: bool = True,
+        version: str | None = None,
+        repeat: int = 1,
     ) -> None:
+        """Take who answers and the rule for when it does not.
+
+        Args:
+            client: to ask.
+            deadline: seconds that a step may wait for its answer, more than 0.
+            fallback: the rule; `Fallback()` where absent.
+            deterministic: ask for the policy's mean action; else for a sampled one.
+            version: of the policy; the active one where absent.
+            repeat: steps for which an answer holds: `repeat` of the service's `/metadata`.
+        """
         Deadline(deadline)
         if repeat < 1:
             raise ValueError(f"repeat is {repeat}: give 1 or more")
+        self.client: Client = client
         self._asking: dict[str, Any] = {
             "timeout": deadline,
             "deterministic": deterministic,
@@ -113,7 +129,7 @@ class _Driving:
         return Step(action, None, answer.latency_ms, answer.version)
 
     def _failed(self, error: PolicyError, started: float) -> Step:
-        """Give the fallback's step; before the first answer raise what the caller did wrong."""
+        """Return the fallback's step; before the first answer raise what the caller did wrong."""
         if self._last is None and not error.outage:
             raise error
         self._held = None
@@ -124,7 +140,7 @@ class _Driving:
         return Step(self._fallback.action(self._last, self.missed), error, latency_ms, None)
 
 
-class SafeDriver(_Driving):
+class SafeDriver(_Driving[PolicyClient]):
     """Asks for an action at every step, and has one at every step.
 
     The policy must answer throttle, brake and steer. An outage (no connection, no valid answer
@@ -142,31 +158,8 @@ class SafeDriver(_Driving):
         missed: steps without an answer in a row, up to now.
     """
 
-    def __init__(
-        self,
-        client: PolicyClient,
-        *,
-        deadline: float = 0.05,
-        fallback: Fallback | None = None,
-        deterministic: bool = True,
-        version: str | None = None,
-        repeat: int = 1,
-    ) -> None:
-        """Take who answers and the rule for when it does not.
-
-        Args:
-            client: to ask.
-            deadline: seconds that a step may wait for its answer, more than 0.
-            fallback: the rule; `Fallback()` where absent.
-            deterministic: ask for the policy's mean action; else for a sampled one.
-            version: of the policy; the active one where absent.
-            repeat: steps for which an answer holds: `repeat` of the service's `/metadata`.
-        """
-        super().__init__(fallback, deadline, deterministic, version, repeat)
-        self.client = client
-
     def step(self, observation: AnyObservation) -> Step:
-        """Give the action for what is seen now."""
+        """Return the action for what is seen now."""
         if (held := self._hold()) is not None:
             return held
         started = time.perf_counter()
@@ -176,25 +169,11 @@ class SafeDriver(_Driving):
             return self._failed(error, started)
 
 
-class AsyncSafeDriver(_Driving):
+class AsyncSafeDriver(_Driving[AsyncPolicyClient]):
     """The twin of `SafeDriver` for asyncio: the same rule and the same counts."""
 
-    def __init__(
-        self,
-        client: AsyncPolicyClient,
-        *,
-        deadline: float = 0.05,
-        fallback: Fallback | None = None,
-        deterministic: bool = True,
-        version: str | None = None,
-        repeat: int = 1,
-    ) -> None:
-        """Take who answers and the rule; see `SafeDriver` for the arguments."""
-        super().__init__(fallback, deadline, deterministic, version, repeat)
-        self.client = client
-
     async def step(self, observation: AnyObservation) -> Step:
-        """Give the action for what is seen now."""
+        """Return the action for what is seen now."""
         if (held := self._hold()) is not None:
             return held
         started = time.perf_counter()

@@ -53,7 +53,7 @@ class LatencyInTheLoop:
             self._current = action
 
     def advance(self) -> Action:
-        """Give the action of this simulation step, and go on to the next."""
+        """Return the action of this simulation step, and go on to the next."""
         if self._left > 0:
             self._left -= 1
             self.charged_steps += 1

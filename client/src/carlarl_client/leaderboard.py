@@ -42,7 +42,7 @@ class _Alone:
 
 
 def _base() -> tuple[Any, Any]:
-    """Give the framework's base class, and the leaderboard's tracks."""
+    """Return the framework's base class, and the leaderboard's tracks."""
     try:
         from leaderboard.autoagents.autonomous_agent import AutonomousAgent, Track
     except ImportError:
@@ -115,7 +115,7 @@ class CarlaRLAgent(_Base):  # type: ignore[misc, valid-type]
         return [lidar, speedometer] if _Track is not None else [lidar]
 
     def run_step(self, input_data: dict[str, tuple[int, Any]], timestamp: float) -> Any:
-        """Give the `carla.VehicleControl` for what was sensed; `timestamp` is simulated seconds."""
+        """Return the `carla.VehicleControl` for what was sensed; `timestamp` is in simulated s."""
         import numpy as np
 
         self._turns.append(input_data["LIDAR"][1])

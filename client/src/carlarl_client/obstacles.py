@@ -62,7 +62,7 @@ class ObstacleSensors:
             self._sensors.append(sensor)
 
     def read(self, frame: int) -> list[float]:
-        """Give the readings of the tick `frame`, left to right, each 0 to 1 of the reach."""
+        """Return the readings of the tick `frame`, left to right, each 0 to 1 of the reach."""
         with self._heard:
             self._heard.wait_for(lambda: self._all_came(frame), self._timeout)
             self._first = False

@@ -59,7 +59,7 @@ class RemotePolicy:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, tuple[Any, ...] | None]:
-        """Give the actions for observations; all of a vectorised environment's are one request.
+        """Return the actions for observations; all of a vectorised environment's are one request.
 
         Args:
             observation: of the policy's space, or arrays with n of them, at most 1000.
@@ -122,7 +122,7 @@ DTYPES = {"Discrete": np.int64, "MultiDiscrete": np.int64, "MultiBinary": np.flo
 
 
 def driving(observation: Any) -> Space:
-    """Give the space of speed, steering and sensors, as many as an array of them has."""
+    """Return the space of speed, steering and sensors, as many as an array of them has."""
     sensors = max(0, (np.shape(observation) or (0,))[-1] - 2)
     shapes: dict[str, list[int]] = {"speed": [], "steering": [], "sensors": [sensors]}
     parts = {name: {"type": "Box", "shape": shape} for name, shape in shapes.items()}
@@ -130,7 +130,7 @@ def driving(observation: Any) -> Space:
 
 
 def observations(value: Any, space: Space) -> tuple[list[Any], bool]:
-    """Give the observations in a value, and whether it is a single one.
+    """Return the observations in a value, and whether it is a single one.
 
     Raises ValueError where it is neither an observation nor arrays with several.
     """
@@ -195,7 +195,7 @@ def layout_of(metadata: dict[str, Any]) -> list[str]:
 
 
 def own(action: Action, layout: Sequence[str]) -> list[float]:
-    """Give an action in the policy's own layout. Raises ValueError for a name that is none."""
+    """Return an action in the policy's own layout. Raises ValueError for a name that is none."""
     elements = {**action._asdict(), "acceleration": action.throttle - action.brake}
     try:
         return [elements[name] for name in layout]

@@ -85,7 +85,7 @@ def _running(peer: Peer | None) -> Iterator[Target]:
 
 
 def _checked(url: str, golden: Actions) -> Actions:
-    """Give the golden actions, a server's own if there are none; it has to answer the same."""
+    """Return the golden actions, a server's own if there are none; it has to answer the same."""
     answer = httpx.post(f"{url}/predict", json=body(GOLDEN_ROWS), timeout=30, trust_env=False)
     try:
         actions = msgspec.convert(answer.json()["actions"], Actions)
@@ -112,7 +112,7 @@ def keep(results: Results, folder: Path) -> Path:
 
 
 def markdown(results: Results) -> str:
-    """Give the section of a page: the command, the machine and the table."""
+    """Return the section of a page: the command, the machine and the table."""
     tools = " and ".join(sorted({one.tool for one in results.measurements}))
     return (
         f"Command: `{results.command}`. Closed loop, {tools} on the same {os.cpu_count()} cores. "

@@ -44,7 +44,7 @@ class Peer:
     """Where it is installed; None for a folder of its own in CACHE."""
 
     def install(self, cache: Path = CACHE) -> Path:
-        """Give the folder of its environment, made where it is not there. Raises LoadError."""
+        """Return the folder of its environment, made where it is not there. Raises LoadError."""
         if self.environment:
             return self.environment
         folder = cache / self.name

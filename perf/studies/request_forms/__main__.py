@@ -52,7 +52,7 @@ class Row:
         return saw
 
     def rates(self) -> list[float]:
-        """Give requests/s on most connections, of each round."""
+        """Return requests/s on most connections, of each round."""
         return [saw.per_s for saw in self.runs[CONNECTIONS]]
 
     def answers(self) -> str:

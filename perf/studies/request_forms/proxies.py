@@ -64,7 +64,7 @@ class MissingError(LoadError):
 
 
 def program(name: str) -> str:
-    """Give the path of a program; raises MissingError."""
+    """Return the path of a program; raises MissingError."""
     # Debian has servers in /usr/sbin, which is not on a user's PATH.
     if path := shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin"):
         return path

@@ -195,7 +195,7 @@ class Random(gym.Env):  # type: ignore[misc, type-arg]
 
 
 def stacked(space: Any, rows: Any) -> Any:
-    """Give a batch of observations as SB3 wants it."""
+    """Return a batch of observations as SB3 wants it."""
     if isinstance(space, spaces.Dict):
         return {key: np.array([row[key] for row in rows]) for key in space.spaces}
     return np.array(rows)

@@ -112,7 +112,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def gateways(triton_url: str) -> Iterator[Callable[[], str]]:
-    """Give a gateway that has taken little memory yet: another one where the last has not."""
+    """Return a gateway that has taken little memory yet: another one where the last has not."""
     with ExitStack() as stack:
         running: list[tuple[str, int]] = []
 

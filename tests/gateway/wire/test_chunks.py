@@ -78,7 +78,7 @@ def test_one_large_chunk_and_many_small(gateway_url: str) -> None:
 
 
 def endless(kind: str) -> Iterator[bytes]:
-    """Give pieces of a chunk's extension, of chunks' extensions, or of a trailer, for ever."""
+    """Return pieces of a chunk's extension, of chunks' extensions, or of a trailer, for ever."""
     if kind == "one extension":
         yield b"5;a="
         while True:

@@ -62,7 +62,7 @@ class Answer:
         return json.loads(self.body)
 
     def actions(self) -> Any:
-        """Give the actions of an answer to `/predict`, which must be a good one."""
+        """Return the actions of an answer to `/predict`, which must be a good one."""
         assert self.status == 200, self
         return self.content()["actions"]
 
@@ -241,7 +241,7 @@ def check_last(connection: Connection, status: int, code: str) -> Answer:
 
 
 def process_at(url: str) -> psutil.Process:
-    """Give the process, a child of this one, that listens at `url`."""
+    """Return the process, a child of this one, that listens at `url`."""
     port = urlsplit(url).port
     (found,) = [
         one

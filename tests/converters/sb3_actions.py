@@ -1,0 +1,51 @@
+"""What Stable-Baselines3 computes before and behind an actor's network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+
+from converters.importers.sb3_actor import Actor
+from converters.importers.sb3_spaces import Space, blocks, leaves
+
+
+def flatten(space: Space, batch: Any) -> NDArray[np.float32]:
+    """Return the flat features of a batch, shape (n, features), as the policy's network takes them.
+
+    `batch` is an array with n rows, or for a Dict a dictionary of such arrays.
+    """
+    columns = []
+    for leaf in leaves(space):
+        rows = np.asarray(batch if leaf.key is None else batch[leaf.key])
+        rows = rows.reshape(len(rows), -1)
+        if isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete):
+            branches = zip(rows.T, blocks(leaf.space), strict=True)
+            rows = np.concatenate([np.eye(size)[row] for row, size in branches], axis=1)
+        columns.append(rows)
+    features: NDArray[np.float32] = np.concatenate(columns, axis=1).astype(np.float32)
+    return features
+
+
+def act(actor: Actor, space: Space, features: Tensor) -> Tensor:
+    """Return the deterministic actions, shape (n, …), as the policy's own `predict` does."""
+    output = actor(features)
+    mean: Tensor = output[0] if actor.output == "gaussian" else output
+    if isinstance(space, spaces.Discrete):
+        return mean.argmax(1)
+    if isinstance(space, spaces.MultiDiscrete):
+        branches = torch.split(mean, space.nvec.ravel().tolist(), dim=1)
+        return torch.stack([branch.argmax(1) for branch in branches], dim=1)
+    if isinstance(space, spaces.MultiBinary):
+        return mean > 0
+    assert isinstance(space, spaces.Box)
+    low, high = torch.from_numpy(space.low).ravel(), torch.from_numpy(space.high).ravel()
+    if actor.squash == "tanh":
+        mean = low + 0.5 * (torch.tanh(mean) + 1.0) * (high - low)
+    else:
+        mean = torch.minimum(torch.maximum(mean, low), high)
+    return mean.reshape(-1, *space.shape)
