@@ -80,6 +80,12 @@ def _scaled(
         if not math.isfinite(high - low) or low == high:
             raise SpecError(path, f"linear needs a finite range, not {low} to {high}: say clip")
         if least < 0:
+            if not low < 0 < high:
+                raise SpecError(
+                    path,
+                    f"linear keeps zero, so the range must have numbers on both sides of it, not "
+                    f"{low:g} to {high:g}: change the action in the environment",
+                )
             positive = 1 / high if high > 0 else -1 / low
             negative = -1 / low if low < 0 else positive
         else:

@@ -159,6 +159,7 @@ class Signature:
         return {
             "observation": to_data(without(self.observation_space, "description")),
             "action": answer,
+            "sampled": self.noise != "none",
             "stateful": self.stateful,
             "repeat": self.repeat,
         }
@@ -210,7 +211,9 @@ def _lifted(card: Mapping[str, Any]) -> Signature:
     mapping = {"layout": action["layout"], "scale": "clip"}
     assert isinstance(space, Box)
     control = parse_control(mapping, space, "action")
-    return Signature(driving_space(sensors), space, control, _noise(card, space))
+    _noise(card, space)  # checks it
+    # A policy without deviation is sampled, too: callers of these always got its mean.
+    return Signature(driving_space(sensors), space, control, "normal")
 
 
 def _noise(card: Mapping[str, Any], action: LeafSpace) -> str:

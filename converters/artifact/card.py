@@ -159,7 +159,8 @@ class ModelCard(BaseModel):
             if (self.distribution.std, self.distribution.squash) != ("none", "clip"):
                 raise ValueError("distribution: std and squash are for a Box alone")
             return self
-        if self.signature.noise == "normal" and self.distribution.std == "none":
+        new = self.observation_space is not None
+        if new and self.signature.noise == "normal" and self.distribution.std == "none":
             raise ValueError("distribution.std must be parameter or network with normal noise")
         if not action.element.floating:
             raise ValueError(f"action_space.dtype: actions are floats, not {action.dtype}")

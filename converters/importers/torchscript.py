@@ -21,7 +21,7 @@ from policy_spec.control import RANGES
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box, Discrete, LeafSpace, MultiBinary, MultiDiscrete, Space, uniform
-from triton_backend.preprocessing import choices, feature_width
+from triton_backend.preprocessing import MAX_FEATURES, choices, feature_width
 
 SPEC = ("observation_space", "action_space", "control", "repeat", "distribution")
 """The card's fields that a specification may have."""
@@ -54,6 +54,8 @@ def import_torchscript(
     told = None if spec is None else _signature(program, spec, fields, options)
     observation = _observation(program, fields, options) if told is None else told.observation_space
     features = sum(feature_width(leaf.space) for leaf in leaves(observation))
+    if features > MAX_FEATURES:
+        raise ArtifactError(f"{program}: {features} features are more than {MAX_FEATURES}")
     data, width, has_std = programs.read(program, data, features, second_output)
     action = _action(program, width, options) if told is None else told.action_space
     if (expected := feature_width(action)) != width:

@@ -116,7 +116,7 @@ def _version(repository: Path, version: str, active: str | None) -> Version:
         return Version(version, version == active, formats, digest, metrics)
     except RepositoryError as error:
         fault = str(error)
-    except (KeyError, ValueError, AttributeError) as error:
+    except (KeyError, ValueError, AttributeError, RecursionError) as error:
         fault = (
             f"{repository / name}: it does not say what an export writes ({error!r}); remove "
             "the folder, and `carlarl export` it"

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from gateway.api.errors import ValidationFailed
 from gateway.api.messages import MAX_OBSERVATIONS
+from gateway.api.problems import MAX_SAID
 from policy_spec.leaves import Layout, Leaf, Path, json_path
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple
 from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, takes_bytes
@@ -112,7 +113,13 @@ class Observations:
             try:
                 found = pack(self._space, one, _place(index, step))
             except InvalidError as error:
-                raise ValidationFailed([problem._asdict() for problem in error.problems]) from None
+                found_wrong = error.problems[:MAX_PROBLEMS]
+                raise ValidationFailed(
+                    [
+                        {name: text[:MAX_SAID] for name, text in problem._asdict().items()}
+                        for problem in found_wrong
+                    ]
+                ) from None
             tensors: dict[str, bytes] = {}
             for leaf in (*(slot.leaf for slot in self._layout.packed), *self._layout.apart):
                 content = found[leaf.name]

@@ -108,7 +108,10 @@ class PolicyVersion:
                 ),
                 max_batch_size=max(1, int(config["max_batch_size"])),
             )
-        except (KeyError, ValueError, TypeError, AttributeError, GatewayError) as error:
+        except (
+            *(KeyError, ValueError, TypeError, AttributeError, RecursionError),
+            GatewayError,
+        ) as error:
             name = config.get("name")
             log.error("the configuration of %s describes no policy", name, exc_info=error)
             raise InferenceFailed(f"the configuration of {name} describes no policy") from error

@@ -87,8 +87,12 @@ class Registry:
         models = await self._triton.index(CONTROL_TIMEOUT_S)
         found = sorted((m[1] for m in map(pattern.fullmatch, models) if m), key=_order)
         served = [version for version in found if models[_ensemble(version)] == "READY"]
-        held = [version for version in found if version not in served]
-        return [await self.resolve(version) for version in served], held
+        policies = []
+        for version in served:
+            with suppress(InferenceFailed):  # what describes no policy must not hide the others
+                policies.append(await self.resolve(version))
+        known = {policy.version for policy in policies}
+        return policies, [version for version in found if version not in known]
 
     async def follow(self) -> None:
         """Update `active` and `ready` about once a second, for ever.

@@ -107,7 +107,13 @@ def _control(source: random.Random, action: Data) -> Data | None:
         )
         names += ["reverse"] if action["shape"] == [4] else []
         source.shuffle(names)
-        scale = {name: source.choice(["linear", "clip"]) for name in names}
+        signed = ("steer", "acceleration")
+        scale = {
+            name: source.choice(["linear", "clip"])
+            if name not in signed or low < 0 < high
+            else "clip"
+            for name, low, high in zip(names, action["low"], action["high"], strict=True)
+        }
         return {"layout": names, "scale": scale}
     if action["type"] == "Discrete":
         return {"table": [_row(source) for _ in range(action["n"])]}
