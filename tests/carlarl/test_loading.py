@@ -17,7 +17,7 @@ import pytest
 from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
 from carlarl.serving import retirement
-from converters.repository import activation, repository, start
+from converters.repository import activation, configs, repository, start
 from tests.carlarl.test_promotion import copy_version, follows
 from tests.carlarl.test_supervision import triton
 from tests.gateway.processes import OBSERVATION, check_envelope, status, until
@@ -152,6 +152,29 @@ def test_held_loaded_unloaded_and_removed(target: Path, carlarl: Command) -> Non
             assert result.returncode == 1
             assert "v0.2.0 is the active version" in result.stderr
         assert ask(stack, "v0.2.0").status_code == 200
+
+
+@pytest.mark.live
+def test_a_card_that_can_t_be_read_hides_no_other(target: Path, command: Command) -> None:
+    """Neither at the start, nor while it is served."""
+    copy_version(target, "v0.1.0", "v0.0.9")
+    config = repository.read_config(target, "carla_policy-v0.0.9")
+    config.parameters["model_card"].string_value = "[" * 20_000
+    repository.write_ensemble(target, config.name, configs.text(config))
+    assert command("versions", "--repository", str(target)).returncode == 0
+    config = repository.read_config(target, "carla_policy-v0.1.0")
+    for version in ("v0.0.9", "v0.1.0"):
+        with running_stack(MODEL_REPOSITORY=str(target), SERVE_VERSIONS=version) as stack:
+            if version == "v0.1.0":
+                config.parameters["model_card"].string_value = "{}"
+                repository.write_ensemble(target, config.name, configs.text(config))
+                with TritonControl(f"http://{stack.triton_http}") as control:
+                    control.load(config.name)
+                time.sleep(2)  # as long as a gateway may take to follow
+            told = httpx.get(f"{stack.gateway_url}/versions")
+            assert told.status_code == 200, told.text
+            assert version not in [one["version"] for one in told.json()["versions"]]
+            assert told.json()["active"] == "v0.2.0"
 
 
 @pytest.mark.live
