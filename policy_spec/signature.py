@@ -211,8 +211,8 @@ def _lifted(card: Mapping[str, Any]) -> Signature:
     mapping = {"layout": action["layout"], "scale": "clip"}
     assert isinstance(space, Box)
     control = parse_control(mapping, space, "action")
-    _noise(card, space)  # checks it
-    # A policy without deviation is sampled, too: callers of these always got its mean.
+    _noise(card, space)  # refuses a wrong `distribution`
+    # Without a standard deviation a sample is the mean: callers of older cards rely on that answer.
     return Signature(driving_space(sensors), space, control, "normal")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,9 @@ def write_artifact(
         click.echo(json.dumps({"artifact": str(folder), **told, "notes": notes}))
         return
     _show(card.signature, notes)
-    click.echo(
-        f"{folder}: written; `carlarl export --version {version}` puts it into the repository"
-    )
+    export = f"carlarl export --version {version}"
+    export += "" if artifacts is None else f" --artifacts {shlex.quote(str(artifacts))}"
+    click.echo(f"{folder}: written; `{export}` puts it into the repository")
 
 
 def _yaml(flag: str, text: str) -> Any:

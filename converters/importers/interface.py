@@ -186,6 +186,8 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
         sizes = " × ".join(map(str, space.shape))
         shown = f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
         rows.append((part, ".".join(leaf.path), shown, range_text(space), space.unit or ""))
+    if signature.repeat > 1:
+        rows.append(("repeat", "", f"an action holds for {signature.repeat} steps", "", ""))
     if signature.control is None:
         return [*rows, ("control", "", "none: an action is answered as it is", "", "")]
     return rows + _described(signature.control)

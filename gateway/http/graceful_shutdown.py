@@ -13,7 +13,7 @@ DRAIN_S, DRAIN_LOOK_S, DRAIN_LOOKS = 0.1, 0.01, 100
 that wait, and the number of looks at most: a process without free file descriptors accepts none."""
 
 SAME_S = 1.0
-"""Signals within this time are one: systemd sends it to each process, and so does each parent."""
+"""Signals within this time count as one: systemd signals every process, and parents do it, too."""
 
 log = logging.getLogger(__name__)
 

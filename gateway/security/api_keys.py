@@ -18,8 +18,8 @@ _OF_EMPTY_KEY = hashlib.sha256(b"").hexdigest()
 class Keys:
     """The known keys, as hex SHA-256 digests in lower case.
 
-    `problem` says why the file can't be used; then no key is known. `read_at_all` says whether
-    somebody could read it, and its content is what is wrong.
+    `problem` says why the file can't be used; then no key is known. `read_at_all` is false if
+    the file could not be read; if it is true, the content is wrong.
     """
 
     digests: tuple[str, ...] = ()

@@ -72,7 +72,8 @@ def test_import_sb3_says_what_it_took_the_policy_for(tmp_path: Path) -> None:
     assert ["action", "", "Box, 3 float32", "0 to 1, 0 to 0.8, -1 to 1", ""] in rows
     assert ["control", "brake", "element 1, scaled", "0 to 1", ""] in rows
     assert "note: sensors: its range is that of the policies that come with" in result.output
-    assert "v1.0.0: written; `carlarl export --version v1.0.0` puts it into the" in result.output
+    export = f"`carlarl export --version v1.0.0 --artifacts {tmp_path}`"
+    assert f"v1.0.0: written; {export} puts it into the repository" in result.output
 
 
 @pytest.mark.parametrize("inline", [True, False])

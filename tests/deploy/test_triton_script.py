@@ -47,6 +47,8 @@ def script(target: Path, folder: Path, **variables: str) -> Iterator[tuple[str, 
     command = ["sh", str(ROOT / "docker" / "triton.sh"), f"--backend-directory={folder}"]
     command += [f"--{name}-address=127.0.0.1" for name in ("http", "grpc", "metrics")]
     command += [f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
+    segments = f"test-{os.getpid()}-{http}_"
+    command += [f"--backend-config=python,shm-region-prefix-name={segments}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{http}"
@@ -57,6 +59,8 @@ def script(target: Path, folder: Path, **variables: str) -> Iterator[tuple[str, 
     finally:
         process.terminate()
         process.wait(30)
+        for left in Path("/dev/shm").glob(f"{segments}*"):  # by a process that was stopped
+            left.unlink()
 
 
 @pytest.mark.live
