@@ -136,5 +136,6 @@ def test_kubernetes_restarts_one_that_hangs_and_none_that_is_slow(
         assert done.returncode == 1
         assert "preprocess-v0.1.0" in done.stdout
         assert httpx.get(f"{url}/v2/health/ready").status_code == 200, "what a plain probe sees"
+    stub.kill()  # it is stopped, and so it does not see that Triton ended
     done = probe(**tell)
     assert done.returncode == 1, "nobody answers"
