@@ -1,7 +1,5 @@
 """The command line `carlarl`. Each command imports what it needs when it runs."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from typing import Any

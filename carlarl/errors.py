@@ -1,7 +1,5 @@
 """The error that a command ends with."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -1,7 +1,5 @@
 """Drive the track through the HTTP API: one observation out, one action back, at every step."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

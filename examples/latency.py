@@ -1,7 +1,5 @@
 """Does a policy mind milliseconds: drive the track with answers that come late, and draw it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """`carlarl bench`: measure a running stack, compare with a baseline, with peers, watch memory."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +116,7 @@ def run(
         raise click.Abort
 
 
-def _keep(results: Results, path: Path) -> None:
+def _keep(results: "Results", path: Path) -> None:
     try:
         kept = results.save(path)
     except OSError as error:

@@ -1,7 +1,5 @@
 """`carlarl bench run`: measure a stack with progress on the terminal, and show the results."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import signal

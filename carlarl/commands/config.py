@@ -1,7 +1,5 @@
 """`carlarl config`: the settings in force, and where each comes from."""
 
-from __future__ import annotations
-
 import json
 import sys
 from typing import Any

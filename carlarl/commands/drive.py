@@ -1,7 +1,5 @@
 """`carlarl drive`: drive the example track through a running gateway."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,7 +118,7 @@ def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -
         )
 
 
-def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) -> None:
+def _show(result: "DriveResult", laps: int, output: Path | None, as_json: bool) -> None:
     """Draw and print what one drive did."""
     from examples import drive as driver
 
@@ -143,8 +141,8 @@ def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) ->
 
 
 def _compare(
-    service: Service, latencies: tuple[float | None, ...], laps: int, progress: Progress
-) -> list[LatencyResult]:
+    service: "Service", latencies: tuple[float | None, ...], laps: int, progress: "Progress"
+) -> "list[LatencyResult]":
     """Drive once for each latency."""
     from examples import latency
 
@@ -161,7 +159,7 @@ def _compare(
 
 
 def _show_comparison(
-    results: list[LatencyResult], laps: int, output: Path | None, as_json: bool
+    results: "list[LatencyResult]", laps: int, output: Path | None, as_json: bool
 ) -> None:
     """Draw and print what the drives did."""
     from examples import latency

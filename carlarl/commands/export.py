@@ -1,7 +1,5 @@
 """`carlarl export`: write artifacts into the model repository."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

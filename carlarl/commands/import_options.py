@@ -1,7 +1,5 @@
 """What the import commands share: their options, and how they write an artifact."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`carlarl import-sb3`: a policy of Stable-Baselines3 becomes an artifact."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`carlarl import-torchscript`: a TorchScript program becomes an artifact."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

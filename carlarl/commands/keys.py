@@ -1,7 +1,5 @@
 """`carlarl keys`: make an API key for the gateway."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import secrets

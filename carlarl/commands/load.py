@@ -1,7 +1,5 @@
 """`carlarl load`: the running service serves one more version of its repository."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

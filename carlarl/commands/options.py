@@ -1,7 +1,5 @@
 """What the commands share: types of options, options, settings, and calls of the gateway."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """`carlarl predict`: ask a running gateway for an action."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`carlarl promote`: another version becomes the active one."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,7 +44,7 @@ switch_options = options.together(
 @contextmanager
 def server(
     repository: Path | None, triton: str | None, offline: bool = False, **config: Any
-) -> Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]:
+) -> "Iterator[tuple[Settings, TritonControl | None, Callable[[str], None]]]":
     """Yield the settings, the running Triton (None if `offline`), and what shows a step."""
     if offline and triton:
         raise click.UsageError("--offline asks no server: leave out --triton")

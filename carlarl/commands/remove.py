@@ -1,7 +1,5 @@
 """`carlarl remove`: a version leaves the model repository."""
 
-from __future__ import annotations
-
 import shutil
 from typing import Any
 

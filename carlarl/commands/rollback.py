@@ -1,7 +1,5 @@
 """`carlarl rollback`: the version before the active one becomes active again."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

@@ -1,7 +1,5 @@
 """`carlarl serve`: Triton and the gateway."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`carlarl sign`: sign artifacts, or make the keys for that."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

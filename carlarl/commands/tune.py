@@ -1,7 +1,5 @@
 """`carlarl tune`: the settings that are fastest on this machine, for the policy that is served."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from functools import partial
@@ -72,7 +70,7 @@ def tune(
         _show(found, written, dry_run)
 
 
-def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
+def _search(root: Path, default: Any, cores: int, load: Any) -> "Found":
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -90,7 +88,7 @@ def _search(root: Path, default: Any, cores: int, load: Any) -> Found:
         return tuning.search(trial, default, cores, load, progress)
 
 
-def _told(found: Found, written: list[str]) -> dict[str, Any]:
+def _told(found: "Found", written: list[str]) -> dict[str, Any]:
     told = asdict(found)
     told["noise"] = found.noise if found.per_s else None
     told["requests_per_s"] = told.pop("per_s")
@@ -99,7 +97,7 @@ def _told(found: Found, written: list[str]) -> dict[str, Any]:
     return told
 
 
-def _show(found: Found, written: list[str], dry_run: bool) -> None:
+def _show(found: "Found", written: list[str], dry_run: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 

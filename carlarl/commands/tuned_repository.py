@@ -1,7 +1,5 @@
 """The share of `carlarl tune` in the model repository: read it, try it, write it."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager

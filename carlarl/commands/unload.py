@@ -1,7 +1,5 @@
 """`carlarl unload`: the running service no longer serves a version; its files stay."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

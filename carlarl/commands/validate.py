@@ -1,7 +1,5 @@
 """`carlarl validate`: check artifacts, the repository and the certificates."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`carlarl versions`: what the model repository holds."""
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from dataclasses import asdict, replace

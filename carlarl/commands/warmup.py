@@ -1,7 +1,5 @@
 """`carlarl warmup`: run the active version before the first request comes."""
 
-from __future__ import annotations
-
 import json
 
 import click

@@ -1,7 +1,5 @@
 """The Triton that runs on a repository: find it, and wait for it."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Which versions a running Triton has loaded, and which the repository holds at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from carlarl.promotion.promote import Progress, PromotionError, Switch

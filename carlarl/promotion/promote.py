@@ -1,7 +1,5 @@
 """Another version becomes the active one: on disk, and in the Triton that is running."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator

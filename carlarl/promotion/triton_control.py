@@ -4,13 +4,11 @@ All calls use HTTP, as the gateway does, except loading. A load over HTTP blocks
 HTTP threads, and with it every connection of that thread. A load over gRPC blocks nobody.
 """
 
-from __future__ import annotations
-
 import json
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -68,7 +66,7 @@ class TritonControl:
             self._client.headers[SECRET_HEADER] = secret
             self._grpc_headers[f"triton-grpc-protocol-{SECRET_HEADER}"] = secret
 
-    def __enter__(self) -> TritonControl:
+    def __enter__(self) -> Self:
         """Return the server itself."""
         return self
 

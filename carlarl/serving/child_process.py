@@ -1,7 +1,5 @@
 """A child process of `carlarl serve`: Triton, or the gateway with its workers."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

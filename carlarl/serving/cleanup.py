@@ -1,7 +1,5 @@
 """What `carlarl serve` keeps in shared memory: its folder, and the removal of it."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """`USE_GPU=1`: whether this machine has a GPU, and which format then runs on it."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 from pathlib import Path

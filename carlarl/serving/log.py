@@ -1,7 +1,5 @@
 """What `carlarl serve` prints: text for people, or JSON lines like the gateway's."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import logging.config

@@ -1,7 +1,5 @@
 """Inference requests that tell a hung model from one that works."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Callable, Collection

@@ -1,7 +1,5 @@
 """Ports: whether they are free, and which process holds them."""
 
-from __future__ import annotations
-
 import errno
 import socket
 from typing import Any

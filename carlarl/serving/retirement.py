@@ -1,7 +1,5 @@
 """Unloads the versions that nobody needs any more, of which each promotion leaves one."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable, Collection

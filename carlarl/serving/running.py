@@ -1,7 +1,5 @@
 """The services that run on this machine: how another command finds the Triton of a repository."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

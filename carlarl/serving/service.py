@@ -1,7 +1,5 @@
 """`carlarl serve`: an embedded Triton and the gateway, started, watched and ended together."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import secrets

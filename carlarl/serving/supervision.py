@@ -1,7 +1,5 @@
 """Keeping a part of the service running: it is started again, with growing pauses."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 

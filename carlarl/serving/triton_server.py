@@ -1,7 +1,5 @@
 """The Triton server inside the `nvidia-pytriton` wheel, started and ended as a child process."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import importlib.util

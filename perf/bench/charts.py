@@ -1,7 +1,5 @@
 """The picture of a benchmark: `python -m perf.bench.charts RESULTS.json`."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the commands `python -m perf.…` have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

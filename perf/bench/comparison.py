@@ -1,7 +1,5 @@
 """Two benchmarks side by side: which cases became worse."""
 
-from __future__ import annotations
-
 import statistics
 from dataclasses import dataclass
 

@@ -9,8 +9,6 @@ compare` on a quiet machine.
 Then every form of a request is measured against the best one: `perf.bench.request_forms`.
 """
 
-from __future__ import annotations
-
 import statistics
 import sys
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The facts of a machine that a figure depends on."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess

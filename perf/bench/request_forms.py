@@ -3,8 +3,6 @@
 `perf.bench.gate` asks that, and `perf.studies.request_forms` measures more of them.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Iterator, Sequence

@@ -3,12 +3,10 @@
 A results file is one JSON object, `Results`; the fields below are its fields.
 """
 
-from __future__ import annotations
-
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
@@ -81,7 +79,7 @@ class Results(msgspec.Struct, kw_only=True):
     """What the samples say of each part's memory."""
 
     @classmethod
-    def of(cls, command: str, **variables: str) -> Results:
+    def of(cls, command: str, **variables: str) -> Self:
         """Begin: no measurement yet, this machine, and the settings of a stack started here.
 
         `variables` are settings besides those of the environment.

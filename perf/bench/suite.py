@@ -1,7 +1,5 @@
 """What `carlarl bench run` measures: the layers of one stack, under each load of a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Tables of a benchmark: one form for Markdown and for a terminal."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ histogram, for each latency above twice the mean time between requests of a conn
 that it held up; so its counts can be more than its requests.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

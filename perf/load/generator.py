@@ -9,8 +9,6 @@ It waits for epoll's own file with select(2), since that is exact to microsecond
 to milliseconds.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import gc
@@ -21,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 from urllib.parse import urlsplit
 
 import httptools
@@ -66,7 +65,7 @@ class Load(msgspec.Struct, frozen=True):
         rate: float | None = None,
         segments: int = 1,
         chunked: bool = False,
-    ) -> Load:
+    ) -> Self:
         """Describe a load of `POST /predict`.
 
         A request has one segment, or one of its head and the others of its content. Raises
@@ -140,7 +139,7 @@ def run(load: Load) -> Saw:
 class _Connection:
     """One kept connection, with at most one request under way."""
 
-    def __init__(self, load: Load, epoll: select.epoll, by_file: dict[int, _Connection]) -> None:
+    def __init__(self, load: Load, epoll: select.epoll, by_file: "dict[int, _Connection]") -> None:
         self._load, self._epoll, self._by_file = load, epoll, by_file
         self.due = 0.0
         self.connect()

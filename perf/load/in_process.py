@@ -1,7 +1,5 @@
 """The policy alone: preprocessing and the policy in this process, without Triton or a gateway."""
 
-from __future__ import annotations
-
 import collections
 import time
 from pathlib import Path

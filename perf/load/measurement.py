@@ -1,7 +1,5 @@
 """One run of one load: its latencies as a histogram, its rate, and what failed."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Literal
 

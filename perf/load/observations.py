@@ -1,7 +1,5 @@
 """The requests that benchmarks send."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from policy_spec.example import example

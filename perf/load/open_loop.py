@@ -4,8 +4,6 @@ So a stall of the server is in the latency of every request that was due meanwhi
 real callers, who do not wait for each other (Gil Tene's "coordinated omission").
 """
 
-from __future__ import annotations
-
 from perf.load import generator
 from perf.load.measurement import Measurement
 from perf.load.observations import body

@@ -4,8 +4,6 @@ It comes with the wheel `tritonclient==2.51.0`, which the gateway's own tritoncl
 `make perf-analyzer` puts it into `.perf-analyzer/`, with the two libraries that it needs.
 """
 
-from __future__ import annotations
-
 import collections
 import json
 import mmap

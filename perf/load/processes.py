@@ -1,7 +1,5 @@
 """The servers that are measured, as child processes on free ports."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

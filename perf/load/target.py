@@ -1,7 +1,5 @@
 """What is asked over JSON: a gateway, or a peer that takes the same."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ Growth is the Theil–Sen slope, the median of the slopes between all pairs of s
 interval of 95 % (Kendall's variance): a few outliers do not move them.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Sequence

@@ -5,14 +5,13 @@ the two are loaded in turn, several rounds. The ratio of a pair counts, since a 
 changes by the minute.
 """
 
-from __future__ import annotations
-
 import operator
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from perf.load import closed_loop, processes, target
 from perf.load.generator import LoadError
@@ -47,7 +46,7 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Self:
         """Sum up `values`."""
         return cls(statistics.median(values), min(values), max(values))
 

@@ -4,8 +4,6 @@ Memory is the proportional set size of its processes, without mapped files: the 
 changes when any other process on the machine maps them.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from contextlib import suppress

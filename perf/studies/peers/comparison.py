@@ -4,8 +4,6 @@ One system runs at a time. A round starts each, warms it, loads it and ends it; 
 by one from round to round. A peer's answer is compared with this gateway's before it is measured.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Iterator, Sequence

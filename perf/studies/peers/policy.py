@@ -4,8 +4,6 @@ Imported relatively, with this folder's parent on the path, so that a peer's env
 nothing that the benchmarks need.
 """
 
-from __future__ import annotations
-
 import os
 import secrets
 import time

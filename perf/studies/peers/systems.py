@@ -1,7 +1,5 @@
 """Which peers there are: what each needs, its own virtual environment, and how it is started."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

@@ -1,7 +1,5 @@
 """Measure all forms in turns, and write a Markdown table."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Sequence
 from contextlib import ExitStack

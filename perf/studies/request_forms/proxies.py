@@ -1,7 +1,5 @@
 """Real proxies in front of a gateway, in the foreground, as root or as a user."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile
