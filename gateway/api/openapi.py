@@ -4,40 +4,32 @@ from typing import Any
 
 import msgspec
 
-from gateway.api import codec, messages
-from gateway.api.errors import (
-    DeadlineExceeded,
-    GatewayError,
-    InferenceFailed,
-    ModelNotFound,
-    PayloadTooLarge,
-    ResourceExhausted,
-    ServiceUnavailable,
-    Unauthorized,
-    Unsupported,
-    UnsupportedMediaType,
-    ValidationFailed,
-)
+from gateway.api import codec, errors, messages
 from gateway.api.problems import JSON, MSGPACK
 from gateway.api.request_head import DEADLINE, ECHO
 from policy_spec.json_schema import action_schema, observation_schema, policy_action_schema
 from policy_spec.signature import Signature
 
-Errors = tuple[type[GatewayError], ...]
+Errors = tuple[type[errors.GatewayError], ...]
 
-READY_ERRORS: Errors = (ServiceUnavailable,)
-METADATA_ERRORS: Errors = (Unauthorized, ServiceUnavailable)
-VERSIONS_ERRORS: Errors = (*METADATA_ERRORS, InferenceFailed, DeadlineExceeded)
+READY_ERRORS: Errors = (errors.ServiceUnavailable,)
+METADATA_ERRORS: Errors = (errors.Unauthorized, errors.ServiceUnavailable)
+VERSIONS_ERRORS: Errors = (*METADATA_ERRORS, errors.InferenceFailed, errors.DeadlineExceeded)
 WARMUP_ERRORS: Errors = (
     *VERSIONS_ERRORS,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    ValidationFailed,
-    ResourceExhausted,
+    errors.PayloadTooLarge,
+    errors.UnsupportedMediaType,
+    errors.ValidationFailed,
+    errors.ResourceExhausted,
 )
-PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, Unsupported, ModelNotFound)
+PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, errors.Unsupported, errors.ModelNotFound)
 
-_REF = "#/components/schemas/{name}"
+SCHEMA_REF = "#/components/schemas/{name}"
+SECURITY_SCHEMES: dict[str, dict[str, str]] = {
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+"""How a key is sent."""
 _DESCRIPTION = """
 Actions of a trained reinforcement-learning driving policy for CARLA. Send observations to
 `POST /predict`. Every error has the same envelope: a code, a message and details.
@@ -67,10 +59,10 @@ _ECHO = {
 INFO: dict[str, Any] = {"title": "CarlaRL Policy-as-a-Service", "description": _DESCRIPTION.strip()}
 
 
-def error_responses(errors: Errors) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers for `errors`, and for an unexpected error."""
+def error_responses(kinds: Errors) -> dict[int | str, dict[str, Any]]:
+    """Describe the answers for `kinds`, and for an unexpected error."""
     described: dict[int | str, dict[str, Any]] = {}
-    for error in errors:
+    for error in kinds:
         response = _response(error.code, error.__doc__ or "")
         if error.status in described:
             described[error.status]["description"] += f" {response['description']}"
@@ -92,7 +84,7 @@ def answer(model: type[msgspec.Struct], meaning: str) -> dict[int | str, dict[st
 
 
 def _content(model: type[msgspec.Struct]) -> dict[str, Any]:
-    schema = {"schema": {"$ref": _REF.format(name=model.__name__)}}
+    schema = {"schema": {"$ref": SCHEMA_REF.format(name=model.__name__)}}
     return {JSON: schema, MSGPACK: schema}
 
 
@@ -105,7 +97,7 @@ def complete(
     """
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
-    _, described = msgspec.json.schema_components(_MODELS, ref_template=_REF)
+    _, described = msgspec.json.schema_components(_MODELS, ref_template=SCHEMA_REF)
     schemas.update(described)
     fill(schemas, signature)
     if signature is not None:
@@ -113,13 +105,10 @@ def complete(
         request = {"observations": [observation], "deterministic": True}
         schemas["PredictRequest"]["examples"] = [request]
     if api_keys:
-        components["securitySchemes"] = {
-            "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-            "bearer": {"type": "http", "scheme": "bearer"},
-        }
+        components["securitySchemes"] = SECURITY_SCHEMES
         for path in document["paths"].values():
             for operation in path.values():
-                if str(Unauthorized.status) in operation["responses"]:
+                if str(errors.Unauthorized.status) in operation["responses"]:
                     operation["security"] = [{"apiKey": []}, {"bearer": []}]
     return document
 
@@ -140,7 +129,7 @@ def fill(schemas: dict[str, Any], signature: Signature | None) -> None:
 
 def _response(code: str, meaning: str) -> dict[str, Any]:
     details: dict[str, Any] = {"request_id": "5f0c2a"}
-    if code == ValidationFailed.code:
+    if code == errors.ValidationFailed.code:
         details["validation_errors"] = [
             {
                 "field": "observations.0.speed",
@@ -149,7 +138,7 @@ def _response(code: str, meaning: str) -> dict[str, Any]:
             }
         ]
     example = {"error": code, "message": meaning, "details": details, "timestamp": 1695825600.0}
-    schema = {"$ref": _REF.format(name=messages.ErrorEnvelope.__name__)}
+    schema = {"$ref": SCHEMA_REF.format(name=messages.ErrorEnvelope.__name__)}
     return {
         "description": f"`{code}`: {meaning}",
         "content": {JSON: {"schema": schema, "example": example}},

@@ -42,13 +42,13 @@ class ActionSpace(BaseModel, extra="allow"):
 class MetadataAnswer(BaseModel):
     """What the active policy version is."""
 
-    modelName: str = Field(examples=["carla-ppo"])  # noqa: N815
+    modelName: str = Field(examples=["carla-ppo"])
     version: str = Field(examples=["v0.1.0"])
     device: str = Field(pattern="^(cpu|cuda)$", examples=["cpu"])
-    observationSpace: dict[str, Any] = Field(  # noqa: N815
+    observationSpace: dict[str, Any] = Field(
         description="Space of an observation, as the model card has it."
     )
-    policyActionSpace: dict[str, Any] = Field(  # noqa: N815
+    policyActionSpace: dict[str, Any] = Field(
         description="The policy's own action space, before `control`."
     )
     control: dict[str, Any] | None = Field(
@@ -56,26 +56,24 @@ class MetadataAnswer(BaseModel):
     )
     repeat: int = Field(description="Steps for which an action holds (frame skip).", examples=[1])
     stateful: bool = Field(description="Whether the policy has a memory.", examples=[False])
-    exampleObservation: Any = Field(description="An observation that is valid.")  # noqa: N815
-    inputShape: list[int] | None = Field(  # noqa: N815
+    exampleObservation: Any = Field(description="An observation that is valid.")
+    inputShape: list[int] | None = Field(
         description="Rows (-1: any number) and features; null where an observation is not speed, "
         "steering and sensors.",
         examples=[[-1, 7]],
     )
-    actionSpace: ActionSpace | None = Field(  # noqa: N815
-        description="null without `control`."
-    )
+    actionSpace: ActionSpace | None = Field(description="null without `control`.")
     sensors: int | None = Field(
         description="Sensors in each observation; null where it is of another form.", examples=[5]
     )
     formats: list[str] = Field(examples=[["onnx", "torchscript"]])
     format: str = Field(description="The format that answers.", examples=["onnx"])
-    artifactDigest: str = Field(examples=["sha256:0f…"])  # noqa: N815
-    modelCard: dict[str, Any]  # noqa: N815
+    artifactDigest: str = Field(examples=["sha256:0f…"])
+    modelCard: dict[str, Any]
     certificate: dict[str, Any] | None = Field(
         description="Certificate of determinism across formats and batches."
     )
-    maxBatchSize: int = Field(  # noqa: N815
+    maxBatchSize: int = Field(
         description="Rows of one Triton call; larger requests are split.", examples=[256]
     )
 
@@ -86,9 +84,9 @@ class VersionAnswer(BaseModel):
     version: str = Field(examples=["v0.1.0"])
     active: bool
     formats: list[str]
-    artifactDigest: str  # noqa: N815
+    artifactDigest: str
     description: str
-    performanceMetrics: dict[str, Any]  # noqa: N815
+    performanceMetrics: dict[str, Any]
 
 
 class VersionsAnswer(BaseModel):
@@ -108,5 +106,5 @@ class WarmupAnswer(BaseModel):
 
     status: str = Field(examples=["warmed"])
     version: str = Field(examples=["v0.1.0"])
-    timingMs: float  # noqa: N815
+    timingMs: float
     device: str = Field(examples=["cpu"])

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import click
 import matplotlib as mpl
@@ -13,28 +12,10 @@ from perf.bench.command import Command
 from perf.bench.results import Results, load
 from perf.bench.tables import LAYERS, OURS, median, rate
 
-INK, MUTED, GRID, PAPER, REST = "#1c2330", "#5d6675", "#e4e7ec", "#fefefe", "#a9b1bd"
+MUTED, REST = "#5d6675", "#a9b1bd"
 SERIES = ("#2463a6", "#d1702a", "#2b8c7d", "#a83f5b", "#7a5ba6", "#8b8f3a")
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), GRID),
-    **dict.fromkeys(("axes.facecolor", "figure.facecolor"), PAPER),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-    "axes.titlesize": 9.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 8,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.8,
-    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), MUTED),
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "savefig.dpi": 200,
-}
-"""What `matplotlib.rc_context` takes for the pictures of this project."""
+STYLE = Path(__file__).with_name("charts.mplstyle")
+"""How the pictures of this project look: for `matplotlib.rc_context(fname=STYLE)`."""
 
 _COLOURS = dict(zip(reversed(LAYERS), (SERIES[at] for at in (0, 3, 5, 4, 1, 2)), strict=True))
 
@@ -54,7 +35,7 @@ def concurrency(results: Results, path: Path) -> bool:
     places = sorted({one.concurrency for one in found})
     if len(places) < 2:
         return False
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(fname=STYLE):
         # Narrow, so that the text can be read on a telephone.
         picture = Figure(figsize=(4.9, 3.3), layout="constrained")
         FigureCanvasAgg(picture)

@@ -19,31 +19,7 @@ from perf.load.measurement import Measurement
 from perf.load.observations import body
 from perf.load.target import Target
 
-_SCRIPT = """
-wrk.method = "POST"
-wrk.body = io.open(%s, "rb"):read("*a")
-%s
-function done(summary, latency, requests)
-  local e, counts = summary.errors, {}
-  for i = 1, #latency do
-    counts[i] = string.format("[%%d,%%d]", latency(i))
-  end
-  io.write(string.format(
-    '\\nRESULT {"requests":%%d,"us":%%d,"errors":{"connect":%%d,"read":%%d,"write":%%d,'
-    .. '"status":%%d,"timeout":%%d},"counts":[%%s]}\\n',
-    summary.requests, summary.duration, e.connect, e.read, e.write, e.status, e.timeout,
-    table.concat(counts, ",")))
-end
-"""
-
-_VARY = """
-local count = 0
-function request()  -- no two alike
-  count = count + 1
-  return wrk.format(nil, nil, nil, (wrk.body:gsub('"speed": [%d.]+',
-    function() return string.format('"speed": %.9f', (count * 0.0001) % 200) end)))
-end
-"""
+_SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
 def have_wrk() -> bool:
@@ -83,14 +59,13 @@ def wrk(
     """Let `wrk` send `POST /predict`, for whole seconds. Raises LoadError where it can't."""
     if not have_wrk():
         raise LoadError("wrk is missing: apt-get install wrk")
-    lines = [f"wrk.headers[{json.dumps(k)}] = {json.dumps(v)}" for k, v in headers]
-    with tempfile.TemporaryDirectory() as folder:
-        script, file = Path(folder) / "load.lua", Path(folder) / "content"
-        file.write_bytes(content)
-        more = "\n".join([*lines, _VARY if vary else ""])
-        script.write_text(_SCRIPT % (json.dumps(str(file)), more))
-        times = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-        command = ["wrk", *times, "-s", str(script), f"{url}/predict"]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        flags = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"-s{_SCRIPT}"]
+        flags += [f"-H{name}: {value}" for name, value in headers]
+        given = [file.name, *(["vary"] if vary else [])]
+        command = ["wrk", *flags, f"{url}/predict", "--", *given]
         done = subprocess.run(command, capture_output=True, text=True)
     told = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not told:

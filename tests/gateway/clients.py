@@ -16,7 +16,7 @@ import msgspec
 
 from perf.bench.request_forms import BODY
 from perf.load.generator import LoadError, Saw
-from perf.studies.request_forms.proxies import MissingError, program
+from perf.studies.proxies import MissingError, program
 from tests.gateway.python_clients import saw
 from tests.stack import ROOT
 

@@ -10,7 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from gateway.api.asyncapi import document
+from gateway.api.asyncapi import KEY_PREFIX, SUBPROTOCOLS, document
+from gateway.api.paths import STREAM
+from gateway.api.request_head import DEADLINE
 from tests.gateway.driving import SIGNATURE
 
 SCHEMA = json.loads(Path(__file__).with_name("asyncapi-3.0.0.json").read_text())
@@ -21,6 +23,11 @@ CHECK = jsonschema.Draft7Validator(SCHEMA)
 def test_it_is_asyncapi(api_keys: bool) -> None:
     made = document("v0.2.0", api_keys, SIGNATURE)
     CHECK.validate(made)
+    stream = made["channels"]["stream"]
+    headers = stream["bindings"]["ws"]["headers"]["properties"]
+    assert stream["address"] == STREAM
+    assert list(headers) == ["Sec-WebSocket-Protocol", DEADLINE]
+    assert all(name in str(headers) for name in (*SUBPROTOCOLS, KEY_PREFIX))
     found = list(references(made))
     assert found
     for reference in found:

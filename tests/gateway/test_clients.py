@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from perf.studies.request_forms.proxies import MissingError
+from perf.studies.proxies import MissingError
 from tests.gateway.clients import CLIENTS
 
 

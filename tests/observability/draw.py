@@ -144,7 +144,7 @@ def draw(prometheus: Prometheus, events: list[Event], end: float, target: Path) 
     shown = panels()
     height = HEAD + max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in shown)
     rows = {p["row"]: HEAD + p["gridPos"]["y"] - 1 for p in reversed(shown)}
-    with mpl.rc_context(charts.STYLE):
+    with mpl.rc_context(fname=charts.STYLE):
         figure = Figure(figsize=(WIDTH_IN, height * UNIT_IN))
         FigureCanvasAgg(figure)
         text = "     ".join(f"{number}  {what}" for number, (_, what) in enumerate(events, 1))

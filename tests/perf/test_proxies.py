@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from perf.studies.request_forms import proxies
+from perf.studies import proxies
 
 
 class Upstream(ThreadingHTTPServer):

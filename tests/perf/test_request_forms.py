@@ -19,8 +19,8 @@ from perf.bench import request_forms
 from perf.bench.request_forms import BODY, FORMS, MSGPACK, Form
 from perf.load import generator
 from perf.load.generator import Saw
-from perf.studies.request_forms import __main__ as study
-from perf.studies.request_forms import proxies
+from perf.studies import proxies
+from perf.studies import request_forms as study
 from tests.stack import Stack
 
 SECONDS = 0.2

@@ -8,14 +8,7 @@ from typing import Any, Callable, Generator, Generic, TypeVar
 import httpcore
 
 from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, speaks_own
-from carlarl_client._core import (
-    Call,
-    Deadline,
-    LargeArray,
-    Requests,
-    Try,
-    predict_call,
-)
+from carlarl_client._core import Call, Deadline, LargeArray, Requests, Try, predict_call
 from carlarl_client._network import AsyncPools, Pools
 from carlarl_client._spaces import Described, Space
 from carlarl_client.errors import BadAnswer, ClientClosed

@@ -17,12 +17,7 @@ import httpcore
 import httpx
 
 from carlarl_client._spaces import Space, is_large, packed
-from carlarl_client.errors import (
-    ConnectionFailed,
-    DeadlineExceeded,
-    PolicyError,
-    ValidationFailed,
-)
+from carlarl_client.errors import ConnectionFailed, DeadlineExceeded, PolicyError, ValidationFailed
 from carlarl_client.types import Observation, Observations
 
 PAUSE_S = 0.05

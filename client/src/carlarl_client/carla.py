@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 from carlarl_client.types import Action, Observation
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from carlarl_client.fallback import SafeDriver, Step
     from carlarl_client.latency import LatencyInTheLoop
 
@@ -293,12 +291,7 @@ class CarlaAgent:
         self._world.apply_settings(settings)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Brake, and make the world as it was, also where the vehicle is gone."""
         try:
             self._vehicle.apply_control(control(Action(0.0, 1.0, 0.0), 0.0))

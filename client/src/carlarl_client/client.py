@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import TracebackType
 from typing import Any
 
 import httpcore
 
 from carlarl_client._answers import Answer, read
 from carlarl_client._asking import HEALTH, METADATA, VERSIONS, WARMUP, Asking, add, check
-from carlarl_client._core import (
-    Call,
-    Deadline,
-    Retries,
-    Try,
-)
+from carlarl_client._core import Call, Deadline, Retries, Try
 from carlarl_client._network import AsyncPools, Pools
 from carlarl_client.errors import BadAnswer, PolicyError, ValidationFailed
 from carlarl_client.types import Observations, Prediction
@@ -96,12 +90,7 @@ class PolicyClient(Asking[Pools]):
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.close()
 
@@ -187,12 +176,7 @@ class AsyncPolicyClient(Asking[AsyncPools]):
         """Return itself."""
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
         await self.aclose()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, ClassVar, Mapping
 
+KNOWN = ("code", "request_id", "status", "details", "retry_after_s", "unsent")
+
 
 class PolicyError(Exception):
     """Base of all errors; itself where the service's code is one that this client does not know.
@@ -84,11 +86,7 @@ class Unsupported(PolicyError):
     """The policy can't do what is asked, such as to sample, or to drive a car."""
 
     default_code = "UNSUPPORTED"
-
-    @property
-    def outage(self) -> bool:
-        """Never: it will not be able to."""
-        return False
+    outage = False
 
 
 class ResourceExhausted(PolicyError):
@@ -115,6 +113,10 @@ class DeadlineExceeded(PolicyError):
     default_code = "DEADLINE_EXCEEDED"
 
 
+BY_CODE = {kind.default_code: kind for kind in PolicyError.__subclasses__()}
+"""The errors that the service tells of; those below are the client's own."""
+
+
 class ConnectionFailed(PolicyError):
     """The service could not be reached, broke off, or its connection mixes answers up."""
 
@@ -125,35 +127,11 @@ class BadAnswer(PolicyError):
     """An answer came that is not from this API, or not to what was asked: look at the URL."""
 
     default_code = "BAD_ANSWER"
-
-    @property
-    def outage(self) -> bool:
-        """Always: whoever answers there, it is not the service."""
-        return True
+    outage = True
 
 
 class ClientClosed(PolicyError):
     """The client was closed before the call."""
 
     default_code = "CLIENT_CLOSED"
-
-    @property
-    def outage(self) -> bool:
-        """Never: the caller closed it."""
-        return False
-
-
-KNOWN = ("code", "request_id", "status", "details", "retry_after_s", "unsent")
-BY_CODE: Mapping[str, type[PolicyError]] = {
-    kind.default_code: kind
-    for kind in (
-        ValidationFailed,
-        Unauthorized,
-        ModelNotFound,
-        Unsupported,
-        ResourceExhausted,
-        InferenceFailed,
-        ServiceUnavailable,
-        DeadlineExceeded,
-    )
-}
+    outage = False

@@ -1,4 +1,4 @@
-"""Measure all forms in turns, and write a Markdown table."""
+"""The same request in every form that callers give it: `python -m perf.studies.request_forms`."""
 
 import collections
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from perf.bench.request_forms import BOUND, CONNECTIONS, FORMS, Form, in_turns, 
 from perf.bench.tables import Table, spread
 from perf.load import processes
 from perf.load.generator import Saw
-from perf.studies.request_forms.proxies import MissingError, proxy
+from perf.studies.proxies import MissingError, proxy
 from perf.studies.usage import cpu_s
 
 COUNTS = (CONNECTIONS, 1)

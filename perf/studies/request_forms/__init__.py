@@ -1,1 +1,0 @@
-"""The same request in every form that callers give it: `python -m perf.studies.request_forms`."""
