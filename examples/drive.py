@@ -60,26 +60,17 @@ class DriveResult:
 
 
 def drive(
-    url: str,
+    service: "Service",
     laps: int,
     *,
-    deterministic: bool = True,
-    seed: int | None = None,
-    version: str | None = None,
-    api_key: str | None = None,
     on_progress: Progress | None = None,
     max_steps: int = 20_000,
 ) -> DriveResult:
     """Drive `laps` laps from the start line; a car that leaves the track is put back and goes on.
 
     Args:
-        url: of the service, such as `http://127.0.0.1:8080`.
+        service: what is asked for actions.
         laps: how many to complete, 1 or more.
-        deterministic: ask for the policy's mean action; else for a sampled one.
-        seed: makes sampled actions repeatable: step i asks with seed + i. Without one the service
-            draws the seeds.
-        version: of the policy, such as `v0.2.0`; the service's active one where absent.
-        api_key: sent as `X-API-Key`.
         on_progress: called after every step with the steps so far and the laps so far.
         max_steps: give up after so many, even with laps left to drive.
 
@@ -89,17 +80,14 @@ def drive(
     env = TrackEnv(put_back=True, max_steps=max_steps)
     observation, info = env.reset(options={"start": 0.0})
     latencies, trajectory, served, steps, truncated = [], [], "", 0, False
-    with Service(
-        url, deterministic=deterministic, seed=seed, version=version, api_key=api_key
-    ) as service:
-        while len(info["lap_times"]) < laps and not truncated:
-            action, served, took_ms = service.predict(observation, steps)
-            latencies.append(took_ms)
-            observation, _, _, truncated, info = env.step(action)
-            trajectory.append((info["x"], info["y"], info["speed"]))
-            steps += 1
-            if on_progress is not None:
-                on_progress(steps, info["laps"])
+    while len(info["lap_times"]) < laps and not truncated:
+        action, served, took_ms = service.predict(observation, steps)
+        latencies.append(took_ms)
+        observation, _, _, truncated, info = env.step(action)
+        trajectory.append((info["x"], info["y"], info["speed"]))
+        steps += 1
+        if on_progress is not None:
+            on_progress(steps, info["laps"])
     x, y, speed = np.asarray(trajectory).T
     p50, p95, p99 = np.percentile(latencies, (50, 95, 99)).tolist()
     return DriveResult(
@@ -117,7 +105,16 @@ def drive(
 
 
 class Service:
-    """The service that is asked for actions, on a connection that is kept."""
+    """The service that is asked for actions, on a connection that is kept.
+
+    Args:
+        url: of the service, such as `http://127.0.0.1:8080`.
+        deterministic: ask for the policy's mean action; else for a sampled one.
+        seed: makes sampled actions repeatable: step i asks with seed + i. Without one the service
+            draws the seeds.
+        version: of the policy, such as `v0.2.0`; the service's active one where absent.
+        api_key: sent as `X-API-Key`.
+    """
 
     def __init__(
         self,
@@ -133,7 +130,9 @@ class Service:
         self._seed = None if deterministic else seed
         self._version = version
         headers = {} if api_key is None else {"X-API-Key": api_key}
-        no_proxy: dict[str, None] = {url: None} if _on_this_machine(url) else {}
+        host = httpx.URL(url).host
+        local = host in ("localhost", "::1") or host.startswith("127.")  # no proxy can reach it
+        no_proxy: dict[str, None] = {url: None} if local else {}
         self._client = httpx.Client(base_url=url, headers=headers, timeout=30.0, mounts=no_proxy)
 
     def __enter__(self) -> Self:
@@ -163,12 +162,6 @@ class Service:
         started = time.perf_counter()
         action, self._version = _predict(self._client, request)
         return action, self._version, (time.perf_counter() - started) * 1000.0
-
-
-def _on_this_machine(url: str) -> bool:
-    """Whether `url` is a loopback one, which no proxy of the environment can reach."""
-    host = httpx.URL(url).host
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def to_json(observation: NDArray[np.float32]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def drive(
     """
     with options.extra("drive"):
         from examples import drive as driver
+        from examples import latency
         from examples.track import SENSOR_ANGLES
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -77,31 +78,37 @@ def drive(
         BarColumn(),
         TimeElapsedColumn(),
     )
-    asked: dict[str, Any] = {
-        "deterministic": not stochastic,
-        "seed": seed,
-        "version": version,
-        "api_key": api_key,
-    }
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with (
+            driver.Service(
+                base, deterministic=not stochastic, seed=seed, version=version, api_key=api_key
+            ) as service,
+            Progress(*columns, console=Console(stderr=True)) as progress,
+        ):
             if latencies:
-                with driver.Service(base, **asked) as service:
-                    results = _compare(service, latencies, laps, progress)
+                results = _compare(service, latencies, laps, progress)
             else:
                 task = progress.add_task("", total=laps)
                 result = driver.drive(
-                    base,
+                    service,
                     laps,
-                    **asked,
                     on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
                 )
     except driver.DriveError as error:
         raise CommandError(str(error)) from None
-    if latencies:
-        _show_comparison(results, laps, output, as_json)
-    else:
-        _show(result, laps, output, as_json)
+    if output is not None and latencies:
+        latency.plot(results, laps, output)
+    elif output is not None:
+        driver.plot(result, output)
+    if as_json:
+        summary = [one.summary() for one in results] if latencies else result.summary()
+        click.echo(json.dumps(summary))
+        return
+    click.echo(latency.table(results) if latencies else _told(result))
+    if output is not None:
+        click.echo(f"drawn in {output}")
+    if not latencies and result.laps < laps:
+        raise CommandError(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
 
 
 def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -> None:
@@ -118,26 +125,14 @@ def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -
         )
 
 
-def _show(result: "DriveResult", laps: int, output: Path | None, as_json: bool) -> None:
-    """Draw and print what one drive did."""
-    from examples import drive as driver
-
-    if output is not None:
-        driver.plot(result, output)
-    if as_json:
-        click.echo(json.dumps(result.summary()))
-        return
+def _told(result: "DriveResult") -> str:
     best = f", best {min(result.lap_times_s):.2f} s" if result.lap_times_s else ""
     latency = "  ".join(f"{name} {value:.2f}" for name, value in result.latency_ms.items())
-    click.echo(
+    return (
         f"{result.version}: {result.laps} laps{best}, {result.off_track} times off track, "
         f"mean {result.mean_speed_kmh:.1f} km/h\n"
         f"latency of {result.steps} requests, ms: {latency}"
     )
-    if output is not None:
-        click.echo(f"drawn in {output}")
-    if result.laps < laps:
-        raise CommandError(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
 
 
 def _compare(
@@ -156,19 +151,3 @@ def _compare(
 
         results.append(latency.drive_late(service, charged, laps, on_progress=show))
     return results
-
-
-def _show_comparison(
-    results: "list[LatencyResult]", laps: int, output: Path | None, as_json: bool
-) -> None:
-    """Draw and print what the drives did."""
-    from examples import latency
-
-    if output is not None:
-        latency.plot(results, laps, output)
-    if as_json:
-        click.echo(json.dumps([one.summary() for one in results]))
-        return
-    click.echo(latency.table(results))
-    if output is not None:
-        click.echo(f"drawn in {output}")

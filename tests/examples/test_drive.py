@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from examples.drive import DriveError, drive, plot
+from examples.drive import DriveError, DriveResult, Service, drive, plot
 
 API_KEY = "let-me-in"
+
+
+def driven(url: str, laps: int, *, on_progress: Any = None, **options: Any) -> DriveResult:
+    """Drive; `options` are those of the service, and `max_steps`."""
+    limit = {name: options.pop(name) for name in ("max_steps",) if name in options}
+    with Service(url, **options) as service:
+        return drive(service, laps, on_progress=on_progress, **limit)
 
 
 def follow_the_gap(observation: dict[str, Any]) -> dict[str, float]:
@@ -92,7 +99,7 @@ def server() -> Iterator[Server]:
 
 def test_drives_a_lap_and_draws_it(server: Server, tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
-    result = drive(server.url, 1, on_progress=lambda steps, laps: seen.append((steps, laps)))
+    result = driven(server.url, 1, on_progress=lambda steps, laps: seen.append((steps, laps)))
     assert (result.laps, result.off_track, result.version) == (1, 0, "v0.2.0")
     assert result.steps == len(server.requests) == len(result.x) == len(result.speed_kmh)
     assert result.lap_times_s[0] == pytest.approx(result.steps * 0.05, abs=0.05)
@@ -113,7 +120,7 @@ def test_drives_a_lap_and_draws_it(server: Server, tmp_path: Path) -> None:
 
 
 def test_asks_for_exactly_what_it_sees(server: Server) -> None:
-    drive(server.url, 1, version="v0.2.0", max_steps=2)
+    driven(server.url, 1, version="v0.2.0", max_steps=2)
     first, second = server.requests
     assert set(first) == {"observations", "deterministic", "version"}
     assert first["deterministic"] is True
@@ -125,20 +132,20 @@ def test_asks_for_exactly_what_it_sees(server: Server) -> None:
 
 def test_a_drive_is_of_the_version_that_answered_first(server: Server) -> None:
     """What is promoted meanwhile does not drive on; what is no longer served ends the drive."""
-    result = drive(server.url, 1, max_steps=3)
+    result = driven(server.url, 1, max_steps=3)
     assert [request.get("version") for request in server.requests] == [None, "v0.2.0", "v0.2.0"]
     assert result.version == "v0.2.0"
 
 
 def test_sampled_actions_get_a_seed_for_each_step(server: Server) -> None:
-    drive(server.url, 1, deterministic=False, seed=7, max_steps=3)
+    driven(server.url, 1, deterministic=False, seed=7, max_steps=3)
     assert [request["seed"] for request in server.requests] == [7, 8, 9]
     assert not any(request["deterministic"] for request in server.requests)
 
 
 def test_off_track_is_counted_and_drawn(server: Server, tmp_path: Path) -> None:
     server.controller = lambda _: {"throttle": 1.0, "brake": 0.0, "steer": 0.0}
-    result = drive(server.url, 1, max_steps=300)
+    result = driven(server.url, 1, max_steps=300)
     assert result.steps == 300
     assert result.laps == 0
     assert result.off_track > 0
@@ -147,16 +154,16 @@ def test_off_track_is_counted_and_drawn(server: Server, tmp_path: Path) -> None:
 
 def test_an_error_answer_is_named(server: Server) -> None:
     with pytest.raises(DriveError, match=r"MODEL_NOT_FOUND: no version v9\.0\.0"):
-        drive(server.url, 1, version="v9.0.0")
+        driven(server.url, 1, version="v9.0.0")
     with pytest.raises(DriveError, match="UNAUTHORIZED: Wrong key"):
-        drive(server.url, 1, api_key="wrong")
-    assert drive(server.url, 1, api_key=API_KEY, max_steps=1).steps == 1
+        driven(server.url, 1, api_key="wrong")
+    assert driven(server.url, 1, api_key=API_KEY, max_steps=1).steps == 1
 
 
 def test_an_answer_from_something_else_is_named(server: Server) -> None:
     server.controller = lambda _: {"gas": 1.0}
     with pytest.raises(DriveError, match="not from this API"):
-        drive(server.url, 1)
+        driven(server.url, 1)
 
 
 def test_a_refused_connection_is_named() -> None:
@@ -164,7 +171,7 @@ def test_a_refused_connection_is_named() -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(DriveError, match=url):
-            drive(url, 1)
+            driven(url, 1)
 
 
 def test_drive_imports_no_other_part_of_the_project() -> None:
@@ -181,7 +188,7 @@ def import_lines(module: Path) -> list[str]:
 
 
 def test_plot_needs_no_full_lap(server: Server, tmp_path: Path) -> None:
-    result = drive(server.url, 1, max_steps=40)
+    result = driven(server.url, 1, max_steps=40)
     assert np.isfinite(result.x).all()
     plot(result, tmp_path / "drive.png")
     assert (tmp_path / "drive.png").stat().st_size > 10_000
@@ -191,4 +198,4 @@ def test_a_proxy_is_not_asked_for_this_machine(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert drive(server.url, 1, max_steps=1).steps == 1
+    assert driven(server.url, 1, max_steps=1).steps == 1

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import ssl
-from typing import Any, Callable, TypeVar
+from typing import Any
 
 import httpcore
 import httpx
@@ -16,8 +16,6 @@ from carlarl_client._names import Names
 
 PIECE = 16_384
 """Bytes that are written, or read and understood, between two looks at the clock."""
-
-Pool = TypeVar("Pool")
 
 
 class Stream(httpcore.NetworkStream):
@@ -175,37 +173,29 @@ class _Pools:
         self._verify, self._proxy_url = verify, proxy
         self._ssl = httpx.create_ssl_context(verify=verify)
         self._pid = os.getpid()
-        try:
-            self._proxy = None if proxy is None else httpx.Proxy(proxy)
-        except (httpx.InvalidURL, ValueError):
-            raise ValueError("proxy is no URL of one, such as http://127.0.0.1:3128") from None
+        self._proxy: httpcore.Proxy | None = None
+        if proxy is not None:
+            try:
+                by = httpx.Proxy(proxy)
+            except (httpx.InvalidURL, ValueError):
+                raise ValueError("proxy is no URL of one, such as http://127.0.0.1:3128") from None
+            url = httpcore.URL(str(by.url))
+            self._proxy = httpcore.Proxy(url, by.raw_auth)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the settings: another process makes connections of its own."""
         return type(self), (self._verify, self._proxy_url)
 
-    def _make(
-        self,
-        direct: Callable[..., Pool],
-        by_http: Callable[..., Pool],
-        by_socks: Callable[..., Pool],
-        backend: Any,
-    ) -> Pool:
-        options: dict[str, Any] = {
+    def _options(self, backend: Any) -> dict[str, Any]:
+        """Return what httpcore's pools take."""
+        return {
             "ssl_context": self._ssl,
+            "proxy": self._proxy,
             "network_backend": backend,
             "max_connections": 100,
             "max_keepalive_connections": 20,
             "keepalive_expiry": 5.0,
         }
-        if self._proxy is None:
-            return direct(**options)
-        url = self._proxy.url
-        options["proxy_url"] = httpcore.URL(
-            scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
-        )
-        options["proxy_auth"] = self._proxy.raw_auth
-        return (by_socks if url.scheme.startswith("socks") else by_http)(**options)
 
 
 class Pools(_Pools):
@@ -217,8 +207,7 @@ class Pools(_Pools):
         self._pool = self._new()
 
     def _new(self) -> httpcore.ConnectionPool:
-        kinds = (httpcore.ConnectionPool, httpcore.HTTPProxy, httpcore.SOCKSProxy)
-        return self._make(*kinds, Backend())
+        return httpcore.ConnectionPool(**self._options(Backend()))
 
     def get(self) -> httpcore.ConnectionPool:
         """Return the pool of this process."""
@@ -249,12 +238,8 @@ class AsyncPools(_Pools):
         if pool is None:
             for other in [other for other in list(self._pools) if other.is_closed()]:
                 self._pools.pop(other, None)
-            kinds = (
-                httpcore.AsyncConnectionPool,
-                httpcore.AsyncHTTPProxy,
-                httpcore.AsyncSOCKSProxy,
-            )
-            pool = self._pools[loop] = self._make(*kinds, AsyncBackend(self._names))
+            options = self._options(AsyncBackend(self._names))
+            pool = self._pools[loop] = httpcore.AsyncConnectionPool(**options)
         return pool
 
 
