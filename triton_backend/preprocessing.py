@@ -32,15 +32,16 @@ Floats = NDArray[np.float32]
 Step = tuple[str, tuple[float, ...]] | tuple[str, tuple[float, ...], tuple[int, int]]
 """Operation, values, and the columns (start, stop) of the features; without them all."""
 
-Operation = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+Operation = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], Any]
 
 _OPERATIONS: dict[str, Operation] = {
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,
     "divide": np.divide,
-    "clip": lambda values, bounds: np.clip(values, bounds[0], bounds[1]),
+    "clip": lambda values, bounds, out: values.clip(bounds[0], bounds[1], out),
 }
+"""By name; each writes into its third argument, which may be the first."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +127,8 @@ class Preprocessing:
         """Normalise what `flatten` returns, shape (n, width), into features of the same shape."""
         values = flat.astype(np.float64)
         for operation, operand, columns in self._operations:
-            if columns is None:
-                values = operation(values, operand)
-            else:
-                values[:, columns] = operation(values[:, columns], operand)
+            part = values if columns is None else values[:, columns]
+            operation(part, operand, part)
         return values.astype(np.float32)
 
     @cached_property
