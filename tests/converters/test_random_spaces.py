@@ -6,6 +6,8 @@ import json
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,17 +39,20 @@ from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
 from policy_spec.validate import unpack
 from tests.converters.policies_of_spaces import make, random_signature
 from tests.gateway.processes import gateway_process
+from tests.gateway.wire.proxies import PROXIES, needs, proxy
 from tests.stack import free_ports
 
 FEW, ALL, TOGETHER = 8, 500, 16
 STARTS = [0, *(pytest.param(n, marks=pytest.mark.reliability) for n in range(FEW, ALL, TOGETHER))]
 
 
+@needs(*PROXIES)
 @pytest.mark.parametrize("start", STARTS)
 def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
     """Many in one server, over HTTP and gRPC: each one's ensemble and fused model.
 
-    And all of them through one gateway, over HTTP and streams, in JSON and msgpack.
+    And all of them through one gateway, over HTTP and streams, in JSON and msgpack: in turns
+    directly, behind nginx, and behind HAProxy.
     """
     stop = min(start + TOGETHER, ALL) if start else FEW
     folders = [make(tmp_path / f"v1.0.{i}", random_signature(i)) for i in range(start, stop)]
@@ -68,9 +73,12 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
                 for path in folders:
                     _repeat_golden(recorded(target, path.name), control)
             triton = f"http://127.0.0.1:{http}"
-            with gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name) as url:
-                for path in folders:
-                    _compare_gateway(artifact.load(path), url)
+            with ExitStack() as stack:
+                started = gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name)
+                url = stack.enter_context(started)
+                ways = [url, *(stack.enter_context(proxy(name, url)) for name in PROXIES)]
+                for path, way in zip(folders, cycle(ways), strict=False):
+                    _compare_gateway(artifact.load(path), way)
         finally:
             server.stop()
 
