@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from converters.artifact.policy import Policy
 from policy_spec.graph import choices
@@ -54,13 +55,18 @@ def _widened(array: NDArray[Any]) -> NDArray[Any]:
 
 
 class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Computes in float64 what a program casts to float32 itself, as it does with an image."""
+    """Computes in float64 what a program casts to float32 itself, as an image, or has in it."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if kwargs.get("dtype") is torch.float32:
-            kwargs = kwargs | {"dtype": torch.float64}
+        args, kwargs = tree_map(_wide, (args, kwargs or {}))
         return func(*args, **kwargs)
+
+
+def _wide(value: Any) -> Any:
+    if value is torch.float32:
+        return torch.float64
+    single = isinstance(value, torch.Tensor) and value.dtype == torch.float32
+    return value.double() if single else value
 
 
 @dataclass(frozen=True)

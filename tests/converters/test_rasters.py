@@ -16,6 +16,7 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.export import parity
 from converters.export.export import GOLDEN_BYTES, export
+from converters.export.truth import Truth
 from converters.importers import interface
 from converters.importers.torchscript import import_torchscript
 from converters.repository import certificate, configs, repository
@@ -163,6 +164,8 @@ def test_import_torchscript(tmp_path: Path) -> None:
     dark = np.zeros((1, 96, 96, 3), np.uint8), np.full((1,), 25, np.float32)
     action = parity.actions(source, *parity.inputs(source, dark))
     np.testing.assert_array_equal(action, [[1, 0, 0.5]])
+    truth = Truth.of(source.policy, *parity.probes(source))
+    assert truth.outputs[0].dtype == np.float64, "whatever the program casts its image to"
     spec["observation_space"] = both(camera=image(96, 96, 3), speed=SPEED, lane=SPEED)
     with pytest.raises(ArtifactError) as told:
         import_torchscript(tmp_path / "eye.pt", "v1.0.1", tmp_path, spec=spec)
