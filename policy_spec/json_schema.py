@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from policy_spec.dtypes import Number
+from policy_spec.images import FORMATS, colours_of
 from policy_spec.signature import Signature
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple, at
-from policy_spec.validate import BINARY_ELEMENTS, MAX_NUMBERS, takes_bytes
+from policy_spec.validate import BINARY_ELEMENTS, MAX_NUMBERS, takes_bytes, takes_images
 
 JsonSchema = dict[str, Any]
 
@@ -15,9 +16,9 @@ JsonSchema = dict[str, Any]
 def observation_schema(space: Space) -> JsonSchema:
     """Return the schema of one observation, with base64 where it is allowed.
 
-    What `policy_spec.validate.check` accepts in JSON is accepted, except encoded images, which the
-    gateway does not take yet. Bounds of single elements are those of the whole leaf where it has
-    more than `BINARY_ELEMENTS`.
+    What `policy_spec.validate.check` accepts in JSON is accepted. Bounds of single elements are
+    those of the whole leaf where it has more than `BINARY_ELEMENTS`, and what an image must be is
+    only described.
     """
     return _schema(space, True)
 
@@ -70,9 +71,22 @@ def _schema(space: Space, bytes_too: bool) -> JsonSchema:
                 "maxLength": length,
             }
         )
+    if bytes_too and takes_images(space):
+        forms += [_image(space, format) for format in FORMATS]
     schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
     said = {"description": space.description, "x-unit": space.unit}
     return schema | {key: text for key, text in said.items() if text is not None}
+
+
+def _image(space: LeafSpace, format: str) -> JsonSchema:
+    height, width = space.shape[:2]
+    content = {
+        "type": "string",
+        "contentEncoding": "base64",
+        "contentMediaType": f"image/{format}",
+        "description": f"{width} × {height} pixels in {colours_of(space.shape)}, 8 bits each.",
+    }
+    return _object({format: content})
 
 
 def _numbers(space: LeafSpace) -> JsonSchema:

@@ -24,6 +24,7 @@ from converters.repository.tensors import (
 )
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
+from policy_spec.validate import takes_images
 
 MAX_BATCH_SIZE = 256
 """The most rows in one call of a model."""
@@ -191,13 +192,19 @@ def fused(version: str, signature: Signature) -> str:
 
     Its inputs are packed, since each tensor costs time. `observation` has all float32 leaves in the
     card's order, but rasters: see `policy_spec.leaves.Layout`. `noise_key` is seed (-1 if
-    deterministic) and row, and may be left out if all rows are deterministic. There is no dynamic
+    deterministic) and row, and may be left out if all rows are deterministic. A leaf that takes
+    images comes in its tensor or in `policy_spec.leaves.Leaf.encoded`. There is no dynamic
     batcher, which costs a single call 0.1 ms: the gateways join their requests before they call.
     """
     name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
     inputs, outputs = packed_tensors(signature), action_tensors(signature)
     config = _served(name, Backend("python"), inputs, outputs, warm=warm)
     config.ClearField("dynamic_batching")
+    images = {leaf.name: leaf for leaf in signature.layout.apart if takes_images(leaf.space)}
+    for one in config.input:
+        one.optional |= one.name in images
+    for leaf in images.values():
+        config.input.add(name=leaf.encoded, data_type=pb.TYPE_STRING, dims=[1], optional=True)
     return text(config)
 
 

@@ -15,6 +15,7 @@ from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
+from gateway.security.rate_limit import PIECE_BYTES
 from gateway.triton.batch import Rows
 
 Outcome = Prediction | Exception
@@ -87,6 +88,8 @@ class Predict:
     def start(self, done: Callable[["Predict", Outcome], None]) -> None:
         """Decode the body and ask the policy; `done` is called once, perhaps at once."""
         self._done = done
+        if self._size > PIECE_BYTES:
+            self._service.access_control.charge_body(self._caller, self._size)
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
         versions = self._service.versions

@@ -123,7 +123,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scan": [0] * 69 + [2]}, "scan.69"),
     ({"pixels": [[7] * 8] * 8 + [[256] * 8]}, "pixels.8.0"),
     ({"pixels": [[7] * 8] * 8 + [[1.0] * 8]}, "pixels.8.0"),
-    ({"pixels": {"png": "AAAA"}}, "pixels"),
+    ({"pixels": {"gif": "AAAA"}}, "pixels.gif"),
     ({"count": 6}, "count"),
     ({"count": 1.0}, "count"),
     ({"light": 0}, "light"),
@@ -141,6 +141,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pair": {}}, "pair"),
 ]
 ONLY_JSON: list[tuple[dict[str, Any], str]] = [
+    ({"pixels": {"png": "AAAA"}}, "pixels"),
     ({"scan": base64.b64encode(SCAN.tobytes()[4:]).decode()}, "scan"),
     ({"scan": base64.b64encode(bytes(284)).decode()}, "scan"),
     ({"scan": base64.b64encode(SCAN.tobytes()).decode()[:-4] + "A A="}, "scan"),
@@ -150,6 +151,7 @@ ONLY_JSON: list[tuple[dict[str, Any], str]] = [
     ({"scan": ""}, "scan"),
 ]
 ONLY_MSGPACK: list[tuple[dict[str, Any], str]] = [
+    ({"pixels": {"png": "AAAA"}}, "pixels.png"),
     ({"speed": NAN}, "speed"),
     ({"speed": INFINITY}, "speed"),
     ({"grid": [[0, NAN], [0, 0]]}, "grid.0.1"),
