@@ -63,8 +63,11 @@ class Program(torch.nn.Module):
         torch.manual_seed(5)
         self.layer = torch.nn.Linear(96 * 96 * 3 + 20 * 12 + 1, 3)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.layer(features / 255)
+    def forward(
+        self, features: torch.Tensor, front: torch.Tensor, map: torch.Tensor
+    ) -> torch.Tensor:
+        parts = [features, front.flatten(1).float(), map.flatten(1).float()]
+        made: torch.Tensor = self.layer(torch.cat(parts, 1) / 255)
         return made
 
 
