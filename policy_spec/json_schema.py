@@ -9,7 +9,7 @@ from policy_spec.images import FORMATS, colours_of
 from policy_spec.leaves import BINARY_ELEMENTS
 from policy_spec.signature import Signature
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple, at
-from policy_spec.validate import MAX_NUMBERS, takes_bytes, takes_images
+from policy_spec.validate import takes_bytes, takes_images, takes_lists
 
 JsonSchema = dict[str, Any]
 
@@ -60,7 +60,7 @@ def _schema(space: Space, bytes_too: bool) -> JsonSchema:
         parts = [_schema(sub, bytes_too) for sub in space.subspaces]
         return _array(len(parts), prefixItems=parts)
     forms = []
-    if not bytes_too or space.size <= MAX_NUMBERS:
+    if not bytes_too or takes_lists(space):
         forms.append(_numbers(space))
     if bytes_too and takes_bytes(space):
         length = -(-space.size * space.element.itemsize // 3) * 4

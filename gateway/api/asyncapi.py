@@ -29,8 +29,8 @@ subprotocol, `carlarl.key.KEY`.
 
 Close codes: 1001, the gateway is stopping: connect again; 1007, a text frame is not UTF-8; 1008,
 answers are not read, a message comes too slowly, too many frames get no action (steps, fragments
-and control frames), or the API key is not known any more; 1009, a frame is larger than a request's
-body may be; 1011, the connection failed.
+and control frames), or the API key is not known any more; 1009, a frame is larger than a step's
+observation needs; 1011, the connection failed.
 """
 _ANSWERS: dict[str, Any] = {
     "answer": StepAnswer,

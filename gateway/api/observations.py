@@ -24,6 +24,7 @@ from policy_spec.validate import (
     pack,
     takes_bytes,
     takes_images,
+    takes_lists,
 )
 
 Packed = tuple[bytes, tuple[Data, ...]]
@@ -166,7 +167,7 @@ def _type(space: Space) -> Any:
     if takes_bytes(space):
         length = space.size * space.element.itemsize
         content = Annotated[bytes, Meta(min_length=length, max_length=length)]
-        kind = content if space.size > MAX_NUMBERS else content | kind
+        kind = content | kind if takes_lists(space) else content
     return kind | image_type(space) if takes_images(space) else kind
 
 

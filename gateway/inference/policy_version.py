@@ -13,9 +13,9 @@ from gateway.api.errors import GatewayError, InferenceFailed, ServiceUnavailable
 from gateway.triton.batch import Rows
 from gateway.triton.client import FUSED, Triton
 from gateway.triton.tensors import Tensors
-from policy_spec.leaves import leaves
+from policy_spec.leaves import Leaf, leaves
 from policy_spec.signature import Signature
-from policy_spec.validate import takes_bytes, takes_images
+from policy_spec.validate import takes_bytes, takes_images, takes_lists
 
 GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
@@ -129,16 +129,15 @@ class PolicyVersion:
 
     @property
     def body_bytes(self) -> int:
-        """Bytes of a JSON request with `max_batch_size` rows and its vectors in base64."""
-        row = 0
-        for leaf in leaves(self.signature.observation_space):
-            size = leaf.nbytes
-            if takes_images(leaf.space):  # a PNG of noise is larger: a byte more for each line
-                size += size // 1024 + leaf.space.shape[0] + IMAGE_BYTES
-            in_base64 = takes_bytes(leaf.space)
-            row += -(-size // 3) * 4 if in_base64 else NUMBER_CHARS * leaf.space.size
-            row += len(leaf.name) + NAME_CHARS
+        """Bytes of a JSON request with `max_batch_size` rows, in base64 where that is allowed."""
+        row = sum(min(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
         return OPTIONS_BYTES + row * self.max_batch_size
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a JSON step, in the longest form that each leaf may have."""
+        row = sum(max(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
+        return OPTIONS_BYTES + row
 
     def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
         """Return the seed to sample with, a new one if none is given; None if deterministic.
@@ -194,3 +193,14 @@ class PolicyVersion:
             if rows <= self.max_batch_size:
                 left_s = deadline - time.perf_counter()
                 await triton.infer(self.model, self.golden.rows(rows), left_s)
+
+
+def _json_bytes(leaf: Leaf) -> list[int]:
+    """Return how many bytes a leaf takes in JSON, in each of its forms."""
+    space, size, named = leaf.space, leaf.nbytes, len(leaf.name) + NAME_CHARS
+    if takes_images(space):  # a PNG of noise is larger: a byte more for each line
+        size += size // 1024 + space.shape[0] + IMAGE_BYTES
+    forms = [-(-size // 3) * 4] if takes_bytes(space) or takes_images(space) else []
+    if takes_lists(space):
+        forms.append(NUMBER_CHARS * space.size)
+    return [named + form for form in forms]

@@ -23,7 +23,7 @@ from policy_spec.leaves import leaves
 from policy_spec.parsing import parse_space
 from policy_spec.signature import driving_space
 from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
-from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, unpack
+from policy_spec.validate import MAX_LIST, Image, InvalidError, check, pack, unpack
 from tests.gateway.image_files import BY_HEADER, encoded, picture
 from tests.gateway.image_files import JPEG as IMAGE_JPEG
 from tests.gateway.image_files import PNG as IMAGE_PNG
@@ -236,10 +236,10 @@ def test_bytes_only_where_they_are_allowed() -> None:
 
 
 def test_more_numbers_than_lists_may_have() -> None:
-    space = Box("uint8", (MAX_NUMBERS + 1,), 0, 255)
-    (problem,) = check(space, [0] * (MAX_NUMBERS + 1))
+    space = Box("uint8", (MAX_LIST + 1,), 0, 255)
+    (problem,) = check(space, [0] * (MAX_LIST + 1))
     assert problem.message == "Expected bytes: it has more than 262144 numbers"
-    assert check(space, bytes(MAX_NUMBERS + 1)) == []
+    assert check(space, bytes(MAX_LIST + 1)) == []
     assert observation_schema(space)["type"] == "string"
 
 
