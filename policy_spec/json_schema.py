@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from policy_spec.dtypes import Number
+from policy_spec.images import FORMATS, colours_of
 from policy_spec.leaves import BINARY_ELEMENTS
 from policy_spec.signature import Signature
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple, at
-from policy_spec.validate import MAX_NUMBERS, takes_bytes
+from policy_spec.validate import takes_bytes, takes_images, takes_lists
 
 JsonSchema = dict[str, Any]
 
@@ -16,9 +17,9 @@ JsonSchema = dict[str, Any]
 def observation_schema(space: Space) -> JsonSchema:
     """Return the schema of one observation, with base64 where it is allowed.
 
-    What `policy_spec.validate.check` accepts in JSON is accepted, except encoded images, which the
-    gateway does not take yet. Bounds of single elements are those of the whole leaf where it has
-    more than `BINARY_ELEMENTS`.
+    What `policy_spec.validate.check` accepts in JSON is accepted. Bounds of single elements are
+    those of the whole leaf where it has more than `BINARY_ELEMENTS`, and what an image must be is
+    only described.
     """
     return _schema(space, True)
 
@@ -59,7 +60,7 @@ def _schema(space: Space, bytes_too: bool) -> JsonSchema:
         parts = [_schema(sub, bytes_too) for sub in space.subspaces]
         return _array(len(parts), prefixItems=parts)
     forms = []
-    if not bytes_too or space.size <= MAX_NUMBERS:
+    if not bytes_too or takes_lists(space):
         forms.append(_numbers(space))
     if bytes_too and takes_bytes(space):
         length = -(-space.size * space.element.itemsize // 3) * 4
@@ -71,9 +72,22 @@ def _schema(space: Space, bytes_too: bool) -> JsonSchema:
                 "maxLength": length,
             }
         )
+    if bytes_too and takes_images(space):
+        forms += [_image(space, format) for format in FORMATS]
     schema = forms[0] if len(forms) == 1 else {"anyOf": forms}
     said = {"description": space.description, "x-unit": space.unit}
     return schema | {key: text for key, text in said.items() if text is not None}
+
+
+def _image(space: LeafSpace, format: str) -> JsonSchema:
+    height, width = space.shape[:2]
+    content = {
+        "type": "string",
+        "contentEncoding": "base64",
+        "contentMediaType": f"image/{format}",
+        "description": f"{width} × {height} pixels in {colours_of(space.shape)}, 8 bits each.",
+    }
+    return _object({format: content})
 
 
 def _numbers(space: LeafSpace) -> JsonSchema:

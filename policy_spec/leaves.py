@@ -21,6 +21,9 @@ RESERVED = frozenset(
 )
 """Names of other tensors."""
 
+RAW, IMAGE = b"\0", b"\1"
+"""The first byte of an element of the tensor `Leaf.encoded`: raw bytes follow, or an image."""
+
 BINARY_ELEMENTS = 64
 """A Box with more elements than these may be sent as bytes."""
 RASTER_ELEMENTS = 4096
@@ -39,6 +42,15 @@ class Leaf:
     def name(self) -> str:
         """The name of its tensor."""
         return tensor_name(self.path)
+
+    @property
+    def encoded(self) -> str:
+        """The name of the tensor of a fused model that takes the leaf's images as they come.
+
+        Of each row it has one element of BYTES: `RAW` or `IMAGE`, and then the raw bytes or the
+        encoded image.
+        """
+        return f"{self.name}.encoded"
 
     @property
     def triton(self) -> str:

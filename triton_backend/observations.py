@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb
 from numpy.typing import NDArray
 
 from policy_spec.leaves import PACKED, Layout, Leaf
+from policy_spec.validate import takes_images
 from triton_backend.joining import Arrays
 from triton_backend.preprocessing import Preprocessing
 
@@ -46,7 +47,12 @@ class PackedObservations(Observations):
         """Take the leaves of a policy."""
         super().__init__(preprocessing)
         layout = Layout.of(preprocessing.observation_space)
-        self._tensors = [_Tensor(leaf.name, [leaf], 1 + len(leaf.dims)) for leaf in layout.apart]
+        self._tensors = [
+            (_Images if takes_images(leaf.space) else _Tensor)(
+                leaf.name, [leaf], 1 + len(leaf.dims)
+            )
+            for leaf in layout.apart
+        ]
         self._places: list[tuple[int, slice]] | None = None
         """Where each leaf is: the index of its tensor, and its columns. None: all in one, flat."""
         if layout.packed:
@@ -101,10 +107,7 @@ class _Tensor:
 
         Triton accepts requests without an input if another input is optional, and without rows.
         """
-        given = pb.get_input_tensor_by_name(request, self._name)
-        if given is None:
-            raise ValueError(f"{self._name} is missing")
-        values: NDArray[Any] = given.as_numpy()
+        values = self._values(request)
         if values.ndim != self._dimensions or not values.size:
             raise ValueError(f"{self._name} must have rows")
         flat = values if self._dimensions == 2 else values.reshape(len(values), -1)
@@ -114,6 +117,13 @@ class _Tensor:
             if np.count_nonzero(above) + np.count_nonzero(below) != 2 * values.size:
                 raise ValueError(self._fault(flat, above & below))
         return values if self._raster else flat
+
+    def _values(self, request: Any) -> NDArray[Any]:
+        given = pb.get_input_tensor_by_name(request, self._name)
+        if given is None:
+            raise ValueError(f"{self._name} is missing")
+        values: NDArray[Any] = given.as_numpy()
+        return values
 
     def _fault(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> str:
         row, column = np.argwhere(~inside)[0]
@@ -126,3 +136,22 @@ class _Tensor:
             return f"{leaf.name} must be finite"
         low, high = (np.resize(one[0], column + 1)[column] for one in (self._low, self._high))
         return f"{leaf.name} must be from {low:g} to {high:g}, not {values[row, column]:g}"
+
+
+class _Images(_Tensor):
+    """One input of a leaf that may come as encoded images instead, in a tensor of their own."""
+
+    def __init__(self, name: str, leaves: Sequence[Leaf], dimensions: int) -> None:
+        super().__init__(name, leaves, dimensions)
+        from triton_backend.images import decode  # needs Pillow, which other policies do not
+
+        self._decode = decode
+
+    def _values(self, request: Any) -> NDArray[Any]:
+        (leaf,) = self._leaves
+        given = pb.get_input_tensor_by_name(request, leaf.encoded)
+        if given is None:
+            return super()._values(request)
+        if pb.get_input_tensor_by_name(request, leaf.name) is not None:
+            raise ValueError(f"{leaf.name} and {leaf.encoded} exclude each other")
+        return self._decode(leaf, given.as_numpy().ravel())

@@ -28,6 +28,7 @@ from converters.repository.tensors import (
 from converters.repository.tensors import MAX_BATCH_SIZE as MAX_BATCH_SIZE
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
+from policy_spec.validate import takes_images
 
 ALIAS = "carla_policy"
 """The ensemble with the steps of the active version."""
@@ -202,7 +203,8 @@ def fused(version: str, signature: Signature) -> str:
 
     Its inputs are packed, since each tensor costs time. `observation` has all float32 leaves in the
     card's order, but rasters: see `policy_spec.leaves.Layout`. `noise_key` is seed (-1 if
-    deterministic) and row, and may be left out if all rows are deterministic. There is no dynamic
+    deterministic) and row, and may be left out if all rows are deterministic. A leaf that takes
+    images comes in its tensor or in `policy_spec.leaves.Leaf.encoded`. There is no dynamic
     batcher, which costs a single call 0.1 ms: the gateways join their requests before they call.
     """
     name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
@@ -210,6 +212,11 @@ def fused(version: str, signature: Signature) -> str:
     rows = max_batch_size(signature)
     config = _served(name, Backend("python"), inputs, outputs, rows, warm=warm)
     config.ClearField("dynamic_batching")
+    images = {leaf.name: leaf for leaf in signature.layout.apart if takes_images(leaf.space)}
+    for one in config.input:
+        one.optional |= one.name in images
+    for leaf in images.values():
+        config.input.add(name=leaf.encoded, data_type=pb.TYPE_STRING, dims=[1], optional=True)
     return text(config)
 
 

@@ -1,5 +1,6 @@
 """What callers send, in JSON and in msgpack: decoded, checked, and its errors."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from functools import cached_property, lru_cache
@@ -25,6 +26,10 @@ from policy_spec.spaces import Space, without
 
 LISTED_BYTES = 1 << 16
 """The largest body of which more than the first problem is looked for."""
+LARGE_BYTES = 1 << 18
+"""A larger body is decoded in pieces, so that other requests have their turn."""
+TURN_BYTES = 1 << 16
+"""Bytes of such a piece, about; nested lists take 4 ms."""
 
 # Where a request can't be decoded as a whole, these say why, and of which version it is.
 
@@ -37,7 +42,9 @@ class _Numbered(Struct, rename="camel"):
     step_id: Step | None = None
 
 
-class _PredictEnvelope(Options, kw_only=True):
+class PredictEnvelope(Options, kw_only=True):
+    """A body of `POST /predict` whose observations are not decoded yet."""
+
     observations: Annotated[list[Raw], Meta(min_length=1, max_length=MAX_OBSERVATIONS)]
 
 
@@ -62,7 +69,7 @@ encode: dict[str, Callable[[Any], bytes]] = {
 }
 """Writes an answer, for each format."""
 _version, _number, _warmup = _decoders(_Versioned), _decoders(_Numbered), _decoders(WarmupRequest)
-_envelope = {"request": _decoders(_PredictEnvelope), "step": _decoders(_StepEnvelope)}
+_envelope = {"request": _decoders(PredictEnvelope), "step": _decoders(_StepEnvelope)}
 
 
 def request_type(observation: Any) -> type[Struct]:
@@ -132,6 +139,22 @@ class Codec:
         request: Any = self.request(**_options(envelope), observations=observations)
         return request  # type: ignore[no-any-return]
 
+    async def read_large(self, envelope: PredictEnvelope, form: str) -> PredictRequest:
+        """Read the observations of a large body, some at a time. Raises ValidationFailed."""
+        observations = []
+        size = 0
+        for index, raw in enumerate(envelope.observations):
+            try:
+                observations.append(self._read_observation[form](raw))
+            except NOT_READ as error:
+                raise failed(error, form, f"observations.{index}") from None
+            size += memoryview(raw).nbytes
+            if size > TURN_BYTES:
+                size = 0
+                await asyncio.sleep(0)
+        request: Any = self.request(**_options(envelope), observations=observations)
+        return request  # type: ignore[no-any-return]
+
     def read_step_apart(self, frame: bytes, form: str) -> StepRequest:
         """Read a frame that `read_step` does not take. Raises ValidationFailed."""
         envelope = read_step_envelope(frame, form)
@@ -145,10 +168,10 @@ class Codec:
         return step  # type: ignore[no-any-return]
 
 
-def read_envelope(body: bytes, form: str) -> _PredictEnvelope:
+def read_envelope(body: bytes, form: str) -> PredictEnvelope:
     """Read all of a body but its observations. Raises ValidationFailed."""
     try:
-        envelope: _PredictEnvelope = _envelope["request"][form](body)
+        envelope: PredictEnvelope = _envelope["request"][form](body)
     except NOT_READ as error:
         raise failed(error, form) from None
     return envelope

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -100,6 +100,35 @@ class InferenceFailed(GatewayError):
 
     code = "INFERENCE_ERROR"
     status = 502
+
+
+class ImagesRefused(InferenceFailed):
+    """A model can't decode the images of some rows of a call; the other rows were not computed.
+
+    `problems` has the row, the path of the leaf and the reason of each.
+    """
+
+    def __init__(self, problems: Sequence[tuple[int, Sequence[str], str]]) -> None:
+        super().__init__("images can't be decoded")
+        self.problems = problems
+
+    def of(self, start: int, count: int) -> "ImagesRefused | None":
+        """Return the problems of `count` rows from `start` on, as if these were all."""
+        found = [
+            (row - start, path, why)
+            for row, path, why in self.problems
+            if start <= row < start + count
+        ]
+        return ImagesRefused(found) if found else None
+
+    def told(self, places: Sequence[str]) -> ValidationFailed:
+        """Return what the caller gets, given the path of each row in its request."""
+        return ValidationFailed(
+            [
+                {"field": ".".join((places[row], *path)), "message": why, "type": "image_invalid"}
+                for row, path, why in self.problems
+            ]
+        )
 
 
 class ServiceUnavailable(GatewayError):

@@ -12,13 +12,22 @@ import msgspec
 from msgspec import Meta
 
 from gateway.api.errors import ValidationFailed
+from gateway.api.images import Data, EncodedImage, gathered, image_type
 from gateway.api.messages import MAX_OBSERVATIONS
 from gateway.api.problems import MAX_SAID
 from policy_spec.leaves import Layout, Leaf, Path, json_path
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple
-from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, takes_bytes
+from policy_spec.validate import (
+    MAX_NUMBERS,
+    InvalidError,
+    check,
+    pack,
+    takes_bytes,
+    takes_images,
+    takes_lists,
+)
 
-Packed = tuple[bytes, tuple[bytes, ...]]
+Packed = tuple[bytes, tuple[Data, ...]]
 """For all rows behind each other: the packed float32 leaves, and each leaf that travels apart."""
 
 MAX_PROBLEMS = 100
@@ -52,7 +61,7 @@ class Observations:
         self._numbers: Callable[[Sequence[Any]], list[float]] = eval(
             f"lambda rows: [value for one in rows for value in {row}]", names
         )
-        self._apart = [(_getter(space, leaf.path), _packer(leaf)) for leaf in layout.apart]
+        self._apart = [_gatherer(_getter(space, leaf.path), leaf) for leaf in layout.apart]
         found = [slot.leaf for slot in layout.packed] + list(layout.apart)
         self._lists = [leaf for leaf in found if leaf.space.shape]
         self._list_numbers = sum(leaf.space.size for leaf in self._lists)
@@ -76,16 +85,15 @@ class Observations:
         if len(rows) * self._list_numbers > MAX_NUMBERS:
             self._count(rows, step)
         try:
-            return array("f", self._numbers(rows)).tobytes(), tuple(
-                b"".join([pack(get(one)) for one in rows]) for get, pack in self._apart
-            )
+            packed = array("f", self._numbers(rows)).tobytes()
+            return packed, tuple(gather(rows) for gather in self._apart)
         except _OutOfBoundsError:
             raise ValidationFailed(list(self._problems(rows, step))) from None
 
     def _count(self, rows: Sequence[Any], step: bool) -> None:
         """Refuse more numbers in nested lists than a request may have."""
         numbers = sum(
-            leaf.space.size * sum(type(get(one)) is not bytes for one in rows)
+            leaf.space.size * sum(type(get(one)) is list for one in rows)
             for leaf, get in ((leaf, _getter(self._space, leaf.path)) for leaf in self._lists)
         )
         if numbers > MAX_NUMBERS:
@@ -102,8 +110,9 @@ class Observations:
         left = MAX_PROBLEMS
         for index, one in enumerate(rows):
             for leaf, get in checked:
-                path = json_path(_place(index, step), leaf.path)
-                for problem in check(leaf.space, get(one), path)[:left]:
+                path, value = json_path(place(index, step), leaf.path), get(one)
+                found = [] if isinstance(value, EncodedImage) else check(leaf.space, value, path)
+                for problem in found[:left]:
                     left -= 1
                     yield problem._asdict()
 
@@ -111,7 +120,7 @@ class Observations:
         packed, apart = [], []
         for index, one in enumerate(rows):
             try:
-                found = pack(self._space, one, _place(index, step))
+                found = pack(self._space, one, place(index, step))
             except InvalidError as error:
                 found_wrong = error.problems[:MAX_PROBLEMS]
                 raise ValidationFailed(
@@ -120,26 +129,18 @@ class Observations:
                         for problem in found_wrong
                     ]
                 ) from None
-            tensors: dict[str, bytes] = {}
-            for leaf in (*(slot.leaf for slot in self._layout.packed), *self._layout.apart):
-                content = found[leaf.name]
-                if isinstance(content, Image):
-                    path = json_path(_place(index, step), leaf.path)
-                    message = "Expected `bytes | array`, got `object`"
-                    raise ValidationFailed(
-                        [{"field": path, "message": message, "type": "list_type"}]
-                    )
-                tensors[leaf.name] = content
-            packed.append(b"".join(tensors[slot.leaf.name] for slot in self._layout.packed))
-            apart.append([tensors[leaf.name] for leaf in self._layout.apart])
-        return b"".join(packed), tuple(b"".join(leaf) for leaf in zip(*apart, strict=True))
+            numbers: Any = [found[slot.leaf.name] for slot in self._layout.packed]
+            packed.append(b"".join(numbers))
+            apart.append([found[leaf.name] for leaf in self._layout.apart])
+        return b"".join(packed), tuple(map(gathered, zip(*apart, strict=True)))
 
 
 class _OutOfBoundsError(Exception):
     """Some number is not within its bounds."""
 
 
-def _place(index: int, step: bool) -> str:
+def place(index: int, step: bool) -> str:
+    """Return the path of a request's observation, or of a step's."""
     return "observation" if step else f"observations.{index}"
 
 
@@ -166,8 +167,8 @@ def _type(space: Space) -> Any:
     if takes_bytes(space):
         length = space.size * space.element.itemsize
         content = Annotated[bytes, Meta(min_length=length, max_length=length)]
-        kind = content if space.size > MAX_NUMBERS else content | kind
-    return kind
+        kind = content | kind if takes_lists(space) else content
+    return kind | image_type(space) if takes_images(space) else kind
 
 
 def _odd(space: Space) -> bool:
@@ -233,6 +234,19 @@ def _reader(leaf: Leaf) -> Callable[[Any], Sequence[Any]]:
         return value  # type: ignore[no-any-return]
 
     return read
+
+
+def _gatherer(get: Callable[[Any], Any], leaf: Leaf) -> Callable[[Sequence[Any]], Data]:
+    """Return what gives the bytes of a leaf that travels apart, for all rows."""
+    pack = _packer(leaf)
+    if not takes_images(leaf.space):
+        return lambda rows: b"".join([pack(get(one)) for one in rows])
+
+    def gather(rows: Sequence[Any]) -> Data:
+        values = map(get, rows)
+        return gathered([one if isinstance(one, EncodedImage) else pack(one) for one in values])
+
+    return gather
 
 
 def _packer(leaf: Leaf) -> Callable[[Any], bytes]:

@@ -31,9 +31,10 @@ _TYPES = (
     (re.compile(r"Expected `int"), "int_type"),
     (re.compile(r"Expected `bool"), "bool_type"),
     (re.compile(r"Expected `str"), "string_type"),
-    (re.compile(r"Expected `(?:bytes \| )?array"), "list_type"),
+    (re.compile(r"Expected `(?:bytes \| )?(?:object \| )?array"), "list_type"),
     (re.compile(r"Expected `bytes"), "bytes_type"),
-    (re.compile(r"Expected `object"), "model_type"),
+    (re.compile(r"Expected (?:`object|one of the fields)"), "model_type"),
+    (re.compile(r"Expected an? .*image"), "image_invalid"),
     (re.compile(r"Number out of range"), "finite_number"),
     (re.compile(r"Integer value out of range"), "less_than_equal"),
 )

@@ -39,6 +39,19 @@ class ActionSpace(BaseModel, extra="allow"):
     steer: list[float] = Field(examples=[[-1.0, 1.0]])
 
 
+class ImageLeaf(BaseModel):
+    """A part of an observation that may be sent as a PNG or a JPEG."""
+
+    leaf: str = Field(description="Its keys joined by dots; empty for the whole observation.")
+    width: int = Field(description="Pixels.", examples=[96])
+    height: int = Field(description="Pixels.", examples=[96])
+    channels: str | None = Field(
+        description="`grey`, or `RGB` or `BGR` as the model card names the order of the values in "
+        "the file; null where it names neither.",
+        examples=["RGB"],
+    )
+
+
 class MetadataAnswer(BaseModel):
     """What the active policy version is."""
 
@@ -57,6 +70,7 @@ class MetadataAnswer(BaseModel):
     repeat: int = Field(description="Steps for which an action holds (frame skip).", examples=[1])
     stateful: bool = Field(description="Whether the policy has a memory.", examples=[False])
     exampleObservation: Any = Field(description="An observation that is valid.")
+    images: list[ImageLeaf] = Field(description="What may be sent as a PNG or a JPEG.")
     inputShape: list[int] | None = Field(
         description="Rows (-1: any number) and features; null where an observation is not speed, "
         "steering and sensors.",

@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from gateway.api import codec
-from gateway.api.errors import DeadlineExceeded
+from gateway.api.errors import DeadlineExceeded, ValidationFailed
 from gateway.api.messages import PredictAnswer, PredictRequest
 from gateway.api.paths import PREDICT
 from gateway.api.problems import JSON, NOT_READ
@@ -15,6 +16,7 @@ from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
+from gateway.security.rate_limit import PIECE_BYTES
 from gateway.triton.batch import Rows
 
 Outcome = Prediction | Exception
@@ -89,6 +91,11 @@ class Predict:
         self._done = done
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
+        if self._size > PIECE_BYTES:
+            self._service.access_control.charge_body(self._caller, self._size)
+            if self._size > codec.LARGE_BYTES:
+                self._task = asyncio.ensure_future(self._ask_later(self._read_large, body))
+                return
         versions = self._service.versions
         failed = None
         try:
@@ -114,7 +121,7 @@ class Predict:
         except Exception as error:
             done(self, error)
             return
-        self._task = asyncio.ensure_future(self._resolve(version, body))
+        self._task = asyncio.ensure_future(self._ask_later(self._resolve, version, body))
 
     def abandon(self) -> None:
         """Stop: the caller has gone. What was not sent to Triton yet is never sent."""
@@ -140,12 +147,35 @@ class Predict:
             answer.policy_actions = prediction.policy.actions.own(prediction.rows)
         return seconds, codec.encode[self.form](answer)
 
-    async def _resolve(self, version: str | None, body: bytes) -> None:
-        """Ask Triton for the policy, then go on."""
+    async def _resolve(
+        self, version: str | None, body: bytes
+    ) -> tuple[PolicyVersion, PredictRequest]:
+        """Ask Triton for the policy, then decode."""
+        policy = await self._service.versions.resolve(version)
+        return policy, policy.codec.read_request_apart(body, self.form)
+
+    async def _read_large(self, body: bytes) -> tuple[PolicyVersion, PredictRequest]:
+        """Decode so that no other request waits for long."""
+        versions = self._service.versions
+        try:
+            envelope = codec.read_envelope(body, self.form)
+        except ValidationFailed:
+            await versions.resolve(codec.version_of(body, self.form))  # which comes first
+            raise
+        await asyncio.sleep(0)
+        policy = await versions.resolve(envelope.version)
+        return policy, await policy.codec.read_large(envelope, self.form)
+
+    async def _ask_later(
+        self,
+        read: Callable[..., Coroutine[Any, Any, tuple[PolicyVersion, PredictRequest]]],
+        *arguments: Any,
+    ) -> None:
+        """Go on when the request is decoded."""
         try:
             async with asyncio.timeout(self.deadline - time.perf_counter()):
-                policy = await self._service.versions.resolve(version)
-            self._ask(policy, policy.codec.read_request_apart(body, self.form))
+                policy, request = await read(*arguments)
+            self._ask(policy, request)
         except TimeoutError:
             self._done(self, DeadlineExceeded(LATE))
         except Exception as error:

@@ -19,7 +19,10 @@ from gateway.inference.service import Service
 from gateway.observability.metrics import CONTENT_TYPE
 from gateway.triton.client import Triton
 from policy_spec.control import Control
+from policy_spec.images import channels_of
+from policy_spec.leaves import Leaf
 from policy_spec.spaces import to_data
+from policy_spec.validate import takes_images
 
 
 class Routes:
@@ -90,6 +93,9 @@ class Routes:
                 "repeat": signature.repeat,
                 "stateful": signature.stateful,
                 "exampleObservation": policy.codec.example,
+                "images": [
+                    _image(leaf) for leaf in signature.layout.apart if takes_images(leaf.space)
+                ],
                 "inputShape": sensors and [-1, 2 + sensors],
                 "actionSpace": control and _action_space(control),
                 "sensors": sensors,
@@ -159,6 +165,13 @@ def _action_space(control: Control) -> dict[str, Any]:
     """Describe the control: names and bounds in order, and each name with its bounds."""
     low, high = zip(*control.ranges.values(), strict=True)
     return {"names": control.names, "low": low, "high": high, **control.ranges}
+
+
+def _image(leaf: Leaf) -> dict[str, Any]:
+    """Describe a leaf that may be sent as an encoded image."""
+    height, width = leaf.space.shape[:2]
+    channels = channels_of(leaf.space)
+    return {"leaf": ".".join(leaf.path), "width": width, "height": height, "channels": channels}
 
 
 def _summary(policy: PolicyVersion, active: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from gateway.api.errors import (
     DeadlineExceeded,
+    ImagesRefused,
     InferenceFailed,
     ResourceExhausted,
     ServiceUnavailable,
@@ -101,6 +102,9 @@ class _Parts:
 
     def _take(self, index: int, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
+            if isinstance(outcome, ImagesRefused):
+                before = sum(one.rows.count for one in self.inferences[:index])
+                outcome = outcome.of(-before, self._whole.rows.count) or outcome
             for one in self.inferences:
                 one.abandon()
             self._whole.settle(outcome)
@@ -293,7 +297,16 @@ class Batcher:
         outcome: Outcome,
     ) -> None:
         """Hand each inference its share; a bad request fails alone. Then the next batch leaves."""
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, ImagesRefused):
+            good = _without_refused(part, outcome)
+            if len(good) < len(part):
+                if good:
+                    self._call(queue, batch, good, rest)
+                    return
+            else:  # which is no problem of any row
+                for one in part:
+                    one.settle(outcome)
+        elif isinstance(outcome, Exception):
             failed = isinstance(outcome, InferenceFailed) and not isinstance(outcome, _BrokenOff)
             if failed and len(part) > 1:
                 rest = part  # from now on one by one
@@ -347,6 +360,20 @@ class Batcher:
                 taken.append(one)
                 room -= one.rows.count
         return taken
+
+
+def _without_refused(part: list[Inference], refused: ImagesRefused) -> list[Inference]:
+    """Settle the inferences of which an image can't be decoded; return the others that wait."""
+    good = []
+    start = 0
+    for one in part:
+        error = refused.of(start, one.rows.count)
+        start += one.rows.count
+        if error is not None:
+            one.settle(error)
+        elif not one.settled:
+            good.append(one)
+    return good
 
 
 class _BrokenOff(InferenceFailed):

@@ -9,13 +9,13 @@ from typing import Any
 
 from gateway.api.actions import Actions, actions_of
 from gateway.api.codec import Codec, codec_of
-from gateway.api.errors import GatewayError, InferenceFailed, Unsupported
+from gateway.api.errors import GatewayError, InferenceFailed, ServiceUnavailable, Unsupported
 from gateway.triton.batch import Rows
-from gateway.triton.client import Triton
+from gateway.triton.client import FUSED, Triton
 from gateway.triton.tensors import Tensors
-from policy_spec.leaves import leaves
+from policy_spec.leaves import Leaf, leaves
 from policy_spec.signature import Signature
-from policy_spec.validate import takes_bytes
+from policy_spec.validate import takes_bytes, takes_images, takes_lists
 
 GOLDEN_TIMEOUT_S = 5.0
 WARMUP_ROWS = (1, 8, 64, 256)
@@ -25,6 +25,8 @@ NUMBER_CHARS = 26
 NAME_CHARS = 16
 """Characters around a name in JSON, and around a row."""
 OPTIONS_BYTES = 4096
+IMAGE_BYTES = 512
+"""Bytes of the heads of a PNG."""
 SEED_BITS = 53
 """Bits of a seed that the gateway draws: JavaScript holds such integers exactly."""
 
@@ -70,10 +72,17 @@ class PolicyVersion:
     certificate: dict[str, Any] | None
     golden: Golden
     max_batch_size: int
+    decodes: bool
+    """Whether its fused model decodes images."""
 
     @classmethod
-    def parse(cls, config: dict[str, Any], model: str, device: str) -> "PolicyVersion":
-        """Read an ensemble's configuration. Raises InferenceFailed where it is no policy's."""
+    def parse(
+        cls, config: dict[str, Any], model: str, device: str, fused: dict[str, Any]
+    ) -> "PolicyVersion":
+        """Read an ensemble's configuration. Raises InferenceFailed where it is no policy's.
+
+        `fused` is the fused model's, or empty.
+        """
         try:
             parameters = {
                 name: value["string_value"] for name, value in config["parameters"].items()
@@ -88,6 +97,7 @@ class PolicyVersion:
             tensors = Tensors(signature.layout, actions.outputs)
             observations = codec.read_observations(golden["observations"])
             packed = codec.pack(observations)
+            taken = {one["name"] for one in fused.get("input", ())}
             return cls(
                 version=parameters["version"],
                 model=model,
@@ -107,6 +117,7 @@ class PolicyVersion:
                     float(golden["tolerance"]),
                 ),
                 max_batch_size=max(1, int(config["max_batch_size"])),
+                decodes=any(leaf.encoded in taken for leaf in signature.layout.apart),
             )
         except (
             *(KeyError, ValueError, TypeError, AttributeError, RecursionError),
@@ -118,13 +129,15 @@ class PolicyVersion:
 
     @property
     def body_bytes(self) -> int:
-        """Bytes of a JSON request with `max_batch_size` rows and its vectors in base64."""
-        row = 0
-        for leaf in leaves(self.signature.observation_space):
-            in_base64 = takes_bytes(leaf.space)
-            row += -(-leaf.nbytes // 3) * 4 if in_base64 else NUMBER_CHARS * leaf.space.size
-            row += len(leaf.name) + NAME_CHARS
+        """Bytes of a JSON request with `max_batch_size` rows, in base64 where that is allowed."""
+        row = sum(min(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
         return OPTIONS_BYTES + row * self.max_batch_size
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of a JSON step, in the longest form that each leaf may have."""
+        row = sum(max(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
+        return OPTIONS_BYTES + row
 
     def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
         """Return the seed to sample with, a new one if none is given; None if deterministic.
@@ -143,6 +156,17 @@ class PolicyVersion:
         """Raise Unsupported if the policy's own actions are not known."""
         if not self.actions.tells_own:
             raise Unsupported(f"{self.version} does not tell its own actions: export it again")
+
+    def no_images(self) -> GatewayError | None:
+        """Return why encoded images can't be sent to it, or None where they can."""
+        if not self.decodes:
+            return Unsupported(
+                f"{self.version} decodes no images: send raw bytes. Its fused model is not loaded "
+                "or of an earlier release"
+            )
+        if not self.model.startswith(FUSED):
+            return ServiceUnavailable(f"the model that decodes images for {self.version} is away")
+        return None
 
     async def check_golden(
         self,
@@ -170,3 +194,14 @@ class PolicyVersion:
             if rows <= self.max_batch_size:
                 left_s = deadline - time.perf_counter()
                 await triton.infer(self.model, self.golden.rows(rows), left_s)
+
+
+def _json_bytes(leaf: Leaf) -> list[int]:
+    """Return how many bytes a leaf takes in JSON, in each of its forms."""
+    space, size, named = leaf.space, leaf.nbytes, len(leaf.name) + NAME_CHARS
+    if takes_images(space):  # a PNG of noise is larger: a byte more for each line
+        size += size // 1024 + space.shape[0] + IMAGE_BYTES
+    forms = [-(-size // 3) * 4] if takes_bytes(space) or takes_images(space) else []
+    if takes_lists(space):
+        forms.append(NUMBER_CHARS * space.size)
+    return [named + form for form in forms]

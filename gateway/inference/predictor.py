@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.api.actions import Actions, Row
-from gateway.api.errors import InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.api.errors import ImagesRefused, InferenceFailed, ModelNotFound, ServiceUnavailable
+from gateway.api.observations import place
 from gateway.config.live import LiveSettings
 from gateway.inference.batcher import Batcher, Inference, Outcome
 from gateway.inference.cache import Cache
@@ -47,17 +48,24 @@ class Predictor:
         deadline: float,
         done: Callable[[Prediction | Exception], None],
         *,
+        step: bool = False,
         gone: Callable[[], bool] | None = None,
         since: float | None = None,
         trace: "Trace | None" = None,
     ) -> Inference | None:
         """Answer `rows`, deterministic where `seed` is None, before `deadline` (perf_counter).
 
+        `step` says that they are the one row of a step.
+
         Calls `done` once, perhaps before this returns, with the prediction, with what
-        `Batcher.submit` settles with, or with InferenceFailed for an action that is not finite.
+        `Batcher.submit` settles with, with ValidationFailed for images that can't be decoded, or
+        with InferenceFailed for an action that is not finite, or with what `no_images` gives.
         Returns what is on its way to Triton, for whoever stops waiting; None where the cache has
         every action. `gone`, `since` and `trace` are as `Inference` takes them.
         """
+        if rows.others and rows.encoded and (refused := policy.no_images()) is not None:
+            done(refused)
+            return None
         cache_bytes = self._live.now.cache_bytes
         if self._cache.bytes > cache_bytes:  # which was more until now
             self._cache.shrink(cache_bytes)
@@ -74,6 +82,9 @@ class Predictor:
                 return None
 
         def settled(outcome: Outcome) -> None:
+            if isinstance(outcome, ImagesRefused):
+                asked_for = missing or range(rows.count)
+                outcome = outcome.told([place(index, step) for index in asked_for])
             if isinstance(outcome, bytes) and cache is not None:
                 outcome = _filled(policy.actions, cache, cache_bytes, keys, found, missing, outcome)
             self._finish(policy, seed, outcome, done)
@@ -115,8 +126,8 @@ def _filled(
 ) -> bytes:
     """Add the new actions to those that were found in the cache, and cache them."""
     size = len(data) // len(missing)
-    for place, index in enumerate(missing):
-        found[index] = action = data[place * size : (place + 1) * size]
+    for number, index in enumerate(missing):
+        found[index] = action = data[number * size : (number + 1) * size]
         if actions.finite(actions.rows(action)):
             cache.store(keys[index], action, max_bytes)
     return b"".join(filter(None, found))

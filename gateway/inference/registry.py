@@ -6,6 +6,7 @@ import math
 import re
 import time
 from contextlib import suppress
+from typing import Any
 
 from gateway.api.errors import (
     DeadlineExceeded,
@@ -53,6 +54,8 @@ class Registry:
         triton.on_distrust = self._distrust
         self.body_bytes = LEAST_BODY_BYTES
         """Bytes of a full batch of the largest observations of the versions seen so far."""
+        self.frame_bytes = LEAST_BODY_BYTES
+        """Bytes of a step with the largest of these observations."""
         self.trouble: str | None = None
         """What is wrong, in words for a caller; None if nothing is."""
         self.active: PolicyVersion | None = None
@@ -204,10 +207,15 @@ class Registry:
         groups = step.get("instance_group") or [{}]
         device = "cuda" if groups[0].get("kind") == "KIND_GPU" else "cpu"
         called = await self._callable(version)
-        if called != model:
-            await self._triton.config(called, CONTROL_TIMEOUT_S)  # whether it echoes
-        policy = PolicyVersion.parse(config, called, device)
+        fused: dict[str, Any] = {}
+        try:  # whether it echoes, and takes images
+            fused = await self._triton.config(f"{FUSED}{version}", CONTROL_TIMEOUT_S)
+        except GatewayError:
+            if called != model:
+                raise
+        policy = PolicyVersion.parse(config, called, device, fused)
         self.body_bytes = min(max(self.body_bytes, policy.body_bytes), MOST_BODY_BYTES)
+        self.frame_bytes = min(max(self.frame_bytes, policy.frame_bytes), MOST_BODY_BYTES)
         if called in self._triton.quarantine and not await self._works_again(policy):
             return await self._load(version)  # by the other model
         if not self._triton.echoes(called) and called not in self._unchecked:

@@ -21,5 +21,10 @@ class Service:
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest body of a request, and frame of a stream."""
+        """The largest body of a request."""
         return self.live.now.max_body_bytes or self.versions.body_bytes
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """The largest frame of a stream, which has one observation."""
+        return self.live.now.max_body_bytes or self.versions.frame_bytes

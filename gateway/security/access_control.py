@@ -10,7 +10,7 @@ from gateway.api.paths import DOCS, METRICS, PROBES, ROOT
 from gateway.config.live import LiveSettings
 from gateway.console import CONSOLE
 from gateway.security.api_keys import Keys
-from gateway.security.rate_limit import RateLimit
+from gateway.security.rate_limit import PIECE_BYTES, RateLimit
 
 
 class AccessControl:
@@ -68,6 +68,10 @@ class AccessControl:
         """Count the observations of a request beyond the first, which `enter` has counted."""
         if self._limits is not None and observations > 1:
             self._limits.charge(caller, observations - 1)
+
+    def charge_body(self, caller: str, size: int) -> None:
+        """Count a body of `size` bytes: each started `PIECE_BYTES` after the first."""
+        self.charge(caller, -(-size // PIECE_BYTES))
 
     def renew(self, caller: str, keyed: bool) -> None:
         """Let a stream of `caller` go on; `keyed` says that it was let in by a key.

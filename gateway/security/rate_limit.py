@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from itertools import islice
 
+PIECE_BYTES = 1 << 16
+"""Each further piece of a body that is begun counts as one more observation."""
 MAX_CALLERS = 10_000
 """Callers that are remembered."""
 

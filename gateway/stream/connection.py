@@ -140,7 +140,7 @@ class WebSocket(asyncio.Protocol):
 
     def _read_on(self) -> None:
         piece, self._held = self._held[:PIECE_BYTES], self._held[PIECE_BYTES:]
-        self._frames.max_message_size = self._service.max_body_bytes
+        self._frames.max_message_size = self._service.max_frame_bytes
         self._reading = True
         self._frames.receive_data(piece)
         for frame in self._frames.events_received():

@@ -22,7 +22,7 @@ from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
-from gateway.security.rate_limit import RateLimit
+from gateway.security.rate_limit import PIECE_BYTES, RateLimit
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
@@ -145,6 +145,8 @@ class Stream:
         taken = _Taken(data, form, None, exchange)
         try:
             self._service.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
+            if len(data) > PIECE_BYTES:
+                self._service.access_control.charge_body(self._vehicle.caller, len(data))
             taken.step = self._read(data, form)
         except Exception as error:
             self._refuse(taken, error)
@@ -240,6 +242,7 @@ class Stream:
             seed,
             self._deadline(taken),
             self._settled,
+            step=True,
             gone=self._overtaken,
             since=since,
         )

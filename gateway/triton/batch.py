@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from gateway.api.images import Data, cut, joined
 from gateway.api.observations import Packed
 from gateway.triton.tensors import Tensors
 
@@ -16,16 +17,21 @@ class Rows:
     """`count` rows, little-endian.
 
     `observations` holds for each row the leaves that are packed, as FP32, and `others` for each
-    leaf that travels apart its own bytes. `keys` holds for each row its seed (or `DETERMINISTIC`)
-    and its index as INT64, or nothing where all rows are deterministic. `tensors` says which is
-    which, and what comes back.
+    leaf that travels apart its own bytes, or its images as they came. `keys` holds for each row its
+    seed (or `DETERMINISTIC`) and its index as INT64, or nothing where all rows are deterministic.
+    `tensors` says which is which, and what comes back.
     """
 
     tensors: Tensors
     count: int
     observations: bytes
-    others: tuple[bytes, ...] = ()
+    others: tuple[Data, ...] = ()
     keys: bytes = b""
+
+    @property
+    def encoded(self) -> bool:
+        """Whether there are images as they came."""
+        return any(isinstance(data, tuple) for data in self.others)
 
     @classmethod
     def of(cls, tensors: Tensors, count: int, packed: Packed, seed: int | None) -> "Rows":
@@ -44,9 +50,11 @@ class Rows:
         keys = b""
         if any(part.keys for part in parts):
             keys = b"".join(part.keys or _NO_KEY * part.count for part in parts)
-        others: tuple[bytes, ...] = ()
+        others: tuple[Data, ...] = ()
         if first.others:
-            others = tuple(map(b"".join, zip(*(part.others for part in parts), strict=True)))
+            counts = [part.count for part in parts]
+            leaves = zip(*(part.others for part in parts), strict=True)
+            others = tuple(joined(leaf, counts) for leaf in leaves)
         return cls(
             first.tensors,
             sum(part.count for part in parts),
@@ -66,9 +74,10 @@ class Rows:
         return [self._slice(start, start + size) for start in range(0, self.count, size)]
 
     def contents(self) -> list[tuple[bytes, ...]]:
-        """Return the bytes of each row: its packed leaves, then the others."""
-        each = [_cut(data, self.count) for data in (self.observations, *self.others)]
-        return list(zip(*each, strict=True))
+        """Return the bytes of each row: which leaves are images, its packed leaves, the others."""
+        kinds = bytes(isinstance(data, tuple) for data in self.others) if self.others else b""
+        each = [cut(data, self.count) for data in (self.observations, *self.others)]
+        return [(kinds, *row) for row in zip(*each, strict=True)]
 
     def _slice(self, start: int, stop: int) -> "Rows":
         count = self.count
@@ -78,13 +87,10 @@ class Rows:
             width = len(data) // count
             return data[width * start : width * stop]
 
-        others = tuple(map(part, self.others))
+        others = tuple(
+            data[start:stop] if isinstance(data, tuple) else part(data) for data in self.others
+        )
         return Rows(self.tensors, stop - start, part(self.observations), others, part(self.keys))
-
-
-def _cut(data: bytes, count: int) -> list[bytes]:
-    width = len(data) // count
-    return [data[width * index : width * (index + 1)] for index in range(count)]
 
 
 _NO_KEY = array("q", [DETERMINISTIC, 0]).tobytes()

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from gateway.api.actions import Output
+from gateway.api.images import Data
 from policy_spec.dtypes import DTYPES
 from policy_spec.leaves import PACKED, Layout
 
@@ -24,11 +25,16 @@ class Tensors:
         found = [*(slot.leaf for slot in layout.packed), *layout.apart]
         self._dims = {leaf.name: leaf.dims for leaf in found}
         self._fused_dims = {leaf.name: leaf.dims for leaf in layout.apart}
+        self._fused_dims |= {leaf.encoded: (1,) for leaf in layout.apart}
+        self.paths = {leaf.name: leaf.path for leaf in layout.apart}
+        """Where the leaf of each tensor is that may take images."""
 
-    def apart(self, others: Iterable[bytes]) -> list[tuple[str, str, bytes]]:
+    def apart(self, others: Iterable[Data]) -> list[tuple[str, str, bytes]]:
         """Return name, data type and bytes of the leaves with tensors of their own in any model."""
         return [
-            (leaf.name, leaf.triton, data)
+            (leaf.encoded, "BYTES", b"".join(data))
+            if isinstance(data, tuple)
+            else (leaf.name, leaf.triton, data)
             for leaf, data in zip(self.layout.apart, others, strict=True)
         ]
 

@@ -1,12 +1,15 @@
 """The rate of one caller: a bucket for each, and the others go on as if nothing were."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from gateway.security import rate_limit as limits
 from gateway.security.rate_limit import RateLimit
@@ -140,3 +143,30 @@ def test_all_requests_count_together_and_probes_do_not(
     check_envelope(httpx.get(url + "/versions"), 429, "RESOURCE_EXHAUSTED")
     for path in ("/livez", "/readyz", "/healthz", "/metrics"):
         assert httpx.get(url + path).status_code == 200
+
+
+def test_a_large_body_counts_by_its_size(
+    stand_in: StandIn, run_gateway: Callable[..., str]
+) -> None:
+    """Each started 64 KiB after the first is one more, whether it can be read or not."""
+    url = run_gateway(
+        TRITON_URL=stand_in.url,
+        REQUEST_TIMEOUT_MS="20000",
+        RATE_LIMIT_PER_S="0.01",
+        RATE_LIMIT_BURST="16",
+    )
+    body = json.dumps({"observations": [OBSERVATION], "deterministic": True}).encode()
+    large = body.ljust(200_000)  # counts as 4
+    send = partial(httpx.post, url + "/predict", headers={"Content-Type": "application/json"})
+    assert send(content=large).status_code == 200
+    assert send(content=body.ljust(65_536)).status_code == 200  # 1
+    assert send(content=bytes(200_000)).status_code == 422  # 4
+    address = url.replace("http", "ws") + "/stream"
+    with connect(address, compression=None) as stream:  # 1, and each of these 3
+        frame = json.dumps({"stepId": 1, "observation": OBSERVATION, "deterministic": True})
+        for _ in range(2):
+            stream.send(frame.ljust(140_000))
+            assert "action" in json.loads(stream.recv(timeout=20))
+        stream.send(frame)
+        assert json.loads(stream.recv(timeout=20))["error"] == "RESOURCE_EXHAUSTED"
+    check_envelope(send(content=body), 429, "RESOURCE_EXHAUSTED")

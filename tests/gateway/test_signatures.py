@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +15,9 @@ import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from gateway.api.codec import LARGE_BYTES, codec_of, read_envelope
 from gateway.api.problems import JSON, MSGPACK
+from policy_spec.parsing import parse_space
 from tests.gateway.processes import gateway_process
 from tests.gateway.stand_in import StandIn
 
@@ -123,7 +128,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scan": [0] * 69 + [2]}, "scan.69"),
     ({"pixels": [[7] * 8] * 8 + [[256] * 8]}, "pixels.8.0"),
     ({"pixels": [[7] * 8] * 8 + [[1.0] * 8]}, "pixels.8.0"),
-    ({"pixels": {"png": "AAAA"}}, "pixels"),
+    ({"pixels": {"gif": "AAAA"}}, "pixels.gif"),
     ({"count": 6}, "count"),
     ({"count": 1.0}, "count"),
     ({"light": 0}, "light"),
@@ -141,6 +146,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"pair": {}}, "pair"),
 ]
 ONLY_JSON: list[tuple[dict[str, Any], str]] = [
+    ({"pixels": {"png": "AAAA"}}, "pixels"),
     ({"scan": base64.b64encode(SCAN.tobytes()[4:]).decode()}, "scan"),
     ({"scan": base64.b64encode(bytes(284)).decode()}, "scan"),
     ({"scan": base64.b64encode(SCAN.tobytes()).decode()[:-4] + "A A="}, "scan"),
@@ -150,6 +156,7 @@ ONLY_JSON: list[tuple[dict[str, Any], str]] = [
     ({"scan": ""}, "scan"),
 ]
 ONLY_MSGPACK: list[tuple[dict[str, Any], str]] = [
+    ({"pixels": {"png": "AAAA"}}, "pixels.png"),
     ({"speed": NAN}, "speed"),
     ({"speed": INFINITY}, "speed"),
     ({"grid": [[0, NAN], [0, 0]]}, "grid.0.1"),
@@ -311,6 +318,53 @@ def test_a_full_batch_of_images_is_not_too_large() -> None:
     with gateway_process(TRITON_URL=stand_in.url, MAX_BODY_BYTES="1000000") as url:
         assert ask(url, JSON, body)[0] == 413
     stand_in.stop()
+
+
+def test_a_large_body_is_read_as_a_small_one_is(url: str) -> None:
+    """In pieces: with the same answers and errors, and an unknown version comes first."""
+    rows = [GOOD] * 600
+    asked = {"observations": rows, "deterministic": True}
+    assert len(msgspec.json.encode(asked)) > LARGE_BYTES
+    for form in (JSON, MSGPACK):
+        status, answer = ask(url, form, asked | {"policyActions": True})
+        assert (status, answer.get("actions")) == (200, [CONTROL] * 600), answer
+        for change, field in (({"light": 4}, "light"), ({"edges": [0, 9]}, "edges.1")):
+            bad = asked | {"observations": [*rows[:500], GOOD | change]}
+            status, answer = ask(url, form, bad)
+            assert (status, answer["error"]) == (422, "VALIDATION_ERROR")
+            assert answer["details"]["validation_errors"][0]["field"] == f"observations.500.{field}"
+            status, answer = ask(url, form, bad | {"version": "v7.0.0"})
+            assert (status, answer["error"]) == (404, "MODEL_NOT_FOUND")
+        status, answer = ask(url, form, asked | {"other": 1})
+        assert (status, answer["message"]) == (422, "other: There is no such field")
+        status, answer = ask(url, form, asked | {"other": 1, "version": "v7.0.0"})
+        assert (status, answer["error"]) == (404, "MODEL_NOT_FOUND")
+
+
+def test_others_have_their_turn_while_a_large_body_is_read() -> None:
+    pixels = {"type": "Box", "dtype": "uint8", "shape": [96, 96, 3], "low": 0, "high": 255}
+    codec = codec_of(parse_space(pixels, "space"))
+    lists = np.zeros((96, 96, 3), np.uint8).tolist()
+    image = base64.b64encode(bytes(96 * 96 * 3)).decode()
+
+    async def turns(rows: list[Any]) -> list[float]:
+        """How long the decoder worked between two turns of others."""
+        envelope = read_envelope(msgspec.json.encode({"observations": rows}), JSON)
+        reading = asyncio.ensure_future(codec.read_large(envelope, JSON))
+        took = []
+        while not reading.done():
+            start = time.thread_time()
+            await asyncio.sleep(0)
+            took.append(time.thread_time() - start)
+        assert len(reading.result().observations) == len(rows)
+        return took
+
+    gc.disable()
+    for rows in ([lists] * 9, [image] * 600):
+        took = asyncio.run(turns(rows))
+        assert len(took) >= 9
+        assert max(took) < sum(took) / 3
+    gc.enable()
 
 
 @pytest.mark.parametrize("mode", ["type", "shape"])

@@ -17,12 +17,16 @@ from hypothesis import strategies as st
 from gateway.api.observations import Observations
 from gateway.api.problems import JSON, NOT_READ, problem
 from policy_spec.example import example
+from policy_spec.images import fault
 from policy_spec.json_schema import observation_schema, policy_action_schema
 from policy_spec.leaves import leaves
 from policy_spec.parsing import parse_space
 from policy_spec.signature import driving_space
 from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
-from policy_spec.validate import MAX_NUMBERS, Image, InvalidError, check, pack, unpack
+from policy_spec.validate import MAX_LIST, Image, InvalidError, check, pack, unpack
+from tests.gateway.image_files import BY_HEADER, encoded, picture
+from tests.gateway.image_files import JPEG as IMAGE_JPEG
+from tests.gateway.image_files import PNG as IMAGE_PNG
 from tests.policy_spec.strategies import SPACES, value_of
 
 SEEDS = st.integers(0, 2**32)
@@ -39,7 +43,7 @@ SPACE = Dict(
         ("pair", Tuple((MultiBinary((2,)), Discrete(2)))),
     )
 )
-PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n rest").decode()
+PNG = base64.b64encode(encoded(picture(1, (9, 8)))).decode()
 GOOD: dict[str, Any] = {
     "speed": 30,
     "lidar": [[0, 0.5], [-1, 1.0]],
@@ -156,7 +160,8 @@ NUMBER, INTEGER, ARRAY = "float_type", "int_type", "list_type"
         ({"camera": {}}, "camera", "Expected one of the fields png, jpeg", "model_type"),
         ({"camera": {"gif": PNG}}, "camera", "Expected one of the fields", "model_type"),
         ({"camera": {"png": 1}}, "camera.png", "Expected `bytes`, got `int`", "bytes_type"),
-        ({"camera": {"jpeg": PNG}}, "camera.jpeg", "No JPEG image", "invalid_value"),
+        ({"camera": {"jpeg": PNG}}, "camera", "Expected a JPEG image", "image_invalid"),
+        ({"camera": {"png": PNG}}, "camera", "Expected an image in RGB", "image_invalid"),
         ({"camera": {"png": "A"}}, "camera.png", "Invalid base64", "invalid_value"),
         ({"camera": NESTED[:8]}, "camera", "Expected `array` of length >= 9", "too_short"),
         ({"wide": {"png": PNG}}, "wide", "Expected `array`, got `object`", ARRAY),
@@ -191,11 +196,36 @@ def test_every_leaf_is_told() -> None:
 def test_images_stay_encoded() -> None:
     for shape in ((9, 8), (9, 8, 1), (9, 8, 3)):
         space = Box("uint8", shape, 0, 255)
-        assert pack(space, {"png": PNG}) == {"observation": Image("png", base64.b64decode(PNG))}
-        with pytest.raises(jsonschema.ValidationError):  # the gateway does not take it
-            jsonschema.validate({"png": PNG}, observation_schema(space))
+        for name in ("png", "jpeg"):
+            content = encoded(picture(1, shape[:2] + (3,) * (shape[2:] == (3,))), name)
+            value = {name: base64.b64encode(content).decode()}
+            assert pack(space, value) == {"observation": Image(content)}
+            assert pack(space, {name: content}) == {"observation": Image(content)}
+            jsonschema.validate(value, observation_schema(space))
     for space in (Box("uint8", (3, 9, 8), 0, 255), Box("float32", (9, 8), 0, 255)):
         assert check(space, {"png": PNG})
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"png": PNG}, observation_schema(space))
+
+
+@pytest.mark.parametrize("name", BY_HEADER)
+def test_what_the_header_of_an_image_tells(name: str) -> None:
+    value, message = BY_HEADER[name]
+    (problem,) = check(Box("uint8", (96, 96, 3), 0, 255), value)
+    assert problem.field == "observation"
+    assert message in problem.message
+    assert problem.type == "image_invalid" or len(value) != 1
+
+
+@given(st.sampled_from([IMAGE_PNG, IMAGE_JPEG]), st.data())
+@settings(deadline=None)
+def test_no_header_breaks_the_check(content: bytes, data: st.DataObject) -> None:
+    """Whatever is cut off or changed, it is a fault or none."""
+    changed = bytearray(content[: data.draw(st.integers(0, 700))])
+    for at in data.draw(st.lists(st.integers(0, 699), max_size=4)):
+        if at < len(changed):
+            changed[at] = data.draw(st.integers(0, 255))
+    fault((96, 96, 3), bytes(changed))
 
 
 def test_bytes_only_where_they_are_allowed() -> None:
@@ -206,10 +236,10 @@ def test_bytes_only_where_they_are_allowed() -> None:
 
 
 def test_more_numbers_than_lists_may_have() -> None:
-    space = Box("uint8", (MAX_NUMBERS + 1,), 0, 255)
-    (problem,) = check(space, [0] * (MAX_NUMBERS + 1))
+    space = Box("uint8", (MAX_LIST + 1,), 0, 255)
+    (problem,) = check(space, [0] * (MAX_LIST + 1))
     assert problem.message == "Expected bytes: it has more than 262144 numbers"
-    assert check(space, bytes(MAX_NUMBERS + 1)) == []
+    assert check(space, bytes(MAX_LIST + 1)) == []
     assert observation_schema(space)["type"] == "string"
 
 
