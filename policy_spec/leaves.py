@@ -53,10 +53,15 @@ class Leaf:
         return self.space.size * self.space.element.itemsize
 
     @property
+    def raster(self) -> bool:
+        """Whether the policy's graph takes it as it is, never as features."""
+        most = 64 if self.space.dtype == "uint8" else RASTER_ELEMENTS
+        return len(self.space.shape) >= 2 and self.space.size > most
+
+    @property
     def packed(self) -> bool:
         """Whether it travels in the packed tensor: it is float32, and no raster."""
-        raster = len(self.space.shape) >= 2 and self.space.size > RASTER_ELEMENTS
-        return self.space.dtype == "float32" and not raster
+        return self.space.dtype == "float32" and not self.raster
 
 
 def leaves(space: Space) -> tuple[Leaf, ...]:

@@ -21,10 +21,9 @@ ROWS = 16
 _EVAL = "call eval() on the policy before it is traced"
 
 
-def trace(policy: nn.Module, features: int) -> bytes:
-    """Return the TorchScript file of a policy: (n, features) → what it returns."""
-    rows = torch.zeros(2, features)
-    traced = torch.jit.trace(policy.eval(), rows)  # type: ignore[no-untyped-call]
+def trace(policy: nn.Module, *inputs: Tensor) -> bytes:
+    """Return the TorchScript file of a policy; `inputs` are two rows of each of its inputs."""
+    traced = torch.jit.trace(policy.eval(), inputs)  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     return buffer.getvalue()
@@ -60,7 +59,7 @@ def read(path: Path, data: bytes, features: int, second: str | None) -> tuple[by
     if second is not None:
         if second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
             _check_std(path, parts, asked=True)
-        data = trace(_Second(program, second), features)
+        data = trace(_Second(program, second), rows[:2])
         program = _open(path, data)
         parts = _outputs(path, program, rows)
     if len(parts) == 2:
