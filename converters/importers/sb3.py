@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
@@ -29,6 +28,8 @@ from converters.importers.sb3_actor import Actor
 from converters.importers.sb3_images import Images, Layout
 from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
+from policy_spec.graph import features_width
+from policy_spec.leaves import leaves
 from policy_spec.spaces import Box, Space
 
 
@@ -70,7 +71,7 @@ def import_sb3(
     ):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    model, card = _model(actor, parts)
+    model, card = _model(actor, observation)
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
         seen = _batch(parts, images, rows, features)
@@ -137,18 +138,12 @@ def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[
     return batch if isinstance(images.space, spaces.Dict) else batch[None]
 
 
-def _model(actor: Actor, parts: Sequence[Leaf]) -> tuple[bytes, dict[str, Any]]:
+def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:
     """Return the content of `model.pt`, and the card's fields for it."""
     plain = sb3_actor.perceptron(actor)
     if plain is None:
-        width = parts[-1].first + parts[-1].width
-        inputs = [torch.zeros(2, width)] if width else []
-        inputs += [
-            torch.from_numpy(np.zeros((2, *leaf.shape), leaf.space.dtype))
-            for leaf in parts
-            if leaf.raster
-        ]
-        model = programs.trace(actor, *inputs)
+        rasters = [leaf for leaf in leaves(observation) if leaf.raster]
+        model = programs.trace(actor, features_width(observation), rasters)
         std = "parameter" if actor.output == "gaussian" else "none"
         card: dict[str, Any] = {"model_type": "torchscript"}
     else:

@@ -13,8 +13,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 
 from converters.artifact import artifact
-from converters.importers import programs, sb3_zip
-from tests.converters.sb3_actions import act, actor_and_images, inputs
+from converters.artifact.artifact import Artifact
+from converters.export import parity
+from converters.importers.sb3 import import_sb3
 from tests.converters.test_sb3_zip import observations
 
 KINDS = {kind.__name__: kind for kind in (PPO, A2C, SAC, TD3, DDPG, DQN)}
@@ -85,6 +86,24 @@ def train(
     return model
 
 
+def load(folder: Path, **options: Any) -> Artifact:
+    """Import `policy.zip`."""
+    return artifact.load(
+        import_sb3(folder / "policy.zip", "v1.0.0", folder / "artifacts", **options)
+    )
+
+
+def given(source: Artifact, batch: Any) -> Any:
+    """Features, zeros for noise, and rasters of a batch."""
+    return parity.inputs(source, tuple(batch.values()) if isinstance(batch, dict) else (batch,))
+
+
+def act(source: Artifact, batch: Any) -> Any:
+    """The deterministic actions for a batch."""
+    with torch.inference_mode():
+        return source.policy(*map(torch.from_numpy, given(source, batch))).numpy()
+
+
 def seen(space: Any, count: int) -> Any:
     """Observations, with images from dark to bright."""
     batch = observations(space, count)
@@ -96,24 +115,17 @@ def seen(space: Any, count: int) -> Any:
 
 @pytest.mark.parametrize("space", [CAMERA, VIEW], ids=["CnnPolicy", "MultiInputPolicy"])
 @pytest.mark.parametrize("name", KINDS)
-def test_program(name: str, space: Any, tmp_path: Path) -> None:
+def test_acts_as_predict(name: str, space: Any, tmp_path: Path) -> None:
     model = train(tmp_path, KINDS[name], space)
-    saved = sb3_zip.read(tmp_path / "policy.zip")
-    actor, images = actor_and_images(saved)
-    assert images.space == space
+    source = load(tmp_path)
     batch = seen(space, 1000)
     expected, _ = model.predict(batch, deterministic=True)
-    given = inputs(space, batch)
-    program = artifact.open_program(programs.trace(actor, *(one[:2] for one in given)))
-    program.output, program.squash = actor.output, actor.squash
-    found = act(program, saved.action_space, given).numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-    if name == "DQN":  # whose choice may be the same for all
-        with torch.inference_mode():
-            expected = model.q_net(model.policy.obs_to_tensor(batch)[0])
-            torch.testing.assert_close(program(*given), expected, rtol=0, atol=1e-5)
-    else:
+    found = act(source, batch)
+    np.testing.assert_allclose(found, expected.reshape(1000, -1), rtol=0, atol=1e-5)
+    if name != "DQN":
         assert found.std(0).max() > 0.1
-    given = [one if one.dtype == torch.uint8 else one.double() for one in given]
-    exact = act(program.double(), saved.action_space, given)
-    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-5)
+        return
+    with torch.inference_mode():  # its choice may be the same for all
+        expected = model.q_net(model.policy.obs_to_tensor(batch)[0])
+        scores = source.policy.scores(*map(torch.from_numpy, given(source, batch)))
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
