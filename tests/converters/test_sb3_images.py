@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -23,8 +25,10 @@ from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
 from converters.export import parity
+from converters.export.export import export
 from converters.importers.sb3 import import_sb3
-from tests.converters.test_sb3_zip import observations
+from tests.converters.test_sb3_zip import FOLDER, observations
+from tests.stack import running_stack
 
 KINDS = {kind.__name__: kind for kind in (PPO, A2C, SAC, TD3, DDPG, DQN)}
 CAMERA = spaces.Box(0, 255, (36, 40, 3), np.uint8)
@@ -181,7 +185,7 @@ def test_a_layout_that_the_file_does_not_tell_is_said(tmp_path: Path) -> None:
         model = train(folder, A2C, space)
         told: list[str] = []
         source = load(folder, tell=told.append)
-        assert shapes(source) == [((36, 40, 3), "image, height × width × channels")]
+        assert shapes(source) == [((36, 40, 3), "image: height, width, channels")]
         assert "is taken as 36 × 40 × 3, the channels last" in told[0]
         assert "say --image-layout chw" in told[0]
         assert "colours (RGB or BGR), or stacked frames" in told[1]
@@ -191,7 +195,7 @@ def test_a_layout_that_the_file_does_not_tell_is_said(tmp_path: Path) -> None:
     told.clear()
     (folder / "artifacts" / "v1.0.0").rename(folder / "other")
     source = load(folder, image_layout="chw", tell=told.append)
-    assert shapes(source) == [((3, 36, 40), "image, channels × height × width")]
+    assert shapes(source) == [((3, 36, 40), "image: channels, height, width")]
     assert len(told) == 1
     np.testing.assert_allclose(act(source, np.moveaxis(batch, -1, 1)), expected, rtol=0, atol=1e-5)
 
@@ -202,7 +206,7 @@ def test_the_layout_before_it_was_transposed(tmp_path: Path) -> None:
     train(tmp_path, A2C, CAMERA, env=env)
     told: list[str] = []
     source = load(tmp_path, vecnormalize="none", tell=told.append)
-    assert shapes(source) == [((36, 40, 3), "image, height × width × channels")]
+    assert shapes(source) == [((36, 40, 3), "image: height, width, channels")]
     assert len(told) == 1
 
 
@@ -211,7 +215,7 @@ def test_what_is_never_transposed(tmp_path: Path) -> None:
     train(tmp_path, A2C, spaces.Box(0, 255, (36, 36, 36), np.uint8))
     told: list[str] = []
     source = load(tmp_path, tell=told.append)
-    assert shapes(source) == [((36, 36, 36), "image, channels × height × width")]
+    assert shapes(source) == [((36, 36, 36), "image: channels, height, width")]
     assert len(told) == 1
 
 
@@ -241,3 +245,25 @@ def test_an_own_extractor_is_named(tmp_path: Path) -> None:
     train(tmp_path, A2C, CAMERA, arguments={"features_extractor_class": Own})
     with pytest.raises(ArtifactError, match=r"features_extractor_class is the class .*\.Own, w"):
         load(tmp_path)
+
+
+@pytest.mark.live
+def test_served(tmp_path: Path) -> None:
+    """From the zip to the gateway's answers, images as base64, statistics and all."""
+    path = FOLDER / "ppo-view-np2"
+    folder = import_sb3(
+        path.with_suffix(".zip"), "v1.0.0", tmp_path, vecnormalize=path.with_suffix(".pkl")
+    )
+    export([folder], tmp_path / "repository", ["onnx"])
+    batch = dict(np.load(path.with_suffix(".npz")))
+    del batch["actions"]
+    expected = act(artifact.load(folder), batch)
+    images = [base64.b64encode(image).decode() for image in batch["camera"]]
+    rows = [
+        {"camera": image, "speed": speed.tolist(), "gear": int(gear)}
+        for image, speed, gear in zip(images, batch["speed"], batch["gear"], strict=True)
+    ]
+    body = {"observations": rows, "deterministic": True}
+    with running_stack(MODEL_REPOSITORY=str(tmp_path / "repository")) as stack:
+        answer = httpx.post(f"{stack.gateway_url}/predict", json=body, timeout=20).json()
+    np.testing.assert_allclose(answer["actions"], expected, rtol=0, atol=1e-5)
