@@ -26,6 +26,7 @@ from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
 from converters.export import parity
 from converters.export.export import export
+from converters.importers.interface import described
 from converters.importers.sb3 import import_sb3
 from tests.converters.test_sb3_zip import FOLDER, observations
 from tests.stack import running_stack
@@ -186,6 +187,8 @@ def test_a_layout_that_the_file_does_not_tell_is_said(tmp_path: Path) -> None:
         told: list[str] = []
         source = load(folder, tell=told.append)
         assert shapes(source) == [((36, 40, 3), "image: height, width, channels")]
+        row = ("observation", "", "Image, 36 × 40 × 3 uint8", "0 to 255")
+        assert (*row, "image: height, width, channels") in described(source.card.signature)
         assert "is taken as 36 × 40 × 3, the channels last" in told[0]
         assert "say --image-layout chw" in told[0]
         assert "colours (RGB or BGR), or stacked frames" in told[1]
