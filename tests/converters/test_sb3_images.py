@@ -187,7 +187,7 @@ def test_a_layout_that_the_file_does_not_tell_is_said(tmp_path: Path) -> None:
         told: list[str] = []
         source = load(folder, tell=told.append)
         assert shapes(source) == [((36, 40, 3), "image: height, width, channels")]
-        row = ("observation", "", "Image, 36 × 40 × 3 uint8", "0 to 255")
+        row = ("observation", "", "image, 36 × 40 × 3 uint8", "0 to 255")
         assert (*row, "image: height, width, channels") in described(source.card.signature)
         assert "is taken as 36 × 40 × 3, the channels last" in told[0]
         assert "say --image-layout chw" in told[0]
