@@ -184,8 +184,9 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
     for part, leaf in (*observed, *acted):
         space = leaf.space
         name, unit = ".".join(leaf.path), space.unit or ""
-        if leaf.raster and space.dtype == "uint8" and not unit and 3 in space.shape:
-            unit = "channel order unknown"
+        if leaf.raster and not unit:
+            colours = space.dtype == "uint8" and 3 in space.shape
+            unit = space.description or ("channel order unknown" if colours else "")
         rows.append((part, name, _kind(leaf), range_text(space), unit))
     if signature.repeat > 1:
         rows.append(("repeat", "", f"an action holds for {signature.repeat} steps", "", ""))
