@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from examples.drive import DriveResult, Service
     from examples.latency import LatencyResult
+    from examples.track import TrackEnv
 
 
 def _latency(text: str) -> float | None:
@@ -65,7 +66,6 @@ def drive(
     """
     with options.extra("drive"):
         from examples import drive as driver
-        from examples.track import SENSOR_ANGLES
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -73,7 +73,7 @@ def drive(
         raise click.UsageError(f"--output: {output.parent} is no folder")
     base = options.gateway_url(url)
     served = options.call_gateway(url, "/metadata", api_key, method="GET")
-    _check_drives(served, version, len(SENSOR_ANGLES))
+    kind = _environment(served, version)
     columns = (
         TextColumn("{task.description}{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -89,12 +89,13 @@ def drive(
         with Progress(*columns, console=Console(stderr=True)) as progress:
             if latencies:
                 with driver.Service(base, **asked) as service:
-                    results = _compare(service, latencies, laps, progress)
+                    results = _compare(service, kind, latencies, laps, progress)
             else:
                 task = progress.add_task("", total=laps)
                 result = driver.drive(
                     base,
                     laps,
+                    kind=kind,
                     **asked,
                     on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
                 )
@@ -106,18 +107,23 @@ def drive(
         _show(result, laps, output, as_json)
 
 
-def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -> None:
-    """Refuse the active version if it can't drive a car with so many range finders.
+def _environment(metadata: dict[str, Any], version: str | None) -> type[TrackEnv]:
+    """Return what shows the track as the active version observes it; refuse one that can't drive.
 
     `version` is what is asked for.
     """
+    from examples.drive import environment
+    from examples.track import TrackEnv
+
     active = metadata.get("version")
-    if version in (None, active) and metadata.get("sensors") != finders:
+    kind = environment(metadata)
+    if kind is None and version in (None, active):
         raise CommandError(
-            f"{active} takes other observations than the track's (speed, steering and "
-            f"{finders} range finders), or answers no throttle, brake and steer: "
+            f"{active} takes other observations than the track's (speed, steering and five range "
+            "finders, or speed and a raster of the road), or answers no throttle, brake and steer: "
             "`carlarl predict` asks it for an action"
         )
+    return kind or TrackEnv
 
 
 def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) -> None:
@@ -143,7 +149,11 @@ def _show(result: DriveResult, laps: int, output: Path | None, as_json: bool) ->
 
 
 def _compare(
-    service: Service, latencies: tuple[float | None, ...], laps: int, progress: Progress
+    service: Service,
+    kind: type[TrackEnv],
+    latencies: tuple[float | None, ...],
+    laps: int,
+    progress: Progress,
 ) -> list[LatencyResult]:
     """Drive once for each latency."""
     from examples import latency
@@ -156,7 +166,7 @@ def _compare(
         def show(done: float, task: Any = task) -> None:
             progress.update(task, completed=min(done, laps))
 
-        results.append(latency.drive_late(service, charged, laps, on_progress=show))
+        results.append(latency.drive_late(service, charged, laps, kind=kind, on_progress=show))
     return results
 
 
