@@ -9,6 +9,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from policy_spec.dtypes import Number
+from policy_spec.leaves import RASTER_ELEMENTS
 from policy_spec.signature import sensors_of
 from policy_spec.spaces import Dict, LeafSpace, Space, Tuple, at, nest
 from policy_spec.validate import takes_bytes
@@ -22,7 +23,8 @@ def example(space: Space, seed: int = 0) -> Any:
     """Return an observation in JSON form; the same seed gives the same one.
 
     Numbers are rounded to four digits where the bounds allow it. A Box that may be sent as bytes
-    is base64. Of speed, steering and sensors, seed 0 gives the one that the documents show.
+    is base64; in a large one, `RASTER_ELEMENTS` numbers are repeated. Of speed, steering and
+    sensors, seed 0 gives the one that the documents show.
     """
     count = sensors_of(space)
     if count is not None and seed == 0:
@@ -37,7 +39,10 @@ def _draw(space: Space, source: random.Random) -> Any:
     if isinstance(space, Tuple):
         return [_draw(part, source) for part in space.subspaces]
     low, high = space.limits()
-    numbers = [_number(space, at(low, i), at(high, i), source) for i in range(space.size)]
+    alike = not isinstance(low, tuple) and not isinstance(high, tuple)
+    count = min(space.size, RASTER_ELEMENTS) if alike else space.size
+    numbers = [_number(space, at(low, i), at(high, i), source) for i in range(count)]
+    numbers = list(islice(cycle(numbers), space.size))
     if takes_bytes(space):
         return binascii.b2a_base64(space.element.pack(numbers), newline=False).decode()
     return nest(numbers, space.shape)

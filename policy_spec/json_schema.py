@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from policy_spec.dtypes import Number
+from policy_spec.leaves import BINARY_ELEMENTS
 from policy_spec.signature import Signature
 from policy_spec.spaces import Bounds, Dict, LeafSpace, Space, Tuple, at
-from policy_spec.validate import BINARY_ELEMENTS, MAX_NUMBERS, takes_bytes
+from policy_spec.validate import MAX_NUMBERS, takes_bytes
 
 JsonSchema = dict[str, Any]
 

@@ -21,8 +21,11 @@ RESERVED = frozenset(
 )
 """Names of other tensors."""
 
+BINARY_ELEMENTS = 64
+"""A Box with more elements than these may be sent as bytes."""
 RASTER_ELEMENTS = 4096
-"""A leaf of two or more dimensions with more elements than these is a raster."""
+"""A leaf of two or more dimensions with more elements than these is a raster. Of a uint8 Box,
+`BINARY_ELEMENTS` are enough."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,15 @@ class Leaf:
         return self.space.size * self.space.element.itemsize
 
     @property
+    def raster(self) -> bool:
+        """Whether it is a raster, which goes to the policy's graph as it is, never as features."""
+        most = BINARY_ELEMENTS if self.space.dtype == "uint8" else RASTER_ELEMENTS
+        return len(self.space.shape) >= 2 and self.space.size > most
+
+    @property
     def packed(self) -> bool:
         """Whether it travels in the packed tensor: it is float32, and no raster."""
-        raster = len(self.space.shape) >= 2 and self.space.size > RASTER_ELEMENTS
-        return self.space.dtype == "float32" and not raster
+        return self.space.dtype == "float32" and not self.raster
 
 
 def leaves(space: Space) -> tuple[Leaf, ...]:

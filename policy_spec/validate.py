@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from policy_spec.dtypes import Number
-from policy_spec.leaves import Path, json_path, tensor_name
+from policy_spec.leaves import BINARY_ELEMENTS, Path, json_path, tensor_name
 from policy_spec.spaces import Box, Dict, LeafSpace, Space, Tuple, at, nest
 
-BINARY_ELEMENTS = 64
-"""A Box with more elements than these may be sent as bytes."""
 MAX_NUMBERS = 262_144
 """Numbers in nested lists that one request may have; more need bytes."""
 
@@ -222,7 +220,12 @@ def _binary(space: LeafSpace, value: str | bytes) -> bytes:
     low, high = space.limits()
     if not space.element.floating and (low, high) == (space.element.low, space.element.high):
         return content
-    for index, number in enumerate(space.element.unpack(content)):
+    numbers = space.element.unpack(content)
+    if not isinstance(low, tuple) and not isinstance(high, tuple):
+        least, most = low, high
+        if all(least <= number <= most for number in numbers):  # NaN is not
+            return content
+    for index, number in enumerate(numbers):
         path = tuple(str(i) for i in _place(index, space.shape))
         _number(number, path, space, at(low, index), at(high, index))
     return content

@@ -26,39 +26,38 @@ class NoGpuError(Exception):
 
 
 class Graph(Protocol):
-    """A captured run: `run` reads `features` and `noise`, and returns all rows."""
+    """A captured run: `run` reads `inputs`, and returns all rows."""
 
-    features: NDArray[Any]
-    noise: NDArray[Any]
+    inputs: Arrays
 
     def run(self) -> Arrays:
         """Return the outputs. The next run may overwrite their memory."""
 
 
 class Graphs:
-    """A `runtimes.Runtime`: features and noise → outputs, by the graphs of a policy.
+    """A `runtimes.Runtime`: features, noise and rasters → outputs, by the graphs of a policy.
 
-    They are captured at the first call, which Triton's warm-up makes: it shows the widths. Use
+    They are captured at the first call, which Triton's warm-up makes: it shows the inputs. Use
     them in one thread at a time.
     """
 
-    def __init__(self, capture: Callable[[int, int, int], Graph]) -> None:
-        """Take the function that captures a run of (rows, width of features, width of noise)."""
+    def __init__(self, capture: Callable[[Arrays], Graph], most: int = SIZES[-1]) -> None:
+        """Take the function that captures a run of inputs like these, and the rows of a batch."""
         self._capture = capture
+        self._sizes = [size for size in SIZES if size <= padded(min(most, SIZES[-1]))]
         self._graphs: dict[int, Graph] = {}
 
-    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
+    def __call__(self, *inputs: NDArray[Any]) -> Arrays:
         """Run the policy. More rows than the largest graph has need several replays."""
         if not self._graphs:
-            widths = features.shape[1], noise.shape[1]
-            self._graphs = {rows: self._capture(rows, *widths) for rows in SIZES}
+            self._graphs = {rows: self._capture(_zeros(rows, inputs)) for rows in self._sizes}
         parts: list[Arrays] = []
-        for start in range(0, len(features), SIZES[-1]):
-            part = slice(start, start + SIZES[-1])
-            rows = len(features[part])
+        most, count = self._sizes[-1], len(inputs[0])
+        for start in range(0, count, most):
+            rows = min(most, count - start)
             graph = self._graphs[padded(rows)]
-            graph.features[:rows] = features[part]  # further rows keep their old content
-            graph.noise[:rows] = noise[part]
+            for held, given in zip(graph.inputs, inputs, strict=True):
+                held[:rows] = given[start : start + rows]  # further rows keep their old content
             parts.append(tuple(output[:rows].copy() for output in graph.run()))
         return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
@@ -68,8 +67,15 @@ def padded(rows: int) -> int:
     return next(size for size in SIZES if size >= rows)
 
 
-def torchscript(path: Path) -> Graphs:
-    """Open a TorchScript program; raise NoGpuError if PyTorch can use no GPU."""
+def _zeros(rows: int, inputs: Arrays) -> Arrays:
+    return tuple(np.zeros((rows, *one.shape[1:]), one.dtype) for one in inputs)
+
+
+def torchscript(path: Path, most: int = SIZES[-1]) -> Graphs:
+    """Open a TorchScript program for batches of at most `most` rows.
+
+    Raises NoGpuError if PyTorch can use no GPU.
+    """
     import torch
 
     if not torch.cuda.is_available():
@@ -78,20 +84,32 @@ def torchscript(path: Path) -> Graphs:
             "NVIDIA driver that it needs, or serve on the CPU with USE_GPU=0"
         )
     torch.set_float32_matmul_precision("highest")  # no TF32, whatever the environment says
+    torch.backends.cudnn.allow_tf32 = False
     program = torch.jit.load(str(path), map_location="cuda").eval()  # type: ignore[no-untyped-call]
-    return Graphs(lambda *shape: _TorchGraph(program, *shape))
+    return Graphs(lambda inputs: _TorchGraph(program, inputs), most)
+
+
+ALIGNMENT = 256
+"""Bytes: where each input begins in the memory that all of them share."""
 
 
 class _TorchGraph:
     """A graph from pinned memory to pinned memory. It includes both copies."""
 
-    def __init__(self, program: Any, rows: int, features: int, noise: int) -> None:
+    def __init__(self, program: Any, inputs: Arrays) -> None:
         import torch
 
-        split = rows * features
-        sent = torch.zeros(rows * (features + noise), pin_memory=True)
+        ends = np.cumsum([-(-one.nbytes // ALIGNMENT) * ALIGNMENT for one in inputs]).tolist()
+        sent = torch.zeros(ends[-1], dtype=torch.uint8, pin_memory=True)
         self._inputs = sent.cuda()
-        given = self._inputs[:split].view(rows, -1), self._inputs[split:].view(rows, -1)
+
+        def parts(whole: Any) -> list[Any]:
+            return [
+                whole[start : start + one.nbytes].view(torch.from_numpy(one).dtype).view(one.shape)
+                for start, one in zip([0, *ends], inputs, strict=False)
+            ]
+
+        given = parts(self._inputs)
         self._graph = torch.cuda.CUDAGraph()
         self._stream = torch.cuda.current_stream()
         # Unoptimised: the optimiser would compile other kernels for each size, and at every start.
@@ -106,8 +124,7 @@ class _TorchGraph:
                 self._inputs.copy_(sent, non_blocking=True)
                 for answer, one in zip(answers, _outputs(program(*given)), strict=True):
                     answer.copy_(one, non_blocking=True)
-        self.features: NDArray[Any] = sent[:split].view(rows, -1).numpy()
-        self.noise: NDArray[Any] = sent[split:].view(rows, -1).numpy()
+        self.inputs: Arrays = tuple(one.numpy() for one in parts(sent))
         self._actions: Arrays = tuple(answer.numpy() for answer in answers)
 
     def run(self) -> Arrays:
@@ -120,8 +137,11 @@ def _outputs(made: Any) -> tuple[Any, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-def onnx(path: Path) -> Graphs:
-    """Open an ONNX model; raise NoGpuError if ONNX Runtime can use no GPU."""
+def onnx(path: Path, most: int = SIZES[-1]) -> Graphs:
+    """Open an ONNX model for batches of at most `most` rows.
+
+    Raises NoGpuError if ONNX Runtime can use no GPU.
+    """
     import onnxruntime
 
     if PROVIDER not in onnxruntime.get_available_providers():
@@ -136,7 +156,7 @@ def onnx(path: Path) -> Graphs:
     session = onnxruntime.InferenceSession(str(path), options, [(PROVIDER, flags)])
     if PROVIDER not in session.get_providers():  # it only warns, and uses the CPU
         raise NoGpuError(f"ONNX Runtime's {PROVIDER} can use no GPU here, as its log says")
-    return Graphs(lambda *shape: _OnnxGraph(session, *shape))
+    return Graphs(lambda inputs: _OnnxGraph(session, inputs), most)
 
 
 DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int8)": np.int8}
@@ -146,17 +166,15 @@ DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int8)"
 class _OnnxGraph:
     """A graph from GPU memory to GPU memory. The copies are separate calls."""
 
-    def __init__(self, session: Any, rows: int, features: int, noise: int) -> None:
+    def __init__(self, session: Any, inputs: Arrays) -> None:
         from onnxruntime import OrtValue, RunOptions
 
-        self.features: NDArray[Any] = np.zeros((rows, features), np.float32)
-        self.noise: NDArray[Any] = np.zeros((rows, noise), np.float32)
-        self._features = OrtValue.ortvalue_from_numpy(self.features, "cuda", 0)
-        self._noise = OrtValue.ortvalue_from_numpy(self.noise, "cuda", 0)
+        self.inputs, rows = inputs, len(inputs[0])
+        self._held = [OrtValue.ortvalue_from_numpy(one, "cuda", 0) for one in inputs]
         self._actions = []
         self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input("features", self._features)
-        self._binding.bind_ortvalue_input("noise", self._noise)
+        for taken, held in zip(session.get_inputs(), self._held, strict=True):
+            self._binding.bind_ortvalue_input(taken.name, held)
         for output in session.get_outputs():
             shape, dtype = (rows, output.shape[1]), DTYPES[output.type]
             action = OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
@@ -168,7 +186,7 @@ class _OnnxGraph:
         self.run()  # which captures
 
     def run(self) -> Arrays:
-        self._features.update_inplace(self.features)
-        self._noise.update_inplace(self.noise)
+        for held, array in zip(self._held, self.inputs, strict=True):
+            held.update_inplace(array)
         self._session.run_with_iobinding(self._binding, self._options)
         return tuple(action.numpy() for action in self._actions)

@@ -131,7 +131,7 @@ def digest(content: bytes) -> str:
 
 
 class Engine:
-    """A plan on the first GPU, a `runtimes.Runtime`: features and noise → outputs.
+    """A plan on the first GPU, a `runtimes.Runtime`: features, noise and rasters → outputs.
 
     Only the check of the record has been run: there was no GPU for these engines when this class
     was written.
@@ -163,27 +163,29 @@ class Engine:
             raise ValueError(f"{path}: {record.builder} {record.version} can't read it")
         self._context = self._engine.create_execution_context()
         types = {"FLOAT": torch.float32, "INT64": torch.int64, "INT8": torch.int8}
-        names = (self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors))
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        taken = [self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
+        self._inputs = [name for name, is_input in zip(names, taken, strict=True) if is_input]
         self._outputs = [
             (name, self._engine.get_tensor_shape(name)[-1], types[dtype.name])
             for name in names
-            if name not in ("features", "noise")
+            if name not in self._inputs
             for dtype in [self._engine.get_tensor_dtype(name)]
         ]
 
-    def __call__(self, features: NDArray[Any], noise: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    def __call__(self, *inputs: NDArray[Any]) -> tuple[NDArray[Any], ...]:
         """Run the plan; raise ValueError for more rows than its profile has."""
         torch, context = self._torch, self._context
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             buffers = {
                 name: torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
-                for name, array in (("features", features), ("noise", noise))
+                for name, array in zip(self._inputs, inputs, strict=True)
             }
             for name, tensor in buffers.items():
                 if not context.set_input_shape(name, tuple(tensor.shape)):
                     raise ValueError(f"the engine does not take {name} of {tuple(tensor.shape)}")
             actions = [
-                torch.empty((len(features), width), dtype=dtype, device=self._device)
+                torch.empty((len(inputs[0]), width), dtype=dtype, device=self._device)
                 for _, width, dtype in self._outputs
             ]
             buffers |= {name: one for (name, *_), one in zip(self._outputs, actions, strict=True)}

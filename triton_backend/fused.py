@@ -63,8 +63,11 @@ class TritonPythonModel:
 
     def _compute(self, *arrays: Any) -> joining.Arrays:
         *rows, noise = arrays
-        features = self._preprocessing.features(self._observations.flatten(rows))
+        given = (noise, *self._observations.rasters(rows))
+        if self._preprocessing.width:
+            features = self._preprocessing.features(self._observations.flatten(rows))
+            given = (features, *given)
         self._times.append(time.time_ns())
-        actions = self._infer(features, noise)
+        actions = self._infer(*given)
         self._times.append(time.time_ns())
         return actions

@@ -59,7 +59,7 @@ def answer(
     return responses
 
 
-def tensor(request: Any, name: str) -> NDArray[Any]:
+def tensor(request: Any, name: str, dimensions: int = 2) -> NDArray[Any]:
     """Return the input `name` of `request`, rows first. Raise ValueError if it is unusable.
 
     Triton accepts requests without an input if another input is optional, and inputs without rows.
@@ -68,9 +68,9 @@ def tensor(request: Any, name: str) -> NDArray[Any]:
     if given is None:
         raise ValueError(f"{name} is missing")
     values: NDArray[Any] = given.as_numpy()
-    if values.ndim != 2 or not values.size:
+    if values.ndim != dimensions or not values.size:
         raise ValueError(f"{name} must have rows")
-    if not np.isfinite(values).all():
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite")
     return values
 

@@ -18,17 +18,17 @@ BATCH, SHORT = 256, 64
 
 
 class Observations:
-    """Reads the leaves of an observation, each from a tensor of its own."""
+    """Reads the leaves of an observation that become features, each from a tensor of its own."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         """Take the leaves of a policy."""
         self._preprocessing = preprocessing
         self._tensors = [
-            _Tensor(leaf.name, [leaf], 1 + len(leaf.dims)) for leaf in preprocessing.leaves
+            _Tensor(leaf.name, [leaf], 1 + len(leaf.dims)) for leaf in preprocessing.vectors
         ]
 
     def read(self, request: Any) -> Arrays:
-        """Return the tensors of a request, each of shape (n, elements).
+        """Return the tensors of a request, each of shape (n, elements); a raster in its own shape.
 
         Raises ValueError, which names the leaf, for a value that is not in the space.
         """
@@ -40,7 +40,7 @@ class Observations:
 
 
 class PackedObservations(Observations):
-    """Reads the float32 leaves from one tensor, and the others each from its own."""
+    """Reads the float32 leaves from one tensor, and the others and rasters each from its own."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         """Take the leaves of a policy."""
@@ -58,7 +58,13 @@ class PackedObservations(Observations):
             }
             for index, leaf in enumerate(layout.apart, start=bool(layout.packed)):
                 columns[leaf.path] = (index, slice(None))
-            self._places = [columns[leaf.path] for leaf in preprocessing.leaves]
+            self._places = [columns[leaf.path] for leaf in preprocessing.vectors]
+        rasters = (leaf for leaf in layout.apart if leaf.raster)
+        self._rasters = [layout.apart.index(leaf) + bool(layout.packed) for leaf in rasters]
+
+    def rasters(self, rows: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the rasters in what `read` returned, in the card's order."""
+        return [rows[index] for index in self._rasters]
 
     def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the flat observations, shape (n, width), of what `read` returned."""
@@ -73,11 +79,16 @@ class _Tensor:
 
     def __init__(self, name: str, leaves: Sequence[Leaf], dimensions: int) -> None:
         self._name, self._leaves = name, leaves
-        self._dimensions = dimensions
+        self._dimensions, self._raster = dimensions, leaves[0].raster
         limits = [leaf.space.limits() for leaf in leaves]
         sizes = [leaf.space.size for leaf in leaves]
         # numpy compares two full arrays faster than it repeats a short row.
         repeats = BATCH if sum(sizes) <= SHORT else 1
+        if self._raster and not any(isinstance(bound, tuple) for bound in limits[0]):
+            sizes = [1]  # the same bounds for all elements
+        element = leaves[0].space.element
+        self._any = not element.floating and limits == [(element.low, element.high)]
+        """Whether every value of its type is within the bounds."""
         self._low, self._high = (
             np.tile(np.concatenate(list(map(np.full, sizes, bounds))), (repeats, 1)).astype(
                 leaves[0].space.dtype
@@ -96,13 +107,13 @@ class _Tensor:
         values: NDArray[Any] = given.as_numpy()
         if values.ndim != self._dimensions or not values.size:
             raise ValueError(f"{self._name} must have rows")
-        if self._dimensions != 2:
-            values = values.reshape(len(values), -1)
-        rows = len(values) if len(values) <= len(self._low) else 1
-        above, below = values >= self._low[:rows], values <= self._high[:rows]  # NaN is neither
-        if np.count_nonzero(above) + np.count_nonzero(below) != 2 * values.size:
-            raise ValueError(self._fault(values, above & below))
-        return values
+        flat = values if self._dimensions == 2 else values.reshape(len(values), -1)
+        if not self._any:
+            rows = len(flat) if len(flat) <= len(self._low) else 1
+            above, below = flat >= self._low[:rows], flat <= self._high[:rows]  # NaN is neither
+            if np.count_nonzero(above) + np.count_nonzero(below) != 2 * values.size:
+                raise ValueError(self._fault(flat, above & below))
+        return values if self._raster else flat
 
     def _fault(self, values: NDArray[Any], inside: NDArray[np.bool_]) -> str:
         row, column = np.argwhere(~inside)[0]
@@ -113,5 +124,5 @@ class _Tensor:
             start += leaf.space.size
         if not np.isfinite(values[row, column]):
             return f"{leaf.name} must be finite"
-        low, high = self._low[0, column], self._high[0, column]
+        low, high = (np.resize(one[0], column + 1)[column] for one in (self._low, self._high))
         return f"{leaf.name} must be from {low:g} to {high:g}, not {values[row, column]:g}"

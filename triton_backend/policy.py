@@ -1,4 +1,4 @@
-"""The Triton models `policy_<format>-vX.Y.Z`: features and noise → action."""
+"""The Triton models `policy_<format>-vX.Y.Z`: features, noise and rasters → action."""
 
 from __future__ import annotations
 
@@ -26,14 +26,22 @@ class _PolicyModel:
         directory = Path(args["model_repository"]) / args["model_version"]
         self._infer = self.load(directory, args)
         self._outputs = action_names(args)
+        self._inputs = [
+            (one["name"], 1 + len(one["dims"]))
+            for one in json.loads(args["model_config"])["input"]
+            if one["name"] != "nonce"
+        ]
 
     @classmethod
     def load(cls, directory: Path, args: dict[str, str]) -> runtimes.Runtime:
         """Open the policy's file in `directory`, on the device and with the threads of `args`."""
-        parameters = json.loads(args["model_config"]).get("parameters", {})
-        threads = int(parameters.get("threads", {"string_value": "1"})["string_value"])
+        config = json.loads(args["model_config"])
+        threads = config.get("parameters", {}).get("threads", {"string_value": "1"})
         runtime: runtimes.Runtime = cls.open(
-            directory / cls.file, args["model_instance_kind"] == "GPU", threads
+            directory / cls.file,
+            args["model_instance_kind"] == "GPU",
+            int(threads["string_value"]),
+            int(config["max_batch_size"]),
         )
         return runtime
 
@@ -41,9 +49,8 @@ class _PolicyModel:
         """Answer all waiting requests with one call of the runtime."""
         return joining.answer(requests, self._read, self._infer, self._outputs)
 
-    @staticmethod
-    def _read(request: Any) -> joining.Arrays:
-        return joining.tensor(request, "features"), joining.tensor(request, "noise")
+    def _read(self, request: Any) -> joining.Arrays:
+        return tuple(joining.tensor(request, *one) for one in self._inputs)
 
 
 class OnnxPolicy(_PolicyModel):

@@ -1,4 +1,7 @@
-"""The Triton model `preprocess-vX.Y.Z`: observations → features and noise."""
+"""The Triton model `preprocess-vX.Y.Z`: observations → features and noise.
+
+Rasters do not come here. Where an observation is rasters alone, there is only noise.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,11 @@ class TritonPythonModel:
         self._preprocessing = Preprocessing.load(directory / FILE_NAME)
         self._observations = Observations(self._preprocessing)
         self._noise = NoiseSource(self._preprocessing.kind)
+        self._outputs = ("features", "noise") if self._preprocessing.width else ("noise",)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer all waiting requests with one pass over their rows."""
-        return joining.answer(requests, self._read, self._compute, ("features", "noise"))
+        return joining.answer(requests, self._read, self._compute, self._outputs)
 
     def _read(self, request: Any) -> joining.Arrays:
         rows = self._observations.read(request)
@@ -43,4 +47,6 @@ class TritonPythonModel:
     def _compute(self, *arrays: Any) -> joining.Arrays:
         *rows, deterministic, seed, row = arrays
         noise = self._noise.draw(deterministic, seed, row, self._preprocessing.noise)
+        if not rows:
+            return (noise,)
         return self._preprocessing.features(self._observations.flatten(rows)), noise

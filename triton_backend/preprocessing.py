@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from policy_spec.graph import Input, choices, feature_width, features_width, graph_inputs
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.noise import KINDS
 from policy_spec.parsing import parse_space
 from policy_spec.signature import Signature, driving_space, sensors_of
-from policy_spec.spaces import Discrete, LeafSpace, MultiDiscrete, Space, to_data, without
+from policy_spec.spaces import LeafSpace, Space, to_data, without
 
 FILE_NAME = "preprocessing.json"
 
@@ -49,7 +50,7 @@ class Preprocessing:
 
     The features of an observation are those of its leaves in the card's order, row-major: the
     elements of a Box, zeros and ones of a MultiBinary, one-hot codes of a Discrete and of each
-    branch of a MultiDiscrete.
+    branch of a MultiDiscrete. Rasters have none: they go to the policy as they are.
 
     Attributes:
         observation_space: of the policy.
@@ -98,15 +99,30 @@ class Preprocessing:
         return leaves(self.observation_space)
 
     @cached_property
+    def vectors(self) -> tuple[Leaf, ...]:
+        """The leaves that become features: all but rasters."""
+        return tuple(leaf for leaf in self.leaves if not leaf.raster)
+
+    @cached_property
+    def rasters(self) -> tuple[Leaf, ...]:
+        """The other leaves, which the policy takes as they are."""
+        return tuple(leaf for leaf in self.leaves if leaf.raster)
+
+    @cached_property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the policy's graph takes."""
+        return graph_inputs(self.observation_space, self.noise)
+
+    @cached_property
     def width(self) -> int:
-        """Number of features of one observation."""
-        return sum(feature_width(leaf.space) for leaf in self.leaves)
+        """Number of features of one observation; 0 for rasters alone."""
+        return features_width(self.observation_space)
 
     @cached_property
     def columns(self) -> dict[tuple[str, ...], tuple[int, int]]:
-        """Where each leaf's features are, by its path: (start, stop)."""
+        """Where the features of each of `vectors` are, by its path: (start, stop)."""
         found, start = {}, 0
-        for leaf in self.leaves:
+        for leaf in self.vectors:
             stop = start + feature_width(leaf.space)
             found[leaf.path] = (start, stop)
             start = stop
@@ -115,7 +131,7 @@ class Preprocessing:
     def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the features before all steps, shape (n, width).
 
-        `rows` has each leaf's values, shape (n, …), in the card's order.
+        `rows` has the values of each of `vectors`, shape (n, …); there must be one.
         """
         if len(rows) == 1:
             return self._codes[0](rows[0])
@@ -134,7 +150,7 @@ class Preprocessing:
 
     @cached_property
     def _codes(self) -> list[Callable[[NDArray[Any]], NDArray[Any]]]:
-        return [_code(leaf.space) for leaf in self.leaves]
+        return [_code(leaf.space) for leaf in self.vectors]
 
     @cached_property
     def _operations(self) -> list[tuple[Operation, NDArray[np.float64], slice | None]]:
@@ -168,21 +184,6 @@ class Preprocessing:
             return cls(driving_space(int(content["sensors"])), int(content["noise"]), steps)
         space = parse_space(content["observation_space"], "observation_space")
         return cls(space, int(content["noise"]["width"]), steps, content["noise"]["kind"])
-
-
-def choices(space: LeafSpace) -> list[range] | None:
-    """Return the values of each branch that is one-hot, or None for a leaf of plain numbers."""
-    if isinstance(space, Discrete):
-        return [range(space.start, space.start + space.n)]
-    if isinstance(space, MultiDiscrete):
-        return [range(s, s + n) for s, n in zip(space.start, space.nvec, strict=True)]
-    return None
-
-
-def feature_width(space: LeafSpace) -> int:
-    """Return the number of features of a leaf."""
-    branches = choices(space)
-    return space.size if branches is None else sum(map(len, branches))
 
 
 def _code(space: LeafSpace) -> Callable[[NDArray[Any]], NDArray[Any]]:

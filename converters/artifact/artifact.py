@@ -19,7 +19,7 @@ from converters.artifact import observations as recorded
 from converters.artifact import pickles, preprocessor, signature
 from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
 from converters.artifact.observations import FILES, Rows, file_name
-from converters.artifact.policy import Policy, Scripted, network
+from converters.artifact.policy import Policy, Scripted, network, zeros
 from converters.artifact.versions import triton_version
 from converters.errors import one_line
 from triton_backend.engine import digest
@@ -36,7 +36,7 @@ class Artifact:
         card: the model card.
         digest: `sha256:…` of the card. It identifies the artifact, as the card holds all hashes.
         preprocessing: observation → features.
-        policy: features and noise → action, in PyTorch.
+        policy: features, noise and rasters → action, in PyTorch.
         observations: recorded ones, for each leaf an array of shape (n, …); n may be 0.
     """
 
@@ -100,7 +100,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     except ValueError as error:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
     path = directory / MODEL
-    policy = _policy(path, files[MODEL], card, preprocessing.width, preprocessing.noise)
+    policy = _policy(path, files[MODEL], card, preprocessing)
     name = next((name for name in FILES if name in files), None)
     rows = recorded.no_rows(card.signature.observation_space)
     if name is not None:
@@ -114,19 +114,19 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
     )
 
 
-def _policy(path: Path, data: bytes, card: ModelCard, features: int, noise: int) -> Policy:
-    rows = torch.zeros(2, features)
+def _policy(path: Path, data: bytes, card: ModelCard, preprocessing: Preprocessing) -> Policy:
+    features, noise, *rasters = zeros(preprocessing, 2)
     try:
         if card.model_type == "torchscript":
             program = Scripted(open_program(data), card)
-            program.check(rows)
+            program.check(features, *rasters)
             policy = Policy(program, card)
         else:
-            policy = Policy(network(features, card), card)
+            policy = Policy(network(preprocessing.width, card), card)
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             policy.gaussian.load_state_dict(state)
         policy = policy.eval().requires_grad_(False)
-        made, again = (policy(rows, torch.zeros(2, noise)) for _ in range(2))
+        made, again = (policy(features, noise, *rasters) for _ in range(2))
     except Exception as error:  # whatever a foreign model file can provoke in torch
         raise ArtifactError(
             f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
@@ -137,7 +137,7 @@ def _policy(path: Path, data: bytes, card: ModelCard, features: int, noise: int)
     if not all(map(torch.equal, actions, others)):
         raise ArtifactError(f"{path}: refused: it gives another action each time for the same rows")
     try:
-        policy(torch.zeros(3, features), torch.zeros(3, noise))
+        policy(*zeros(preprocessing, 3))
     except Exception as error:  # as above
         raise ArtifactError(
             f"{path}: refused: it runs on two rows and not on three, as if it had been traced with "

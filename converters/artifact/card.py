@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from converters.artifact.versions import triton_version
 from converters.errors import ConversionError, one_line
+from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box, at
 
@@ -153,6 +154,12 @@ class ModelCard(BaseModel):
             raise ValueError("state: policies with a memory can't be served yet")
         if self.model_type == "pytorch" and self.architecture is None:
             raise ValueError("a pytorch model needs its architecture in the card")
+        rasters = [leaf for leaf in leaves(self.signature.observation_space) if leaf.raster]
+        if self.model_type == "pytorch" and rasters:
+            raise ValueError(
+                f"{rasters[0].name} is a raster, and a pytorch model is a perceptron, which takes "
+                "none: use a torchscript model"
+            )
         if self.model_type == "torchscript" and self.distribution.std == "network":
             raise ValueError("a torchscript model's std must be parameter or none")
         if not isinstance(action, Box):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,15 @@ def _limits(leaf: Leaf) -> list[NDArray[Any]]:
     return [np.array(np.broadcast_to(one, leaf.space.size)) for one in leaf.space.limits()]
 
 
+@lru_cache(maxsize=4)
 def drawn(space: Space, rows: int, first_seed: int = 0) -> Rows:
-    """Draw observations: `policy_spec.example` of one seed after another."""
+    """Draw observations: `policy_spec.example` of one seed after another. Don't change them."""
     packed = [pack(space, example(space, first_seed + row)) for row in range(rows)]
     return tuple(
-        np.frombuffer(b"".join(bytes(row[leaf.name]) for row in packed), leaf.space.dtype).reshape(  # type: ignore[arg-type]
-            rows, *leaf.space.shape
-        )
+        np.frombuffer(
+            bytearray().join(bytes(row[leaf.name]) for row in packed),  # type: ignore[arg-type]
+            leaf.space.dtype,
+        ).reshape(rows, *leaf.space.shape)
         for leaf in leaves(space)
     )
 

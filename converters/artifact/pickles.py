@@ -209,9 +209,11 @@ def _scalar(dtype: Any, data: Any) -> Any:
     return dtype.values(data, 1)[0]
 
 
-def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+def _frombuffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Array:
     array = Array()
-    array.fill(data, dtype, shape, order)
+    array.fill(data, dtype, shape, "C" if order == "K" else order)
+    if order == "K":  # a transposed array of numpy 2.3 and newer
+        array.values = np.transpose(array.values, axes)
     return array
 
 

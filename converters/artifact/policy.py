@@ -1,4 +1,4 @@
-"""The served policy as one pure graph in PyTorch: features and noise → action.
+"""The served policy as one pure graph in PyTorch: features, noise and rasters → action.
 
 A network gives the parameters of a distribution, the action is made of them and the noise, and the
 card's control maps it. Every format is exported from this module.
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from converters.artifact.card import Activation, Architecture, ModelCard
 from policy_spec.control import RANGES, Lookup
+from policy_spec.graph import choices, feature_width, features_width
+from policy_spec.leaves import Leaf
 from policy_spec.spaces import Box, MultiBinary, at
-from triton_backend.preprocessing import choices, feature_width
+from triton_backend.preprocessing import Preprocessing
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -91,7 +93,7 @@ def network(features: int, card: ModelCard) -> nn.Module:
 
 
 class Scripted(nn.Module):
-    """A TorchScript artifact: (n, features) → mean, mean and standard deviation, or logits."""
+    """A TorchScript artifact: features and rasters → mean, mean and std, or logits."""
 
     def __init__(self, program: torch.jit.ScriptModule, card: ModelCard) -> None:
         """Wrap the loaded program."""
@@ -100,10 +102,15 @@ class Scripted(nn.Module):
         self.box = isinstance(card.signature.action_space, Box)
         self.has_std = card.distribution.std != "none"
         self.width = feature_width(card.signature.action_space)
+        self.takes_features = features_width(card.signature.observation_space) > 0
 
-    def forward(self, features: Tensor) -> Any:
-        """(n, features) → what `Gaussian` or `Logits` gives, in the type of the features."""
-        made = self.program(features)
+    def run(self, features: Tensor, *rasters: Tensor) -> Any:
+        """Call the program. It takes the rasters alone where an observation has no features."""
+        return self.program(*((features,) if self.takes_features else ()), *rasters)
+
+    def forward(self, features: Tensor, *rasters: Tensor) -> Any:
+        """(n, features), (n, …) → what `Gaussian` or `Logits` gives, in the features' type."""
+        made = self.run(features, *rasters)
         given = made if isinstance(made, tuple) else (made,)
         # A program may compute in another type than its caller's.
         parts = [part if part.dtype == features.dtype else part.to(features) for part in given]
@@ -111,9 +118,9 @@ class Scripted(nn.Module):
             return parts[0]
         return parts[0], (parts[1] if self.has_std else torch.zeros_like(parts[0]))
 
-    def check(self, features: Tensor) -> None:
+    def check(self, features: Tensor, *rasters: Tensor) -> None:
         """Run the program; raise ValueError for outputs of another number, shape or kind."""
-        made = self.program(features)
+        made = self.run(features, *rasters)
         parts = made if isinstance(made, tuple) else (made,)
         if len(parts) != 1 + self.has_std:
             raise ValueError(f"it gives {len(parts)} outputs, not {1 + self.has_std}")
@@ -126,9 +133,10 @@ class Scripted(nn.Module):
 
 
 class Policy(nn.Module):
-    """(n, features) and (n, width) of noise → each output of a policy model, (n, elements).
+    """Features, noise and rasters, rows first → each output of a policy model, (n, elements).
 
-    These are the action, and the policy's own action where the control differs from it.
+    These are the action, and the policy's own action where the control differs from it. Features
+    are of shape (n, 0) where an observation is rasters alone.
     """
 
     # TorchScript writes this name into every program. It stays the same wherever this file moves,
@@ -156,21 +164,21 @@ class Policy(nn.Module):
                 bounds = [float(at(side, index)) for index in range(self.space.size)]
                 self.register_buffer(name, torch.tensor(bounds))
 
-    def forward(self, features: Tensor, noise: Tensor) -> Any:
+    def forward(self, features: Tensor, noise: Tensor, *rasters: Tensor) -> Any:
         """Return the action, or both. With zero noise it is the deterministic one."""
-        raw = self.choose(self.scores(features, noise))
+        raw = self.choose(self.scores(features, noise, *rasters))
         if self.control is None:
             return raw
         action = self.controls(raw)
         return (action, raw) if self.two else action
 
-    def scores(self, features: Tensor, noise: Tensor) -> Tensor:
+    def scores(self, features: Tensor, noise: Tensor, *rasters: Tensor) -> Tensor:
         """Return a Box's action before it is squashed, or logits with noise, shape (n, width)."""
         if isinstance(self.space, Box):
-            mean, std = self.gaussian(features)
+            mean, std = self.gaussian(features, *rasters)
             raw: Tensor = mean + (0.0 if self.noise == "none" else std) * noise
             return raw
-        logits: Tensor = self.gaussian(features)
+        logits: Tensor = self.gaussian(features, *rasters)
         # Without noise its tensor stays an input, as every graph has two. ONNX drops unused ones.
         return logits + (0.0 * noise if self.noise == "none" else noise)
 
@@ -213,3 +221,17 @@ class Policy(nn.Module):
         value = raw[:, column.index : column.index + 1]
         scaled = torch.where(value > 0, value * column.positive, value * column.negative)
         return scaled + column.offset
+
+
+def zeros(preprocessing: Preprocessing, rows: int) -> list[Tensor]:
+    """Return so many rows of zeros for `Policy`: features, noise and rasters."""
+    return [
+        torch.zeros(rows, preprocessing.width),
+        torch.zeros(rows, preprocessing.noise),
+        *(zeros_of(leaf, rows) for leaf in preprocessing.rasters),
+    ]
+
+
+def zeros_of(leaf: Leaf, rows: int) -> Tensor:
+    """Return so many rows of zeros of one leaf, in its own type and shape."""
+    return torch.zeros(rows, *leaf.space.shape, dtype=getattr(torch, leaf.space.dtype))

@@ -23,10 +23,13 @@ from converters.export.flavours import CONTENTS
 from converters.export.formats import DEFAULT, FORMATS, ExportError, Format, Program
 from converters.export.truth import Truth
 from converters.repository import activation, configs, repository
+from converters.repository.tensors import max_batch_size
 from triton_backend.engine import UnusableEngineError
 
 GOLDEN_ROWS = 4
 """How many recorded actions a server must repeat before it counts as ready."""
+GOLDEN_BYTES = 96 << 10
+"""Bytes of their observations, which are in the ensemble's configuration; one row may have more."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,17 @@ def _write_version(
     version, number = card.version, str(triton_version(card.version))
     signature = card.signature
     served, contents = configs.FLAVOURS[flavour], CONTENTS[flavour]
-    model = tree / configs.preprocess_name(version)
-    written = {model}
-    _write_config(tree, model.name, configs.preprocess(version, signature, served))
-    for file, content in contents.preprocess(source).items():
-        repository.write(model / number / file, content)
+    written = set()
+    if served.features(signature):
+        model = tree / configs.preprocess_name(version)
+        written.add(model)
+        _write_config(tree, model.name, configs.preprocess(version, signature, served))
+        for file, content in contents.preprocess(source).items():
+            repository.write(model / number / file, content)
 
-    widths = source.preprocessing.width, source.preprocessing.noise
+    rows = max_batch_size(signature)
     with _foreign(version):
-        program = Program.trace(source.policy, *widths, capabilities)
+        program = Program.trace(source.policy, source.preprocessing, rows, capabilities)
     cells: list[dict[str, Any]] = []
     onnx: dict[str, bytes] = {}
     for name in formats:
@@ -199,20 +204,20 @@ def _compared(
                 f"{source.card.version} as {form.name} can't be compared with the trained policy "
                 f"here, so it can't be the format that is served by default: {error}"
             ) from None
-        return parity.not_measured(form.name, str(error))
+        return parity.not_measured(source, form.name, str(error))
     return parity.measure(source, form.name, runtime)
 
 
 def _golden(source: artifact.Artifact, tolerance: float) -> dict[str, Any]:
     rows = parity.observations(source)
-    features = parity.features(source, rows)
-    noise = np.zeros((len(features), source.preprocessing.noise), np.float32)
-    clear = np.flatnonzero(Truth.of(source.policy, features, noise).clear())
-    picked = clear[:GOLDEN_ROWS] if len(clear) else slice(GOLDEN_ROWS)
-    rows, features, noise = tuple(one[picked] for one in rows), features[picked], noise[picked]
+    clear = np.flatnonzero(Truth.of(source.policy, *parity.inputs(source, rows)).clear())
+    size = sum(values[0].nbytes for values in rows)
+    count = max(1, min(GOLDEN_ROWS, GOLDEN_BYTES // size))
+    picked = clear[:count] if len(clear) else slice(count)
+    rows = tuple(one[picked] for one in rows)
     return {
         "observations": json_form(source.card.signature.observation_space, rows),
-        "actions": parity.actions(source, features, noise).round(6).tolist(),
+        "actions": parity.actions(source, *parity.inputs(source, rows)).round(6).tolist(),
         "tolerance": tolerance,
     }
 

@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.onnx.errors import UnsupportedOperatorError
 
+from converters.artifact.policy import Policy, zeros
 from converters.errors import ConversionError
 from converters.export import tensorrt
+from policy_spec.graph import Input
 from triton_backend import engine, runtimes
+from triton_backend.preprocessing import Preprocessing
 
 OPSET = 18
 
@@ -34,32 +38,37 @@ class Program:
 
     Attributes:
         script: the program.
-        features: width of its first input, shape (n, features).
-        noise: width of its second, shape (n, noise).
+        inputs: what it takes.
+        example: rows of zeros for them.
         outputs: names of its outputs.
+        rows: the most rows of a batch.
         capabilities: compute capabilities of TensorRT engines; empty for the default ones.
     """
 
     script: torch.jit.ScriptModule
-    features: int
-    noise: int
-    outputs: tuple[str, ...] = ("action",)
+    inputs: tuple[Input, ...]
+    example: tuple[torch.Tensor, ...]
+    outputs: tuple[str, ...]
+    rows: int
     capabilities: tuple[str, ...] = ()
 
     @classmethod
     def trace(
         cls,
-        policy: torch.nn.Module,
-        features: int,
-        noise: int,
+        policy: Policy,
+        preprocessing: Preprocessing,
+        rows: int,
         capabilities: tuple[str, ...] = (),
     ) -> Program:
-        """Trace `policy`, whose inputs are (n, features) and (n, noise).
+        """Trace the `policy` that has this preprocessing.
 
         Raises ExportError for one that changes an attribute of itself.
         """
-        example = (torch.zeros(2, features), torch.zeros(2, noise))
-        script = torch.jit.trace(policy, example)  # type: ignore[no-untyped-call]
+        example = tuple(zeros(preprocessing, 2))
+        traced: torch.nn.Module = policy
+        if not preprocessing.width:
+            example, traced = example[1:], _WithoutFeatures(policy)
+        script = torch.jit.trace(traced.eval(), example)  # type: ignore[no-untyped-call]
         frozen = torch.jit.freeze(script)
         graph = frozen.inlined_graph  # its nodes live as long as it does
         if changed := graph.findAllNodes("prim::SetAttr"):
@@ -69,7 +78,18 @@ class Program:
             )
         two = isinstance(frozen(*example), tuple)
         outputs = ("action", "policy_action") if two else ("action",)
-        return cls(frozen, features, noise, outputs, capabilities)
+        return cls(frozen, preprocessing.inputs, example, outputs, rows, capabilities)
+
+
+class _WithoutFeatures(torch.nn.Module):
+    """A policy that takes noise and rasters alone."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, noise: torch.Tensor, *rasters: torch.Tensor) -> Any:
+        return self.policy(noise[:, :0], noise, *rasters)
 
 
 @dataclass(frozen=True)
@@ -99,19 +119,18 @@ class Format:
 def _write_onnx(program: Program, path: Path) -> None:
     # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
     # writes the same file, and writes no path of this machine.
+    names = [one.name for one in program.inputs]
     with warnings.catch_warnings(), _no_output():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
                 program.script,
-                (torch.zeros(2, program.features), torch.zeros(2, program.noise)),
+                program.example,
                 str(path),
                 dynamo=False,
-                input_names=["features", "noise"],
+                input_names=names,
                 output_names=list(program.outputs),
-                dynamic_axes={
-                    name: {0: "batch"} for name in ("features", "noise", *program.outputs)
-                },
+                dynamic_axes={name: {0: "batch"} for name in (*names, *program.outputs)},
                 opset_version=OPSET,
             )
         except UnsupportedOperatorError as error:
@@ -153,7 +172,7 @@ def _write_tensorrt(program: Program, path: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         onnx = Path(directory) / "model.onnx"
         _write_onnx(program, onnx)
-        tensorrt.write(onnx.read_bytes(), path, program.capabilities)
+        tensorrt.write(onnx.read_bytes(), path, program.capabilities, program.rows)
 
 
 _MANGLED = re.compile(rb"__torch_mangle_\d+")

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from converters.artifact.observations import Rows
+from policy_spec.graph import choices
 from policy_spec.leaves import Leaf
 from policy_spec.signature import sensors_of
-from triton_backend.preprocessing import Floats, Preprocessing, choices
+from triton_backend.preprocessing import Floats, Preprocessing
 
 FILE_NAME = "model.onnx"
 OPSET, IR_VERSION = 18, 8
@@ -29,8 +30,9 @@ _NEUTRAL = {"add": -0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 def graph(preprocessing: Preprocessing) -> bytes:
     """Return the ONNX file of `Preprocessing.features`: each leaf's tensor → features.
 
-    Inputs have the leaves' types and dims, features are float32 of shape (n, width). The arithmetic
-    is float64, with one node for each operation of numpy, so that the bits are the same.
+    There must be features: rasters have none. Inputs have the leaves' types and dims, features are
+    float32 of shape (n, width). The arithmetic is float64, with one node for each operation of
+    numpy, so that the bits are the same.
     """
     made = _Graph("" if sensors_of(preprocessing.observation_space) is not None else "/")
     last = made.joined(preprocessing)
@@ -53,7 +55,7 @@ def graph(preprocessing: Preprocessing) -> bytes:
     built = helper.make_graph(
         made.nodes,
         "preprocess",
-        [_input(leaf) for leaf in preprocessing.leaves],
+        [_input(leaf) for leaf in preprocessing.vectors],
         [
             helper.make_tensor_value_info(
                 "features", TensorProto.FLOAT, ["batch", preprocessing.width]
@@ -90,7 +92,7 @@ class _Graph:
 
     def joined(self, preprocessing: Preprocessing) -> str:
         """Add what makes flat observations in float64, and return their name."""
-        leaves = preprocessing.leaves
+        leaves = preprocessing.vectors
         if all(leaf.triton == "FP32" and len(leaf.dims) == 1 for leaf in leaves):
             flat, first = [leaf.name for leaf in leaves], f"{self.prefix}step0"
             if len(flat) > 1:
@@ -130,6 +132,7 @@ def features(graph: bytes, preprocessing: Preprocessing, rows: Rows) -> Floats:
     given: dict[str, NDArray[np.generic]] = {
         leaf.name: values.reshape(len(values), *leaf.dims)
         for leaf, values in zip(preprocessing.leaves, rows, strict=True)
+        if not leaf.raster
     }
     made: Floats = session.run(["features"], given)[0]
     return made

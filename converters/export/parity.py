@@ -12,7 +12,7 @@ from converters.artifact.observations import Rows, corners, drawn
 from converters.errors import ConversionError
 from converters.export.truth import OWN_ERRORS, Truth, run
 from converters.export.truth import TOLERANCE as TOLERANCE
-from converters.repository.configs import MAX_BATCH_SIZE
+from converters.repository.tensors import MAX_BATCH_SIZE, max_batch_size
 from policy_spec.leaves import leaves
 from policy_spec.noise import NoiseSource
 from policy_spec.spaces import Box
@@ -22,6 +22,8 @@ BATCH_SIZES = (1, 2, 7, 32, MAX_BATCH_SIZE)
 REPEATS = 3
 DRAWN = 64
 """Observations to compare on where none are recorded."""
+MOST_BYTES = 4 << 20
+"""Of recorded rasters, so many bytes are compared on, and at least `DRAWN` rows."""
 
 Floats = NDArray[np.float32]
 
@@ -33,11 +35,16 @@ class ParityError(ConversionError):
 def observations(artifact: Artifact) -> Rows:
     """Return the observations that policies are compared on: for each leaf its values, (n, …).
 
-    They are the recorded ones, or 64 drawn ones if there are none.
+    They are the recorded ones, or 64 drawn ones if there are none. Of many recorded rasters they
+    are some from the whole recording.
     """
-    if len(artifact.observations[0]):
-        return artifact.observations
-    signature = artifact.card.signature
+    signature, found = artifact.card.signature, artifact.observations
+    if count := len(found[0]):
+        most = max(DRAWN, MOST_BYTES * count // sum(values.nbytes for values in found))
+        if count <= most or not artifact.preprocessing.rasters:
+            return found
+        picked = np.linspace(0, count - 1, most).astype(int)
+        return tuple(values[picked] for values in found)
     if signature.sensors is None:
         return drawn(signature.observation_space, DRAWN)
     width = 2 + signature.sensors
@@ -48,25 +55,50 @@ def observations(artifact: Artifact) -> Rows:
 
 def features(artifact: Artifact, rows: Rows) -> Floats:
     """Return the features of observations, shape (n, width)."""
-    return artifact.preprocessing.features(artifact.preprocessing.flatten(rows))
+    preprocessing, found = artifact.preprocessing, artifact.preprocessing.leaves
+    vectors = [values for leaf, values in zip(found, rows, strict=True) if not leaf.raster]
+    if not vectors:
+        return np.empty((len(rows[0]), 0), np.float32)
+    return preprocessing.features(preprocessing.flatten(vectors))
 
 
-def probes(artifact: Artifact) -> tuple[Floats, Floats]:
-    """Return the features and noise of `observations`, for the comparison of exports.
+def rasters(artifact: Artifact, rows: Rows) -> list[NDArray[Any]]:
+    """Return the rasters in observations, each of shape (n, …)."""
+    found = zip(artifact.preprocessing.leaves, rows, strict=True)
+    return [values for leaf, values in found if leaf.raster]
+
+
+def inputs(artifact: Artifact, rows: Rows) -> Arrays:
+    """Return what `Policy` takes for the deterministic action: features, noise and rasters."""
+    noise = np.zeros((len(rows[0]), artifact.preprocessing.noise), np.float32)
+    return features(artifact, rows), noise, *rasters(artifact, rows)
+
+
+def probes(artifact: Artifact) -> Arrays:
+    """Return the features, noise and rasters of `observations`, for the comparison of exports.
 
     The first half of the rows is deterministic; the second half is the same with noise.
     """
-    preprocessing = artifact.preprocessing
-    given = features(artifact, observations(artifact))
+    given, zeros, *others = inputs(artifact, observations(artifact))
     rows = np.arange(len(given))
-    source = NoiseSource(preprocessing.kind)
-    noise = source.draw(np.zeros(len(rows), bool), rows, rows, preprocessing.noise)
-    return np.concatenate([given, given]), np.concatenate([np.zeros_like(noise), noise])
+    source = NoiseSource(artifact.preprocessing.kind)
+    noise = source.draw(np.zeros(len(rows), bool), rows, rows, zeros.shape[1])
+    return (
+        np.concatenate([given, given]),
+        np.concatenate([zeros, noise]),
+        *(np.concatenate([one, one]) for one in others),
+    )
 
 
-def actions(artifact: Artifact, features: Floats, noise: Floats) -> NDArray[Any]:
+def batch_sizes(artifact: Artifact) -> tuple[int, ...]:
+    """Return those of `BATCH_SIZES` that the policy's models take, and the largest that they do."""
+    most = max_batch_size(artifact.card.signature)
+    return (*(rows for rows in BATCH_SIZES if rows < most), most)
+
+
+def actions(artifact: Artifact, *inputs: NDArray[Any]) -> NDArray[Any]:
     """Return the trained policy's own answers, shape (n, elements), one row at a time."""
-    return run(artifact.policy, features, noise)[0]
+    return run(artifact.policy, *inputs)[0]
 
 
 def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, Any]]:
@@ -81,14 +113,14 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
     """
     where = f"{artifact.card.version} as {form}"
     _check_corners(artifact, where, runtime)
-    given, noise = probes(artifact)
-    truth = Truth.of(artifact.policy, given, noise)
-    alone = _batches(runtime, given, noise, np.arange(len(given)), 1)
+    given = probes(artifact)
+    truth, rows = Truth.of(artifact.policy, *given), np.arange(len(given[0]))
+    alone = _batches(runtime, given, rows, 1)
     _check_types(artifact, where, alone)
     cells = []
-    for batch in BATCH_SIZES:
-        order = np.resize(np.arange(len(given)), -(-len(given) // batch) * batch)
-        answers = [_batches(runtime, given, noise, order, batch) for _ in range(REPEATS)]
+    for batch in batch_sizes(artifact):
+        order = np.resize(rows, -(-len(rows) // batch) * batch)
+        answers = [_batches(runtime, given, order, batch) for _ in range(REPEATS)]
         error, good = truth.errors(answers[0], order)
         if not good:
             raise ParityError(
@@ -118,7 +150,7 @@ def tolerance(artifact: Artifact) -> float:
     return TOLERANCE if own <= TOLERANCE / 10 else float(f"{TOLERANCE + OWN_ERRORS * own:.1e}")
 
 
-def not_measured(form: str, reason: str) -> list[dict[str, Any]]:
+def not_measured(artifact: Artifact, form: str, reason: str) -> list[dict[str, Any]]:
     """Return the cells of a format that can't run on this machine.
 
     They have the keys of `measure`, with `repeats` 0 and None for each figure, and `reason`.
@@ -127,16 +159,16 @@ def not_measured(form: str, reason: str) -> list[dict[str, Any]]:
     nothing = dict.fromkeys(figures)
     return [
         {"format": form, "batch": batch, "repeats": 0, **nothing, "reason": reason}
-        for batch in BATCH_SIZES
+        for batch in batch_sizes(artifact)
     ]
 
 
 def _check_corners(artifact: Artifact, where: str, runtime: Runtime) -> None:
     space = artifact.card.signature.observation_space
     rows = corners(space)
-    given = features(artifact, rows)
-    zeros = np.zeros((len(given), artifact.preprocessing.noise), np.float32)
-    finite = [np.isfinite(one).all(axis=1) for one in (given, *runtime(given, zeros))]
+    given = inputs(artifact, rows)
+    made = _batches(runtime, given, np.arange(len(rows[0])), len(rows[0]))
+    finite = [np.isfinite(one).all(axis=1) for one in (given[0], *made)]
     bad = np.flatnonzero(~np.logical_and.reduce(finite))
     if len(bad):
         found = leaves(space)
@@ -158,12 +190,11 @@ def _check_types(artifact: Artifact, where: str, outputs: Arrays) -> None:
         raise ParityError(f"{where}: it answers in {found}, not in {expected}")
 
 
-def _batches(
-    runtime: Runtime, features: Floats, noise: Floats, order: NDArray[Any], batch: int
-) -> Arrays:
-    """Return the outputs for the rows `order`, computed in batches."""
+def _batches(runtime: Runtime, inputs: Arrays, order: NDArray[Any], batch: int) -> Arrays:
+    """Return the outputs for the rows `order` of what `Policy` takes, computed in batches."""
+    taken = inputs if inputs[0].shape[1] else inputs[1:]  # no graph takes features of no width
     parts = [order[start : start + batch] for start in range(0, len(order), batch)]
-    made = [runtime(features[part], noise[part]) for part in parts]
+    made = [runtime(*(one[part] for one in taken)) for part in parts]
     return tuple(map(np.concatenate, zip(*made, strict=True)))
 
 

@@ -8,12 +8,12 @@ API. Only `tensorrt-rtx` has been run: the other needs a GPU and packages from N
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from converters.errors import ConversionError
-from converters.repository.configs import MAX_BATCH_SIZE
+from converters.repository.tensors import MAX_BATCH_SIZE
 from triton_backend.engine import (
     FILE_NAME,
     LIBRARIES,
@@ -23,8 +23,8 @@ from triton_backend.engine import (
     library_version,
 )
 
-PROFILE = {"min": 1, "opt": 32, "max": MAX_BATCH_SIZE}
-"""The fewest and the most rows of a batch, and the number that a plan is tuned for."""
+TUNED_ROWS = 32
+"""The rows that a plan is tuned for."""
 
 PRECISION = "FP32, no TF32"
 """TF32 keeps 10 bits of mantissa; that error is far above the tolerance of an export."""
@@ -37,24 +37,27 @@ class BuilderError(ConversionError):
     """An engine can't be built here."""
 
 
-def write(onnx: bytes, plan: Path, capabilities: Sequence[str] = ()) -> None:
+def write(
+    onnx: bytes, plan: Path, capabilities: Sequence[str] = (), rows: int = MAX_BATCH_SIZE
+) -> None:
     """Build the engine of an ONNX file into `plan`, and `builder.json` beside it.
 
-    `capabilities` are compute capabilities like `8.6`. An existing plan stays if its record says
-    that the same builder made it from the same file for the same targets, as two builds need not
-    give the same bytes. Raises BuilderError.
+    `capabilities` are compute capabilities like `8.6`, `rows` are the most of a batch. An existing
+    plan stays if its record says that the same builder made it from the same file for the same
+    targets, as two builds need not give the same bytes. Raises BuilderError.
     """
     builder, version, targets = _choose(tuple(sorted(set(capabilities), key=float)))
     record = plan.with_name(FILE_NAME)
+    profile = {"min": 1, "opt": min(TUNED_ROWS, rows), "max": rows}
 
     def of(content: bytes) -> str:
         return BuildRecord(
-            builder, version, targets, PROFILE, PRECISION, digest(onnx), digest(content)
+            builder, version, targets, profile, PRECISION, digest(onnx), digest(content)
         ).dumps()
 
     if plan.is_file() and record.is_file() and record.read_text() == of(plan.read_bytes()):
         return
-    content = _build(builder, onnx, targets)
+    content = _build(builder, onnx, targets, profile)
     plan.write_bytes(content)
     record.write_text(of(content))
 
@@ -75,7 +78,7 @@ def _choose(capabilities: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
     return "tensorrt-rtx", version, capabilities or DEFAULT_CAPABILITIES
 
 
-def _build(builder: str, onnx: bytes, targets: tuple[str, ...]) -> bytes:
+def _build(builder: str, onnx: bytes, targets: tuple[str, ...], rows: Mapping[str, int]) -> bytes:
     trt: Any = importlib.import_module(LIBRARIES[builder])
     log = _log(trt)
     engine_builder = trt.Builder(log)
@@ -92,8 +95,8 @@ def _build(builder: str, onnx: bytes, targets: tuple[str, ...]) -> bytes:
     profile = engine_builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        width = tensor.shape[1]
-        profile.set_shape(tensor.name, *((PROFILE[rows], width) for rows in ("min", "opt", "max")))
+        shape = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, *((rows[most], *shape) for most in ("min", "opt", "max")))
     config.add_optimization_profile(profile)
     if builder == "tensorrt-rtx":
         _set_targets(trt, config, targets)

@@ -8,19 +8,19 @@ two are closer than that, either one may be chosen.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from converters.artifact.policy import Policy
+from policy_spec.graph import choices
 from policy_spec.spaces import Box, MultiBinary
-from triton_backend.preprocessing import choices
 from triton_backend.runtimes import Arrays
-
-Floats = NDArray[np.float32]
 
 TOLERANCE = 1e-5
 """Largest absolute difference of an action's element, where float32 itself is exact."""
@@ -31,19 +31,36 @@ MOST_OWN = 1e-3
 """A larger error is none of rounding: the program does something else in float64. Relative."""
 
 
-def run(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> Arrays:
-    """Return the trained policy's outputs, one row at a time."""
+def run(policy: Policy, *inputs: NDArray[Any]) -> Arrays:
+    """Return the trained policy's outputs for features, noise and rasters, one row at a time."""
     with torch.inference_mode():
-        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
-        made = [policy(f[None], n[None]) for f, n in rows]
+        made = [policy(*row) for row in _rows(inputs)]
     parts = [one if isinstance(one, tuple) else (one,) for one in made]
     return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
 
 
-def _scores(policy: Policy, features: NDArray[Any], noise: NDArray[Any]) -> NDArray[Any]:
+def _scores(policy: Policy, *inputs: NDArray[Any]) -> NDArray[Any]:
     with torch.inference_mode():
-        rows = zip(torch.from_numpy(features), torch.from_numpy(noise), strict=True)
-        return torch.cat([policy.scores(f[None], n[None]) for f, n in rows]).numpy()
+        return torch.cat([policy.scores(*row) for row in _rows(inputs)]).numpy()
+
+
+def _rows(inputs: Arrays) -> Iterator[list[torch.Tensor]]:
+    for row in zip(*map(torch.from_numpy, inputs), strict=True):
+        yield [one[None] for one in row]
+
+
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+class _Wide(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Computes in float64 what a program casts to float32 itself, as it does with an image."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("dtype") is torch.float32:
+            kwargs = kwargs | {"dtype": torch.float64}
+        return func(*args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -65,12 +82,13 @@ class Truth:
     own: float
 
     @classmethod
-    def of(cls, policy: Policy, features: Floats, noise: Floats) -> Truth:
-        """Compute the policy in both types."""
-        exact, wide = copy.deepcopy(policy), (features.astype(np.float64), noise.astype(np.float64))
-        as_it_is = run(policy, features, noise), _scores(policy, features, noise)
+    def of(cls, policy: Policy, *inputs: NDArray[Any]) -> Truth:
+        """Compute the policy in both types for features, noise and rasters."""
+        exact, wide = copy.deepcopy(policy).double(), tuple(map(_widened, inputs))
+        as_it_is = run(policy, *inputs), _scores(policy, *inputs)
         try:
-            outputs, scores = run(exact.double(), *wide), _scores(exact, *wide)
+            with _Wide():  # type: ignore[no-untyped-call]
+                outputs, scores = run(exact, *wide), _scores(exact, *wide)
         except RuntimeError:  # a program may have constants of its own in float32
             exact, outputs, scores = policy, *as_it_is
         pairs = [(as_it_is[1], scores)]

@@ -11,10 +11,11 @@ from typing import Any, TypedDict
 from converters.artifact.card import ArtifactError
 from policy_spec.checks import SpecError
 from policy_spec.control import RANGES, Control
-from policy_spec.leaves import leaves
+from policy_spec.leaves import Leaf, leaves
 from policy_spec.parsing import parse_space
 from policy_spec.signature import Signature, driving_space
 from policy_spec.spaces import Box, Dict, LeafSpace, Space, at, to_data, uniform
+from policy_spec.validate import takes_images
 
 VECTOR = "vector"
 DRIVING = ("speed", "steering", "sensors")
@@ -182,15 +183,25 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
     acted = [("action", leaf) for leaf in leaves(signature.action_space)]
     for part, leaf in (*observed, *acted):
         space = leaf.space
-        kind = type(space).__name__
-        sizes = " × ".join(map(str, space.shape))
-        shown = f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
-        rows.append((part, ".".join(leaf.path), shown, range_text(space), space.unit or ""))
+        name, unit = ".".join(leaf.path), space.unit or space.description or ""
+        if leaf.raster and space.dtype == "uint8" and not unit and 3 in space.shape:
+            unit = "channel order unknown"
+        rows.append((part, name, _kind(leaf), range_text(space), unit))
     if signature.repeat > 1:
         rows.append(("repeat", "", f"an action holds for {signature.repeat} steps", "", ""))
     if signature.control is None:
         return [*rows, ("control", "", "none: an action is answered as it is", "", "")]
     return rows + _described(signature.control)
+
+
+def _kind(leaf: Leaf) -> str:
+    space = leaf.space
+    kind, sizes = type(space).__name__, " × ".join(map(str, space.shape))
+    if takes_images(space):
+        kind = "Image"
+    elif leaf.raster:
+        kind = "Raster"
+    return f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
 
 
 def _described(control: Control) -> list[tuple[str, str, str, str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -17,6 +17,7 @@ from converters.importers import (
     interface,
     programs,
     sb3_actor,
+    sb3_images,
     sb3_normalisation,
     sb3_spaces,
     sb3_zip,
@@ -24,7 +25,11 @@ from converters.importers import (
 )
 from converters.importers.interface import Options
 from converters.importers.sb3_actor import Actor
+from converters.importers.sb3_images import Images, Layout
+from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
+from policy_spec.graph import features_width
+from policy_spec.leaves import leaves
 from policy_spec.spaces import Box, Space
 
 
@@ -35,38 +40,41 @@ def import_sb3(
     *,
     vecnormalize: Path | Literal["none"] | None = None,
     fields: Sequence[str] | None = None,
+    image_layout: Layout | None = None,
     **options: Unpack[Options],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and return its folder.
 
-    It accepts PPO, A2C, SAC, TD3, DDPG and DQN with `MlpPolicy` and `MultiInputPolicy`, without
-    images. `vecnormalize` is the file of the statistics that the policy was trained with, or
-    "none": it saw the observations as they are. `fields` names the elements of a flat vector, see
-    `interface.named`. The artifact's actions are compared with
-    `model.predict(deterministic=True)`. Raises ArtifactError for another policy, for a flat vector
-    without `fields`, and for a version that exists. It also raises it if `vecnormalize` is a file
-    and the zip shows that the policy was trained without, or if `vecnormalize` is None and the zip
-    does not show that.
+    It accepts PPO, A2C, SAC, TD3, DDPG and DQN with `MlpPolicy`, `CnnPolicy` and
+    `MultiInputPolicy`. `vecnormalize` is the file of the statistics that the policy was trained
+    with, or "none": it saw the observations as they are. `fields` names the elements of a flat
+    vector, see `interface.named`. `image_layout` is how callers send images; without it they send
+    the environment's layout, or the channels last where the zip does not tell it. The artifact's
+    actions are compared with `model.predict(deterministic=True)`. Raises ArtifactError for another
+    policy, for a flat vector without `fields`, and for a version that exists. It also raises it if
+    `vecnormalize` is a file and the zip shows that the policy was trained without, or if
+    `vecnormalize` is None and the zip does not show that.
     """
     saved = sb3_zip.read(policy)
+    tell = interface.teller(options)
     try:
-        actor = sb3_actor.actor_of(saved)
+        images = sb3_images.find(saved, image_layout, tell)
+        actor = sb3_actor.actor_of(saved, images)
+        parts = sb3_spaces.leaves(images.space)
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
-    statistics = sb3_normalisation.check(policy, saved, vecnormalize)
-    observation = _observation(policy, saved, fields, options)
-    parts = sb3_spaces.leaves(saved.observation_space)
+    whole = {leaf.key for leaf in parts if leaf.raster} | set(images.orders)
+    statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
+    observation = _observation(policy, saved, images, fields, tell)
     if any(
         np.any(getattr(one, "start", 0)) for one in (saved.action_space, *(p.space for p in parts))
     ):
-        interface.teller(options)(
-            "Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0"
-        )
+        tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    model, card = _model(actor, parts[-1].first + parts[-1].width)
+    model, card = _model(actor, observation)
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
-        seen = _batch(saved, rows, features)
+        seen = _batch(parts, images, rows, features)
         actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True)[0]
         return actions
 
@@ -84,14 +92,22 @@ def import_sb3(
 
 
 def _observation(
-    path: Path, saved: SavedPolicy, fields: Sequence[str] | None, options: Options
+    path: Path,
+    saved: SavedPolicy,
+    images: Images,
+    fields: Sequence[str] | None,
+    tell: Callable[[str], None],
 ) -> Space:
     """Return the observation space; the bounds of a Box that did not hold are left away."""
-    tell = interface.teller(options)
-    own = saved.observation_space
+    own = images.space
     seen = saved.last_observation if saved.last_original is None else saved.last_original
-    space = interface.read_space(path, sb3_spaces.card_form(own, seen), "observation_space")
-    if space != interface.read_space(path, sb3_spaces.card_form(own), "observation_space"):
+    form, plain = sb3_spaces.card_form(own, seen), sb3_spaces.card_form(own)
+    outside = form != plain
+    for key, order in images.orders.items():
+        part = form if key is None else form["subspaces"][key]
+        part["description"] = f"image, {order}"
+    space = interface.read_space(path, form, "observation_space")
+    if outside:
         tell("the policy saw an observation outside of its own space, whose bounds are left away")
     if not (isinstance(own, spaces.Box) and len(own.shape) == 1):
         if fields is not None and tuple(fields) != (interface.VECTOR,):
@@ -110,23 +126,24 @@ def _observation(
     return interface.named(path, space, fields, tell)
 
 
-def _batch(saved: SavedPolicy, rows: Rows, features: NDArray[Any]) -> Any:
+def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[Any]) -> Any:
     """Return observations for the policy itself: of a Box its features, which are normalised."""
-    parts: dict[str | None, NDArray[Any]] = {}
-    for index, leaf in enumerate(sb3_spaces.leaves(saved.observation_space)):
-        columns = features[:, leaf.first : leaf.first + leaf.width]
-        if isinstance(leaf.space, spaces.Box):
-            parts[leaf.key] = columns.reshape(-1, *leaf.space.shape)
-        else:
-            parts[leaf.key] = rows[index]
-    return parts if isinstance(saved.observation_space, spaces.Dict) else parts[None]
+    batch: dict[str | None, NDArray[Any]] = {}
+    for index, leaf in enumerate(parts):
+        seen = rows[index]
+        if isinstance(leaf.space, spaces.Box) and not leaf.raster:
+            columns = features[:, leaf.first : leaf.first + leaf.width]
+            seen = columns.reshape(-1, *leaf.shape)
+        batch[leaf.key] = np.moveaxis(seen, -1, 1) if leaf.key in images.transposed else seen
+    return batch if isinstance(images.space, spaces.Dict) else batch[None]
 
 
-def _model(actor: Actor, features: int) -> tuple[bytes, dict[str, Any]]:
+def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:
     """Return the content of `model.pt`, and the card's fields for it."""
     plain = sb3_actor.perceptron(actor)
     if plain is None:
-        model = programs.trace(actor, features)
+        rasters = [leaf for leaf in leaves(observation) if leaf.raster]
+        model = programs.trace(actor, features_width(observation), rasters)
         std = "parameter" if actor.output == "gaussian" else "none"
         card: dict[str, Any] = {"model_type": "torchscript"}
     else:

@@ -1,30 +1,70 @@
-"""The network of a Stable-Baselines3 policy that decides: flat features → what actions are made of.
+"""The network of a Stable-Baselines3 policy that decides: features → what actions are made of.
 
-`sb3_spaces.leaves` says where each part of an observation is among the features.
+`sb3_spaces.leaves` says where each part of an observation is among the features, and which are
+rasters instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common import distributions, torch_layers
+from stable_baselines3.common import distributions
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
 from converters.artifact.card import Architecture
 from converters.artifact.policy import ACTIVATIONS
 from converters.importers import sb3_spaces
+from converters.importers.sb3_images import Images
+from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
 
 Output = Literal["gaussian", "mean", "logits", "q_values"]
 
 
+class Extractor(nn.Module):
+    """(n, features) and rasters → all that a body takes, of images what their network makes.
+
+    Without features the rasters come alone. Rasters are in the layout and the type of the card.
+    """
+
+    most: Tensor
+
+    def __init__(self, parts: Sequence[Leaf], images: Images) -> None:
+        """Take the networks of the images."""
+        super().__init__()
+        self.parts, self.images = parts, images
+        self.networks = nn.ModuleList(images.networks[leaf.key] for leaf in parts)
+        self.register_buffer("most", torch.tensor(255.0))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return what the body takes."""
+        waiting = list(inputs)
+        features = waiting.pop(0) if any(leaf.width for leaf in self.parts) else None
+        made = []
+        for leaf, network in zip(self.parts, self.networks, strict=True):
+            if features is None or leaf.raster:
+                part = waiting.pop(0).type_as(self.most)  # the type in which the policy computes
+            else:
+                part = features[:, leaf.first : leaf.first + leaf.width]
+            if leaf.key in self.images.orders:
+                part = part.reshape(-1, *leaf.shape)
+            if leaf.key in self.images.transposed:
+                part = part.permute(0, 3, 1, 2)
+            if leaf.key in self.images.scaled:
+                part = part / self.most
+            made.append(network(part))
+        return torch.cat(made, dim=1)
+
+
 class Actor(nn.Module):
-    """(n, features) → mean and standard deviation, a mean, logits or q-values.
+    """(n, features) and rasters → mean and standard deviation, a mean, logits or q-values.
 
     Attributes:
+        extract: what makes the body's input; None where the features are that.
         output: what `forward` returns. `gaussian`: mean and standard deviation, each (n, actions);
             with gSDE the marginal one. `mean`: (n, actions), as for TD3 and DDPG, which have no
             standard deviation. `logits`: (n, k), of a Discrete action, of all branches of a
@@ -38,12 +78,13 @@ class Actor(nn.Module):
     ) -> None:
         """Take the layers; `std` maps the body's output to the standard deviation."""
         super().__init__()
+        self.extract: Extractor | None = None
         self.body, self.head, self.std = body, head, std
         self.output, self.squash = output, squash
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Return what `output` says."""
-        latent = self.body(features)
+        latent = self.body(inputs[0] if self.extract is None else self.extract(*inputs))
         if self.output == "gaussian":
             return self.head(latent), self.std(latent)
         return self.head(latent)
@@ -88,18 +129,17 @@ class _StateDependent(nn.Module):
         return torch.sqrt(latent**2 @ self.variance + self.epsilon)
 
 
-def actor_of(saved: SavedPolicy) -> Actor:
-    """Return the deciding network of a policy. It can be traced, with any number of rows.
+def actor_of(saved: SavedPolicy, images: Images) -> Actor:
+    """Return the deciding network of a policy. It can be traced, with any number of rows."""
+    actor = _actor(saved)
+    parts = sb3_spaces.leaves(images.space)
+    if images.orders or any(leaf.raster for leaf in parts):
+        actor.extract = Extractor(parts, images)
+    return actor.eval().requires_grad_(False)
 
-    Raises ValueError for observations with images, and for a features extractor with layers.
-    """
+
+def _actor(saved: SavedPolicy) -> Actor:
     policy = saved.policy
-    sb3_spaces.leaves(saved.observation_space)  # which refuses images
-    extractor = policy.features_extractor_class
-    if extractor not in (torch_layers.FlattenExtractor, torch_layers.CombinedExtractor):
-        raise ValueError(
-            f"its features extractor is {extractor.__name__}: it can't be imported yet"
-        )
     if saved.algorithm == "DQN":
         return Actor(nn.Identity(), policy.q_net.q_net, "q_values", None, nn.Identity())
     if saved.algorithm in ("TD3", "DDPG"):
@@ -128,6 +168,8 @@ def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | No
 
     Returns None for a network that is no plain perceptron of an activation of `ACTIVATIONS`.
     """
+    if actor.extract is not None:
+        return None
     *hidden, head = [*_layers(actor.body), *_layers(actor.head)]
     linears, between = hidden[::2], hidden[1::2]
     plain = len(linears) == len(between) and all(

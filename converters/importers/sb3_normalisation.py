@@ -8,6 +8,7 @@ observation before the last one.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
 from converters.importers import files
-from converters.importers.sb3_spaces import outside
+from converters.importers.sb3_spaces import named, outside
 from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
 
 CLIP = 10.0
@@ -30,12 +31,23 @@ _ASK = (
 )
 
 
-def check(path: Path, saved: SavedPolicy, given: Path | Literal["none"] | None) -> Path | None:
+def check(
+    path: Path,
+    saved: SavedPolicy,
+    given: Path | Literal["none"] | None,
+    whole: Collection[str | None] = (),
+) -> Path | None:
     """Return the file of statistics to use, or None.
 
     Raises ArtifactError if `given` is None and the zip does not tell that observations were not
-    normalised, and if it tells that they were not and `given` is a VecNormalize that does.
+    normalised, if it tells that they were not and `given` is a VecNormalize that does, if `given`
+    normalises a part that is in `whole`, which no preprocessing changes, and for VecFrameStack.
     """
+    if saved.algorithm in ON_POLICY and _stacked(saved.last_observation, saved.last_original):
+        raise ArtifactError(
+            f"{path}: it was trained behind VecFrameStack, which remembers frames from step to "
+            "step: a policy that needs such a memory can't be imported yet"
+        )
     if given == "none":
         return None
     if given is None:
@@ -49,6 +61,13 @@ def check(path: Path, saved: SavedPolicy, given: Path | Literal["none"] | None) 
             f"{path}: it was trained on observations that were not normalised, and {given} would "
             "normalise them: leave --vecnormalize away"
         )
+    normalised = getattr(record, "obs_rms", None)
+    for key in set(normalised if isinstance(normalised, dict) else [None]) & set(whole):
+        if record is not None:
+            raise ArtifactError(
+                f"{path}: {given} normalises {named(key)}, which is an image or a raster: such a "
+                "policy can't be imported yet"
+            )
     return given
 
 
@@ -69,11 +88,7 @@ def unsure(saved: SavedPolicy, clip: float = CLIP) -> str | None:
     """
     last, original = saved.last_observation, saved.last_original
     if saved.algorithm in ON_POLICY:
-        if original is None:
-            return None
-        if last is not None and _stacked(last, original):
-            return "it was trained behind VecNormalize and VecFrameStack, frame by frame"
-        return "it was trained behind VecNormalize"
+        return None if original is None else "it was trained behind VecNormalize"
     if last is None or original is None:
         return (
             "it does not hold an observation that tells whether it was trained behind VecNormalize"
@@ -96,6 +111,8 @@ def _pairs(saved: SavedPolicy, last: Any, original: Any) -> list[Any]:
 
 def _stacked(last: Any, original: Any) -> bool:
     """Whether the original is smaller: VecFrameStack stacks what VecNormalize normalised."""
+    if last is None or original is None:
+        return False
     if isinstance(last, dict):
         return any(last[key].size != original[key].size for key in last)
     return bool(last.size != original.size)

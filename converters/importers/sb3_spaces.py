@@ -9,30 +9,38 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.preprocessing import is_image_space
 
 from converters.artifact.pickles import Array, Dtype, Foreign, Record
+from policy_spec import leaves as spec
+from policy_spec.parsing import parse_space
 
 Space = spaces.Space[Any]
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """A part of an observation, as a slice of the flat features.
+    """A part of an observation: a slice of the flat features, or a raster, which is none of them.
 
     Attributes:
         key: its name in a Dict; None where the observation is no Dict.
         space: its own space.
+        raster: whether it goes to the policy as it is.
         first: index of its first feature.
-        width: how many features it has: of a Box or a MultiBinary its elements, row by row; of a
-            Discrete a one-hot block, of a MultiDiscrete one for each branch, as wide as `nvec`
-            says. The value itself is the index in its block, whatever `start` is.
+        width: how many features it has, 0 of a raster: of a Box or a MultiBinary its elements, row
+            by row; of a Discrete a one-hot block, of a MultiDiscrete one for each branch, as wide
+            as `nvec` says. The value itself is the index in its block, whatever `start` is.
     """
 
     key: str | None
     space: Space
+    raster: bool
     first: int
     width: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its space's shape."""
+        return self.space.shape or ()
 
 
 def rebuild(read: Any) -> Space:
@@ -94,25 +102,28 @@ _REBUILD: dict[str, Any] = {
 }
 
 
+def parts(space: Space) -> dict[str | None, Space]:
+    """Return the spaces of an observation's parts: by name of a Dict, else one under None."""
+    return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
+
+
 def leaves(space: Space) -> tuple[Leaf, ...]:
     """Return the parts of an observation in the order in which their features are joined.
 
-    Raises ValueError for images, and for a Tuple or a Dict within a Dict, which Stable-Baselines3
-    does not take either.
+    Raises ValueError for a Tuple or a Dict within a Dict, which Stable-Baselines3 does not take
+    either.
     """
-    parts = space.spaces.items() if isinstance(space, spaces.Dict) else [(None, space)]
     found: list[Leaf] = []
-    for key, part in parts:
+    for key, part in parts(space).items():
         first = found[-1].first + found[-1].width if found else 0
-        if is_image_space(part):
-            raise ValueError(f"{_named(key)} is an image, {part}: these can't be imported yet")
         if isinstance(part, spaces.Box | spaces.MultiBinary):
-            assert part.shape is not None
-            found.append(Leaf(key, part, first, int(np.prod(part.shape))))
+            raster = spec.leaves(parse_space(card_form(part), named(key)))[0].raster
+            width = 0 if raster else int(np.prod(part.shape))
         elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
-            found.append(Leaf(key, part, first, int(np.sum(blocks(part)))))
+            raster, width = False, int(np.sum(blocks(part)))
         else:
-            raise ValueError(f"{_named(key)} is a {type(part).__name__} within {space}")
+            raise ValueError(f"{named(key)} is a {type(part).__name__} within {space}")
+        found.append(Leaf(key, part, raster, first, width))
     return tuple(found)
 
 
@@ -161,7 +172,8 @@ def outside(space: spaces.Box, batch: Any) -> bool:
     return bool(((values < space.low - 1e-3) | (values > space.high + 1e-3)).any())
 
 
-def _named(key: str | None) -> str:
+def named(key: str | None) -> str:
+    """Return what errors call a part."""
     return "the observation" if key is None else f"the observation's part {key!r}"
 
 

@@ -119,6 +119,7 @@ def read(path: Path) -> SavedPolicy:
     if algorithm in ON_POLICY:
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
+        _split_shared_extractor(weights)
     return SavedPolicy(
         algorithm=algorithm,
         policy=_build(path, data, observation_space, action_space, arguments, weights),
@@ -255,6 +256,13 @@ def _split_shared_layers(arguments: dict[str, Any], weights: dict[str, torch.Ten
             moved[key.replace("shared_net", net)] = weights[key]
         del weights[key]
     weights.update(moved)
+
+
+def _split_shared_extractor(weights: dict[str, torch.Tensor]) -> None:
+    """Name the extractor that actor and critic share for each of them, as since SB3 1.7."""
+    for key in [key for key in weights if key.startswith("features_extractor.")]:
+        for net in ("pi", "vf"):
+            weights.setdefault(f"{net}_{key}", weights[key])
 
 
 def _build(

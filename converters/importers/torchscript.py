@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
+from converters.artifact.observations import Rows
 from converters.importers import files, interface, programs, writer
 from converters.importers.interface import Options
 from policy_spec import checks
 from policy_spec.checks import SpecError
 from policy_spec.control import RANGES
+from policy_spec.graph import choices, feature_width, features_width
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box, Discrete, LeafSpace, MultiBinary, MultiDiscrete, Space, uniform
-from triton_backend.preprocessing import MAX_FEATURES, choices, feature_width
+from triton_backend.preprocessing import MAX_FEATURES
 
 SPEC = ("observation_space", "action_space", "control", "repeat", "distribution")
 """The card's fields that a specification may have."""
@@ -42,21 +44,23 @@ def import_torchscript(
     """Write the artifact of a TorchScript program and return its folder.
 
     The program takes float32 features, shape (n, features): the observation, flat, after
-    `preprocessor` (a pickle). It returns the action's mean, shape (n, actions), or mean and
-    standard deviation, or the logits of a discrete action. `fields` names the features, see
-    `interface.named`; instead of it `spec` has fields of the card. Without `spec` the action is
-    what `layout`, `table` or `axes` is for, or else a Box without bounds. A Box is clipped to its
-    bounds, or squashed to them by tanh. `second_output` is `std`, `log-std`, or `ignore`. The
-    artifact's actions are compared with the program's own. Raises ArtifactError for a program that
-    can't be a policy's, for another kind of file, and for a version that exists.
+    `preprocessor` (a pickle). Then it takes each raster as it is, like uint8 (n, 96, 96, 3); and
+    rasters alone where nothing else is in an observation. It returns the action's mean, shape
+    (n, actions), or mean and standard deviation, or the logits of a discrete action. `fields` names
+    the features, see `interface.named`; instead of it `spec` has fields of the card. Without `spec`
+    the action is what `layout`, `table` or `axes` is for, or else a Box without bounds. A Box is
+    clipped to its bounds, or squashed to them by tanh. `second_output` is `std`, `log-std`, or
+    `ignore`. The artifact's actions are compared with the program's own. Raises ArtifactError for a
+    program that can't be a policy's, for another kind of file, and for a version that exists.
     """
     data = files.read(program, "torchscript")
     told = None if spec is None else _signature(program, spec, fields, options)
     observation = _observation(program, fields, options) if told is None else told.observation_space
-    features = sum(feature_width(leaf.space) for leaf in leaves(observation))
+    features = features_width(observation)
+    rasters = [leaf for leaf in leaves(observation) if leaf.raster]
     if features > MAX_FEATURES:
         raise ArtifactError(f"{program}: {features} features are more than {MAX_FEATURES}")
-    data, width, has_std = programs.read(program, data, features, second_output)
+    data, width, has_std = programs.read(program, data, features, rasters, second_output)
     action = _action(program, width, options) if told is None else told.action_space
     if (expected := feature_width(action)) != width:
         raise ArtifactError(
@@ -75,13 +79,19 @@ def import_torchscript(
     else:
         card = told.to_data()
     opened = artifact.open_program(data)
+
+    def choose(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
+        found = zip(leaves(observation), rows, strict=True)
+        given = [features] if features.shape[1] else []
+        given += [values for leaf, values in found if leaf.raster]
+        made = programs.run(opened, *map(torch.from_numpy, given))[0]
+        return _choose(action, squash, made.numpy())
+
     return writer.write(
         artifacts / version,
         program,
         data,
-        lambda rows, features: _choose(
-            action, squash, programs.run(opened, torch.from_numpy(features))[0].numpy()
-        ),
+        choose,
         "the program's own",
         options,
         kind="torchscript",

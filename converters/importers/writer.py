@@ -22,6 +22,7 @@ from converters.importers import columns, files, interface
 from converters.importers.interface import Options
 
 Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
+"""Observations, for each leaf its values, and their features → actions."""
 
 
 def write(
@@ -80,10 +81,8 @@ def _compare(written: Artifact, predict: Predict, whose: str) -> None:
     It computes one row at a time, as `Truth` does: a batch is rounded in another way.
     """
     rows = parity.observations(written)
-    features = parity.features(written, rows)
-    truth = Truth.of(
-        written.policy, features, np.zeros((len(features), written.preprocessing.noise), np.float32)
-    )
+    features, *others = parity.inputs(written, rows)
+    truth = Truth.of(written.policy, features, *others)
     alone = (
         predict(tuple(values[i : i + 1] for values in rows), features[i : i + 1])
         for i in range(len(features))

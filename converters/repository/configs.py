@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +18,16 @@ from converters.repository.tensors import (
     OPTIONAL,
     Tensor,
     action_tensors,
-    feature_tensors,
+    graph_tensors,
+    max_batch_size,
     observation_tensors,
     packed_tensors,
+    zero_rasters_are_valid,
     zeros_are_valid,
 )
+from converters.repository.tensors import MAX_BATCH_SIZE as MAX_BATCH_SIZE
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
-
-MAX_BATCH_SIZE = 256
-"""The most rows in one call of a model."""
 
 ALIAS = "carla_policy"
 """The ensemble with the steps of the active version."""
@@ -72,7 +73,9 @@ class Backend:
         """Return a model's inputs or outputs with the backend's names."""
         if not self.numbered:
             return list(tensors)
-        return [(f"{name}__{index}", *rest) for index, (name, *rest) in enumerate(tensors)]
+        # The backend reads the position after the first two underscores.
+        plain = [(re.sub("_(_+|$)", "-", name), *rest) for name, *rest in tensors]
+        return [(f"{name}__{index}", *rest) for index, (name, *rest) in enumerate(plain)]
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,19 @@ class Flavour:
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def observation(self, signature: Signature) -> list[Tensor]:
-        """Inputs of the preprocessing model."""
+        """Inputs of the ensembles."""
         tensors = observation_tensors(signature)
         return tensors[: len(leaves(signature.observation_space))] if self.pure else tensors
 
+    def preprocessed(self, signature: Signature) -> list[Tensor]:
+        """Inputs of the preprocessing model: all but rasters, which the policy takes."""
+        taken = graph_tensors(signature)
+        return [one for one in self.observation(signature) if one not in taken]
+
     def features(self, signature: Signature) -> list[Tensor]:
-        """Outputs of the preprocessing model."""
-        tensors = feature_tensors(signature)
-        return tensors[:1] if self.pure else tensors
+        """Outputs of the preprocessing model; without any there is no such model."""
+        made = ("features",) if self.pure else ("features", "noise")
+        return [one for one in graph_tensors(signature) if one[0] in made]
 
     def policy(self, form: str) -> Backend:
         """Return the backend of the policy model of one format."""
@@ -137,8 +145,9 @@ PYTHON = FLAVOURS["python"]
 def preprocess(version: str, signature: Signature, flavour: Flavour = PYTHON) -> str:
     """Config of a version's preprocessing model."""
     name, warm = preprocess_name(version), zeros_are_valid(signature)
-    inputs, outputs = flavour.observation(signature), flavour.features(signature)
-    return text(_served(name, flavour.preprocessing, inputs, outputs, warm=warm))
+    inputs, outputs = flavour.preprocessed(signature), flavour.features(signature)
+    rows = max_batch_size(signature)
+    return text(_served(name, flavour.preprocessing, inputs, outputs, rows, warm=warm))
 
 
 def policy(
@@ -146,8 +155,9 @@ def policy(
 ) -> str:
     """Config of a version's policy model of one format, on the `CPU` or the first `GPU`."""
     name, backend = policy_name(version, form), flavour.policy(form)
-    inputs, outputs = feature_tensors(signature), action_tensors(signature)
-    return text(_served(name, backend, inputs, outputs, device))
+    inputs, outputs = graph_tensors(signature), action_tensors(signature)
+    rows, warm = max_batch_size(signature), zero_rasters_are_valid(signature)
+    return text(_served(name, backend, inputs, outputs, rows, device, warm=warm))
 
 
 def ensemble(
@@ -160,17 +170,18 @@ def ensemble(
 ) -> str:
     """Config of an ensemble whose steps are those of `version`."""
     observation, features = flavour.observation(signature), flavour.features(signature)
-    taken, actions = feature_tensors(signature), action_tensors(signature)
-    inputs, outputs = [*observation, *taken[len(features) :]], actions
+    taken, actions = graph_tensors(signature), action_tensors(signature)
+    known = [*observation, *features]
+    inputs, outputs = [*observation, *(one for one in taken if one not in known)], actions
     if not flavour.pure:
         inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
-    config = _model(name, inputs, outputs)
+    config = _model(name, inputs, outputs, max_batch_size(signature))
     config.platform = "ensemble"
-    policy = flavour.policy(form)
-    for called, ins, outs, rename in (
-        (preprocess_name(version), observation, features, list[Tensor]),
-        (policy_name(version, form), taken, actions, policy.rename),
-    ):
+    steps: list[tuple[str, list[Tensor], list[Tensor], Callable[..., list[Tensor]]]] = [
+        (preprocess_name(version), flavour.preprocessed(signature), features, list[Tensor]),
+        (policy_name(version, form), taken, actions, flavour.policy(form).rename),
+    ]
+    for called, ins, outs, rename in steps if features else steps[1:]:
         number = triton_version(version)
         step = config.ensemble_scheduling.step.add(model_name=called, model_version=number)
         for tensors, mapping in ((ins, step.input_map), (outs, step.output_map)):
@@ -196,7 +207,8 @@ def fused(version: str, signature: Signature) -> str:
     """
     name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
     inputs, outputs = packed_tensors(signature), action_tensors(signature)
-    config = _served(name, Backend("python"), inputs, outputs, warm=warm)
+    rows = max_batch_size(signature)
+    config = _served(name, Backend("python"), inputs, outputs, rows, warm=warm)
     config.ClearField("dynamic_batching")
     return text(config)
 
@@ -206,15 +218,19 @@ def _served(
     backend: Backend,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
+    most: int,
     device: str = "CPU",
     *,
     warm: bool = True,
 ) -> Any:
-    """Return the config of a model: all versions, one instance, batches, warmed up with zeros."""
+    """Return the config of a model: all versions, one instance, batches, warmed up with zeros.
+
+    `most` is the most rows of a batch.
+    """
     inputs, outputs = backend.rename(inputs), backend.rename(outputs)
     if backend.name == "python":
         inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]
-    config = _model(name, inputs, outputs)
+    config = _model(name, inputs, outputs, most)
     config.backend = backend.name
     config.platform = backend.platform
     config.default_model_filename = backend.file
@@ -225,7 +241,7 @@ def _served(
     # No queue policy: with one, Triton 2.51 does not give a model its next batch ahead of time, and
     # sometimes notices half a second late that the model is free. The gateway limits the queue.
     config.dynamic_batching.SetInParent()
-    for rows in (1, MAX_BATCH_SIZE) if warm else ():
+    for rows in sorted({1, most}) if warm else ():
         warmup = config.model_warmup.add(name=f"batch of {rows}", batch_size=rows)
         for tensor, kind, dims in inputs:
             warmup.inputs[tensor].CopyFrom(
@@ -258,9 +274,9 @@ def signature(config: Any) -> Signature:
     return Signature.from_card(json.loads(config.parameters["model_card"].string_value))
 
 
-def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Any:
-    """Start the config message of a model: its name and tensors."""
-    config = pb.ModelConfig(name=name, max_batch_size=MAX_BATCH_SIZE)
+def _model(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], most: int) -> Any:
+    """Start the config message of a model: its name, its tensors and the rows of a batch."""
+    config = pb.ModelConfig(name=name, max_batch_size=most)
     for tensor, kind, dims in inputs:
         config.input.add(name=tensor, data_type=kind, dims=dims, optional=tensor in OPTIONAL)
     for tensor, kind, dims in outputs:

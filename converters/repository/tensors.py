@@ -7,10 +7,16 @@ from typing import Any
 import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
+from policy_spec.dtypes import DTYPES
 from policy_spec.leaves import PACKED, Leaf, leaves
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box
 from triton_backend.preprocessing import Preprocessing
+
+MAX_BATCH_SIZE = 256
+"""The most rows in one call of a model, where a row is small."""
+BATCH_BYTES = 16 << 20
+"""Bytes of the observations in one call; a single row may have more."""
 
 Tensor = tuple[str, Any, tuple[int, ...]]
 """Name, data type, dims without the batch."""
@@ -29,7 +35,7 @@ def _leaf(leaf: Leaf) -> Tensor:
 
 
 def observation_tensors(signature: Signature) -> list[Tensor]:
-    """Inputs of the preprocessing model and of the ensembles."""
+    """Inputs of the ensembles."""
     return [
         *map(_leaf, leaves(signature.observation_space)),
         ("deterministic", pb.TYPE_BOOL, (1,)),
@@ -45,13 +51,18 @@ def packed_tensors(signature: Signature) -> list[Tensor]:
     return [*packed, *map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
 
 
-def feature_tensors(signature: Signature) -> list[Tensor]:
+def graph_tensors(signature: Signature) -> list[Tensor]:
     """Inputs of the policy models."""
-    preprocessing = Preprocessing.of(signature)
     return [
-        ("features", pb.TYPE_FP32, (preprocessing.width,)),
-        ("noise", pb.TYPE_FP32, (preprocessing.noise,)),
+        (one.name, pb.DataType.Value(f"TYPE_{DTYPES[one.dtype].triton}"), one.shape)
+        for one in Preprocessing.of(signature).inputs
     ]
+
+
+def max_batch_size(signature: Signature) -> int:
+    """Return the most rows in one call: their raw observations take at most `BATCH_BYTES`."""
+    row = sum(leaf.nbytes for leaf in leaves(signature.observation_space))
+    return max(1, min(MAX_BATCH_SIZE, BATCH_BYTES // row))
 
 
 def action_tensors(signature: Signature) -> list[Tensor]:
@@ -71,7 +82,16 @@ def action_tensors(signature: Signature) -> list[Tensor]:
 
 def zeros_are_valid(signature: Signature) -> bool:
     """Whether a request of zeros alone, as Triton's warm-up sends, is a good one: it samples."""
-    return signature.noise != "none" and all(
-        np.less_equal(leaf.space.low, 0).all() and np.greater_equal(leaf.space.high, 0).all()
-        for leaf in leaves(signature.observation_space)
-    )
+    found = leaves(signature.observation_space)
+    return signature.noise != "none" and all(map(_takes_zeros, found))
+
+
+def zero_rasters_are_valid(signature: Signature) -> bool:
+    """The same of the policy models, whose features and noise may be anything."""
+    found = leaves(signature.observation_space)
+    return all(_takes_zeros(leaf) for leaf in found if leaf.raster)
+
+
+def _takes_zeros(leaf: Leaf) -> bool:
+    low, high = leaf.space.low, leaf.space.high
+    return bool(np.less_equal(low, 0).all() and np.greater_equal(high, 0).all())

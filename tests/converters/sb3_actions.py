@@ -7,33 +7,45 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from torch import Tensor
 
-from converters.importers.sb3_actor import Actor
+from converters.importers import sb3_images
+from converters.importers.sb3_actor import Actor, actor_of
+from converters.importers.sb3_images import Images
 from converters.importers.sb3_spaces import Space, blocks, leaves
+from converters.importers.sb3_zip import SavedPolicy
 
 
-def flatten(space: Space, batch: Any) -> NDArray[np.float32]:
-    """Return the flat features of a batch, shape (n, features), as the policy's network takes them.
+def actor_and_images(saved: SavedPolicy, layout: Any = None) -> tuple[Actor, Images]:
+    """Return the deciding network, and how callers send what it sees."""
+    images = sb3_images.find(saved, layout, lambda _: None)
+    return actor_of(saved, images), images
+
+
+def inputs(space: Space, batch: Any) -> list[Tensor]:
+    """Return the flat features of a batch, shape (n, features), if there are any, and its rasters.
 
     `batch` is an array with n rows, or for a Dict a dictionary of such arrays.
     """
-    columns = []
+    columns, rasters = [], []
     for leaf in leaves(space):
         rows = np.asarray(batch if leaf.key is None else batch[leaf.key])
+        if leaf.raster:
+            rasters.append(torch.from_numpy(rows))
+            continue
         rows = rows.reshape(len(rows), -1)
         if isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete):
             branches = zip(rows.T, blocks(leaf.space), strict=True)
             rows = np.concatenate([np.eye(size)[row] for row, size in branches], axis=1)
         columns.append(rows)
-    features: NDArray[np.float32] = np.concatenate(columns, axis=1).astype(np.float32)
-    return features
+    if not columns:
+        return rasters
+    return [torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32)), *rasters]
 
 
-def act(actor: Actor, space: Space, features: Tensor) -> Tensor:
+def act(actor: Actor, space: Space, given: list[Tensor]) -> Tensor:
     """Return the deterministic actions, shape (n, …), as the policy's own `predict` does."""
-    output = actor(features)
+    output = actor(*given)
     mean: Tensor = output[0] if actor.output == "gaussian" else output
     if isinstance(space, spaces.Discrete):
         return mean.argmax(1)

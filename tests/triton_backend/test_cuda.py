@@ -41,15 +41,13 @@ def inputs(version: str, rows: int) -> tuple[np.ndarray, np.ndarray]:
 class CpuGraph:
     """What a captured run is, without a GPU: it computes all its rows, and counts its runs."""
 
-    def __init__(self, infer: runtimes.Runtime, runs: list[int], *shape: int) -> None:
-        rows, features, noise = shape
-        self.features = np.zeros((rows, features), np.float32)
-        self.noise = np.zeros((rows, noise), np.float32)
+    def __init__(self, infer: runtimes.Runtime, runs: list[int], inputs: cuda.Arrays) -> None:
+        self.inputs = inputs
         self._infer, self._runs = infer, runs
 
     def run(self) -> tuple[np.ndarray, ...]:
-        self._runs.append(len(self.features))
-        return self._infer(self.features, self.noise)
+        self._runs.append(len(self.inputs[0]))
+        return self._infer(*self.inputs)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,7 @@ class CpuGraph:
 )
 def test_a_batch_takes_the_next_larger_graphs(rows: int, sizes: list[int]) -> None:
     infer, runs = runtimes.onnx(policy("v0.2.0", "onnx")), list[int]()
-    graphs = cuda.Graphs(lambda *shape: CpuGraph(infer, runs, *shape))
+    graphs = cuda.Graphs(lambda inputs: CpuGraph(infer, runs, inputs))
     graphs(*inputs("v0.2.0", 256))  # what it leaves must not show
     features, noise = inputs("v0.2.0", rows)
     (made,), (expected,) = graphs(features, noise), infer(features, noise)

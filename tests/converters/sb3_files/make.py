@@ -19,9 +19,11 @@ them there), and CASE-TAG.pkl where the case has VecNormalize. The files here we
 
     python make.py np2 ppo-box ppo-dict ppo-binary ppo-sde a2c-multidiscrete sac-box sac-sde td3-box
     python make.py np2 ddpg-dict dqn-discrete dqn-multibinary ppo-rewards ppo-own-extractor
-    python make.py np1 ppo-dict a2c-multidiscrete sac-box
+    python make.py np2 ppo-camera dqn-frames sac-view ppo-view
+    python make.py np1 ppo-dict a2c-multidiscrete sac-box ppo-camera
     python make.py py313 ppo-box ppo-dict sac-box
     python make.py sb16 ppo-shared ppo-dict a2c-multidiscrete sac-box td3-box ddpg-dict dqn-discrete
+    python make.py sb16 ppo-camera sac-view
     python make.py sb18 ppo-box sac-sde
 """
 
@@ -63,7 +65,18 @@ MANY = spaces.Dict(
         area=spaces.Box(-np.inf, np.inf, (2,), np.float32),
     )
 )
+CAMERA = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+FRAMES = spaces.Box(0, 255, (42, 36, 4), np.uint8)
+VIEW = spaces.Dict(
+    OrderedDict(
+        speed=spaces.Box(0, 50, (1,), np.float32),
+        camera=spaces.Box(0, 255, (36, 40, 3), np.uint8),
+        gear=spaces.Discrete(3),
+    )
+)
 SMALL: Any = {"net_arch": [6]}
+NATURE: Any = {**SMALL, "features_extractor_kwargs": {"features_dim": 8}}
+COMBINED: Any = {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 8}}
 
 
 class Extractor(BaseFeaturesExtractor):
@@ -158,6 +171,16 @@ CASES: Any = {
         {"policy_kwargs": {"activation_fn": torch.nn.Mish, **SMALL}, **OFF},
         None,
     ),
+    "ppo-camera": (PPO, CAMERA, PEDALS, {"policy_kwargs": NATURE, **STEPS}, None),
+    "dqn-frames": (DQN, FRAMES, spaces.Discrete(3), {"policy_kwargs": NATURE, **OFF}, None),
+    "sac-view": (SAC, VIEW, PEDALS, {"policy_kwargs": COMBINED, **OFF}, None),
+    "ppo-view": (
+        PPO,
+        VIEW,
+        TWO,
+        {"policy_kwargs": COMBINED, **STEPS},
+        {"norm_obs_keys": ["speed"]},
+    ),
 }
 
 
@@ -171,6 +194,10 @@ def drawn(space: Any, generator: Any) -> Any:
         return generator.integers(space.nvec)
     if isinstance(space, spaces.MultiBinary):
         return generator.integers(0, 2, space.shape).astype(np.int8)
+    if space.dtype == np.uint8:  # in blocks, whose files are small
+        height, width, channels = space.shape
+        blocks = generator.integers(0, 256, (height // 6, width // 4, channels))
+        return blocks.repeat(6, 0).repeat(4, 1).astype(np.uint8)
     low, high = np.clip(space.low, -50, 50), np.clip(space.high, -50, 50)
     return generator.uniform(low, high).astype(np.float32)
 
@@ -207,16 +234,25 @@ def make(case: str, tag: str) -> None:
     env: Any = DummyVecEnv([lambda: Random(observation, action)])
     if normalise is not None:
         env = VecNormalize(env, **normalise)
-    policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else "MlpPolicy"
+    policy = "CnnPolicy" if observation.dtype == np.uint8 else "MlpPolicy"
+    policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else policy
     model = kind(policy, env, seed=3, device="cpu", **copy.deepcopy(keywords))
     model.learn(37)
+    images = any(weights.dim() == 4 for weights in model.policy.parameters())
+    for name, weights in model.policy.named_parameters():
+        if weights.dim() == 4:  # of a convolution: mostly zeros, whose files are small
+            weights.data *= 10.0 * (torch.rand(weights.shape) < 0.02)
+        elif images and weights.dim() == 2:  # so that images count
+            weights.data *= 100.0 if name.startswith("action_net") else 2.0
     target = Path(__file__).parent / f"{case}-{tag}"
     model.save(f"{target}.zip")
     without_places(Path(f"{target}.zip"))
     if normalise is not None:
         env.save(f"{target}.pkl")
     generator = np.random.default_rng(11)
-    batch = stacked(observation, [drawn(observation, generator) for _ in range(40)])
+    batch = stacked(
+        observation, [drawn(observation, generator) for _ in range(20 if images else 40)]
+    )
     actions, _ = model.predict(batch, deterministic=True)
     parts = batch if isinstance(batch, dict) else {"observation": batch}
     np.savez_compressed(f"{target}.npz", actions=actions, **parts)
@@ -236,8 +272,9 @@ def without_places(path: Path) -> None:
     members["data"] = json.dumps(data, indent=4).encode()
     lines = members["system_info.txt"].decode().splitlines()
     kept = [line for line in lines if "OS:" not in line]
+    members = {name: held for name, held in members.items() if "optimizer" not in name}
     members["system_info.txt"] = "\n".join(kept).encode()
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
 

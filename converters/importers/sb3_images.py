@@ -1,0 +1,133 @@
+"""The images of a Stable-Baselines3 policy: which parts they are, and how callers send them.
+
+A network has the channels first. Stable-Baselines3 transposes an environment's images that have the
+channels last (`VecTransposeImage`), and saves the space as the policy sees it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common import torch_layers
+from stable_baselines3.common.preprocessing import is_image_space
+from torch import nn
+
+from converters.importers import sb3_spaces
+from converters.importers.sb3_spaces import Space
+from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
+
+Layout = Literal["hwc", "chw"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+_ORDERS: dict[Layout, str] = {
+    "hwc": "height × width × channels",
+    "chw": "channels × height × width",
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What an observation's parts are to the deciding network, each by its key.
+
+    Attributes:
+        networks: what makes features of each part.
+        space: the observation's, with its images as callers send them.
+        orders: for each image the order of its dimensions, for a person.
+        transposed: images that the network has in another order: with the channels first.
+        scaled: images whose values the policy divides by 255.
+    """
+
+    networks: dict[str | None, nn.Module]
+    space: Space
+    orders: dict[str | None, str]
+    transposed: frozenset[str | None]
+    scaled: frozenset[str | None]
+
+
+def find(saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None]) -> Images:
+    """Find the images of a policy. `layout` is how callers send them, None if the user left it.
+
+    Tells what the zip does not tell. Raises ValueError for a features extractor that is none of
+    Stable-Baselines3's own, and for a `layout` where there is no image.
+    """
+    networks = _networks(saved)
+    parts = dict(sb3_spaces.parts(saved.observation_space))
+    orders: dict[str | None, str] = {}
+    transposed, scaled = set(), set()
+    for key, part in parts.items():
+        cnn = isinstance(networks[key], torch_layers.NatureCNN)
+        if not (is_image_space(part) or cnn):
+            continue
+        assert isinstance(part, spaces.Box)
+        taken = layout or _layout(saved, key, part, tell)
+        orders[key] = _ORDERS[taken]
+        if is_image_space(part) and saved.policy.normalize_images:
+            scaled.add(key)
+        channels = part.shape[0]
+        if taken == "hwc" and (cnn or _channels_first(part.shape)):
+            transposed.add(key)
+            low, high = (np.moveaxis(side, 0, -1) for side in (part.low, part.high))
+            parts[key] = spaces.Box(low, high, dtype=part.dtype.type)
+        elif taken == "hwc":
+            channels = part.shape[-1]
+        if channels > 1:
+            tell(
+                f"{sb3_spaces.named(key)} has {channels} channels, and the file does not tell "
+                "which: colours (RGB or BGR), or stacked frames, of which each observation must "
+                "bring all, in the environment's order"
+            )
+    if layout is not None and not orders:
+        raise ValueError("--image-layout: its observation has no image: leave it away")
+    named = OrderedDict((str(key), part) for key, part in parts.items())  # a dict would be sorted
+    space = parts[None] if None in parts else spaces.Dict(named)
+    return Images(networks, space, orders, frozenset(transposed), frozenset(scaled))
+
+
+def _networks(saved: SavedPolicy) -> dict[str | None, nn.Module]:
+    """Return the layers that the deciding network has for each part of an observation."""
+    policy: Any = saved.policy
+    if saved.algorithm in ON_POLICY:
+        extractor = policy.pi_features_extractor
+    else:
+        extractor = (policy.q_net if saved.algorithm == "DQN" else policy.actor).features_extractor
+    kind = type(extractor)
+    if isinstance(saved.observation_space, spaces.Dict):
+        if kind is torch_layers.CombinedExtractor:
+            return dict(extractor.extractors.items())
+    elif kind in (torch_layers.FlattenExtractor, torch_layers.NatureCNN):
+        return {None: extractor}
+    raise ValueError(f"its features extractor {kind.__name__} does not fit its space")
+
+
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether Stable-Baselines3 takes a shape for an image with the channels first."""
+    return int(np.argmin(shape)) == 0
+
+
+def _layout(
+    saved: SavedPolicy, key: str | None, part: spaces.Box, tell: Callable[[str], None]
+) -> Layout:
+    """Return the layout that the environment has, as far as the zip tells; say so where not."""
+    if not is_image_space(part):  # which is never transposed
+        return "chw"
+    if not _channels_first(part.shape):  # which was to stay as it is
+        return "hwc"
+    last = (*part.shape[1:], part.shape[0])
+    if _channels_first(last):  # which would not have been transposed
+        return "chw"
+    original = saved.last_original
+    seen = original.get(key) if isinstance(original, dict) else original
+    if seen is not None and seen.shape[1:] == last != part.shape:
+        return "hwc"
+    first, sent = (" × ".join(map(str, shape)) for shape in (part.shape, last))
+    tell(
+        f"{sb3_spaces.named(key)} is taken as {sent}, the channels last, of which "
+        f"Stable-Baselines3 makes the {first} that the policy has; if the environment has {first}, "
+        "say --image-layout chw"
+    )
+    return "hwc"
