@@ -31,13 +31,20 @@ class _Statistics(click.ParamType[Any]):
     "Names for the elements of a flat vector: NAME is one number, NAME:WIDTH a list, the last "
     "field takes the rest if it has no width. vector keeps the list."
 )
+@click.option(
+    "--image-layout",
+    type=click.Choice(["hwc", "chw"]),
+    help="How callers send images: hwc is height × width × channels, chw has the channels first. "
+    "[default: as the environment has them; hwc where POLICY does not tell]",
+)
 @import_options("carla-ALGORITHM")
 def import_sb3(policy: Path, **given: Any) -> None:
     """Make an artifact of a policy trained with Stable-Baselines3.
 
-    It takes PPO, A2C, SAC, TD3, DDPG or DQN with MlpPolicy or MultiInputPolicy and without images,
-    saved by Stable-Baselines3 1.6 and newer. Without --layout, --table or --axes an action is
-    answered as the policy gives it. POLICY is read as data: code in it does not run.
+    It takes PPO, A2C, SAC, TD3, DDPG or DQN with MlpPolicy, CnnPolicy or MultiInputPolicy, saved by
+    Stable-Baselines3 1.6 and newer. Callers send images as they are: the artifact transposes and
+    scales them as the policy did. Without --layout, --table or --axes an action is answered as the
+    policy gives it. POLICY is read as data: code in it does not run.
 
     Example: carlarl import-sb3 policy.zip --version v0.3.0 --fields speed,steering,sensors
     --layout throttle,brake,steer --vecnormalize vecnormalize.pkl

@@ -183,9 +183,10 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
     acted = [("action", leaf) for leaf in leaves(signature.action_space)]
     for part, leaf in (*observed, *acted):
         space = leaf.space
-        name, unit = ".".join(leaf.path), space.unit or space.description or ""
-        if leaf.raster and space.dtype == "uint8" and not unit and 3 in space.shape:
-            unit = "channel order unknown"
+        name, unit = ".".join(leaf.path), space.unit or ""
+        if leaf.raster and not unit:
+            colours = space.dtype == "uint8" and 3 in space.shape
+            unit = space.description or ("channel order unknown" if colours else "")
         rows.append((part, name, _kind(leaf), range_text(space), unit))
     if signature.repeat > 1:
         rows.append(("repeat", "", f"an action holds for {signature.repeat} steps", "", ""))
@@ -198,9 +199,9 @@ def _kind(leaf: Leaf) -> str:
     space = leaf.space
     kind, sizes = type(space).__name__, " × ".join(map(str, space.shape))
     if takes_images(space):
-        kind = "Image"
+        kind = "image"
     elif leaf.raster:
-        kind = "Raster"
+        kind = "raster"
     return f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
 
 

@@ -105,7 +105,7 @@ def _observation(
     outside = form != plain
     for key, order in images.orders.items():
         part = form if key is None else form["subspaces"][key]
-        part["description"] = f"image, {order}"
+        part["description"] = f"image: {order}"
     space = interface.read_space(path, form, "observation_space")
     if outside:
         tell("the policy saw an observation outside of its own space, whose bounds are left away")

@@ -25,8 +25,8 @@ Layout = Literal["hwc", "chw"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 _ORDERS: dict[Layout, str] = {
-    "hwc": "height × width × channels",
-    "chw": "channels × height × width",
+    "hwc": "height, width, channels",
+    "chw": "channels, height, width",
 }
 
 
@@ -126,8 +126,8 @@ def _layout(
         return "hwc"
     first, sent = (" × ".join(map(str, shape)) for shape in (part.shape, last))
     tell(
-        f"{sb3_spaces.named(key)} is taken as {sent}, the channels last, of which "
-        f"Stable-Baselines3 makes the {first} that the policy has; if the environment has {first}, "
-        "say --image-layout chw"
+        f"{sb3_spaces.named(key)} is taken as {sent}, the channels last, which "
+        f"Stable-Baselines3 transposes to the {first} that the policy has; if the environment "
+        f"itself has {first}, say --image-layout chw"
     )
     return "hwc"

@@ -200,7 +200,9 @@ def test_cards_are_of_the_new_form(imported: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ppo-dict-np2", "ppo-binary-np2", "dqn-multibinary-np2", "sac-sde-np2"]
+    "name",
+    ["ppo-dict-np2", "ppo-binary-np2", "dqn-multibinary-np2", "sac-sde-np2"]
+    + ["ppo-camera-np2", "dqn-frames-np2", "ppo-view-np2", "sac-view-sb16"],
 )
 def test_exported(name: str, imported: Any, tmp_path: Path) -> None:
     """Every format acts as the artifact, or the export fails."""
