@@ -1,5 +1,6 @@
 """Drive the track through the HTTP API: one observation out, one action back, at every step."""
 
+import base64
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,13 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.track import TrackEnv
+from examples.sight import SHAPES, SightEnv
+from examples.track import DT, SENSOR_ANGLES, TrackEnv
 
 Progress = Callable[[int, float], None]
+
+SEEN = 200  # steps from one raster that is kept to the next
+SHOWN = 4  # of them
 
 
 class DriveError(Exception):
@@ -33,6 +38,7 @@ class DriveResult:
         latency_ms: round trip of a request as the driver saw it: `p50`, `p95`, `p99` and `max`.
         x, y: position at each step, metres, shape (steps,).
         speed_kmh: at each step, shape (steps,).
+        seen: raster after each `SEEN` steps, shape (48, 48, 1); none for a policy that sees none.
     """
 
     version: str
@@ -45,6 +51,7 @@ class DriveResult:
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     speed_kmh: NDArray[np.float64]
+    seen: tuple[NDArray[np.uint8], ...]
 
     def summary(self) -> dict[str, Any]:
         """Return all but the trajectory, ready for `json.dumps`."""
@@ -59,10 +66,26 @@ class DriveResult:
         }
 
 
+def environment(metadata: dict[str, Any]) -> type[TrackEnv] | None:
+    """Return what shows the track as the active version observes it, or None.
+
+    `metadata` is the answer of `GET /metadata`. None: there is no such environment, or its actions
+    are no controls.
+    """
+    if metadata.get("sensors") == len(SENSOR_ANGLES):
+        return TrackEnv
+    parts = metadata["observationSpace"].get("subspaces")
+    if metadata["control"] is None or not isinstance(parts, dict):
+        return None
+    shapes = {name: part.get("shape") for name, part in parts.items()}
+    return SightEnv if shapes == SHAPES else None
+
+
 def drive(
     service: "Service",
     laps: int,
     *,
+    kind: type[TrackEnv] = TrackEnv,
     on_progress: Progress | None = None,
     max_steps: int = 20_000,
 ) -> DriveResult:
@@ -71,21 +94,24 @@ def drive(
     Args:
         service: what is asked for actions.
         laps: how many to complete, 1 or more.
+        kind: of environment, see `environment`.
         on_progress: called after every step with the steps so far and the laps so far.
         max_steps: give up after so many, even with laps left to drive.
 
     Raises:
         DriveError: the service cannot be reached, or answers with an error.
     """
-    env = TrackEnv(put_back=True, max_steps=max_steps)
+    env = kind(put_back=True, max_steps=max_steps)
     observation, info = env.reset(options={"start": 0.0})
-    latencies, trajectory, served, steps, truncated = [], [], "", 0, False
+    latencies, trajectory, seen, served, steps, truncated = [], [], [], "", 0, False
     while len(info["lap_times"]) < laps and not truncated:
         action, served, took_ms = service.predict(observation, steps)
         latencies.append(took_ms)
         observation, _, _, truncated, info = env.step(action)
         trajectory.append((info["x"], info["y"], info["speed"]))
         steps += 1
+        if isinstance(observation, dict) and steps % SEEN == 0:
+            seen.append(observation["road"])
         if on_progress is not None:
             on_progress(steps, info["laps"])
     x, y, speed = np.asarray(trajectory).T
@@ -101,6 +127,7 @@ def drive(
         x=x,
         y=y,
         speed_kmh=speed,
+        seen=tuple(seen),
     )
 
 
@@ -143,9 +170,7 @@ class Service:
         """Close the connection."""
         self._client.close()
 
-    def predict(
-        self, observation: NDArray[np.float32], step: int
-    ) -> tuple[NDArray[np.float32], str, float]:
+    def predict(self, observation: Any, step: int) -> tuple[NDArray[np.float32], str, float]:
         """Return the action, shape (3,), the version that computed it, and milliseconds taken.
 
         Sampled actions are asked for with the seed plus `step`. All answers are of the version that
@@ -164,8 +189,11 @@ class Service:
         return action, self._version, (time.perf_counter() - started) * 1000.0
 
 
-def to_json(observation: NDArray[np.float32]) -> dict[str, Any]:
-    """Return an observation of shape (7,) as the API takes it."""
+def to_json(observation: Any) -> dict[str, Any]:
+    """Return an observation of `TrackEnv` or `SightEnv` as the API takes it."""
+    if isinstance(observation, dict):
+        road = base64.b64encode(observation["road"].tobytes()).decode()
+        return {"road": road, "speed": observation["speed"].tolist()}
     speed, steering, *sensors = observation.tolist()
     return {"speed": speed, "steering": steering, "sensors": sensors}
 
@@ -192,7 +220,10 @@ def _predict(client: httpx.Client, request: dict[str, Any]) -> tuple[NDArray[np.
 
 
 def plot(result: DriveResult, path: str | Path) -> None:
-    """Write a PNG, 1400x760 pixels, of the track and the driven line, coloured by speed."""
+    """Write a PNG, 1400x760 pixels, of the track and the driven line, coloured by speed.
+
+    Where the policy sees rasters, it shows some, and where they were seen.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
@@ -227,6 +258,16 @@ def plot(result: DriveResult, path: str | Path) -> None:
     axes.add_collection(line)
     left_at = points[:-1][put_back]
     axes.scatter(left_at[:, 0], left_at[:, 1], s=80, c=ink, marker="x", linewidths=2.5, zorder=4)
+
+    for index, road in enumerate(result.seen[:SHOWN]):
+        at, name = points[(index + 1) * SEEN - 1], f"{(index + 1) * SEEN * DT:g} s"
+        view = figure.add_axes((0.553 + 0.108 * index, 0.768, 0.1, 0.184))
+        view.imshow(road[:, :, 0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        view.set(xticks=[], yticks=[])
+        view.set_title("seen by the policy" if index == 0 else "", color=grey, loc="left")
+        view.set_xlabel(name, color=grey, fontsize=12)
+        axes.plot(*at, "o", color=ink, markersize=8, zorder=4)
+        axes.annotate(name, at, xytext=(0, 9), textcoords="offset points", ha="center", color=ink)
 
     scale = axes.inset_axes((60.0, 27.0, 90.0, 2.8), transform=axes.transData)  # in the infield
     bar = figure.colorbar(line, cax=scale, orientation="horizontal")

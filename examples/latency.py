@@ -57,6 +57,7 @@ def drive_late(
     latency_ms: float | None,
     laps: int,
     *,
+    kind: type[TrackEnv] = TrackEnv,
     on_progress: Callable[[float], None] | None = None,
     limit_s: float | None = None,
 ) -> LatencyResult:
@@ -70,7 +71,7 @@ def drive_late(
     Raises:
         DriveError: the service cannot be reached, or answers with an error.
     """
-    env = TrackEnv(put_back=True, max_steps=None, dt=SIMULATED_MS / 1000)
+    env = kind(put_back=True, max_steps=None, dt=SIMULATED_MS / 1000)
     observation, info = env.reset(options={"start": 0.0})
     current: NDArray[np.float32] = np.zeros(3, dtype=np.float32)
     coming, left, version = current, 0, ""

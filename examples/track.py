@@ -121,7 +121,7 @@ class Track:
         return result
 
 
-class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+class TrackEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     """A car that is to drive fast around a `Track` without leaving it, at 20 steps a second.
 
     Observation, float32 of shape (7,): speed (0 to 200 km/h), steering (-1 full left to 1 full
@@ -158,7 +158,7 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Place the car at a random point, rolling, a little off the centre line and its heading.
 
         With `options={"start": metres}` it stands on the centre line that far from the start line.
@@ -183,9 +183,7 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._lap_ends = [0.0]
         return self._observation(), self._info()
 
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drive for one step; see the class for observation, action and reward."""
         throttle, brake = (min(max(float(pedal), 0.0), 1.0) for pedal in action[:2])
         steer = min(max(float(action[2]), -1.0), 1.0)
@@ -238,7 +236,7 @@ class TrackEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.y += self.speed * math.sin(self.heading + slip) * self.dt
         self.heading += self.speed * curvature * self.dt
 
-    def _observation(self) -> NDArray[np.float32]:
+    def _observation(self) -> Any:
         ranges = self.track.ranges(self.x, self.y, self.heading + self._angles)
         observation = np.empty(7, dtype=np.float32)
         observation[:2] = self.speed * 3.6, self.steering

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
+from examples.sight import SightEnv
 from examples.track import DT, TrackEnv
 
 Floats = NDArray[np.float32]
-Policy = Callable[[Floats], Floats]
+Policy = Callable[[Any], Floats]
 
-PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 400_000}  # environment steps
+# environment steps
+PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 400_000, "sight": 400_000}
 TABLE = Path(__file__).parent / "steps.yaml"  # as `carlarl import-sb3 --table` takes it
 EPISODE = 300  # steps: short, so that many random starts teach it to recover from anywhere
 EVALUATION_SEED = 10_000  # its starts are none that training drew
@@ -34,13 +36,20 @@ RECORDED = 256  # observations
 class MirrorEnv(TrackEnv):
     """The track seen in a mirror: left is right, in what is observed and in what is done."""
 
-    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Floats) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drive for one step with the steer turned round."""
         return super().step(action * np.array([1, 1, -1], dtype=np.float32))
 
-    def _observation(self) -> Floats:
-        speed, steering, *sensors = super()._observation()
+    def _observation(self) -> Any:
+        observation = super()._observation()
+        if isinstance(observation, dict):
+            return observation | {"road": observation["road"][:, ::-1]}
+        speed, steering, *sensors = observation
         return np.array([speed, -steering, *reversed(sensors)], dtype=np.float32)
+
+
+class MirrorSightEnv(MirrorEnv, SightEnv):
+    """The mirrored track as it is seen from above."""
 
 
 class TableEnv(gymnasium.ActionWrapper[Floats, np.int64, Floats]):
@@ -66,35 +75,43 @@ def read_table(path: Path = TABLE) -> Floats:
 
 
 def train(
-    steps: int, seed: int, *, table: Floats | None = None, progress_bar: bool = False
+    steps: int,
+    seed: int,
+    *,
+    table: Floats | None = None,
+    sight: bool = False,
+    progress_bar: bool = False,
 ) -> tuple[PPO, VecNormalize]:
     """Train a policy for so many environment steps; the same seed gives the same policy.
 
     With `table`, shape (n, 3), its action is the index of a row, else throttle, brake and steer.
+    With `sight` it sees what `SightEnv` shows, and has a convolutional network.
     """
 
     def make(kind: type[TrackEnv]) -> gymnasium.Env[Any, Any]:
         track = kind(max_steps=EPISODE)
         return track if table is None else TableEnv(track, table)
 
-    torch.set_num_threads(1)  # the networks are too small to share out
+    torch.set_num_threads(2 if sight else 1)  # perceptrons are too small to share out
     # Most bends go left; half of the cars drive the mirror image, so that right is learnt as well.
-    kinds: list[type[TrackEnv]] = [TrackEnv, MirrorEnv] * 4
-    tracks = DummyVecEnv([partial(make, kind) for kind in kinds])
+    kinds = [SightEnv, MirrorSightEnv] if sight else [TrackEnv, MirrorEnv]
+    tracks = DummyVecEnv([partial(make, kind) for kind in kinds * 4])
     tracks.seed(seed)
-    env = VecNormalize(tracks, norm_obs=True, norm_reward=True)
+    env = VecNormalize(tracks, norm_obs_keys=["speed"] if sight else None)
+    rate, batch_size, epochs = (5e-4, 256, 4) if sight else (1e-3, 512, 10)
     model = PPO(
-        "MlpPolicy",
+        "MultiInputPolicy" if sight else "MlpPolicy",
         env,
-        learning_rate=lambda remaining: 1e-3 * remaining,
+        learning_rate=lambda remaining: rate * remaining,
         n_steps=512,
-        batch_size=512,
-        n_epochs=10,
+        batch_size=batch_size,
+        n_epochs=epochs,
         gamma=0.99,
         policy_kwargs={
             "net_arch": {"pi": [64, 64], "vf": [64, 64]},
             "activation_fn": torch.nn.Tanh,
             "log_std_init": -0.5,  # of continuous actions alone
+            **({"features_extractor_kwargs": {"cnn_output_dim": 64}} if sight else {}),
         },
         seed=seed,
         device="cpu",
@@ -105,26 +122,24 @@ def train(
 
 
 def deterministic(model: PPO, normalize: VecNormalize, table: Floats | None = None) -> Policy:
-    """Return the policy without noise: raw observation, shape (7,), to control, shape (3,)."""
+    """Return the policy without noise: raw observation to control, shape (3,)."""
 
-    def act(observation: Floats) -> Floats:
-        scaled = normalize.normalize_obs(observation)
-        assert isinstance(scaled, np.ndarray)
-        action, _ = model.predict(scaled, deterministic=True)
+    def act(observation: Any) -> Floats:
+        action, _ = model.predict(normalize.normalize_obs(observation), deterministic=True)
         return np.asarray(action, dtype=np.float32) if table is None else table[action]
 
     return act
 
 
 def evaluate(
-    policy: Policy, laps: int = 20, seed: int = EVALUATION_SEED
-) -> tuple[dict[str, Any], Floats]:
+    policy: Policy, kind: type[TrackEnv] = TrackEnv, laps: int = 20, seed: int = EVALUATION_SEED
+) -> tuple[dict[str, Any], list[Any]]:
     """Attempt one lap from each of `laps` seeded random starts, until it ends or leaves the track.
 
     Returns:
-        The metrics, and at most `RECORDED` observations spread evenly over all laps, shape (n, 7).
+        The metrics, and at most `RECORDED` observations spread evenly over all laps.
     """
-    env = TrackEnv(max_steps=LAP_LIMIT)
+    env = kind(max_steps=LAP_LIMIT)
     observations, speeds, lap_times, returns, off_track = [], [], [], [], 0
     for lap in range(laps):
         observation, info = env.reset(seed=seed + lap)
@@ -150,7 +165,7 @@ def evaluate(
         "evaluation_seconds": round(len(speeds) * DT, 2),
     }
     chosen = np.linspace(0, len(observations) - 1, min(RECORDED, len(observations))).astype(int)
-    return metrics, np.stack(observations)[chosen]
+    return metrics, [observations[index] for index in chosen]
 
 
 @click.command()
@@ -164,25 +179,33 @@ def main(preset: str | None, steps: int | None, seed: int, output: Path) -> None
     """Train a driving policy, evaluate it, and write both into DIR.
 
     DIR gets policy.zip (Stable-Baselines3), vecnormalize.pkl (observation statistics), metrics.yaml
-    (measured) and observations.npy (float32, shape (n, 7), n at most 256).
+    (measured) and observations.npy (float32, shape (n, 7), n at most 256), which for `sight` is
+    observations.npz (an array for each part).
 
     \b
     python -m examples.train --preset v0.1.0 -o runs/v0.1.0   # short: it leaves the track
     python -m examples.train --preset v0.2.0 -o runs/v0.2.0   # long: it completes every lap
     python -m examples.train --preset steps -o runs/steps     # its actions are rows of steps.yaml
+    python -m examples.train --preset sight -o runs/sight     # it sees the road from above
     """
     if preset is None and steps is None:
         raise click.UsageError("Give --preset, --steps or both.")
     table = read_table() if preset == "steps" else None
+    sight = preset == "sight"
     steps = steps or PRESETS[str(preset)]
-    model, normalize = train(steps, seed, table=table, progress_bar=True)
-    metrics, observations = evaluate(deterministic(model, normalize, table))
+    model, normalize = train(steps, seed, table=table, sight=sight, progress_bar=True)
+    policy = deterministic(model, normalize, table)
+    metrics, observations = evaluate(policy, SightEnv if sight else TrackEnv)
     metrics |= {"training_steps": model.num_timesteps, "seed": seed}
 
     output.mkdir(parents=True, exist_ok=True)
     model.save(output / "policy.zip")
     normalize.save(str(output / "vecnormalize.pkl"))
-    np.save(output / "observations.npy", observations)
+    if sight:
+        parts = {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+        np.savez_compressed(output / "observations.npz", **parts)
+    else:
+        np.save(output / "observations.npy", np.stack(observations))
     # JSON scalars are YAML scalars.
     lines = [f"{name}: {json.dumps(value)}\n" for name, value in metrics.items()]
     (output / "metrics.yaml").write_text("".join(lines), encoding="utf-8")

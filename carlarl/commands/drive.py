@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from examples.drive import DriveResult, Service
     from examples.latency import LatencyResult
+    from examples.track import TrackEnv
 
 
 def _latency(text: str) -> float | None:
@@ -64,7 +65,6 @@ def drive(
     with options.extra("drive"):
         from examples import drive as driver
         from examples import latency
-        from examples.track import SENSOR_ANGLES
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -72,7 +72,7 @@ def drive(
         raise click.UsageError(f"--output: {output.parent} is no folder")
     base = options.gateway_url(url)
     served = options.call_gateway(url, "/metadata", api_key, method="GET")
-    _check_drives(served, version, len(SENSOR_ANGLES))
+    kind = _environment(served, version)
     columns = (
         TextColumn("{task.description}{task.completed:.2f} of {task.total} laps"),
         BarColumn(),
@@ -86,12 +86,13 @@ def drive(
             Progress(*columns, console=Console(stderr=True)) as progress,
         ):
             if latencies:
-                results = _compare(service, latencies, laps, progress)
+                results = _compare(service, kind, latencies, laps, progress)
             else:
                 task = progress.add_task("", total=laps)
                 result = driver.drive(
                     service,
                     laps,
+                    kind=kind,
                     on_progress=lambda _, done: progress.update(task, completed=min(done, laps)),
                 )
     except driver.DriveError as error:
@@ -111,18 +112,23 @@ def drive(
         raise CommandError(f"gave up after {result.steps} steps with {result.laps} of {laps} laps")
 
 
-def _check_drives(metadata: dict[str, Any], version: str | None, finders: int) -> None:
-    """Refuse the active version if it can't drive a car with so many range finders.
+def _environment(metadata: dict[str, Any], version: str | None) -> "type[TrackEnv]":
+    """Return what shows the track as the active version observes it; refuse one that can't drive.
 
     `version` is what is asked for.
     """
+    from examples.drive import environment
+    from examples.track import TrackEnv
+
     active = metadata.get("version")
-    if version in (None, active) and metadata.get("sensors") != finders:
+    kind = environment(metadata)
+    if kind is None and version in (None, active):
         raise CommandError(
-            f"{active} takes other observations than the track's (speed, steering and "
-            f"{finders} range finders), or answers no throttle, brake and steer: "
+            f"{active} takes other observations than the track's (speed, steering and five range "
+            "finders, or speed and a raster of the road), or answers no throttle, brake and steer: "
             "`carlarl predict` asks it for an action"
         )
+    return kind or TrackEnv
 
 
 def _told(result: "DriveResult") -> str:
@@ -136,7 +142,11 @@ def _told(result: "DriveResult") -> str:
 
 
 def _compare(
-    service: "Service", latencies: tuple[float | None, ...], laps: int, progress: "Progress"
+    service: "Service",
+    kind: "type[TrackEnv]",
+    latencies: tuple[float | None, ...],
+    laps: int,
+    progress: "Progress",
 ) -> "list[LatencyResult]":
     """Drive once for each latency."""
     from examples import latency
@@ -149,5 +159,5 @@ def _compare(
         def show(done: float, task: Any = task) -> None:
             progress.update(task, completed=min(done, laps))
 
-        results.append(latency.drive_late(service, charged, laps, on_progress=show))
+        results.append(latency.drive_late(service, charged, laps, kind=kind, on_progress=show))
     return results
