@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from converters.artifact import artifact
@@ -59,6 +60,7 @@ def export(
     `native` for the C++ backends of a stock Triton; a repository has one. With a `key`, artifacts
     that it did not sign are refused. Raises ConversionError and leaves the repository as it was.
     """
+    torch.set_num_threads(1)  # as it is served; more threads slow down the rows of a comparison
     with repository.transaction(target) as tree:
         held = repository.flavour(tree)
         if held not in (None, flavour):

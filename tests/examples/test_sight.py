@@ -57,7 +57,7 @@ def test_it_is_served_and_laps(
 ) -> None:
     repository, picture = str(tmp_path / "model_repository"), tmp_path / "sight.png"
     arguments = ("--artifacts", str(ARTIFACTS), "--repository", repository)
-    exported = carlarl("export", *arguments, OMP_NUM_THREADS="1")  # the tests share the cores
+    exported = carlarl("export", *arguments)
     assert exported.returncode == 0, exported.stderr
     recorded = np.load(ARTIFACTS / "v0.1.0" / "observations.npz")
     rows = [
