@@ -1,4 +1,4 @@
-"""Images from the command line, with a real Triton that sees them."""
+"""Images from the command line and in the console, with a real Triton that sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ import pytest
 import torch
 from PIL.Image import Exif
 
+from policy_spec.parsing import parse_space
+from policy_spec.validate import pack
+from tests.browser import Browser
 from tests.gateway.image_files import JPEG, PNG, decoded, encoded, picture
+from tests.gateway.test_console_page import CONTRASTS, change, says, text
 from tests.gateway.test_images import BARE, SPEC, Bare, serving
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -136,7 +140,9 @@ def test_predict_has_one_place_for_an_image(
         assert told in done.stderr
 
 
-def test_an_observation_that_is_an_image(files: Path, command: Run, tmp_path: Path) -> None:
+def test_an_observation_that_is_an_image(
+    page: Browser, files: Path, command: Run, tmp_path: Path
+) -> None:
     size = tmp_path / "size.png"
     size.write_bytes(encoded(picture(1, (96, 128, 3))))
     with serving(tmp_path, Bare(), BARE) as stack:
@@ -149,3 +155,126 @@ def test_an_observation_that_is_an_image(files: Path, command: Run, tmp_path: Pa
         done = command("predict", "--url", url, "--image", str(size))
         assert done.returncode == 2
         assert "Expected an image of 96 × 96, got 128 × 96" in done.stderr
+
+        page.open(f"{url}/console", 1200)
+        page.wait(says("try-note", "v1.0.0"))
+        choose(page, "observation", files / "front.png")
+        expected = str(acted(url, picture(1).tolist())[0][0])[:6]
+        page.wait(says("try-own", expected), 10)
+
+
+def figure(name: str) -> str:
+    """The picture of an image, as an expression."""
+    title = f"f.querySelector('strong').textContent === {name!r}"
+    return f"[...document.querySelectorAll('figure')].find(f => {title})"
+
+
+def choose(page: Browser, name: str, file: Path) -> None:
+    """Do what a user does who chooses a file."""
+    found = page.call("Runtime.evaluate", expression=f"{figure(name)}.querySelector('input')")
+    page.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
+
+
+def drop(page: Browser, name: str, file: Path) -> None:
+    """Drop a file on an image."""
+    canvas = f"{figure(name)}.querySelector('canvas')"
+    page.evaluate(f"{canvas}.scrollIntoView()")
+    box = page.evaluate(f"(b => [b.x + 9, b.y + 9])({canvas}.getBoundingClientRect())")
+    data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        page.call("Input.dispatchDragEvent", type=kind, x=box[0], y=box[1], data=data)
+
+
+def drawn(page: Browser, name: str) -> list[np.ndarray]:
+    """What the canvases show: each of shape (height, width, 3)."""
+    found = page.evaluate(
+        f"""[...{figure(name)}.querySelectorAll("canvas")].map((canvas) => {{
+          const {{ width, height }} = canvas;
+          const copy = new OffscreenCanvas(width, height).getContext("2d");
+          copy.drawImage(canvas, 0, 0);
+          const {{ data }} = copy.getImageData(0, 0, width, height);
+          return [height, width, [...data]];
+        }})"""
+    )
+    pictures = [np.reshape(data, (height, width, 4)) for height, width, data in found]
+    assert all((one[..., 3] == 255).all() for one in pictures)
+    return [one[..., :3] for one in pictures]
+
+
+def test_the_console_draws_what_the_policy_sees(page: Browser, url: str) -> None:
+    """Grey, colours in the card's order, and planes side by side; what is drawn is sent."""
+    seen = example(url)
+    page.open(f"{url}/console", 1200)
+    page.wait(says("try-note", "v1.0.0"))
+    captions = page.evaluate("[...document.querySelectorAll('figcaption')].map(e => e.textContent)")
+    assert captions == [
+        "camera.front 96 × 96, BGR",
+        "map 12 × 20, grey",
+        "frames 84 × 84, 4 channels",
+        "planes 16 × 9, 2 channels",
+    ]
+    (front,), (shown,) = drawn(page, "camera.front"), drawn(page, "map")
+    pixels = {
+        name: np.frombuffer(content, np.uint8).astype(float)
+        for name, content in pack(parse_space(SPACE, "space"), seen).items()
+    }
+    np.testing.assert_array_equal(front[..., ::-1].ravel(), pixels["camera.front"])
+    for channel in range(3):
+        scaled = np.rint(pixels["map"] * 255 / 200)
+        np.testing.assert_array_equal(shown[..., channel].ravel(), scaled)
+    frames = np.stack([one[..., 0] for one in drawn(page, "frames")], -1)
+    np.testing.assert_array_equal(frames.ravel(), pixels["frames"])
+    planes = np.stack([one[..., 2] for one in drawn(page, "planes")])
+    np.testing.assert_array_equal(planes.ravel(), pixels["planes"] * 255)
+    assert json.loads(page.evaluate("document.getElementById('try-json').value")) == {
+        **dict.fromkeys(seen), "camera": {"front": None}, "speed": seen["speed"],
+    }  # fmt: skip
+    assert shown_action(page) == pytest.approx(acted(url, seen)[0], abs=1e-4)
+
+
+def shown_action(page: Browser) -> Any:
+    return json.loads(text(page, "try-own"))
+
+
+def test_the_console_takes_files(page: Browser, url: str, files: Path) -> None:
+    """Chosen, dropped, or in the text; the answer is of what is drawn."""
+    seen = example(url)
+    page.open(f"{url}/console", 1200)
+    page.wait(says("try-note", "v1.0.0"))
+
+    def check(name: str, pixels: np.ndarray, atol: float = 0) -> None:
+        (expected,) = acted(url, seen)
+        page.wait(f"Math.abs(JSON.parse({own})[0] - {expected[0]}) < 1e-3", 10)
+        assert shown_action(page) == pytest.approx(expected, abs=1e-3)
+        assert text(page, "try-error") == ""
+        np.testing.assert_allclose(drawn(page, name)[0], pixels, atol=atol)
+
+    own = "document.getElementById('try-own').textContent"
+    choose(page, "camera.front", files / "front.png")
+    seen["camera"]["front"] = picture(1).tolist()
+    check("camera.front", picture(1)[..., ::-1])
+    drop(page, "camera.front", files / "front=1.jpg")
+    seen["camera"]["front"] = decoded(JPEG).tolist()
+    check("camera.front", decoded(JPEG)[..., ::-1], atol=3)
+    other = picture(4, (20, 12), 200)
+    seen["map"] = other.tolist()
+    change(page, "try-json", json.dumps(seen | {"camera": {"front": None}}))
+    page.evaluate("document.querySelector('#try-text button').click()")
+    check("map", np.rint(other[..., None] * 255.0 / 200) + np.zeros(3))
+    assert "null" in page.evaluate("document.getElementById('try-json').value")
+
+    for file, told in (("map.png", "got grey of 8 bits"), ("text.png", "Expected a JPEG image")):
+        choose(page, "camera.front", files / file)
+        page.wait(says("try-error", told), 10)
+        assert "observations.0.camera.front" in text(page, "try-error")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1440])
+def test_images_can_be_read(page: Browser, url: str, width: int, scheme: str) -> None:
+    page.open(f"{url}/console", width, scheme)
+    page.wait(says("try-note", "v1.0.0"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 20
+    assert [one for one in contrasts if one[0] < 4.5] == []
