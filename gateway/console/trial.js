@@ -1,10 +1,11 @@
 /**
  * The form that asks for the action of one observation: while its sliders move, or of any other
- * form than speed, steering and sensors, as text that is sent.
+ * form than speed, steering and sensors, as text that is sent, with the images that are shown.
  */
 
 import { ActionBars } from "./action.js";
 import { ServiceError } from "./service.js";
+import { Sight } from "./sight.js";
 
 const element = (id) => document.getElementById(id);
 
@@ -15,6 +16,7 @@ export class Trial {
   #offered = "";
   #bars = new ActionBars(element("try-action"));
   #sliders = [];
+  #sight = new Sight(() => this.ask());
   #asking = false;
   #waiting = false;
 
@@ -36,12 +38,12 @@ export class Trial {
   }
 
   /** Have a slider for each of the policy's sensors; a text where it has another form. */
-  offer({ version, sensors, exampleObservation }) {
+  offer(metadata) {
+    const { version, sensors, exampleObservation } = metadata;
     const text = sensors === null;
     element("try-text").hidden = !text;
-    if (text && this.#offered !== version) {
-      element("try-json").value = JSON.stringify(exampleObservation, null, 2);
-    }
+    if (this.#offered !== version) this.#sight.offer(metadata);
+    if (text && this.#offered !== version) this.#write(exampleObservation);
     this.#offered = version;
     if (this.#sliders.length === (text ? 0 : 2 + sensors)) return;
     element("try-fields").replaceChildren();
@@ -78,13 +80,24 @@ export class Trial {
   #request() {
     const [speed, steering, ...sensors] = this.#sliders.map((one) => one.value);
     const text = this.#sliders.length === 0;
-    const seen = text ? JSON.parse(element("try-json").value) : { speed, steering, sensors };
+    const seen = text ? this.#read() : { speed, steering, sensors };
     const request = { observations: [seen] };
     const seed = element("try-seed").valueAsNumber;
     if (element("try-deterministic").checked) request.deterministic = true;
     else if (!Number.isNaN(seed)) request.seed = seed; // else the gateway draws one
     const version = this.#version();
     return version ? { ...request, version } : request;
+  }
+
+  /** Put an observation into the text, with null in the place of its images. */
+  #write(observation) {
+    const rest = this.#sight.take(observation);
+    element("try-json").value = JSON.stringify(rest, null, 2);
+    return rest;
+  }
+
+  #read() {
+    return this.#sight.fill(this.#write(JSON.parse(element("try-json").value)));
   }
 
   async #once() {

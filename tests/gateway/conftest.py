@@ -1,10 +1,13 @@
-"""Gateways in front of a stand-in, in front of nothing, and of one's own."""
+"""Gateways in front of a stand-in, in front of nothing, and of one's own; and a browser."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests.browser import Browser, browser, program
 from tests.gateway.processes import gateway_process, held_port
 from tests.gateway.stand_in import StandIn
 
@@ -50,3 +53,26 @@ def run_gateway() -> Iterator[Callable[..., str]]:
         yield lambda *wait_for, **environment: stack.enter_context(
             gateway_process(*wait_for, **environment)
         )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = program()
+    if path is None:
+        pytest.skip("the console was not seen by a browser: apt-get install chromium")
+    with browser(path) as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Browser]:
+    """A browser whose page asks nobody but its own gateway, and never complains."""
+    yield chromium
+    origin = chromium.evaluate("location.host")
+    asked = chromium.asked()
+    assert len(asked) > 5
+    assert {re.sub(r"^(http|ws)://([^/]+)/.*", r"\2", url) for url in asked} == {origin}
+    texts = [json.dumps(one["params"]) for one in chromium.complaints()]
+    # Chromium writes each answer that is an error, and each connection that failed.
+    assert [one for one in texts if "Failed to load" not in one and "WebSocket" not in one] == []
+    chromium.open("about:blank", 800)  # so that no car drives on

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,35 +19,12 @@ from carlarl.promotion import promote
 from carlarl.promotion.triton_control import TritonControl
 from converters.export.export import export
 from examples.track import TrackEnv
-from tests.browser import Browser, browser, program
+from tests.browser import Browser
 from tests.converters.policies_of_spaces import make
 from tests.gateway.processes import until
 from tests.stack import ROOT, Stack, running_stack
 
 KEY = "a-key-of-this-test"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = program()
-    if path is None:
-        pytest.skip("the console was not seen by a browser: apt-get install chromium")
-    with browser(path) as running:
-        yield running
-
-
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Browser]:
-    """A browser whose page asks nobody but its own gateway, and never complains."""
-    yield chromium
-    origin = chromium.evaluate("location.host")
-    asked = chromium.asked()
-    assert len(asked) > 5
-    assert {re.sub(r"^(http|ws)://([^/]+)/.*", r"\2", url) for url in asked} == {origin}
-    texts = [json.dumps(one["params"]) for one in chromium.complaints()]
-    # Chromium writes each answer that is an error, and each connection that failed.
-    assert [one for one in texts if "Failed to load" not in one and "WebSocket" not in one] == []
-    chromium.open("about:blank", 800)  # so that no car drives on
 
 
 def text(page: Browser, name: str) -> str:
