@@ -135,6 +135,7 @@ PARTS = {
         "examples",
         "gateway",
         "perf",
+        "policy_spec",
     },
     "carlarl": {"carlarl.commands", "carlarl.errors", "converters.errors", "gateway"},
     "examples": set(),
