@@ -134,7 +134,7 @@ class _Tensor:
             start += leaf.space.size
         if not np.isfinite(values[row, column]):
             return f"{leaf.name} must be finite"
-        low, high = (np.resize(one[0], column + 1)[column] for one in (self._low, self._high))
+        low, high = (one[0, column % one.shape[1]] for one in (self._low, self._high))
         return f"{leaf.name} must be from {low:g} to {high:g}, not {values[row, column]:g}"
 
 

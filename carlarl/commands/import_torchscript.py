@@ -40,9 +40,10 @@ from carlarl.commands.options import FILE, extra
 def import_torchscript(program: Path, sensors: int | None, **given: Any) -> None:
     """Make an artifact of a TorchScript program.
 
-    The program takes float32 features [n, F], the flat observation. It returns the action's mean,
-    its mean and standard deviation, or the logits of a discrete action. A program is code: import
-    only a file that you trust.
+    The program takes float32 features [n, F], the flat observation, and after them each raster of
+    --spec as it is, such as uint8 [n, 96, 96, 3]. It returns the action's mean, its mean and
+    standard deviation, or the logits of a discrete action. A program is code: import only a file
+    that you trust.
 
     Example: carlarl import-torchscript program.pt --version v0.3.0 --sensors 5
     --layout throttle,brake,steer

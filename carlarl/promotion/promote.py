@@ -17,8 +17,9 @@ from converters.repository import activation, configs
 from converters.repository import repository as repositories
 from converters.repository.preflight import check_files, compile_models
 from converters.repository.repository import RepositoryError
+from converters.repository.tensors import MAX_BATCH_SIZE
 
-WARMUP_ROWS = (1, 8, 64, configs.MAX_BATCH_SIZE)
+WARMUP_ROWS = (1, 8, 64, MAX_BATCH_SIZE)
 
 Progress = Callable[[str], None]
 

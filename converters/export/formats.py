@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +129,6 @@ class Format:
 def _write_onnx(program: Program, path: Path) -> None:
     # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
     # writes the same file, and writes no path of this machine.
-    numbered = {f"/{one.name}": one.name for one in program.inputs if one.name.isdigit()}
     names = [f"/{one.name}" if one.name.isdigit() else one.name for one in program.inputs]
     with warnings.catch_warnings(), _no_output():
         warnings.simplefilter("ignore")
@@ -150,16 +149,16 @@ def _write_onnx(program: Program, path: Path) -> None:
                 f"ONNX has no operator for {operator[0] if operator else error}: export it with "
                 "--formats torchscript"
             ) from error
-    if numbered:
-        _rename(path, numbered)
+    if any(name.startswith("/") for name in names):
+        _rename(path)
 
 
-def _rename(path: Path, inputs: Mapping[str, str]) -> None:
-    """Rename inputs of an ONNX file: the exporter refuses names that are numbers, as in a Tuple."""
+def _rename(path: Path) -> None:
+    """Take the `/` off the inputs: the exporter refuses names that are numbers, as in a Tuple."""
     model = onnx.load(str(path))
     for tensor in model.graph.input:
-        if tensor.name in inputs:
-            name = inputs[tensor.name]
+        if tensor.name.startswith("/"):
+            name = tensor.name[1:]
             model.graph.node.insert(0, onnx.helper.make_node("Identity", [name], [tensor.name]))
             tensor.name = name
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -11,6 +11,7 @@ import numpy as np
 from converters.artifact.versions import triton_version
 from converters.repository import configs
 from converters.repository.activation import HISTORY
+from converters.repository.tensors import MAX_BATCH_SIZE
 from triton_backend import engine
 
 _MEASURED = ("max_error", "repeats_error", "alone_error", "repeats_bit_exact", "alone_bit_exact")
@@ -95,7 +96,7 @@ def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any], list[float]]:
     if config.instance_group:
         configs.tune(config, instances=1, threads=1)
     elif config.HasField("ensemble_scheduling"):
-        config.max_batch_size = configs.MAX_BATCH_SIZE
+        config.max_batch_size = MAX_BATCH_SIZE
     actions, tolerances = np.empty(0), list[float]()
     for key in ("golden", "certificate"):
         if key in config.parameters:

@@ -25,7 +25,6 @@ from converters.repository.tensors import (
     zero_rasters_are_valid,
     zeros_are_valid,
 )
-from converters.repository.tensors import MAX_BATCH_SIZE as MAX_BATCH_SIZE
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
 from policy_spec.validate import takes_images
@@ -230,10 +229,7 @@ def _served(
     *,
     warm: bool = True,
 ) -> Any:
-    """Return the config of a model: all versions, one instance, batches, warmed up with zeros.
-
-    `most` is the most rows of a batch.
-    """
+    """Return the config of a model: one instance, batches of at most `most`, warmed with zeros."""
     inputs, outputs = backend.rename(inputs), backend.rename(outputs)
     if backend.name == "python":
         inputs, outputs = [*inputs, NONCE], [*outputs, ECHO]

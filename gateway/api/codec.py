@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from gateway.api.errors import ValidationFailed
+from gateway.api.images import joined
 from gateway.api.messages import (
     MAX_OBSERVATIONS,
     Options,
@@ -18,7 +19,7 @@ from gateway.api.messages import (
     StepRequest,
     WarmupRequest,
 )
-from gateway.api.observations import MAX_PROBLEMS, Observations
+from gateway.api.observations import MAX_PROBLEMS, Observations, Packed, check_count
 from gateway.api.problems import BAD_VERSION, JSON, MSGPACK, NOT_READ, failed, problem
 from gateway.config.fields import VERSION_PATTERN
 from policy_spec.example import example
@@ -97,7 +98,7 @@ class Codec:
         self.request, self.step = request_type(observations.type), step_type(observations.type)
         self.read_request: dict[str, Callable[[bytes], PredictRequest]] = _decoders(self.request)
         self.read_step: dict[str, Callable[[bytes], StepRequest]] = _decoders(self.step)
-        self.pack = observations.pack
+        self.pack, self._count = observations.pack, observations.count
         self._read_observation = _decoders(observations.type)
 
     @cached_property
@@ -139,21 +140,32 @@ class Codec:
         request: Any = self.request(**_options(envelope), observations=observations)
         return request  # type: ignore[no-any-return]
 
-    async def read_large(self, envelope: PredictEnvelope, form: str) -> PredictRequest:
-        """Read the observations of a large body, some at a time. Raises ValidationFailed."""
-        observations = []
-        size = 0
+    async def read_large(
+        self, envelope: PredictEnvelope, form: str
+    ) -> tuple[PredictRequest, Packed]:
+        """Read and pack the observations of a large body, some at a time.
+
+        Raises ValidationFailed.
+        """
+        observations, parts = [], []
+        size = numbers = 0
         for index, raw in enumerate(envelope.observations):
             try:
-                observations.append(self._read_observation[form](raw))
+                one = self._read_observation[form](raw)
             except NOT_READ as error:
                 raise failed(error, form, f"observations.{index}") from None
+            numbers += self._count((one,))
+            check_count(numbers)
+            observations.append(one)
+            parts.append(self.pack((one,), first=index))
             size += memoryview(raw).nbytes
             if size > TURN_BYTES:
                 size = 0
                 await asyncio.sleep(0)
         request: Any = self.request(**_options(envelope), observations=observations)
-        return request  # type: ignore[no-any-return]
+        packed, apart = zip(*parts, strict=True)
+        leaves = zip(*apart, strict=True)
+        return request, (b"".join(packed), tuple(joined(leaf, [1] * len(parts)) for leaf in leaves))
 
     def read_step_apart(self, frame: bytes, form: str) -> StepRequest:
         """Read a frame that `read_step` does not take. Raises ValidationFailed."""

@@ -63,52 +63,49 @@ class Observations:
         )
         self._apart = [_gatherer(_getter(space, leaf.path), leaf) for leaf in layout.apart]
         found = [slot.leaf for slot in layout.packed] + list(layout.apart)
-        self._lists = [leaf for leaf in found if leaf.space.shape]
-        self._list_numbers = sum(leaf.space.size for leaf in self._lists)
+        lists = [leaf for leaf in found if leaf.space.shape]
+        self._lists = [(leaf, _getter(space, leaf.path)) for leaf in lists]
+        self._list_numbers = sum(leaf.space.size for leaf in lists)
         few = self._list_numbers * MAX_OBSERVATIONS <= MAX_NUMBERS
         self.pack: Callable[..., Packed] = self._pack_any
         """Return the bytes of decoded observations; `step=True` for the one of a step.
 
-        Raises ValidationFailed for what msgspec does not check: bounds of single elements, and
-        numbers that were sent as bytes.
+        `first` is the index of the first of them in its request. Raises ValidationFailed for what
+        msgspec does not check: bounds of single elements, and numbers that were sent as bytes.
         """
         if self.type is Any:
-            self.pack = self._pack_slowly
+            self.pack, self._lists = self._pack_slowly, []
         elif few and not self._apart and not any(_needs_check(leaf.space) for leaf in found):
             self.pack = self._pack_plain
 
-    def _pack_plain(self, rows: Sequence[Any], step: bool = False) -> Packed:
+    def _pack_plain(self, rows: Sequence[Any], step: bool = False, first: int = 0) -> Packed:
         """Pack where msgspec has checked all, and all numbers are packed: the usual case."""
         return array("f", self._numbers(rows)).tobytes(), ()
 
-    def _pack_any(self, rows: Sequence[Any], step: bool = False) -> Packed:
+    def _pack_any(self, rows: Sequence[Any], step: bool = False, first: int = 0) -> Packed:
         if len(rows) * self._list_numbers > MAX_NUMBERS:
-            self._count(rows, step)
+            check_count(self.count(rows), step)
         try:
             packed = array("f", self._numbers(rows)).tobytes()
             return packed, tuple(gather(rows) for gather in self._apart)
         except _OutOfBoundsError:
-            raise ValidationFailed(list(self._problems(rows, step))) from None
+            raise ValidationFailed(list(self._problems(rows, step, first))) from None
 
-    def _count(self, rows: Sequence[Any], step: bool) -> None:
-        """Refuse more numbers in nested lists than a request may have."""
-        numbers = sum(
+    def count(self, rows: Sequence[Any]) -> int:
+        """Return how many numbers came in nested lists."""
+        return sum(
             leaf.space.size * sum(type(get(one)) is list for one in rows)
-            for leaf, get in ((leaf, _getter(self._space, leaf.path)) for leaf in self._lists)
+            for leaf, get in self._lists
         )
-        if numbers > MAX_NUMBERS:
-            message = f"Expected bytes: {numbers} numbers are more than {MAX_NUMBERS}"
-            field = "observation" if step else "observations"
-            raise ValidationFailed([{"field": field, "message": message, "type": "too_long"}])
 
-    def _problems(self, rows: Sequence[Any], step: bool) -> Iterator[dict[str, str]]:
+    def _problems(self, rows: Sequence[Any], step: bool, first: int) -> Iterator[dict[str, str]]:
         """Find what is wrong, by the exact reference."""
         leaves = [slot.leaf for slot in self._layout.packed] + list(self._layout.apart)
         checked = [
             (leaf, _getter(self._space, leaf.path)) for leaf in leaves if _needs_check(leaf.space)
         ]
         left = MAX_PROBLEMS
-        for index, one in enumerate(rows):
+        for index, one in enumerate(rows, first):
             for leaf, get in checked:
                 path, value = json_path(place(index, step), leaf.path), get(one)
                 found = [] if isinstance(value, EncodedImage) else check(leaf.space, value, path)
@@ -116,9 +113,9 @@ class Observations:
                     left -= 1
                     yield problem._asdict()
 
-    def _pack_slowly(self, rows: Sequence[Any], step: bool = False) -> Packed:
+    def _pack_slowly(self, rows: Sequence[Any], step: bool = False, first: int = 0) -> Packed:
         packed, apart = [], []
-        for index, one in enumerate(rows):
+        for index, one in enumerate(rows, first):
             try:
                 found = pack(self._space, one, place(index, step))
             except InvalidError as error:
@@ -133,6 +130,14 @@ class Observations:
             packed.append(b"".join(numbers))
             apart.append([found[leaf.name] for leaf in self._layout.apart])
         return b"".join(packed), tuple(map(gathered, zip(*apart, strict=True)))
+
+
+def check_count(numbers: int, step: bool = False) -> None:
+    """Refuse more numbers in nested lists than a request may have. Raises ValidationFailed."""
+    if numbers > MAX_NUMBERS:
+        message = f"Expected bytes: {numbers} numbers are more than {MAX_NUMBERS}"
+        field = "observation" if step else "observations"
+        raise ValidationFailed([{"field": field, "message": message, "type": "too_long"}])
 
 
 class _OutOfBoundsError(Exception):
@@ -256,8 +261,14 @@ def _packer(leaf: Leaf) -> Callable[[Any], bytes]:
         return lambda value: element.pack((value,))
     read = _reader(leaf)
     if _needs_check(leaf.space):
+        low, high = leaf.space.limits()
+        good = b""
+        if leaf.space.dtype == "uint8" and isinstance(low, int) and isinstance(high, int):
+            good = bytes(range(low, high + 1))
 
         def pack_checked(value: Any) -> bytes:
+            if type(value) is bytes and good and not value.translate(None, good):
+                return value  # as fast as it is copied
             numbers = read(value)
             return value if type(value) is bytes else element.pack(numbers)
 

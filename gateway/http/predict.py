@@ -8,6 +8,7 @@ from typing import Any
 from gateway.api import codec
 from gateway.api.errors import DeadlineExceeded, ValidationFailed
 from gateway.api.messages import PredictAnswer, PredictRequest
+from gateway.api.observations import Packed
 from gateway.api.paths import PREDICT
 from gateway.api.problems import JSON, NOT_READ
 from gateway.api.request_head import RequestHead, late_body, too_large
@@ -154,8 +155,8 @@ class Predict:
         policy = await self._service.versions.resolve(version)
         return policy, policy.codec.read_request_apart(body, self.form)
 
-    async def _read_large(self, body: bytes) -> tuple[PolicyVersion, PredictRequest]:
-        """Decode so that no other request waits for long."""
+    async def _read_large(self, body: bytes) -> tuple[PolicyVersion, PredictRequest, Packed]:
+        """Decode and pack so that no other request waits for long."""
         versions = self._service.versions
         try:
             envelope = codec.read_envelope(body, self.form)
@@ -164,24 +165,26 @@ class Predict:
             raise
         await asyncio.sleep(0)
         policy = await versions.resolve(envelope.version)
-        return policy, await policy.codec.read_large(envelope, self.form)
+        return policy, *await policy.codec.read_large(envelope, self.form)
 
     async def _ask_later(
         self,
-        read: Callable[..., Coroutine[Any, Any, tuple[PolicyVersion, PredictRequest]]],
+        read: Callable[..., Coroutine[Any, Any, tuple[Any, ...]]],
         *arguments: Any,
     ) -> None:
         """Go on when the request is decoded."""
         try:
             async with asyncio.timeout(self.deadline - time.perf_counter()):
-                policy, request = await read(*arguments)
-            self._ask(policy, request)
+                decoded = await read(*arguments)
+            self._ask(*decoded)
         except TimeoutError:
             self._done(self, DeadlineExceeded(LATE))
         except Exception as error:
             self._done(self, error)
 
-    def _ask(self, policy: PolicyVersion, request: PredictRequest) -> None:
+    def _ask(
+        self, policy: PolicyVersion, request: PredictRequest, packed: Packed | None = None
+    ) -> None:
         self.exchange.version = policy.version
         observations = request.observations
         self._service.access_control.charge(self._caller, len(observations))
@@ -189,7 +192,7 @@ class Predict:
             policy.check_own_actions()
             self._own_actions = True
         seed = policy.seed_of(request.deterministic, request.seed)
-        packed = policy.codec.pack(observations)
+        packed = packed or policy.codec.pack(observations)
         inference = self._service.predictor.predict(
             policy,
             Rows.of(policy.tensors, len(observations), packed, seed),

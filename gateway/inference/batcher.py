@@ -299,13 +299,9 @@ class Batcher:
         """Hand each inference its share; a bad request fails alone. Then the next batch leaves."""
         if isinstance(outcome, ImagesRefused):
             good = _without_refused(part, outcome)
-            if len(good) < len(part):
-                if good:
-                    self._call(queue, batch, good, rest)
-                    return
-            else:  # which is no problem of any row
-                for one in part:
-                    one.settle(outcome)
+            if good:
+                self._call(queue, batch, good, rest)
+                return
         elif isinstance(outcome, Exception):
             failed = isinstance(outcome, InferenceFailed) and not isinstance(outcome, _BrokenOff)
             if failed and len(part) > 1:

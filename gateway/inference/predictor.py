@@ -63,7 +63,7 @@ class Predictor:
         Returns what is on its way to Triton, for whoever stops waiting; None where the cache has
         every action. `gone`, `since` and `trace` are as `Inference` takes them.
         """
-        if rows.others and rows.encoded and (refused := policy.no_images()) is not None:
+        if rows.encoded and (refused := policy.no_images()) is not None:
             done(refused)
             return None
         cache_bytes = self._live.now.cache_bytes

@@ -31,7 +31,7 @@ class Rows:
     @property
     def encoded(self) -> bool:
         """Whether there are images as they came."""
-        return any(isinstance(data, tuple) for data in self.others)
+        return bool(self.others) and any(isinstance(data, tuple) for data in self.others)
 
     @classmethod
     def of(cls, tensors: Tensors, count: int, packed: Packed, seed: int | None) -> "Rows":

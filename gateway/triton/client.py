@@ -15,7 +15,6 @@ from gateway.api.errors import (
     DeadlineExceeded,
     Distrusted,
     GatewayError,
-    ImagesRefused,
     InferenceFailed,
     ModelNotFound,
     ResourceExhausted,
@@ -186,7 +185,7 @@ class Triton:
 
     def _head(self, model: str, rows: Rows, tensors: Sequence[_Tensor]) -> bytes:
         """Return a request without its tensors; it is the same for all requests of one shape."""
-        if rows.others and rows.encoded:
+        if rows.encoded:
             return self._make_head(model, rows, tensors)
         key = (model, rows.tensors, rows.count, not rows.keys, tensors[-1][0] == NONCE)
         head = self._heads.get(key)
@@ -228,7 +227,8 @@ class Triton:
             if isinstance(outcome, Exception):
                 raise outcome
             if outcome.status != 200:
-                raise _refused_images(rows, outcome) or _answered(model, outcome)
+                refused = rows.encoded and rows.tensors.refused(outcome.body, rows.count)
+                raise refused or _answered(model, outcome)
             body = outcome.body
             head = body[: int(outcome.headers[b"inference-header-content-length"])]
             key = (rows.tensors, rows.count, head, len(body))
@@ -265,20 +265,6 @@ def tensors_of(model: str, rows: Rows) -> list[_Tensor]:
         ("seed", "INT64", array("q", [max(0, seed) for seed in seeds]).tobytes()),
         ("row", "INT64", numbers.tobytes()),
     ]
-
-
-def _refused_images(rows: Rows, answer: Answer) -> ImagesRefused | None:
-    """Read which images of `rows` a model can't decode, from its answer; None for any other."""
-    if not (rows.others and rows.encoded):
-        return None
-    try:
-        said = json.loads(json.loads(answer.body)["error"])
-        problems = [
-            (int(row), rows.tensors.paths[name], str(why)) for row, name, why in said["images"]
-        ]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return ImagesRefused(problems)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from gateway.api.actions import Output
+from gateway.api.errors import ImagesRefused
 from gateway.api.images import Data
 from policy_spec.dtypes import DTYPES
 from policy_spec.leaves import PACKED, Layout
@@ -26,8 +27,7 @@ class Tensors:
         self._dims = {leaf.name: leaf.dims for leaf in found}
         self._fused_dims = {leaf.name: leaf.dims for leaf in layout.apart}
         self._fused_dims |= {leaf.encoded: (1,) for leaf in layout.apart}
-        self.paths = {leaf.name: leaf.path for leaf in layout.apart}
-        """Where the leaf of each tensor is that may take images."""
+        self._paths = {leaf.name: leaf.path for leaf in layout.apart}
 
     def apart(self, others: Iterable[Data]) -> list[tuple[str, str, bytes]]:
         """Return name, data type and bytes of the leaves with tensors of their own in any model."""
@@ -37,6 +37,15 @@ class Tensors:
             else (leaf.name, leaf.triton, data)
             for leaf, data in zip(self.layout.apart, others, strict=True)
         ]
+
+    def refused(self, body: bytes, count: int) -> ImagesRefused | None:
+        """Return which images of `count` rows a model can't decode; None for any other answer."""
+        try:
+            said = json.loads(json.loads(body)["error"])["images"]
+            found = [(range(count)[row], self._paths[name], str(why)) for row, name, why in said]
+        except (ValueError, LookupError, TypeError):
+            return None
+        return ImagesRefused(found) if found else None
 
     def packed(self, data: bytes) -> list[tuple[str, str, bytes]]:
         """Return the tensor of the packed leaves, as a fused model takes it."""

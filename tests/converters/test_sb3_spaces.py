@@ -193,9 +193,6 @@ def test_cards_are_of_the_new_form(imported: Any) -> None:
     assert parts["area"]["low"] == "-inf"
     assert card["action_space"]["high"] == [1.0, 3.0]
     steps = imported("ppo-dict-np2").preprocessing.steps
-    assert (
-        {columns for _, _, *columns in map(lambda one: (*one[:2], *one[2:]), steps)} if 0 else True
-    )
     assert [step[2] for step in steps] == [(0, 6)] * 3 + [(18, 20)] * 3
 
 

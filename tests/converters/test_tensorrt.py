@@ -13,7 +13,8 @@ import pytest
 
 from converters.export import parity, tensorrt
 from converters.export.export import export
-from converters.repository import comparison, configs, repository
+from converters.repository import comparison, repository
+from converters.repository.tensors import MAX_BATCH_SIZE
 from triton_backend.engine import BuildRecord, digest
 
 MakeArtifact = Callable[..., Path]
@@ -60,7 +61,7 @@ def test_record(target: Path) -> None:
     assert record.builder == "tensorrt-rtx"
     assert record.version.startswith("1.7.1")
     assert record.compute_capabilities == ("8.6", "8.9")
-    assert record.profile == {"min": 1, "opt": 32, "max": configs.MAX_BATCH_SIZE}
+    assert record.profile == {"min": 1, "opt": 32, "max": MAX_BATCH_SIZE}
     assert record.precision == "FP32, no TF32"
     assert record.source == digest(
         (target / "policy_onnx-v0.1.0" / "1000" / "model.onnx").read_bytes()

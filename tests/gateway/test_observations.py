@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.api.codec import Codec, codec_of
+from gateway.api.codec import Codec, codec_of, read_envelope
 from gateway.api.errors import ValidationFailed
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
 from gateway.triton.batch import Rows
@@ -186,6 +187,9 @@ def test_keys_that_no_struct_may_have() -> None:
     assert [row[1:] for row in rows.contents()] == [
         (np.float32(0.5).tobytes(), np.int64(1).tobytes())
     ] * 2
+    body = msgspec.json.encode({"observations": [good, good]})
+    _, packed = asyncio.run(codec.read_large(read_envelope(body, JSON), JSON))
+    assert (packed[0], *packed[1]) == (rows.observations, *rows.others)
     body = msgspec.json.encode({"observations": [good, {'a"b': 2, "c\n": 2}]})
     assert problems(codec, body) == ['observations.1.a"b', "observations.1.c\n"]
 

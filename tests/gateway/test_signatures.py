@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from gateway.api.codec import LARGE_BYTES, codec_of, read_envelope
+from gateway.api.codec import LARGE_BYTES, Codec, codec_of, read_envelope
 from gateway.api.problems import JSON, MSGPACK
 from policy_spec.parsing import parse_space
 from tests.gateway.processes import gateway_process
@@ -342,12 +342,12 @@ def test_a_large_body_is_read_as_a_small_one_is(url: str) -> None:
 
 
 def test_others_have_their_turn_while_a_large_body_is_read() -> None:
-    pixels = {"type": "Box", "dtype": "uint8", "shape": [96, 96, 3], "low": 0, "high": 255}
-    codec = codec_of(parse_space(pixels, "space"))
+    pixels = {"type": "Box", "dtype": "uint8", "shape": [96, 96, 3], "low": 0, "high": 200}
     lists = np.zeros((96, 96, 3), np.uint8).tolist()
     image = base64.b64encode(bytes(96 * 96 * 3)).decode()
+    depth = base64.b64encode(bytes(96 * 96 * 3 * 4)).decode()
 
-    async def turns(rows: list[Any]) -> list[float]:
+    async def turns(codec: Codec, rows: list[Any]) -> list[float]:
         """How long the decoder worked between two turns of others."""
         envelope = read_envelope(msgspec.json.encode({"observations": rows}), JSON)
         reading = asyncio.ensure_future(codec.read_large(envelope, JSON))
@@ -356,12 +356,19 @@ def test_others_have_their_turn_while_a_large_body_is_read() -> None:
             start = time.thread_time()
             await asyncio.sleep(0)
             took.append(time.thread_time() - start)
-        assert len(reading.result().observations) == len(rows)
+        request, packed = reading.result()
+        assert packed == codec.pack(request.observations)
+        assert len(request.observations) == len(rows)
         return took
 
     gc.disable()
-    for rows in ([lists] * 9, [image] * 600):
-        took = asyncio.run(turns(rows))
+    for dtype, rows in (
+        ("uint8", [lists] * 9),
+        ("uint8", [image] * 600),
+        ("float32", [depth] * 30),
+    ):
+        codec = codec_of(parse_space(pixels | {"dtype": dtype}, "space"))
+        took = asyncio.run(turns(codec, rows))
         assert len(took) >= 9
         assert max(took) < sum(took) / 3
     gc.enable()
