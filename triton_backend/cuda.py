@@ -71,9 +71,10 @@ def _zeros(rows: int, inputs: Arrays) -> Arrays:
     return tuple(np.zeros((rows, *one.shape[1:]), one.dtype) for one in inputs)
 
 
-def torchscript(path: Path, most: int = SIZES[-1]) -> Graphs:
+def torchscript(path: Path, most: int = SIZES[-1], half: bool = False) -> Graphs:
     """Open a TorchScript program for batches of at most `most` rows.
 
+    If `half`, convolutions and matrix products are in FP16, and all else is in FP32 as without.
     Raises NoGpuError if PyTorch can use no GPU.
     """
     import torch
@@ -86,7 +87,7 @@ def torchscript(path: Path, most: int = SIZES[-1]) -> Graphs:
     torch.set_float32_matmul_precision("highest")  # no TF32, whatever the environment says
     torch.backends.cudnn.allow_tf32 = False
     program = torch.jit.load(str(path), map_location="cuda").eval()  # type: ignore[no-untyped-call]
-    return Graphs(lambda inputs: _TorchGraph(program, inputs), most)
+    return Graphs(lambda inputs: _TorchGraph(program, inputs, half), most)
 
 
 ALIGNMENT = 256
@@ -96,7 +97,7 @@ ALIGNMENT = 256
 class _TorchGraph:
     """A graph from pinned memory to pinned memory. It includes both copies."""
 
-    def __init__(self, program: Any, inputs: Arrays) -> None:
+    def __init__(self, program: Any, inputs: Arrays, half: bool) -> None:
         import torch
 
         ends = np.cumsum([-(-one.nbytes // ALIGNMENT) * ALIGNMENT for one in inputs]).tolist()
@@ -114,7 +115,8 @@ class _TorchGraph:
         self._stream = torch.cuda.current_stream()
         # Unoptimised: the optimiser would compile other kernels for each size, and at every start.
         plain = torch.jit.optimized_execution(False)  # type: ignore[attr-defined]
-        with torch.inference_mode(), plain:
+        narrow = torch.autocast("cuda", torch.float16, half, cache_enabled=False)
+        with torch.inference_mode(), plain, narrow:
             beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             with torch.cuda.stream(beside):
                 made = _outputs(program(*given))  # a capture may create no library's handles

@@ -34,14 +34,16 @@ class _PolicyModel:
 
     @classmethod
     def load(cls, directory: Path, args: dict[str, str]) -> runtimes.Runtime:
-        """Open the policy's file in `directory`, on the device and with the threads of `args`."""
+        """Open the policy's file in `directory`, as `args` and the parameters in them say."""
         config = json.loads(args["model_config"])
-        threads = config.get("parameters", {}).get("threads", {"string_value": "1"})
+        parameters = config.get("parameters", {})
+        told = {name: one["string_value"] for name, one in parameters.items()}
         runtime: runtimes.Runtime = cls.open(
             directory / cls.file,
             args["model_instance_kind"] == "GPU",
-            int(threads["string_value"]),
+            int(told.get("threads", "1")),
             int(config["max_batch_size"]),
+            told.get("precision") == "fp16",
         )
         return runtime
 

@@ -20,13 +20,24 @@ another.
 """
 
 
-def onnx(path: Path, gpu: bool = False, threads: int = 1, most: int = cuda.SIZES[-1]) -> Runtime:
+def onnx(
+    path: Path,
+    gpu: bool = False,
+    threads: int = 1,
+    most: int = cuda.SIZES[-1],
+    half: bool = False,
+) -> Runtime:
     """Open `path` in ONNX Runtime: on the CPU, or as CUDA graphs on the first GPU.
 
     For a small policy, several threads would only wait for each other. `most` is the number of rows
-    that a batch may have, for which graphs are captured. Raises NoGpuError if a GPU
-    is wanted and ONNX Runtime can't use one.
+    that a batch may have, for which graphs are captured. A CPU computes in FP32, `half` or not.
+    Raises NoGpuError if a GPU is wanted and ONNX Runtime can't use one, or not in FP16.
     """
+    if gpu and half:
+        raise cuda.NoGpuError(
+            "in FP16 a GPU runs this policy as torchscript or tensorrt, not as onnx: install a "
+            "PyTorch with CUDA, or export it with --precision fp32"
+        )
     if gpu:
         return cuda.onnx(path, most)
     import onnxruntime
@@ -48,15 +59,19 @@ def onnx(path: Path, gpu: bool = False, threads: int = 1, most: int = cuda.SIZES
 
 
 def torchscript(
-    path: Path, gpu: bool = False, threads: int = 1, most: int = cuda.SIZES[-1]
+    path: Path,
+    gpu: bool = False,
+    threads: int = 1,
+    most: int = cuda.SIZES[-1],
+    half: bool = False,
 ) -> Runtime:
     """Open `path` in PyTorch: on the CPU, or as CUDA graphs on the first GPU.
 
-    Its arguments are those of `onnx`. Raises NoGpuError if a GPU is wanted and PyTorch can't use
-    one.
+    Its arguments are those of `onnx`; if `half`, a GPU computes in FP16. Raises NoGpuError if a GPU
+    is wanted and PyTorch can't use one.
     """
     if gpu:
-        return cuda.torchscript(path, most)
+        return cuda.torchscript(path, most, half)
     import torch
 
     torch.set_num_threads(threads)
@@ -71,8 +86,10 @@ def torchscript(
     return infer
 
 
-def tensorrt(path: Path, gpu: bool = True, threads: int = 1, most: int = 0) -> Runtime:
-    """Open `path` in the TensorRT that built it, always on the first GPU.
+def tensorrt(
+    path: Path, gpu: bool = True, threads: int = 1, most: int = 0, half: bool = False
+) -> Runtime:
+    """Open `path` in the TensorRT that built it, always on the first GPU, in the plan's precision.
 
     Raises engine.UnusableEngineError if this machine can't run it.
     """

@@ -42,6 +42,13 @@ from gateway.config.settings import read_settings
     help="What serves it: Triton's Python backend, which `carlarl serve` starts, or the C++ "
     "backends of a stock Triton. [default: python]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    help="Of convolutions and matrix products on a GPU, in torchscript and tensorrt; a CPU always "
+    "computes in fp32. [default: fp32]",
+)
 @options.json_option
 def export(
     artifacts: Path | None,
@@ -51,6 +58,7 @@ def export(
     formats: tuple[str, ...],
     capabilities: tuple[tuple[str, ...], ...],
     flavour: str,
+    precision: str,
     as_json: bool,
 ) -> None:
     """Write artifacts into the model repository: all of them, or nothing.
@@ -82,6 +90,7 @@ def export(
             lambda version, step: status.update(f"{version}: {step}"),
             tuple(one for given in capabilities for one in given),
             flavour,
+            precision,
             key=key,
         )
     if as_json:

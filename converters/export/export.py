@@ -25,7 +25,9 @@ from converters.export.formats import DEFAULT, FORMATS, ExportError, Format, Pro
 from converters.export.truth import Truth
 from converters.repository import activation, configs, repository
 from converters.repository.tensors import max_batch_size
+from triton_backend.cuda import NoGpuError
 from triton_backend.engine import UnusableEngineError
+from triton_backend.runtimes import Runtime
 
 GOLDEN_ROWS = 4
 """How many recorded actions a server must repeat before it counts as ready."""
@@ -49,6 +51,7 @@ def export(
     progress: Callable[[str, str], None] = lambda version, step: None,
     capabilities: tuple[str, ...] = (),
     flavour: str = "python",
+    precision: str = "fp32",
     *,
     key: Ed25519PublicKey | None = None,
 ) -> Exported:
@@ -57,9 +60,16 @@ def export(
     The first of `formats` is served. `activate` names the version that becomes active; without it
     the active one stays, or the newest becomes active if there is none. `progress` gets each step.
     `capabilities` are the compute capabilities of TensorRT engines. `flavour` is `python`, or
-    `native` for the C++ backends of a stock Triton; a repository has one. With a `key`, artifacts
+    `native` for the C++ backends of a stock Triton; a repository has one. `precision` is `fp32`, or
+    `fp16` for convolutions and matrix products on a GPU. With a `key`, artifacts
     that it did not sign are refused. Raises ConversionError and leaves the repository as it was.
     """
+    half = precision == "fp16"
+    if half and not any(_has_half(FORMATS[name], flavour) for name in formats):
+        raise ExportError(
+            "FP16 is for torchscript and tensorrt on a GPU, in the native flavour for tensorrt "
+            "alone: name one in --formats, or leave --precision fp16"
+        )
     torch.set_num_threads(1)  # as it is served; more threads slow down the rows of a comparison
     with repository.transaction(target) as tree:
         held = repository.flavour(tree)
@@ -74,11 +84,16 @@ def export(
             sources.append(artifact.load(folder, key))
         _check_versions(tree, sources, activate)
         for source in sources:
-            _write_version(tree, source, formats, progress, capabilities, flavour)
+            _write_version(tree, source, formats, progress, capabilities, flavour, half)
         newest = [one.version for one in repository.versions(tree) if one.damaged is None][-1]
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
+
+
+def _has_half(form: Format, flavour: str) -> bool:
+    """Whether a format is served in FP16. Triton's pytorch backend computes as the file says."""
+    return form.half is not None and (flavour == "python" or form.device == "GPU")
 
 
 def _check_versions(tree: Path, sources: Sequence[artifact.Artifact], activate: str | None) -> None:
@@ -103,6 +118,7 @@ def _write_version(
     progress: Callable[[str, str], None],
     capabilities: tuple[str, ...],
     flavour: str,
+    half: bool,
 ) -> None:
     card = source.card
     version, number = card.version, str(triton_version(card.version))
@@ -118,14 +134,14 @@ def _write_version(
 
     rows = max_batch_size(signature)
     with _foreign(version):
-        program = Program.trace(source.policy, source.preprocessing, rows, capabilities)
+        program = Program.trace(source.policy, source.preprocessing, rows, capabilities, half)
     cells: list[dict[str, Any]] = []
     onnx: dict[str, bytes] = {}
     for name in formats:
         form = FORMATS[name]
         progress(version, name)
         model = tree / configs.policy_name(version, name)
-        config = configs.policy(version, signature, name, form.device, served)
+        config = configs.policy(version, signature, name, form.device, served, half)
         _write_config(tree, model.name, config)
         with _foreign(f"{version} as {name}"):
             converted = _converted(form, program, model / number)
@@ -135,17 +151,27 @@ def _write_version(
         written.add(model)
         progress(version, f"{name} parity")
         with _foreign(f"{version} as {name}"):
-            cells += _compared(source, form, model / number / form.file, first=name == formats[0])
+            path, first = model / number / form.file, name == formats[0]
+            halved = half and _has_half(form, flavour)
+            if not halved or form.device == "CPU":
+                cells += _compared(source, form, path, form.open, first)
+            if halved and form.half is not None:
+                only = first and form.device == "GPU"
+                cells += _compared(source, form, path, form.half, only, half=True)
 
-    tolerance = parity.tolerance(source)
+    tolerances = {"tolerance": parity.tolerance(source)}
+    if half:
+        tolerances["fp16_tolerance"] = parity.tolerance(source, half)
     parameters = {
         "version": version,
         "artifact_digest": source.digest,
         "formats": ",".join(formats),
         "model_card": _json(card.model_dump(mode="json", exclude_none=True)),
-        "golden": _json(_golden(source, tolerance)),
-        "certificate": _json({"tolerance": tolerance, "cells": cells}),
+        "golden": _json(_golden(source, max(tolerances.values()), half)),
+        "certificate": _json({**tolerances, "cells": cells}),
     }
+    if half:
+        parameters[configs.PRECISION] = "fp16"
     if signature.is_driving_form:
         parameters["sensors"] = str(signature.sensors)
     for name in formats:
@@ -156,7 +182,7 @@ def _write_version(
         written.add(tree / ensemble)
     if contents.fused is not None and formats[0] == "onnx":
         model = tree / configs.ensemble_name(version, configs.FUSED)
-        _write_config(tree, model.name, configs.fused(version, signature))
+        _write_config(tree, model.name, configs.fused(version, signature, half))
         for file, content in contents.fused(source, onnx).items():
             repository.write(model / "1" / file, content)
         written.add(model)
@@ -195,24 +221,33 @@ def _converted(form: Format, program: Program, earlier: Path) -> dict[str, bytes
 
 
 def _compared(
-    source: artifact.Artifact, form: Format, path: Path, *, first: bool
+    source: artifact.Artifact,
+    form: Format,
+    path: Path,
+    opened: Callable[[Path], Runtime],
+    needed: bool,
+    half: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the certificate's cells of one format. The format that is served must run here."""
+    """Return the certificate's cells of one format in one precision; it must run here if `needed`.
+
+    `opened` opens the path.
+    """
     try:
-        runtime = form.open(path)
-    except UnusableEngineError as error:
-        if first:
+        runtime = opened(path)
+    except (UnusableEngineError, NoGpuError) as error:
+        if needed:
             raise parity.ParityError(
                 f"{source.card.version} as {form.name} can't be compared with the trained policy "
                 f"here, so it can't be the format that is served by default: {error}"
             ) from None
-        return parity.not_measured(source, form.name, str(error))
-    return parity.measure(source, form.name, runtime)
+        return parity.not_measured(source, form.name, str(error), half)
+    return parity.measure(source, form.name, runtime, half)
 
 
-def _golden(source: artifact.Artifact, tolerance: float) -> dict[str, Any]:
+def _golden(source: artifact.Artifact, tolerance: float, half: bool) -> dict[str, Any]:
     rows = parity.observations(source)
-    clear = np.flatnonzero(Truth.of(source.policy, *parity.inputs(source, rows)).clear())
+    truth = Truth.of(source.policy, *parity.inputs(source, rows), half=half)
+    clear = np.flatnonzero(truth.clear())
     size = sum(values[0].nbytes for values in rows)
     count = max(1, min(GOLDEN_ROWS, GOLDEN_BYTES // size))
     picked = clear[:count] if len(clear) else slice(count)

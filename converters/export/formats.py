@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Program:
         outputs: names of its outputs.
         rows: the most rows of a batch.
         capabilities: compute capabilities of TensorRT engines; empty for the default ones.
+        half: whether those engines compute in FP16.
     """
 
     script: torch.jit.ScriptModule
@@ -52,6 +54,7 @@ class Program:
     outputs: tuple[str, ...]
     rows: int
     capabilities: tuple[str, ...] = ()
+    half: bool = False
 
     @classmethod
     def trace(
@@ -60,6 +63,7 @@ class Program:
         preprocessing: Preprocessing,
         rows: int,
         capabilities: tuple[str, ...] = (),
+        half: bool = False,
     ) -> Program:
         """Trace the `policy` that has this preprocessing.
 
@@ -80,7 +84,7 @@ class Program:
         _forbid_tf32(frozen.graph)
         two = isinstance(frozen(*example), tuple)
         outputs = ("action", "policy_action") if two else ("action",)
-        return cls(frozen, preprocessing.inputs, example, outputs, rows, capabilities)
+        return cls(frozen, preprocessing.inputs, example, outputs, rows, capabilities, half)
 
 
 def _forbid_tf32(graph: Any) -> None:
@@ -115,6 +119,8 @@ class Format:
             this machine has no such runtime.
         beside: further files that `write` makes.
         device: `CPU`, or `GPU` for a format that runs nowhere else.
+        half: opens the path on the GPU in FP16, as `open` does; None for a format without FP16.
+            Raises NoGpuError if PyTorch has no GPU.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Format:
     open: Callable[[Path], runtimes.Runtime]
     beside: tuple[str, ...] = ()
     device: str = "CPU"
+    half: Callable[[Path], runtimes.Runtime] | None = None
 
 
 def _write_onnx(program: Program, path: Path) -> None:
@@ -195,7 +202,7 @@ def _write_tensorrt(program: Program, path: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "model.onnx"
         _write_onnx(program, source)
-        tensorrt.write(source.read_bytes(), path, program.capabilities, program.rows)
+        tensorrt.write(source.read_bytes(), path, program.capabilities, program.rows, program.half)
 
 
 _MANGLED = re.compile(rb"__torch_mangle_\d+")
@@ -210,6 +217,7 @@ FORMATS = {
             "TorchScriptPolicy",
             _write_torchscript,
             runtimes.torchscript,
+            half=partial(runtimes.torchscript, gpu=True, half=True),
         ),
         Format(
             "tensorrt",
@@ -219,6 +227,7 @@ FORMATS = {
             runtimes.tensorrt,
             beside=(engine.FILE_NAME,),
             device="GPU",
+            half=runtimes.tensorrt,
         ),
     )
 }

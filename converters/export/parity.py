@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn
 from converters.errors import ConversionError
-from converters.export.truth import OWN_ERRORS, Truth, run
+from converters.export.truth import FP16_TIMES, OWN_ERRORS, Truth, run
 from converters.export.truth import TOLERANCE as TOLERANCE
 from converters.repository.tensors import MAX_BATCH_SIZE, max_batch_size
 from policy_spec.leaves import leaves
@@ -101,20 +101,22 @@ def actions(artifact: Artifact, *inputs: NDArray[Any]) -> NDArray[Any]:
     return run(artifact.policy, *inputs)[0]
 
 
-def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, Any]]:
+def measure(
+    artifact: Artifact, form: str, runtime: Runtime, half: bool = False
+) -> list[dict[str, Any]]:
     """Compare one format with the trained policy and with itself. Return a cell per batch size.
 
     `max_error` is the largest difference from the trained policy, for discrete choices that of
     their scores. `repeats_bit_exact` says whether a row's action was bitwise the same each time,
     `alone_bit_exact` whether it was the same as for the row alone; `repeats_error` and
-    `alone_error` are the largest differences. Raises ParityError if a difference from the trained
-    policy is larger than allowed, for outputs of another type, and for an action that is not finite
-    at a corner of the space.
+    `alone_error` are the largest differences. If `half`, the runtime computes in FP16 and is
+    allowed more. Raises ParityError if a difference from the trained policy is larger than allowed,
+    for outputs of another type, and for an action that is not finite at a corner of the space.
     """
-    where = f"{artifact.card.version} as {form}"
+    where = f"{artifact.card.version} as {form}{' in FP16' if half else ''}"
     _check_corners(artifact, where, runtime)
     given = probes(artifact)
-    truth, rows = Truth.of(artifact.policy, *given), np.arange(len(given[0]))
+    truth, rows = Truth.of(artifact.policy, *given, half=half), np.arange(len(given[0]))
     alone = _batches(runtime, given, rows, 1)
     _check_types(artifact, where, alone)
     cells = []
@@ -130,8 +132,7 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
         same = tuple(output[order] for output in alone)
         cells.append(
             {
-                "format": form,
-                "batch": batch,
+                **_key(form, batch, half),
                 "repeats": REPEATS,
                 "max_error": float(f"{error:.1e}"),
                 "repeats_bit_exact": all(_same(answers[0], other) for other in answers[1:]),
@@ -143,14 +144,24 @@ def measure(artifact: Artifact, form: str, runtime: Runtime) -> list[dict[str, A
     return cells
 
 
-def tolerance(artifact: Artifact) -> float:
-    """Return what an export keeps to: `TOLERANCE`, or more where float32 is that inexact."""
+def _key(form: str, batch: int, half: bool) -> dict[str, Any]:
+    return {"format": form, **({"precision": "fp16"} if half else {}), "batch": batch}
+
+
+def tolerance(artifact: Artifact, half: bool = False) -> float:
+    """Return what an export keeps to: `TOLERANCE`, or more where float32 is that inexact.
+
+    If `half`, it is that of FP16, `FP16_TIMES` as much.
+    """
     own = Truth.of(artifact.policy, *probes(artifact)).own
     # The errors of a usual policy are below a tenth of it.
-    return TOLERANCE if own <= TOLERANCE / 10 else float(f"{TOLERANCE + OWN_ERRORS * own:.1e}")
+    least = TOLERANCE if own <= TOLERANCE / 10 else float(f"{TOLERANCE + OWN_ERRORS * own:.1e}")
+    return float(f"{FP16_TIMES * least:.1e}") if half else least
 
 
-def not_measured(artifact: Artifact, form: str, reason: str) -> list[dict[str, Any]]:
+def not_measured(
+    artifact: Artifact, form: str, reason: str, half: bool = False
+) -> list[dict[str, Any]]:
     """Return the cells of a format that can't run on this machine.
 
     They have the keys of `measure`, with `repeats` 0 and None for each figure, and `reason`.
@@ -158,7 +169,7 @@ def not_measured(artifact: Artifact, form: str, reason: str) -> list[dict[str, A
     figures = ("max_error", "repeats_bit_exact", "repeats_error", "alone_bit_exact", "alone_error")
     nothing = dict.fromkeys(figures)
     return [
-        {"format": form, "batch": batch, "repeats": 0, **nothing, "reason": reason}
+        {**_key(form, batch, half), "repeats": 0, **nothing, "reason": reason}
         for batch in batch_sizes(artifact)
     ]
 

@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
 from converters.errors import ConversionError
 from converters.repository.tensors import MAX_BATCH_SIZE
 from triton_backend.engine import (
@@ -29,6 +32,11 @@ TUNED_ROWS = 32
 PRECISION = "FP32, no TF32"
 """TF32 keeps 10 bits of mantissa; that error is far above the tolerance of an export."""
 
+HALF = "FP16 in convolutions and matrix products, else FP32, no TF32"
+"""The precision where FP16 is asked for: as `torch.autocast` has it in TorchScript."""
+
+_HALVED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+
 DEFAULT_CAPABILITIES = ("8.6", "8.9", "12.0")
 """What tensorrt-rtx builds for by default: GeForce and RTX cards of the series 30, 40 and 50."""
 
@@ -38,28 +46,41 @@ class BuilderError(ConversionError):
 
 
 def write(
-    onnx: bytes, plan: Path, capabilities: Sequence[str] = (), rows: int = MAX_BATCH_SIZE
+    source: bytes,
+    plan: Path,
+    capabilities: Sequence[str] = (),
+    rows: int = MAX_BATCH_SIZE,
+    half: bool = False,
 ) -> None:
     """Build the engine of an ONNX file into `plan`, and `builder.json` beside it.
 
-    `capabilities` are compute capabilities like `8.6`, `rows` are the most of a batch. An existing
-    plan stays if its record says that the same builder made it from the same file for the same
-    targets, as two builds need not give the same bytes. Raises BuilderError.
+    `capabilities` are compute capabilities like `8.6`, `rows` are the most of a batch; `half`
+    asks for FP16. An existing plan stays if its record says that the same builder made it from the
+    same file for the same targets, as two builds need not give the same bytes. Raises BuilderError.
     """
     builder, version, targets = _choose(tuple(sorted(set(capabilities), key=float)))
     record = plan.with_name(FILE_NAME)
     profile = {"min": 1, "opt": min(TUNED_ROWS, rows), "max": rows}
 
     def of(content: bytes) -> str:
+        precision = HALF if half else PRECISION
         return BuildRecord(
-            builder, version, targets, profile, PRECISION, digest(onnx), digest(content)
+            builder, version, targets, profile, precision, digest(source), digest(content)
         ).dumps()
 
     if plan.is_file() and record.is_file() and record.read_text() == of(plan.read_bytes()):
         return
-    content = _build(builder, onnx, targets, profile)
+    content = _build(builder, halved(source) if half else source, targets, profile)
     plan.write_bytes(content)
     record.write_text(of(content))
+
+
+def halved(content: bytes) -> bytes:
+    """Return an ONNX file with FP16 in `_HALVED`; a strongly typed engine has no flag for it."""
+    model = onnx.load_from_string(content)
+    kept = sorted({node.op_type for node in model.graph.node} - _HALVED)
+    made = convert_float_to_float16(model, keep_io_types=True, op_block_list=kept)
+    return bytes(made.SerializeToString())
 
 
 def _choose(capabilities: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
@@ -78,7 +99,7 @@ def _choose(capabilities: tuple[str, ...]) -> tuple[str, str, tuple[str, ...]]:
     return "tensorrt-rtx", version, capabilities or DEFAULT_CAPABILITIES
 
 
-def _build(builder: str, onnx: bytes, targets: tuple[str, ...], rows: Mapping[str, int]) -> bytes:
+def _build(builder: str, source: bytes, targets: tuple[str, ...], rows: Mapping[str, int]) -> bytes:
     trt: Any = importlib.import_module(LIBRARIES[builder])
     log = _log(trt)
     engine_builder = trt.Builder(log)
@@ -87,7 +108,7 @@ def _build(builder: str, onnx: bytes, targets: tuple[str, ...], rows: Mapping[st
         1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     )
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(onnx):
+    if not parser.parse(source):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise BuilderError(f"{builder} can't read the policy's ONNX file: {reasons}")
     config = engine_builder.create_builder_config()

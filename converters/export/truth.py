@@ -1,8 +1,8 @@
 """What the trained policy does, exactly, and how far an export may be away from it.
 
 The truth is the trained policy in float64. An export may differ from it by `TOLERANCE`, and by four
-times what the trained policy in float32 does itself. So may the scores of a discrete choice: where
-two are closer than that, either one may be chosen.
+times what the trained policy in float32 does itself; in FP16 by `FP16_TIMES` as much. So may the
+scores of a discrete choice: where two are closer than that, either one may be chosen.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ TOLERANCE = 1e-5
 """Largest absolute difference of an action's element, where float32 itself is exact."""
 OWN_ERRORS = 4
 """How many times the trained policy's own error in float32 is allowed beside it."""
+
+FP16_TIMES = 1000
+"""How many times more FP16 may be away: its mantissa has 13 bits less."""
 
 MOST_OWN = 1e-3
 """A larger error is none of rounding: the program does something else in float64. Relative."""
@@ -88,8 +91,11 @@ class Truth:
     own: float
 
     @classmethod
-    def of(cls, policy: Policy, *inputs: NDArray[Any]) -> Truth:
-        """Compute the policy in both types for features, noise and rasters."""
+    def of(cls, policy: Policy, *inputs: NDArray[Any], half: bool = False) -> Truth:
+        """Compute the policy in both types for features, noise and rasters.
+
+        If `half`, what is `allowed` is that of FP16.
+        """
         exact, wide = copy.deepcopy(policy).double(), tuple(map(_widened, inputs))
         as_it_is = run(policy, *inputs), _scores(policy, *inputs)
         try:
@@ -105,11 +111,12 @@ class Truth:
         if any((one > MOST_OWN * size).any() for one, size in zip(own, sizes, strict=True)):
             exact, outputs, scores = policy, *as_it_is
             own = [np.zeros_like(one) for one in own]
-        allowed = tuple(TOLERANCE + OWN_ERRORS * one for one in own)
+        times = FP16_TIMES if half else 1
+        allowed = tuple(times * (TOLERANCE + OWN_ERRORS * one) for one in own)
         return cls(exact, outputs, scores, allowed, max(float(one.max()) for one in own))
 
     def clear(self) -> NDArray[np.bool_]:
-        """Return for each row whether its choices are clear: float32 can't make them others."""
+        """Return for each row whether its choices are clear: rounding can't make them others."""
         if isinstance(self.policy.space, Box):
             return np.ones(len(self.scores), bool)
         most = self.allowed[0].max()

@@ -68,7 +68,11 @@ def _validate_repository(version: str, folder: Path, target: Path) -> Iterator[C
         formats = config.parameters["formats"].string_value.split(",")
         with tempfile.TemporaryDirectory() as directory:
             fresh = Path(directory) / "model_repository"
-            export([folder], fresh, formats, flavour=repository.flavour(target) or "python")
+            told, held = config.parameters, repository.flavour(target) or "python"
+            precision = (
+                told[configs.PRECISION].string_value if configs.PRECISION in told else "fp32"
+            )
+            export([folder], fresh, formats, flavour=held, precision=precision)
             different = comparison.differences(fresh, target, version)
             measured = certificate.read(fresh, version)
     except (ConversionError, KeyError) as error:

@@ -18,7 +18,7 @@ class Line(NamedTuple):
 
     Attributes:
         version: `vX.Y.Z`.
-        format: as in `--formats`.
+        format: as in `--formats`; a GPU's FP16 has a line of its own, like `torchscript fp16`.
         parity: largest difference from the trained policy, in any batch size.
         repeated: `bit-exact`, or the largest difference between repeats.
         alone: `bit-exact`, or the largest difference of a row alone and in a batch, and where.
@@ -53,10 +53,10 @@ def read(tree: Path, version: str) -> dict[str, Any]:
 
 def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
     """Return one line per format."""
-    formats = dict.fromkeys(cell["format"] for cell in certificate["cells"])
+    formats = dict.fromkeys(map(_form, certificate["cells"]))
     found = []
     for form in formats:
-        cells = [cell for cell in certificate["cells"] if cell["format"] == form]
+        cells = [cell for cell in certificate["cells"] if _form(cell) == form]
         if not any(cell["repeats"] for cell in cells):
             found.append(Line(version, form, *("not measured",) * 3))
             continue
@@ -69,18 +69,19 @@ def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
 
 def overclaims(claimed: dict[str, Any], measured: dict[str, Any]) -> list[str]:
     """Return what `claimed` promises and `measured`, from this machine, does not keep."""
-    found = {(cell["format"], cell["batch"]): cell for cell in measured["cells"]}
+    found = {(_form(cell), cell["batch"]): cell for cell in measured["cells"]}
     wrong = []
     for cell in claimed["cells"]:
-        where = f"{cell['format']}, batch {cell['batch']}"
-        here = found.pop((cell["format"], cell["batch"]), None)
+        where = f"{_form(cell)}, batch {cell['batch']}"
+        here = found.pop((_form(cell), cell["batch"]), None)
         if here is None:
             wrong.append(f"{where}: not measured here")
             continue
-        if not cell["repeats"]:
+        if not (cell["repeats"] and here["repeats"]):
             continue
         # Above the usual tolerance it has float32's own error, which differs by machine.
-        if not cell["max_error"] <= claimed["tolerance"] <= 2 * measured["tolerance"]:
+        name = "fp16_tolerance" if "precision" in cell else "tolerance"
+        if not cell["max_error"] <= claimed[name] <= 2 * measured[name]:
             wrong.append(f"{where}: beyond the tolerance")
         wrong += [
             f"{where}: not {what} bit-exact here"
@@ -88,6 +89,10 @@ def overclaims(claimed: dict[str, Any], measured: dict[str, Any]) -> list[str]:
             if cell[f"{what}_bit_exact"] and not here[f"{what}_bit_exact"]
         ]
     return wrong + [f"{form}, batch {batch}: not in it" for form, batch in found]
+
+
+def _form(cell: dict[str, Any]) -> str:
+    return " ".join(cell[key] for key in ("format", "precision") if key in cell)
 
 
 def _worst(cells: Sequence[dict[str, Any]], what: str) -> str:

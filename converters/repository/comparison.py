@@ -102,6 +102,7 @@ def _stable(path: Path) -> tuple[Any, np.ndarray[Any, Any], list[float]]:
         if key in config.parameters:
             content = json.loads(config.parameters[key].string_value)
             tolerances.append(float(content.pop("tolerance")))
+            tolerances.append(float(content.pop("fp16_tolerance", 0)))
             if key == "golden":
                 actions = np.array(content.pop("actions"), np.float64)
             for cell in content.get("cells", []):

@@ -151,13 +151,21 @@ def preprocess(version: str, signature: Signature, flavour: Flavour = PYTHON) ->
 
 
 def policy(
-    version: str, signature: Signature, form: str, device: str = "CPU", flavour: Flavour = PYTHON
+    version: str,
+    signature: Signature,
+    form: str,
+    device: str = "CPU",
+    flavour: Flavour = PYTHON,
+    half: bool = False,
 ) -> str:
-    """Config of a version's policy model of one format, on the `CPU` or the first `GPU`."""
+    """Config of a version's policy model of one format, on the `CPU` or the first `GPU`.
+
+    If `half`, the Python backend computes in FP16 where it has a GPU.
+    """
     name, backend = policy_name(version, form), flavour.policy(form)
     inputs, outputs = graph_tensors(signature), action_tensors(signature)
     rows, warm = max_batch_size(signature), zero_rasters_are_valid(signature)
-    return text(_served(name, backend, inputs, outputs, rows, device, warm=warm))
+    return text(_served(name, backend, inputs, outputs, rows, device, warm=warm, half=half))
 
 
 def ensemble(
@@ -197,7 +205,7 @@ def ensemble(
     return text(config)
 
 
-def fused(version: str, signature: Signature) -> str:
+def fused(version: str, signature: Signature, half: bool = False) -> str:
     """Config of the model that does both steps of a version in one process.
 
     Its inputs are packed, since each tensor costs time. `observation` has all float32 leaves in the
@@ -209,7 +217,7 @@ def fused(version: str, signature: Signature) -> str:
     name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
     inputs, outputs = packed_tensors(signature), action_tensors(signature)
     rows = max_batch_size(signature)
-    config = _served(name, Backend("python"), inputs, outputs, rows, warm=warm)
+    config = _served(name, Backend("python"), inputs, outputs, rows, warm=warm, half=half)
     config.ClearField("dynamic_batching")
     images = {leaf.name: leaf for leaf in signature.layout.apart if takes_images(leaf.space)}
     for one in config.input:
@@ -228,6 +236,7 @@ def _served(
     device: str = "CPU",
     *,
     warm: bool = True,
+    half: bool = False,
 ) -> Any:
     """Return the config of a model: one instance, batches of at most `most`, warmed with zeros."""
     inputs, outputs = backend.rename(inputs), backend.rename(outputs)
@@ -250,9 +259,14 @@ def _served(
             warmup.inputs[tensor].CopyFrom(
                 pb.ModelWarmup.Input(data_type=kind, dims=dims, zero_data=True)
             )
-    for key, value in backend.parameters.items():
+    told = {PRECISION: "fp16"} if half and backend.name == "python" else backend.parameters
+    for key, value in told.items():
         config.parameters[key].string_value = value
     return config
+
+
+PRECISION = "precision"
+"""The parameter of a version's models that compute in FP16 on a GPU; its value is `fp16`."""
 
 
 THREADS = "threads"

@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from converters.artifact import artifact
+from converters.export import parity
+from converters.export.export import export
+from converters.repository import certificate
+from tests.converters.policies_of_spaces import make
 from tests.stack import ROOT, running_stack
 from triton_backend import cuda, runtimes
 from triton_backend.preprocessing import FILE_NAME, Preprocessing
@@ -109,6 +114,23 @@ def test_an_answer_stays_when_the_next_is_computed(form: str) -> None:
     kept = first.copy()
     infer(*(-values for values in inputs("v0.2.0", 4)))
     assert first.tobytes() == kept.tobytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", [(84, 84, 4), (96, 96, 3)])
+def test_a_policy_that_sees(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """In FP32 within the CPU's tolerance, and in FP16 within its own, as its certificate says."""
+    image = {"type": "Box", "dtype": "uint8", "shape": list(shape), "low": 0, "high": 255}
+    pedals = {"type": "Box", "dtype": "float32", "shape": [3], "low": -1, "high": 1}
+    spaces = {"observation_space": image, "action_space": pedals}
+    folder = make(tmp_path / "v1.0.0", spaces | {"distribution": {"std": "parameter"}})
+    export([folder], target := tmp_path / "repository", ("torchscript",), precision="fp16")
+    told = certificate.read(target, "v1.0.0")
+    exact, halved = certificate.lines("v1.0.0", told)
+    assert (exact.format, halved.format) == ("torchscript", "torchscript fp16")
+    assert float(exact.parity) < parity.TOLERANCE < float(halved.parity) <= told["fp16_tolerance"]
+    (path,) = target.glob("policy_torchscript-v1.0.0/*/model.pt")
+    parity.measure(artifact.load(folder), "torchscript", runtimes.torchscript(path, True))
 
 
 @pytest.mark.gpu
