@@ -49,6 +49,21 @@ class PredictEnvelope(Options, kw_only=True):
     observations: Annotated[list[Raw], Meta(min_length=1, max_length=MAX_OBSERVATIONS)]
 
 
+_ABSENT = Raw()
+_Rows: Any = msgspec.defstruct(
+    "_Rows",
+    [(f"row{index}", Raw, _ABSENT) for index in range(MAX_OBSERVATIONS)],
+    array_like=True,
+    forbid_unknown_fields=True,
+)
+
+
+class _JsonEnvelope(Options, kw_only=True):
+    """The same in JSON, where a list would be read to its end before its length is refused."""
+
+    observations: _Rows
+
+
 class _StepEnvelope(Options, kw_only=True):
     step_id: Step
     observation: Raw
@@ -71,6 +86,7 @@ encode: dict[str, Callable[[Any], bytes]] = {
 """Writes an answer, for each format."""
 _version, _number, _warmup = _decoders(_Versioned), _decoders(_Numbered), _decoders(WarmupRequest)
 _envelope = {"request": _decoders(PredictEnvelope), "step": _decoders(_StepEnvelope)}
+_envelope["request"][JSON] = _decoders(_JsonEnvelope)[JSON]
 
 
 def request_type(observation: Any) -> type[Struct]:
@@ -183,10 +199,22 @@ class Codec:
 def read_envelope(body: bytes, form: str) -> PredictEnvelope:
     """Read all of a body but its observations. Raises ValidationFailed."""
     try:
-        envelope: PredictEnvelope = _envelope["request"][form](body)
+        envelope: Any = _envelope["request"][form](body)
     except NOT_READ as error:
+        if "of at most length" in str(error):
+            raise _wrong_length(f"<= {MAX_OBSERVATIONS}") from None
         raise failed(error, form) from None
-    return envelope
+    if form == JSON:
+        rows = [row for row in msgspec.structs.astuple(envelope.observations) if row is not _ABSENT]
+        if not rows:
+            raise _wrong_length(">= 1")
+        envelope = PredictEnvelope(**_options(envelope), observations=rows)
+    return envelope  # type: ignore[no-any-return]
+
+
+def _wrong_length(expected: str) -> ValidationFailed:
+    said = f"Expected `array` of length {expected} - at `$.observations`"
+    return failed(msgspec.ValidationError(said), JSON)
 
 
 def read_step_envelope(frame: bytes, form: str) -> _StepEnvelope:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from gateway.api import codec
-from gateway.api.errors import DeadlineExceeded, ValidationFailed
+from gateway.api.errors import DeadlineExceeded, PayloadTooLarge, ValidationFailed
 from gateway.api.messages import PredictAnswer, PredictRequest
 from gateway.api.observations import Packed
 from gateway.api.paths import PREDICT
@@ -70,6 +70,8 @@ class Predict:
             self.form = head.body_format(max_bytes)
         except Exception as error:
             self.error = error.with_traceback(None)  # which refers to this
+            if isinstance(error, PayloadTooLarge):
+                service.versions.survey = True  # a version that was loaded later may take more
 
     def feed(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -77,6 +79,7 @@ class Predict:
             self._size += len(data)
             if self._size > self._max_bytes:
                 self._parts.clear()
+                self._service.versions.survey = True
                 self.error = too_large(self._max_bytes)
             else:
                 self._parts.append(data)

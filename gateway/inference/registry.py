@@ -56,6 +56,8 @@ class Registry:
         """Bytes of a full batch of the largest observations of the versions seen so far."""
         self.frame_bytes = LEAST_BODY_BYTES
         """Bytes of a step with the largest of these observations."""
+        self.survey = True
+        """Whether to read once of all served versions what their largest observations take."""
         self.trouble: str | None = None
         """What is wrong, in words for a caller; None if nothing is."""
         self.active: PolicyVersion | None = None
@@ -119,6 +121,9 @@ class Registry:
         try:
             if self.ready and self.active is not None:
                 await self._check_again(self.active)
+            if self.survey:
+                await self.served()
+                self.survey = False
             await self._switch()
             await self._forget_replaced()
         except GatewayError as error:

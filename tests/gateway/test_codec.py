@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -286,3 +287,18 @@ def test_an_example_is_drawn_once() -> None:
     space = Box("uint8", (64, 64, 3), 0, 255)
     assert codec_of(space).example is codec_of(space).example
     assert codec_of(space).read_observations([codec_of(space).example])
+
+
+@pytest.mark.parametrize("form", [JSON, MSGPACK])
+def test_too_many_observations_are_not_read(form: str) -> None:
+    """The first one too many ends it: a million of them would take memory and the loop's time."""
+    body = codec.encode[form]({"observations": [0] * 1_000_000})
+    tracemalloc.start()
+    with pytest.raises(ValidationFailed) as refused:
+        codec.read_envelope(body, form)
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (problem,) = refused.value.details["validation_errors"]
+    assert (problem["field"], problem["type"]) == ("observations", "too_long")
+    assert problem["message"] == "Expected `array` of length <= 1000"
+    assert taken < 1_000_000
