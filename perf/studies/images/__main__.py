@@ -76,13 +76,8 @@ def served(shape: Shape) -> Iterator[tuple[Served, str]]:
         variables = processes.ALONE | {"MODEL_REPOSITORY": str(repository)}
         model = repository / f"policy_onnx-{VERSION}" / NUMBER / "model.onnx"
         command = [sys.executable, "-m", "uvicorn", "perf.studies.images.peer:app"]
-        command += [
-            f"--workers={os.cpu_count()}",
-            f"--port={port}",
-            "--loop=uvloop",
-            "--http=httptools",
-            "--no-access-log",
-        ]
+        command += [f"--workers={os.cpu_count()}", f"--port={port}", "--no-access-log"]
+        command += ["--loop=uvloop", "--http=httptools"]
         files = {"MODEL": str(model), "SHAPE": ",".join(map(str, shape))}
         with (
             processes.gateway(**variables) as ours,

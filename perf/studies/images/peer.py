@@ -1,8 +1,8 @@
-"""FastAPI, pydantic, Pillow and ONNX Runtime in one process: images without Triton.
+"""FastAPI, pydantic, Pillow and ONNX Runtime in each process: images without Triton.
 
-Tuned as their pages advise: uvloop and httptools, no access log; endpoints that block are plain
-functions, which FastAPI runs in its pool of threads, so that several cores compute at once; one
-session, one thread for each call. Msgpack is read by `msgspec`, and checked by pydantic.
+Tuned as their pages advise: a process for each core, uvloop and httptools, no access log; endpoints
+that block are plain functions, which FastAPI runs in its pool of threads; one session, one thread
+for each call. Msgpack is read by `msgspec`, and checked by pydantic.
 """
 
 from __future__ import annotations
