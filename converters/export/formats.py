@@ -9,12 +9,13 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch.onnx.errors import UnsupportedOperatorError
 
@@ -76,9 +77,18 @@ class Program:
                 f"the program changes its own attribute {changed[0].s('name')}, and a policy that "
                 "is served can't remember anything"
             )
+        _forbid_tf32(frozen.graph)
         two = isinstance(frozen(*example), tuple)
         outputs = ("action", "policy_action") if two else ("action",)
         return cls(frozen, preprocessing.inputs, example, outputs, rows, capabilities)
+
+
+def _forbid_tf32(graph: Any) -> None:
+    """Keep convolutions exact on a GPU. A trace says for each whether it may take TF32, and yes."""
+    for node in graph.findAllNodes("aten::_convolution"):
+        graph.setInsertPoint(node)
+        for index in range(12, node.inputsSize()):  # a trace of an older PyTorch has only 12
+            node.replaceInput(index, graph.insertConstant(False))
 
 
 class _WithoutFeatures(torch.nn.Module):
@@ -119,7 +129,8 @@ class Format:
 def _write_onnx(program: Program, path: Path) -> None:
     # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
     # writes the same file, and writes no path of this machine.
-    names = [one.name for one in program.inputs]
+    numbered = {f"/{one.name}": one.name for one in program.inputs if one.name.isdigit()}
+    names = [f"/{one.name}" if one.name.isdigit() else one.name for one in program.inputs]
     with warnings.catch_warnings(), _no_output():
         warnings.simplefilter("ignore")
         try:
@@ -139,6 +150,19 @@ def _write_onnx(program: Program, path: Path) -> None:
                 f"ONNX has no operator for {operator[0] if operator else error}: export it with "
                 "--formats torchscript"
             ) from error
+    if numbered:
+        _rename(path, numbered)
+
+
+def _rename(path: Path, inputs: Mapping[str, str]) -> None:
+    """Rename inputs of an ONNX file: the exporter refuses names that are numbers, as in a Tuple."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.input:
+        if tensor.name in inputs:
+            name = inputs[tensor.name]
+            model.graph.node.insert(0, onnx.helper.make_node("Identity", [name], [tensor.name]))
+            tensor.name = name
+    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 @contextmanager
@@ -170,9 +194,9 @@ def _write_torchscript(program: Program, path: Path) -> None:
 
 def _write_tensorrt(program: Program, path: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        onnx = Path(directory) / "model.onnx"
-        _write_onnx(program, onnx)
-        tensorrt.write(onnx.read_bytes(), path, program.capabilities, program.rows)
+        source = Path(directory) / "model.onnx"
+        _write_onnx(program, source)
+        tensorrt.write(source.read_bytes(), path, program.capabilities, program.rows)
 
 
 _MANGLED = re.compile(rb"__torch_mangle_\d+")

@@ -198,9 +198,9 @@ def _kind(leaf: Leaf) -> str:
     space = leaf.space
     kind, sizes = type(space).__name__, " × ".join(map(str, space.shape))
     if takes_images(space):
-        kind = "Image"
+        kind = "image"
     elif leaf.raster:
-        kind = "Raster"
+        kind = "raster"
     return f"{kind}, {sizes} {space.dtype}" if sizes else f"{kind}, one {space.dtype}"
 
 

@@ -161,7 +161,8 @@ class PolicyVersion:
         """Return why encoded images can't be sent to it, or None where they can."""
         if not self.decodes:
             return Unsupported(
-                f"{self.version} decodes no images: send raw bytes, or export it again"
+                f"{self.version} decodes no images: send raw bytes. Its fused model is not loaded "
+                "or of an earlier release"
             )
         if not self.model.startswith(FUSED):
             return ServiceUnavailable(f"the model that decodes images for {self.version} is away")

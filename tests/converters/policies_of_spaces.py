@@ -3,40 +3,98 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from converters.artifact import artifact, pickles
 from converters.artifact.card import Architecture, Distribution, ModelCard
 from converters.artifact.policy import network
+from converters.importers import programs
+from policy_spec.leaves import leaves
+from policy_spec.parsing import parse_space
+from policy_spec.spaces import Box
 from triton_backend.preprocessing import Preprocessing
 
 Data = dict[str, Any]
 
 
+class Seeing(nn.Module):
+    """A policy that sees: a small convolution of each raster, and then the `head` of all numbers.
+
+    A raster of three dimensions has its channels last. It is scaled here, by 255 if it is uint8.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, head: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        shapes = [leaf.space.shape for leaf in preprocessing.rasters]
+        channels = [shape[2] if len(shape) == 3 else 1 for shape in shapes]
+        self.scales = [255 if one.space.dtype == "uint8" else 1 for one in preprocessing.rasters]
+        self.eyes = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(one, 4, 3, 2, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+            for one in channels
+        )
+        self.head = head(preprocessing.width + 4 * len(shapes))
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        first = len(inputs) - len(self.eyes)
+        seen = list(inputs[:first])
+        for raster, eye, scale in zip(inputs[first:], self.eyes, self.scales, strict=True):
+            image = raster.float() / scale
+            image = image[:, None] if image.ndim == 3 else image.permute(0, 3, 1, 2)
+            seen.append(eye(image).flatten(1))
+        return self.head(torch.cat(seen, dim=1))
+
+
 def make(folder: Path, data: Data, *, pickled: bytes = pickles.NOTHING, **more: Any) -> Path:
-    """Write the artifact of a policy with the signature `data` and random weights."""
+    """Write the artifact of a policy with the signature `data` and random weights.
+
+    It is a TorchScript program where the observation has a raster.
+    """
     torch.manual_seed(sum(folder.name.encode()))
+    fields = {**data, **more.pop("card", {})}
     card = ModelCard.model_validate(
         {
             "model_name": "toy",
             "version": folder.name,
-            "model_type": "pytorch",
+            "model_type": "torchscript" if sees(fields["observation_space"]) else "pytorch",
             "framework_version": "2.13.0",
             "architecture": Architecture(hidden=[16], activation="relu"),
             "artifact_hashes": {},
-            **data,
-            **more.pop("card", {}),
+            **fields,
         }
     )
-    policy = network(Preprocessing.of(card.signature).width, card)
+    preprocessing = Preprocessing.of(card.signature)
+    if preprocessing.rasters:
+        policy: nn.Module = Seeing(preprocessing, lambda width: network(width, card))
+    else:
+        policy = network(preprocessing.width, card)
     for one in policy.parameters():
-        torch.nn.init.uniform_(one, -0.5, 0.5)
+        nn.init.uniform_(one, -0.5, 0.5)
     model = artifact.state_dict_bytes(policy.state_dict())
+    if preprocessing.rasters:
+        # Like the program of a policy without a standard deviation.
+        fixed = isinstance(card.signature.action_space, Box) and card.distribution.std == "none"
+        made = _First(policy) if fixed else policy
+        model = programs.trace(made, preprocessing.width, preprocessing.rasters)
     given = {"observations": None, "check": lambda _: None} | more
     return artifact.create(folder, card, model, pickled, **given)
+
+
+def sees(space: Data) -> bool:
+    return any(leaf.raster for leaf in leaves(parse_space(space, "observation_space")))
+
+
+class _First(nn.Module):
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.policy(*inputs)[0]
 
 
 def random_signature(seed: int) -> Data:
@@ -45,8 +103,9 @@ def random_signature(seed: int) -> Data:
     action = source.choice([_action_box, _discrete, _multi_discrete, _multi_binary])(source)
     data: Data = {"observation_space": _space(source, 3), "action_space": action}
     if action["type"] == "Box":
+        program = sees(data["observation_space"])
         std, squash = (
-            source.choice(["none", "parameter", "network"]),
+            source.choice(["none", "parameter", "parameter" if program else "network"]),
             source.choice(["clip", "tanh"]),
         )
         data["distribution"] = Distribution(std=std, squash=squash).model_dump(exclude_none=True)
@@ -59,7 +118,8 @@ def random_signature(seed: int) -> Data:
 def _space(source: random.Random, depth: int) -> Data:
     kind = source.choice(["Dict", "Tuple", "leaf"]) if depth else "leaf"
     if kind == "leaf":
-        return source.choice([_box, _box, _discrete, _multi_discrete, _multi_binary])(source)
+        kinds = [_box, _box, _discrete, _multi_discrete, _multi_binary, _raster]
+        return source.choice(kinds)(source)
     parts = [_space(source, depth - 1) for _ in range(source.randint(1, 3))]
     if kind == "Tuple":
         return {"type": "Tuple", "subspaces": parts}
@@ -77,6 +137,20 @@ def _box(source: random.Random) -> Data:
     else:
         low, high = source.choice([(0, 255), (3, 17)] if dtype == "uint8" else [(-9, 9), (2, 5)])
     return {"type": "Box", "dtype": dtype, "shape": shape, "low": low, "high": high}
+
+
+def _raster(source: random.Random) -> Data:
+    dtype, shape, high = source.choice(
+        [
+            ("uint8", [9, 8], 255),
+            ("uint8", [12, 10, 3], 255),
+            ("uint8", [9, 9, 1], 1),
+            ("uint8", [8, 2, 5], 255),
+            ("float32", [65, 64], 1.0),
+            ("float32", [40, 36, 3], "inf"),
+        ]
+    )
+    return {"type": "Box", "dtype": dtype, "shape": shape, "low": 0, "high": high}
 
 
 def _discrete(source: random.Random) -> Data:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium.spaces as gym
 import httpx
@@ -30,11 +30,12 @@ from converters.artifact.observations import Rows, corners, drawn, json_form
 from converters.export.export import export
 from converters.export.truth import Truth
 from converters.repository import configs
+from policy_spec.graph import feature_width
 from policy_spec.leaves import Layout, leaves
 from policy_spec.noise import NoiseSource
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box, Dict, Discrete, MultiBinary, Space, Tuple
-from policy_spec.validate import unpack
+from policy_spec.validate import MAX_NUMBERS, unpack
 from tests.converters.policies_of_spaces import make, random_signature
 from tests.gateway.processes import gateway_process
 from tests.stack import free_ports
@@ -51,7 +52,11 @@ def test_served_as_in_pytorch(tmp_path: Path, start: int) -> None:
     """
     stop = min(start + TOGETHER, ALL) if start else FEW
     folders = [make(tmp_path / f"v1.0.{i}", random_signature(i)) for i in range(start, stop)]
-    target = tmp_path / "repository"
+    check_served(folders, tmp_path / "repository")
+
+
+def check_served(folders: list[Path], target: Path) -> None:
+    """Export policies, serve them, and compare all that is answered with PyTorch."""
     export(folders, target)  # it compares ONNX Runtime and TorchScript with PyTorch, or raises
     models = [path.name for path in target.iterdir() if "torchscript" not in path.name]
     models.remove(configs.ALIAS)
@@ -101,13 +106,13 @@ def _compare(source: Artifact, module: ModuleType, client: Any) -> None:
         np.concatenate(pair) for pair in zip(drawn(space, 20, 1000), corners(space), strict=True)
     )
     count = len(rows[0])
-    features = expected_features(space, rows)
+    features, rasters = expected_features(space, rows), rasters_of(space, rows)
     seed, index = np.arange(count) * 7 + 3, np.arange(count)
     for deterministic in (True, False) if signature.noise != "none" else (True,):
         flags = np.full(count, deterministic)
         width = max(signature.noise_width, 1)
         noise = NoiseSource(signature.noise).draw(flags, seed, index, width)
-        truth = Truth.of(source.policy, features, noise)
+        truth = Truth.of(source.policy, features, noise, *rasters)
         names = ["action", "policy_action"][: 1 + signature.has_policy_action]
         apart = {
             "deterministic": flags[:, None], "seed": seed[:, None], "row": index[:, None],
@@ -136,14 +141,18 @@ def _compare_gateway(source: Artifact, url: str) -> None:
         flags, seeds = np.full(40, deterministic), np.full(40, 11)
         width = max(signature.noise_width, 1)
         noise = NoiseSource(signature.noise).draw(flags, seeds, index, width)
-        truth = Truth.of(source.policy, expected_features(space, rows), noise)
+        features, rasters = expected_features(space, rows), rasters_of(space, rows)
+        truth = Truth.of(source.policy, features, noise, *rasters)
         asked |= {"deterministic": deterministic, "seed": 11}
-        in_bytes = _in_bytes(space, rows)
+        in_bytes, in_lists = (_in_form(space, rows, form) for form in ("bytes", "lists"))
         packed = msgspec.msgpack.encode({"observations": in_bytes, **asked})
         form = {"Content-Type": "application/msgpack"}
         with httpx.Client(base_url=url) as client:
             json_answer = client.post("/predict", json={"observations": observations, **asked})
             packed_answer = client.post("/predict", content=packed, headers=form)
+            if not any(leaf.space.size * 40 > MAX_NUMBERS // 2 for leaf in leaves(space)):
+                plain_answer = client.post("/predict", json={"observations": in_lists, **asked})
+                assert plain_answer.json()["actions"] == json_answer.json()["actions"]
         answers = [json_answer.json(), msgspec.msgpack.decode(packed_answer.content)]
         for answer in answers:
             assert "actions" in answer, (version, answer)
@@ -161,11 +170,11 @@ def _compare_gateway(source: Artifact, url: str) -> None:
             assert msgspec.msgpack.decode(stream.recv(timeout=10))["action"] == step["action"]
 
 
-def _in_bytes(space: Space, rows: Rows) -> list[Any]:
-    """Return observations as msgpack has them, with bytes in place of base64."""
+def _in_form(space: Space, rows: Rows, form: Literal["lists", "bytes"]) -> list[Any]:
+    """Return observations with nested lists, or with bytes as msgpack has them, for base64."""
     names = [leaf.name for leaf in leaves(space)]
     each = (dict(zip(names, one, strict=True)) for one in zip(*rows, strict=True))
-    return [unpack(space, {k: v.tobytes() for k, v in row.items()}, "bytes") for row in each]
+    return [unpack(space, {k: v.tobytes() for k, v in row.items()}, form) for row in each]
 
 
 def _outputs(signature: Signature, answer: dict[str, Any]) -> Iterator[np.ndarray]:
@@ -182,10 +191,15 @@ def _outputs(signature: Signature, answer: dict[str, Any]) -> Iterator[np.ndarra
 
 
 def expected_features(space: Space, rows: Rows) -> np.ndarray:
-    """Flatten observations as Gymnasium does."""
+    """Flatten observations as Gymnasium does, and leave the rasters away."""
     made = _gymnasium(space)
-    flat = [gym.flatten(made, _value(made, one)) for one in json_form(space, rows)]
-    return np.array(flat).astype(np.float32)
+    flat = [gym.flatten(made, _value(made, one)) for one in _in_form(space, rows, "lists")]
+    kept = [np.full(feature_width(leaf.space), not leaf.raster) for leaf in leaves(space)]
+    return np.array(flat).astype(np.float32)[:, np.concatenate(kept)]
+
+
+def rasters_of(space: Space, rows: Rows) -> list[np.ndarray]:
+    return [part for leaf, part in zip(leaves(space), rows, strict=True) if leaf.raster]
 
 
 def _gymnasium(space: Space) -> gym.Space[Any]:

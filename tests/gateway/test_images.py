@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from converters.export.export import export
 from converters.importers.torchscript import import_torchscript
+from converters.repository import configs
 from gateway.api.codec import codec_of
 from gateway.api.problems import JSON, MSGPACK
 from gateway.inference.cache import Cache
@@ -31,6 +34,7 @@ from tests.gateway.test_signatures import ask, step
 from tests.stack import Stack, running_stack
 
 MAP = (20, 12)
+MEAN = {"deterministic": True}
 SPEC: dict[str, Any] = {
     "observation_space": {
         "type": "Dict",
@@ -55,6 +59,16 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 
 
+BARE = SPEC["observation_space"]["subspaces"]["camera"]["subspaces"]["front"]
+
+
+class Bare(torch.nn.Module):
+    """The mean of each channel."""
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return observation.float().mean((1, 2))
+
+
 class Program(torch.nn.Module):
     """Sums of the pixels, each with a weight of its own."""
 
@@ -71,13 +85,28 @@ class Program(torch.nn.Module):
         return made
 
 
+@contextmanager
+def serving(
+    folder: Path, program: torch.nn.Module, observed: Any, old: bool = False
+) -> Iterator[Stack]:
+    """Serve a program; `old` says that the fused model is as an earlier release wrote it."""
+    torch.jit.script(program.eval()).save(folder / "program.pt")
+    spec = SPEC | {"observation_space": observed}
+    made = import_torchscript(folder / "program.pt", "v1.0.0", folder / "artifacts", spec=spec)
+    export([made], folder / "repository", ["onnx"])
+    if old:
+        path = folder / "repository" / "carla_policy_fused-v1.0.0" / "config.pbtxt"
+        config = configs.parse(path.read_text())
+        config.input.remove(next(one for one in config.input if one.name.endswith(".encoded")))
+        path.write_text(configs.text(config))
+    with running_stack(MODEL_REPOSITORY=str(folder / "repository")) as stack:
+        yield stack
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("images")
-    torch.jit.script(Program().eval()).save(folder / "program.pt")
-    made = import_torchscript(folder / "program.pt", "v1.0.0", folder / "artifacts", spec=SPEC)
-    export([made], folder / "repository", ["onnx"])
-    with running_stack(MODEL_REPOSITORY=str(folder / "repository")) as stack:
+    with serving(folder, Program(), SPEC["observation_space"]) as stack:
         yield stack
 
 
@@ -86,9 +115,13 @@ def url(served: Stack) -> str:
     return served.gateway_url
 
 
+def streaming(url: str) -> ClientConnection:
+    return connect(f"ws{url.removeprefix('http')}/stream", compression=None)
+
+
 @pytest.fixture(scope="module")
 def stream(url: str) -> Iterator[ClientConnection]:
-    with connect(f"ws{url.removeprefix('http')}/stream", compression=None) as connection:
+    with streaming(url) as connection:
         yield connection
 
 
@@ -215,6 +248,31 @@ def test_neighbours_of_bad_ones_are_answered(served: Stack) -> None:
             assert (status, answer["error"]) == (422, "VALIDATION_ERROR"), answer
             (problem,) = answer["details"]["validation_errors"]
             assert problem["field"] == "observations.1.camera.front"
+
+
+def test_an_observation_that_is_an_image(tmp_path: Path) -> None:
+    front = picture(1)
+    with serving(tmp_path, Bare(), BARE) as stack, streaming(stack.gateway_url) as stream:
+        for form in (JSON, MSGPACK):
+            rows = ({"png": PNG}, front.tobytes(), {"jpeg": JPEG})
+            means = [one.mean((0, 1)) for one in (front, front, decoded(JPEG))]
+            np.testing.assert_allclose(acted(stack.gateway_url, form, *rows), means, rtol=1e-5)
+            for name, (value, message) in BY_DECODING.items():
+                answer = step(stream, form, {"stepId": 4, "observation": sent(value, form)} | MEAN)
+                (problem,) = answer["details"]["validation_errors"]
+                assert (problem["field"], problem["message"]) == ("observation", message), name
+
+
+def test_an_older_version_takes_pixels_alone(tmp_path: Path) -> None:
+    with serving(tmp_path, Bare(), BARE, old=True) as stack, streaming(stack.gateway_url) as stream:
+        for form in (JSON, MSGPACK):
+            good, bad = (sent(one, form) for one in (picture(1).tobytes(), {"png": PNG}))
+            assert ask(stack.gateway_url, form, {"observations": [good]} | MEAN)[0] == 200
+            status, answer = ask(stack.gateway_url, form, {"observations": [good, bad]} | MEAN)
+            assert (status, answer["error"]) == (422, "UNSUPPORTED"), answer
+            assert "decodes no images" in answer["message"]
+            answer = step(stream, form, {"stepId": 1, "observation": bad} | MEAN)
+            assert answer["error"] == "UNSUPPORTED"
 
 
 def test_no_memory_is_taken_for_bombs(served: Stack) -> None:
