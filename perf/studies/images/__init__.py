@@ -1,0 +1,1 @@
+"""Policies that see, against the plain alternative: `python -m perf.studies.images`."""
