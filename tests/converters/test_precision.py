@@ -15,7 +15,7 @@ from converters.export import parity, tensorrt
 from converters.export.export import export
 from converters.export.formats import ExportError
 from converters.export.validation import validate
-from converters.repository import certificate, repository
+from converters.repository import certificate, configs, repository
 from tests.converters.policies_of_spaces import make
 from triton_backend import cuda, runtimes
 from triton_backend.engine import BuildRecord, digest
@@ -62,6 +62,24 @@ def test_a_cpu_serves_the_same_files(tmp_path: Path, folder: Path) -> None:
     assert {line.format for line in exact} == {"onnx", "torchscript"}
     assert (halved.format, halved.parity) == ("torchscript fp16", "not measured")
     assert "can use no GPU here" in told["cells"][-1]["reason"]
+    checks = list(validate("v1.0.0", folder.parent, target))
+    assert [check.found for check in checks if not check.ok] == []
+
+
+def test_measured_on_another_machine(tmp_path: Path, folder: Path) -> None:
+    """Where no GPU is, what a certificate claims of one is not refuted."""
+    export([folder], target := tmp_path / "fp16", precision="fp16")
+    for model in ("carla_policy-v1.0.0", "carla_policy_torchscript-v1.0.0", "carla_policy"):
+        config = repository.read_config(target, model)
+        told = json.loads(config.parameters["certificate"].string_value)
+        for cell in told["cells"][-5:]:
+            assert (cell["format"], cell["precision"]) == ("torchscript", "fp16")
+            assert "can use no GPU here" in cell.pop("reason")
+            figures = {"repeats": 3, "max_error": 1e-3, "repeats_error": 0.0, "alone_error": 0.0}
+            exact = {"repeats_bit_exact": True, "alone_bit_exact": True}
+            cell |= figures | exact
+        config.parameters["certificate"].string_value = json.dumps(told)
+        (target / model / "config.pbtxt").write_text(configs.text(config))
     checks = list(validate("v1.0.0", folder.parent, target))
     assert [check.found for check in checks if not check.ok] == []
 
