@@ -127,7 +127,7 @@ def measure(
         if not good:
             raise ParityError(
                 f"{where}, batch {batch}: an action differs from the trained policy's by "
-                f"{error:.2g}, allowed is {max(one.max() for one in truth.allowed):.2g}"
+                f"{error:.2g}, allowed is {max(truth.allowed):.2g}"
             )
         same = tuple(output[order] for output in alone)
         cells.append(
