@@ -31,26 +31,27 @@ OWN_ERRORS = 4
 FP16_TIMES = 1000
 """How many times more FP16 may be away: its mantissa has 13 bits less."""
 
+TOGETHER = 32
+"""Rows of a batch in float64, where the size of a batch makes no difference that counts."""
 MOST_OWN = 1e-3
 """A larger error is none of rounding: the program does something else in float64. Relative."""
 
 
-def run(policy: Policy, *inputs: NDArray[Any]) -> Arrays:
-    """Return the trained policy's outputs for features, noise and rasters, one row at a time."""
+def run(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
+    """Return the trained policy's outputs for features, noise and rasters, `rows` at a time."""
     with torch.inference_mode():
-        made = [policy(*row) for row in _rows(inputs)]
+        made = [policy(*part) for part in _parts(inputs, rows)]
     parts = [one if isinstance(one, tuple) else (one,) for one in made]
     return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
 
 
-def _scores(policy: Policy, *inputs: NDArray[Any]) -> NDArray[Any]:
+def _scores(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> NDArray[Any]:
     with torch.inference_mode():
-        return torch.cat([policy.scores(*row) for row in _rows(inputs)]).numpy()
+        return torch.cat([policy.scores(*part) for part in _parts(inputs, rows)]).numpy()
 
 
-def _rows(inputs: Arrays) -> Iterator[list[torch.Tensor]]:
-    for row in zip(*map(torch.from_numpy, inputs), strict=True):
-        yield [one[None] for one in row]
+def _parts(inputs: Arrays, rows: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    return zip(*(torch.split(torch.from_numpy(one), rows) for one in inputs), strict=True)
 
 
 def _widened(array: NDArray[Any]) -> NDArray[Any]:
@@ -101,7 +102,8 @@ class Truth:
         as_it_is = run(policy, *inputs), _scores(policy, *inputs)
         try:
             with _Wide():  # type: ignore[no-untyped-call]
-                outputs, scores = run(exact, *wide), _scores(exact, *wide)
+                outputs = run(exact, *wide, rows=TOGETHER)
+                scores = _scores(exact, *wide, rows=TOGETHER)
         except RuntimeError:  # a program may have constants of its own in float32
             exact, outputs, scores = policy, *as_it_is
         pairs = [(as_it_is[1], scores)]
