@@ -121,10 +121,11 @@ class Registry:
         try:
             if self.ready and self.active is not None:
                 await self._check_again(self.active)
-            if self.survey:
-                await self.served()
-                self.survey = False
             await self._switch()
+            if self.survey:
+                self.survey = False
+                with suppress(GatewayError):  # Triton may tell nobody what it serves
+                    await self.served()
             await self._forget_replaced()
         except GatewayError as error:
             if isinstance(error, TritonAway):
