@@ -140,13 +140,16 @@ def own_actions(source: Path, rows: list[Any]) -> np.ndarray:
     ]
     leaves = loaded.preprocessing.leaves
     values = tuple(
-        np.stack([np.frombuffer(row[leaf.name], leaf.space.dtype) for row in found])  # type: ignore[arg-type]
+        np.stack(
+            [
+                np.frombuffer(row[leaf.name], leaf.space.dtype).reshape(leaf.dims)  # type: ignore[arg-type]
+                for row in found
+            ]
+        )
         for leaf in leaves
     )
-    features = parity.features(loaded, values)
-    noise = torch.zeros(len(rows), loaded.preprocessing.noise)
     with torch.no_grad():
-        given = loaded.policy(torch.from_numpy(features), noise)
+        given = loaded.policy(*map(torch.from_numpy, parity.inputs(loaded, values)))
     return np.array(given[-1] if isinstance(given, tuple) else given)
 
 
