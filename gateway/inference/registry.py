@@ -88,16 +88,20 @@ class Registry:
 
     async def served(self) -> tuple[list[PolicyVersion], list[str]]:
         """List the versions that Triton serves, and those that it holds; oldest first."""
-        pattern = re.compile(rf"{ALIAS}-(v\d+\.\d+\.\d+)")
-        models = await self._triton.index(CONTROL_TIMEOUT_S)
-        found = sorted((m[1] for m in map(pattern.fullmatch, models) if m), key=_order)
-        served = [version for version in found if models[_ensemble(version)] == "READY"]
+        found, served = await self._listed()
         policies = []
         for version in served:
             with suppress(InferenceFailed):  # what describes no policy must not hide the others
                 policies.append(await self.resolve(version))
         known = {policy.version for policy in policies}
         return policies, [version for version in found if version not in known]
+
+    async def _listed(self) -> tuple[list[str], list[str]]:
+        """Return the versions that Triton knows, and those of them that it serves."""
+        pattern = re.compile(rf"{ALIAS}-(v\d+\.\d+\.\d+)")
+        models = await self._triton.index(CONTROL_TIMEOUT_S)
+        found = sorted((m[1] for m in map(pattern.fullmatch, models) if m), key=_order)
+        return found, [version for version in found if models[_ensemble(version)] == "READY"]
 
     async def follow(self) -> None:
         """Update `active` and `ready` about once a second, for ever.
@@ -125,7 +129,8 @@ class Registry:
             if self.survey:
                 self.survey = False
                 with suppress(GatewayError):  # Triton may tell nobody what it serves
-                    await self.served()
+                    for version in (await self._listed())[1]:
+                        await self._load(version)
             await self._forget_replaced()
         except GatewayError as error:
             if isinstance(error, TritonAway):
