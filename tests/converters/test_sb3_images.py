@@ -6,7 +6,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import httpx
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from converters.export import parity
 from converters.export.export import export
 from converters.importers.interface import described
 from converters.importers.sb3 import import_sb3
+from tests.converters.random_env import Random
 from tests.converters.test_sb3_zip import FOLDER, observations
 from tests.stack import running_stack
 
@@ -42,22 +42,6 @@ VIEW = spaces.Dict(
     }
 )
 WHEEL = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
-
-
-class Random(gymnasium.Env[Any, Any]):
-    """Observations and rewards by chance."""
-
-    def __init__(self, observation: Any, action: Any) -> None:
-        self.observation_space, self.action_space = observation, action
-        self.steps = 0
-
-    def reset(self, **_: Any) -> Any:
-        self.steps = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        return self.observation_space.sample(), 1.0, self.steps > 9, False, {}
 
 
 def train(

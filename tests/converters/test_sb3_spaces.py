@@ -24,6 +24,7 @@ from converters.export.export import export
 from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from policy_spec.noise import NoiseSource
+from tests.converters.random_env import Random
 from tests.converters.sb3_actions import actor_and_images
 from tests.converters.test_sb3_zip import FOLDER, SAVED, observations
 from tests.policy_spec.controls import numbers
@@ -215,18 +216,7 @@ def test_exported(name: str, imported: Any, tmp_path: Path) -> None:
 
 
 def train(folder: Path, kind: Any, observation: Any, action: Any, **options: Any) -> Path:
-    class Random(gymnasium.Env[Any, Any]):
-        observation_space, action_space = observation, action
-
-        def reset(self, **_: Any) -> Any:
-            self.steps = 0
-            return self.observation_space.sample(), {}
-
-        def step(self, action: Any) -> Any:
-            self.steps += 1
-            return self.observation_space.sample(), 1.0, self.steps > 9, False, {}
-
-    env: Any = DummyVecEnv([Random])
+    env: Any = DummyVecEnv([lambda: Random(observation, action)])
     if options.pop("normalised", False):
         env = VecNormalize(env)
     policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else "MlpPolicy"

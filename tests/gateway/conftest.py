@@ -59,7 +59,7 @@ def run_gateway() -> Iterator[Callable[..., str]]:
 def chromium() -> Iterator[Browser]:
     path = program()
     if path is None:
-        pytest.skip("the console was not seen by a browser: apt-get install chromium")
+        pytest.skip("the pages were not seen by a browser: apt-get install chromium")
     with browser(path) as running:
         yield running
 

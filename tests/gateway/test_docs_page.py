@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
 
-from tests.browser import Browser, browser, program
+from tests.browser import Browser
 from tests.gateway.processes import check_envelope
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = program()
-    if path is None:
-        pytest.skip("the pages were not seen by a browser: apt-get install chromium")
-    with browser(path) as running:
-        yield running
 
 
 @pytest.mark.parametrize(

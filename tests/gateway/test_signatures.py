@@ -320,6 +320,40 @@ def test_a_full_batch_of_images_is_not_too_large() -> None:
     stand_in.stop()
 
 
+def test_a_body_may_be_as_large_as_any_served_version_takes() -> None:
+    """Also of a version that nobody asked for yet; of one that is loaded later after a refusal."""
+    pixels = {"type": "Box", "dtype": "uint8", "shape": [84, 84], "low": 0, "high": 255}
+    image = base64.b64encode(bytes(84 * 84)).decode()
+    action = {"action_space": {"type": "Discrete", "n": 2}}
+    large = {"observation_space": pixels, **action}
+    small = {"observation_space": {**pixels, "shape": [2]}, **action}
+    stand_in = StandIn(small, [0, 1], {"action": np.array([1], np.int64)})
+    plain = stand_in._config
+
+    def config(model: str, version: str) -> dict[str, Any]:
+        if version == stand_in.active:
+            return plain(model, version)
+        return StandIn(large, image, stand_in.outputs)._config(model, version)
+
+    stand_in._config = config  # type: ignore[method-assign]
+    stand_in.start()
+    rows = {"observations": [image] * 256, "deterministic": True}
+    with gateway_process(TRITON_URL=stand_in.url, REQUEST_TIMEOUT_MS="20000") as url:
+        time.sleep(1)  # ready; then it reads of the others
+        answer = ask(url, JSON, rows | {"version": "v0.1.0"})
+        assert answer[0] == 200, answer
+    stand_in.served.remove("v0.1.0")
+    with gateway_process(TRITON_URL=stand_in.url, REQUEST_TIMEOUT_MS="20000") as url:
+        assert ask(url, JSON, rows | {"version": "v0.1.0"})[0] == 413
+        stand_in.served.add("v0.1.0")
+        deadline = time.monotonic() + 10
+        while (answer := ask(url, JSON, rows | {"version": "v0.1.0"}))[0] == 413:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert answer[0] == 200, answer
+    stand_in.stop()
+
+
 def test_a_large_body_is_read_as_a_small_one_is(url: str) -> None:
     """In pieces: with the same answers and errors, and an unknown version comes first."""
     rows = [GOOD] * 600

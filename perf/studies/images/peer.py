@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from PIL import Image
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
+from perf.studies.peers.policy import Action
 from triton_backend.runtimes import onnx
 
 SHAPE = tuple(map(int, os.environ["SHAPE"].split(",")))
@@ -53,14 +54,6 @@ class BinaryRequest(_Strict):
 
     observations: list[bytes | BinaryPng] = Field(min_length=1, max_length=1000)
     deterministic: bool = False
-
-
-class Action(BaseModel):
-    """One action."""
-
-    throttle: float
-    brake: float
-    steer: float
 
 
 class PredictAnswer(BaseModel):
