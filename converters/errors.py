@@ -1,7 +1,5 @@
 """The base of all errors that the converters raise on purpose."""
 
-from __future__ import annotations
-
 
 class ConversionError(Exception):
     """Something that the user must read: which file, what is wrong with it, and what to do."""

@@ -1,7 +1,5 @@
 """Checks of a card's plain data. All raise SpecError, which names the field."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ list of values for each branch of a MultiDiscrete. All become one form: for each
 control a `Scaled` or a `Lookup`, which `converters.artifact.policy` makes a graph of.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

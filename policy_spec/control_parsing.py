@@ -1,7 +1,5 @@
 """The card's `control`, read and checked against the action space."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

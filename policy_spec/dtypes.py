@@ -1,7 +1,5 @@
 """The data types of a leaf: limits, and the little-endian bytes that travel."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass

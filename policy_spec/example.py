@@ -1,7 +1,5 @@
 """An example observation: seeded, within the bounds, in JSON form."""
 
-from __future__ import annotations
-
 import binascii
 import math
 import random

@@ -1,7 +1,5 @@
 """What a policy's graph takes: features, noise, and the rasters of an observation as they are."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from policy_spec.leaves import leaves

@@ -1,7 +1,5 @@
 """Encoded images: what their headers say, read before a pixel is decoded."""
 
-from __future__ import annotations
-
 import math
 import re
 import struct

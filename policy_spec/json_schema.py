@@ -1,7 +1,5 @@
 """JSON Schema (2020-12) of observations and actions."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from policy_spec.dtypes import Number

@@ -1,7 +1,5 @@
 """The noise that samples actions. Triton's backend and the native gateway draw the same bits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

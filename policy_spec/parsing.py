@@ -1,7 +1,5 @@
 """The card's form of a space, which is that of Minari's `serialize_space`, read and checked."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ A launch costs more time than the arithmetic of a small policy. So all launches 
 captured once for each of `SIZES`, and then replayed with one call.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol

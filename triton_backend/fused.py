@@ -4,8 +4,6 @@ It runs the same code and gives the same answers as the ensemble. But it has few
 goes only once from Triton to a Python process and back: that takes most of the time of a call.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

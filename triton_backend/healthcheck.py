@@ -3,8 +3,6 @@
 Triton calls a model ready although its process hangs. So each is asked for an inference.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

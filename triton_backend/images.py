@@ -1,7 +1,5 @@
 """Decode the images of a call, each checked by its header before memory is taken."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Sequence

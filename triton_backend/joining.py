@@ -1,7 +1,5 @@
 """One call of the runtime for all requests that Triton passes at once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Observations in requests: each tensor checked against its leaves' bounds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Triton models `policy_<format>-vX.Y.Z`: features, noise and rasters → action."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any, ClassVar

@@ -3,8 +3,6 @@
 Rasters do not come here. Where an observation is rasters alone, there is only noise.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

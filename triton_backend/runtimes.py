@@ -1,7 +1,5 @@
 """The libraries that run a policy's file. All have the same call."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

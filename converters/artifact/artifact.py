@@ -1,7 +1,5 @@
 """Versioned artifacts on disk. Hashes are checked before any file is opened."""
 
-from __future__ import annotations
-
 import errno
 import io
 import re

@@ -1,7 +1,5 @@
 """Observations of a policy as arrays: recorded ones, drawn ones, and the corners of a space."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from functools import lru_cache

@@ -4,8 +4,6 @@ A network gives the parameters of a distribution, the action is made of them and
 card's control maps it. Every format is exported from this module.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The statistics of a trained preprocessor → `Preprocessing`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

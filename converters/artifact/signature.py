@@ -4,8 +4,6 @@ The card holds the hashes of the artifact's other files, so one signature covers
 `model_card.sig` is the 64 bytes of RFC 8032, which `openssl pkeyutl -verify -rawin` checks too.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Semantic versions of artifacts, and Triton's integers for them."""
 
-from __future__ import annotations
-
 import re
 
 _PATTERN = re.compile(r"v(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", re.ASCII)

@@ -1,7 +1,5 @@
 """Artifacts → Triton model repository."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """The files of the models, for the Python backend and for Triton's C++ backends."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

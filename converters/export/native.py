@@ -4,8 +4,6 @@ A graph draws no noise, so the caller passes it: zeros for the deterministic act
 Python flavour, it does not check what it is given.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Compare an exported policy with the trained policy."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

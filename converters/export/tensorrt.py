@@ -5,8 +5,6 @@ machine. `tensorrt-rtx` needs no GPU and builds for named compute capabilities. 
 API. Only `tensorrt-rtx` has been run: the other needs a GPU and packages from NVIDIA's own index.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path

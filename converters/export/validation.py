@@ -1,7 +1,5 @@
 """Check artifacts and the model repository against what they promise."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The names of the columns that a scaler was fitted on, held against the observation's."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read a file that a user gives, and say what it is if it is something else."""
 
-from __future__ import annotations
-
 import io
 import stat
 import zipfile

@@ -1,7 +1,5 @@
 """What a user says about a policy's observation and action → the signature of its card."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """TorchScript programs of policies: made, opened and checked."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

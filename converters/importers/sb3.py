@@ -1,7 +1,5 @@
 """A policy trained with Stable-Baselines3 → artifact."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack

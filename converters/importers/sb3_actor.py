@@ -4,8 +4,6 @@
 rasters instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Literal
 

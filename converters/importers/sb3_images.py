@@ -4,8 +4,6 @@ A network has the channels first. Stable-Baselines3 transposes an environment's 
 channels last (`VecTransposeImage`), and saves the space as the policy sees it.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ one: behind VecNormalize it is the same observation before it was normalised, ot
 observation before the last one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal

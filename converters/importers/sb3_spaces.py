@@ -1,7 +1,5 @@
 """The spaces of Stable-Baselines3: rebuilt from data, and flattened in its order."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any

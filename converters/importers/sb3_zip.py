@@ -5,8 +5,6 @@ needs are read, by `pickles.load`. So a zip of another Python, numpy, gym or Sta
 alike, and a learning rate that is a function does not hinder.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """A TorchScript program of a policy → artifact."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Write the artifact of an imported policy, and compare its actions with the policy's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The active version of the model repository, and its history."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Sequence
 from contextlib import suppress

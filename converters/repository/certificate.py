@@ -1,7 +1,5 @@
 """The determinism certificate: what was measured for each format."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

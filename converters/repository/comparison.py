@@ -1,7 +1,5 @@
 """Compare a model repository, file by file, with a fresh export of its artifacts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

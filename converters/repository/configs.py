@@ -1,7 +1,5 @@
 """Triton's `config.pbtxt` of every model in the repository."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The repository on disk is for the CPU. The new one is a snapshot of its versions
 a link to the repository's own, so that a promotion changes both.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path

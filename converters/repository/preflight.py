@@ -4,8 +4,6 @@ If a Python model fails to load while other versions of it are loaded again, Tri
 ends with a segmentation fault. So a damaged file must be found before.
 """
 
-from __future__ import annotations
-
 import compileall
 import importlib.util
 import re

@@ -1,7 +1,5 @@
 """The model repository on disk: read, and changed as a whole or not at all."""
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import fcntl

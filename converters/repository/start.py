@@ -3,8 +3,6 @@
 It reads MODEL_REPOSITORY, MODEL_VERSION and SERVE_VERSIONS, as `carlarl serve` does.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The tensors of a policy's models: names, data types and dims, from its signature."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
