@@ -19,6 +19,8 @@ BAD_VERSION = {
     "type": "string_pattern_mismatch",
 }
 _WHERE = re.compile(r"(?P<said>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_LENGTH = re.compile(r"(?<=Expected `array` of length )(\d+), got \d+")
+"""Of a wrong tuple: in msgpack msgspec also says how long it is."""
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _TYPES = (
     (re.compile(r"Expected `(?:float|int)(?: \| null)?` >= "), "greater_than_equal"),
@@ -60,7 +62,7 @@ def problem(error: Exception, form: str, within: str = "") -> dict[str, str]:
         return {"field": "body", "message": f"{what}: {said}", "type": kind}
     found = _WHERE.fullmatch(said)
     assert found is not None  # it takes any text
-    said = found["said"]
+    said = _LENGTH.sub(r"\1", found["said"])
     path = within + re.sub(r"\[(\d+|\.\.\.)\]", r".\1", found["path"] or "")
     field = _FIELD.fullmatch(said)
     if field is not None:
