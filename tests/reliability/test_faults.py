@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import page
 from tests.carlarl.test_supervision import gateway, model, triton, worker
 from tests.gateway.processes import predict, status, until
-from tests.reliability import page
 from tests.reliability.load import LOST, REFUSED, Load
 from tests.stack import ROOT, Stack, free_ports, running_stack
 

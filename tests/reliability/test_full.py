@@ -6,11 +6,11 @@ import time
 
 import pytest
 
+from tests import page
 from tests.carlarl.test_supervision import triton
 from tests.gateway.processes import until
 from tests.gateway.wire.test_full import MOST, SOON_S, driven, places, probed, steps
 from tests.gateway.wire.wire import ask, request
-from tests.reliability import page
 from tests.stack import running_stack
 
 pytestmark = pytest.mark.reliability

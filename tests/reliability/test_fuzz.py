@@ -17,13 +17,13 @@ import pytest
 import tritonclient.grpc as grpcclient
 from tritonclient.grpc import service_pb2
 
+from tests import page
 from tests.carlarl.test_supervision import gateway, triton
 from tests.fuzzing import checks, gateway_inputs, triton_inputs
 from tests.fuzzing.checks import anonymous
 from tests.fuzzing.exchange import Input, Maker, Outcome
 from tests.fuzzing.sending import PATIENCE_S, Sender
 from tests.gateway.processes import predict, status, until
-from tests.reliability import page
 from tests.stack import Stack, running_stack
 
 pytestmark = pytest.mark.reliability

@@ -17,9 +17,9 @@ import pytest
 from converters.repository import repository
 from perf.load import open_loop, target
 from perf.load.measurement import Measurement
+from tests import page
 from tests.carlarl.test_loading import processes
 from tests.carlarl.test_promotion import copy_version
-from tests.reliability import page
 from tests.stack import ROOT, running_stack
 
 pytestmark = pytest.mark.reliability

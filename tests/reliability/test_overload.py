@@ -25,9 +25,9 @@ from perf.load import generator
 from perf.load.generator import Load, Saw
 from perf.load.observations import body
 from perf.load.target import Target
+from tests import page
 from tests.carlarl.test_supervision import gateway
 from tests.gateway.processes import check_envelope, predict
-from tests.reliability import page
 from tests.stack import Stack, running_stack
 
 pytestmark = pytest.mark.reliability

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests import page
 from tests.carlarl.test_supervision import model
 from tests.gateway.processes import status, until
 from tests.gateway.streams import metric
@@ -24,7 +25,6 @@ from tests.gateway.test_late_answers import (
     wait_in_use,
 )
 from tests.gateway.vehicles import driving
-from tests.reliability import page
 from tests.stack import ROOT, Stack
 
 pytestmark = pytest.mark.reliability
