@@ -4,7 +4,7 @@
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 BIN := .venv/bin
 
-.PHONY: help run dev drive test test-cov test-integration test-reliability test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools proxies browser quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
+.PHONY: help run dev drive test test-cov test-integration test-reliability test-support test-foreign test-performance test-gpu benchmark benchmark-gpu benchmark-peers benchmark-memory perf-analyzer load-tools monitor-tools proxies browser quality audit lock sbom create-artifacts export validate-artifacts install-dev test-deploy docker-build docker-run deploy-k8s secrets clean
 
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,6 +31,12 @@ test-integration: .venv/.installed-test  ## the tests that talk to a live Triton
 test-reliability: .venv/.installed-test  ## break the service under load, and the other long tests; writes docs/RELIABILITY.md
 	@for tool in haproxy wrk; do command -v $$tool >/dev/null || { echo "make: apt-get install $$tool" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -m reliability
+
+test-support: .venv/.installed-test  ## try each kind of policy, an hour; writes docs/SUPPORT.md
+	$(BIN)/python -m pytest -m support --numprocesses 2 tests/support
+
+test-foreign: .venv/.installed-test .venv/.installed-foreign  ## train and drive in environments of other projects; writes docs/SUPPORT.md
+	$(BIN)/python -m pytest -m foreign tests/foreign
 
 test-performance: .venv/.installed-test load-tools  ## is the gateway still faster than the plain alternative?
 	$(BIN)/python -m perf.bench.gate
