@@ -210,10 +210,8 @@ def _number(value: Any, path: Path, space: LeafSpace, low: Number, high: Number)
 def _length(value: Any, length: int, path: Path) -> None:
     if not isinstance(value, (list, tuple)):
         raise _WrongError(path, f"Expected `array`, got `{_named(value)}`", "list_type")
-    if len(value) < length:
-        raise _WrongError(path, f"Expected `array` of length >= {length}", "too_short")
-    if len(value) > length:
-        raise _WrongError(path, f"Expected `array` of length <= {length}", "too_long")
+    if len(value) != length:
+        raise _WrongError(path, f"Expected `array` of length {length}", "wrong_length")
 
 
 def _binary(space: LeafSpace, value: str | bytes) -> bytes:

@@ -94,7 +94,7 @@ class Observations:
     def count(self, rows: Sequence[Any]) -> int:
         """Return how many numbers came in nested lists."""
         return sum(
-            leaf.space.size * sum(type(get(one)) is list for one in rows)
+            leaf.space.size * sum(type(get(one)) in (tuple, list) for one in rows)
             for leaf, get in self._lists
         )
 
@@ -168,7 +168,10 @@ def _type(space: Space) -> Any:
     number: Any = float if space.element.floating else int
     kind: Any = Annotated[number, Meta(ge=_end(low, min), le=_end(high, max))]
     for width in reversed(space.shape):
-        kind = Annotated[list[kind], Meta(min_length=width, max_length=width)]
+        if not takes_bytes(space):  # a tuple ends at the first element too many
+            kind = tuple[(kind,) * width]  # type: ignore[misc]
+        else:  # beside bytes of a fixed length, msgspec 0.22 reads a wrong length
+            kind = Annotated[list[kind], Meta(min_length=width, max_length=width)]
     if takes_bytes(space):
         length = space.size * space.element.itemsize
         content = Annotated[bytes, Meta(min_length=length, max_length=length)]

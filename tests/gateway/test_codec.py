@@ -57,7 +57,7 @@ def test_bounds(field: str, inside: tuple[float, ...], below: float, above: floa
 
 def test_bounds_of_sensors() -> None:
     edges = [-1000, 1000, 0, -0.0, 1e-9]
-    assert decoded(body(sensors=edges))["sensors"] == edges
+    assert decoded(body(sensors=edges))["sensors"] == tuple(edges)
     for index, bad, kind in ((1, 1000.5, "less_than_equal"), (0, -1000.5, "greater_than_equal")):
         sensors = [0.0] * 5
         sensors[index] = bad
@@ -231,7 +231,7 @@ def test_the_first_wrong_element_ends_it(
 def test_msgpack_reads_as_json_does() -> None:
     content = {"observations": [OBSERVATION] * 3, "seed": 7, "version": "v0.1.0"}
     found = [
-        msgspec.to_builtins(decode_predict(encoded, 5, form))
+        msgspec.json.decode(msgspec.json.encode(decode_predict(encoded, 5, form)))
         for encoded, form in (
             (json.dumps(content).encode(), JSON),
             (msgspec.msgpack.encode(content), MSGPACK),
@@ -260,8 +260,8 @@ def test_number_of_sensors() -> None:
     assert raised.value.details["validation_errors"] == [
         {
             "field": f"observations.{index}.sensors",
-            "message": "Expected `array` of length >= 6",
-            "type": "too_short",
+            "message": "Expected `array` of length 6",
+            "type": "wrong_length",
         }
         for index in range(2)
     ]
