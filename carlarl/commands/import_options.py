@@ -140,6 +140,9 @@ def write_artifact(
     for name in _YAML:
         if (text := given.get(name)) is not None:
             given[name] = _yaml(f"--{name.replace('_', '-')}", text)
+    if given.get("env") is not None:
+        with options.extra("drive"):
+            import gymnasium  # noqa: F401 # a missing one is told here
     target = read_settings(artifact_dir=artifacts).artifact_dir
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")

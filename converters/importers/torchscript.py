@@ -38,7 +38,8 @@ def import_torchscript(
     declared = Declared.of(program, said)
     data, width, outputs = programs.read(data, declared)
     opened = artifact.open_program(data)
-    return write(artifacts / version, declared, data, width, outputs, opened, preprocessor)
+    whose = "the program's own"
+    return write(artifacts / version, declared, data, width, outputs, opened, whose, preprocessor)
 
 
 def write(
@@ -48,11 +49,13 @@ def write(
     width: int,
     outputs: int,
     own: Callable[..., Any],
+    whose: str,
     preprocessor: Path | None,
 ) -> Path:
     """Write the artifact of the program `data`, which `programs.read` gave with what follows.
 
-    `own` is the policy itself, to compare with: it takes and gives what the program does.
+    `own` is the policy itself, to compare with: it takes and gives what the program does. An error
+    calls its actions `whose`.
     """
     space, name = declared.name(width, outputs)
 
@@ -68,7 +71,7 @@ def write(
         declared.source,
         data,
         predict,
-        "the program's own",
+        whose,
         declared.options,
         kind="torchscript",
         preprocessor=preprocessor,

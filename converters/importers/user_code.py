@@ -18,8 +18,11 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 def running(what: str) -> Iterator[None]:
     """Turn whatever the user's code raises into an ArtifactError that begins with `what`.
 
-    What the code prints goes to standard error: a command's output may be JSON.
+    The working directory is importable, as with `python -m`. What the code prints goes to standard
+    error: a command's output may be JSON.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -35,16 +38,13 @@ def running(what: str) -> Iterator[None]:
 def load(flag: str, text: str) -> Any:
     """Import what `text`, like `package.module:attribute`, names.
 
-    The working directory is importable, as with `python -m`. Raises ArtifactError, which begins
-    with `flag`.
+    Raises ArtifactError, which begins with `flag`.
     """
     module, _, attribute = text.partition(":")
     if not _NAME.fullmatch(module) or not _NAME.fullmatch(attribute):
         raise ArtifactError(
             f"{flag}{text!r} must be module:attribute as Python imports it, like agents.ppo:Agent"
         )
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     with running(f"{flag}{text}: {module} can't be imported"):
         found: Any = importlib.import_module(module)
     for name in attribute.split("."):
