@@ -1,22 +1,31 @@
 """The weights in a checkpoint of PyTorch: found in it, and put into a module."""
 
+import argparse
 import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from converters.artifact.card import ArtifactError
-from converters.errors import one_line
 from converters.importers import files
 
 SHOWN = 4
 """Names of weights that an error lists."""
 
-_FORBIDDEN = re.compile(r"(?:GLOBAL|global|class) ([\w.]+)")
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")
+_SCALAR = np.core.multiarray.scalar  # type: ignore[attr-defined]
+_PLAIN: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+"""What is data, too, and lies beside the weights: arguments, and numbers of numpy."""
 
 
 def load(module: nn.Module, path: Path, key: str | None) -> None:
@@ -49,10 +58,11 @@ def load(module: nn.Module, path: Path, key: str | None) -> None:
 def _read(path: Path) -> Any:
     data = files.read(path, "state dict")
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file can provoke in torch
         found = _FORBIDDEN.search(str(error))
-        why = one_line(str(error).splitlines()[0] if str(error) else type(error).__name__)
+        why = "it is damaged, or something else"
         if found is not None:
             why = f"it holds objects of {found[1]}, whose code would run"
         raise ArtifactError(

@@ -63,11 +63,13 @@ def import_torch(
             f"{source}: a class has no trained weights: give them with --checkpoint FILE"
         )
     declared = Declared.of(source, said)
+    _check_preprocessor(declared, preprocessor)
     members = []
     for path in checkpoint or (None,):
         one = _module(declared, made)
         if path is not None:
-            checkpoints.load(one, path, said.get("key"))
+            with user_code.running(f"{path}: its weights can't be loaded"):
+                checkpoints.load(one, path, said.get("key"))
         members.append(_Called(declared, one))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: what it would miss is compared below
@@ -79,15 +81,27 @@ def import_torch(
             data = programs.trace(ensemble, declared.features, declared.rasters)
         own = [outputs.served(one, declared) for one in members]
         compared = own[0] if len(own) == 1 else outputs.Ensemble(own, *name)
-        return torchscript.write(
-            artifacts / version, declared, data, width, count, compared, _WHOSE, preprocessor
-        )
+        with user_code.running(f"{source}: it can't be called"):
+            return torchscript.write(
+                artifacts / version, declared, data, width, count, compared, _WHOSE, preprocessor
+            )
 
 
 _WHOSE = (
     "the module's own (what Python decides by an observation's numbers can't be traced: use "
     "torch.where)"
 )
+
+
+def _check_preprocessor(declared: Declared, preprocessor: Path | None) -> None:
+    """Raise ArtifactError where a module takes integers, which a preprocessor would change."""
+    kinds = [type(leaf.space).__name__ for leaf in leaves(declared.observation)]
+    whole = [kind for kind in kinds if kind != "Box"]
+    if preprocessor is not None and whole and declared.said.get("fields") is None:
+        raise ArtifactError(
+            f"--preprocessor: it makes other numbers of the observation's {whole[0]}, and the "
+            "module takes whole ones: scale inside of the module"
+        )
 
 
 def _module(declared: Declared, made: Any) -> nn.Module:
@@ -97,7 +111,8 @@ def _module(declared: Declared, made: Any) -> nn.Module:
     if isinstance(made, nn.Module):
         if arguments:
             raise ArtifactError(f"--arguments: {source} is a module already: leave them away")
-        return copy.deepcopy(made).eval()
+        with user_code.running(f"{source}: it can't be copied"):
+            return copy.deepcopy(made).eval()
     if not callable(made):
         raise ArtifactError(f"{source}: it is a {type(made).__name__}, no module and no function")
     with user_code.running(f"{source}: it can't be made"):
@@ -133,7 +148,8 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
     with user_code.running(f"{source}: it can't be called"), torch.inference_mode():
         first, second = called(*given), called(*given)
     programs.check_outputs(source, first, 2)
-    if not all(map(torch.allclose, *(programs.parts(made) for made in (first, second)))):
+    pairs = zip(programs.parts(first), programs.parts(second), strict=False)
+    if not all(torch.allclose(one, other, equal_nan=True) for one, other in pairs):
         raise ArtifactError(
             f"{source}: it gives another action each time for the same observation, in evaluation "
             "mode too: say with --method what gives the mean or the logits, and draw nothing in it"

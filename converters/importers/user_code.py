@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from converters.artifact.card import ArtifactError
-from converters.errors import one_line
+from converters.errors import ConversionError, one_line
 
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -26,7 +26,7 @@ def running(what: str) -> Iterator[None]:
     try:
         with redirect_stdout(sys.stderr):
             yield
-    except ArtifactError:
+    except ConversionError:
         raise
     except (Exception, SystemExit) as error:  # code of the user can raise anything
         text = one_line(error)

@@ -201,6 +201,15 @@ class Branches(nn.Module):
         return x[:, :2] if x.sum() <= 0 else -x[:, :2]
 
 
+class Fussy(nn.Module):
+    """Refuses some observations."""
+
+    def forward(self, x: Tensor) -> Any:
+        if not torch.jit.is_tracing() and bool(x.sum() > 1):
+            raise RuntimeError("out of road")
+        return x[:, :2]
+
+
 class Noisy(nn.Module):
     """Drops in evaluation mode, too, as `functional.dropout` without `training` does."""
 
@@ -221,7 +230,8 @@ class Memory(nn.Module):
         return self.lstm(x)
 
 
-betas, negative, noisy, branches = Betas(), Negative(), Noisy(), Branches()
+betas, negative, noisy = Betas(), Negative(), Noisy()
+branches, fussy = Branches(), Fussy()
 
 
 def Remembers() -> nn.Module:  # noqa: N802 # named as a class is

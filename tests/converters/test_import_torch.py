@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.observations import drawn
+from converters.export import parity
 from converters.importers import torch_module
 from converters.importers.declared import DISTRIBUTIONS
 from policy_spec.noise import NoiseSource
@@ -53,17 +55,10 @@ def _rows(source: Artifact, rows: int = ROWS) -> tuple[NDArray[Any], ...]:
 
 def _answers(source: Artifact, rows: Any, noise: NDArray[np.float32] | None = None) -> Any:
     """What is served for observations: the policy's own action, without control."""
-    preprocessing = source.preprocessing
-    features = preprocessing.features(preprocessing.flatten(rows))
-    if noise is None:
-        noise = np.zeros((len(features), preprocessing.noise), np.float32)
-    rasters = [
-        torch.from_numpy(np.array(values))
-        for leaf, values in zip(preprocessing.leaves, rows, strict=True)
-        if leaf.raster
-    ]
+    features, nothing, *rasters = parity.inputs(source, tuple(rows))
+    given = (features, nothing if noise is None else noise, *rasters)
     with torch.inference_mode():
-        return source.policy(torch.from_numpy(features), torch.from_numpy(noise), *rasters).numpy()
+        return source.policy(*(torch.from_numpy(np.array(one)) for one in given)).numpy()
 
 
 def _samples(source: Artifact) -> Any:
@@ -111,7 +106,8 @@ def test_cleanrl_ppo_discrete(tmp_path: Path) -> None:
     agent = own_policies.agent(own_policies.DiscreteAgent, own_policies.Lanes)
     # Compiled, under another name, and with what else a run keeps.
     weights = {f"_orig_mod.{name}": one for name, one in agent.state_dict().items()}
-    kept = {"model_state_dict": weights, "global_step": 9, "optimizer": {"state": {0: {}}}}
+    kept = {"model_state_dict": weights, "best": np.float64(3), "args": Namespace(seed=1)}
+    kept |= {"optimizer": {"state": {0: {"exp_avg": torch.zeros(8, 6)}}}, "global_step": 9}
     torch.save(kept, tmp_path / "agent.pt")
     given = ("--env", f"{HERE}:Lanes", "--method", "actor", "--checkpoint")
     source = _served(tmp_path, "DiscreteAgent", *given, str(tmp_path / "agent.pt"))
@@ -358,6 +354,11 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "both must be positive",
     ),
     "branches": ("branches", "", ("--fields", "vector:4"), "traced: use torch.where. by"),
+    "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: RuntimeError: out of road"),
+    "scaled integers": (
+        "Driver", "good", ("--env", f"{HERE}:Camera", "--preprocessor", own_policies.__file__),
+        "it makes other numbers of the observation's Discrete",
+    ),
     "spec and env": (
         "DiscreteAgent", "good", (*GOOD, "--spec", "{action_space: {}}"), "would: give one of them"
     ),
