@@ -12,7 +12,7 @@ from torch import Tensor, distributions, nn
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.importers import checkpoints, outputs, programs, torchscript, user_code
+from converters.importers import checkpoints, interface, outputs, programs, torchscript, user_code
 from converters.importers.declared import Declared, Said
 from policy_spec.graph import choices, feature_width
 from policy_spec.leaves import Leaf, leaves
@@ -62,6 +62,8 @@ def import_torch(
         raise ArtifactError(
             f"{source}: a class has no trained weights: give them with --checkpoint FILE"
         )
+    if not checkpoint:
+        interface.teller(said)(f"no --checkpoint: the weights are those that {source} itself has")
     declared = Declared.of(source, said)
     _check_preprocessor(declared, preprocessor)
     members = []
