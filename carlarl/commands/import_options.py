@@ -12,6 +12,8 @@ from carlarl.commands import options
 from carlarl.errors import CommandError
 from gateway.config.settings import read_settings
 
+_YAML = ("table", "axes", "spec", "env_arguments", "arguments")
+
 
 def signature_options(fields: str) -> options.Decorator:
     """Make the options that say what an observation and an action are; `fields` is a help text."""
@@ -40,6 +42,58 @@ def signature_options(fields: str) -> options.Decorator:
             "another.",
         ),
         click.option("--repeat", type=click.IntRange(1), help="Steps for which an action holds."),
+    )
+
+
+def declared_options() -> options.Decorator:
+    """Make the options that say what a program's inputs and outputs are."""
+    return options.together(
+        click.option(
+            "--spec",
+            metavar="FILE|YAML",
+            help="observation_space and action_space of a card, and its control, instead of the "
+            "options for these.",
+        ),
+        click.option(
+            "--env",
+            metavar="MODULE:CLASS|ID",
+            help="A Gymnasium environment whose spaces are the policy's: a class, a function that "
+            "makes one, or what gymnasium.make takes. Its code runs.",
+        ),
+        click.option(
+            "--env-arguments", metavar="FILE|YAML", help="The environment's arguments: {lanes: 3}."
+        ),
+        click.option(
+            "--distribution",
+            type=click.Choice(
+                ["gaussian", "deterministic", "beta", "categorical", "q-values", "bernoulli"]
+            ),
+            help="What the outputs are: gaussian takes mean and standard deviation, beta takes "
+            "alpha and beta, each other one output. [default: as the action space and the number "
+            "of outputs say]",
+        ),
+        click.option(
+            "--beta",
+            type=click.Choice(["mode", "mean"]),
+            help="What of a Beta distribution is the action. [default: mode]",
+        ),
+        click.option(
+            "--squash",
+            type=click.Choice(["clip", "tanh"]),
+            default="clip",
+            show_default=True,
+            help="How the mean is brought into the action's range.",
+        ),
+        click.option(
+            "--second-output",
+            type=click.Choice(["std", "log-std", "ignore"]),
+            help="What the second of two outputs is. [default: std, if it can be one]",
+        ),
+        click.option(
+            "--preprocessor",
+            type=options.FILE,
+            help="Pickle of a scaler, pipeline or VecNormalize.",
+        ),
     )
 
 
@@ -77,15 +131,18 @@ def write_artifact(
 ) -> None:
     """Write the artifact that `convert` makes of `policy`, and tell the user what it took it for.
 
-    `table`, `axes` and `spec` in `given` are files of YAML, or YAML itself.
+    What `given` has of `_YAML` are files of YAML, or YAML itself.
     """
     from converters.artifact.artifact import read_card
     from converters.artifact.card import parse_yaml, read_bytes
 
     measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)
-    for name in ("table", "axes", "spec"):
+    for name in _YAML:
         if (text := given.get(name)) is not None:
-            given[name] = _yaml(f"--{name}", text)
+            given[name] = _yaml(f"--{name.replace('_', '-')}", text)
+    if given.get("env") is not None:
+        with options.extra("drive"):
+            import gymnasium  # noqa: F401 # a missing one is told here
     target = read_settings(artifact_dir=artifacts).artifact_dir
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")

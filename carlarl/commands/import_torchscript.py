@@ -5,7 +5,12 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import import_options, signature_options, write_artifact
+from carlarl.commands.import_options import (
+    declared_options,
+    import_options,
+    signature_options,
+    write_artifact,
+)
 from carlarl.commands.options import FILE, extra
 
 
@@ -17,33 +22,15 @@ from carlarl.commands.options import FILE, extra
 @signature_options(
     "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list alone."
 )
-@click.option(
-    "--spec",
-    metavar="FILE",
-    help="YAML with observation_space and action_space of a card, and its control, instead of the "
-    "options for these.",
-)
-@click.option(
-    "--squash",
-    type=click.Choice(["clip", "tanh"]),
-    default="clip",
-    show_default=True,
-    help="How the program's mean is brought into the action's range.",
-)
-@click.option(
-    "--second-output",
-    type=click.Choice(["std", "log-std", "ignore"]),
-    help="What the second of two outputs is. [default: std, if it can be one]",
-)
-@click.option("--preprocessor", type=FILE, help="Pickle of a scaler, pipeline or VecNormalize.")
+@declared_options()
 @import_options("carla-torchscript")
 def import_torchscript(program: Path, sensors: int | None, **given: Any) -> None:
     """Make an artifact of a TorchScript program.
 
     The program takes float32 features [n, F], the flat observation, and after them each raster of
-    --spec as it is, such as uint8 [n, 96, 96, 3]. It returns the action's mean, its mean and
-    standard deviation, or the logits of a discrete action. A program is code: import only a file
-    that you trust.
+    --spec or --env as it is, such as uint8 [n, 96, 96, 3]. It returns what --distribution says: the
+    action's mean, its mean and standard deviation, or the logits of a discrete action. A program is
+    code: import only a file that you trust.
 
     Example: carlarl import-torchscript program.pt --version v0.3.0 --sensors 5
     --layout throttle,brake,steer

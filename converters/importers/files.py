@@ -9,12 +9,16 @@ from converters.artifact.card import ArtifactError, read_bytes
 
 SB3 = "carlarl import-sb3"
 TORCHSCRIPT = "carlarl import-torchscript"
+TORCH = "carlarl import-torch"
 
 _AS_TORCHSCRIPT = f"trace the policy with torch.jit.trace, save that, and use `{TORCHSCRIPT}`"
 _KINDS = {
     "sb3": ("a policy of Stable-Baselines3", f"use `{SB3}`"),
     "torchscript": ("a TorchScript program", f"use `{TORCHSCRIPT}`"),
-    "state dict": ("what torch.save wrote, without a program", _AS_TORCHSCRIPT),
+    "state dict": (
+        "what torch.save wrote, without a program",
+        f"use `{TORCH} MODULE:CLASS --checkpoint`, with the class that it is of",
+    ),
     "pt2": ("a program of torch.export (.pt2)", _AS_TORCHSCRIPT),
     "onnx": ("an ONNX model", _AS_TORCHSCRIPT),
     "pickle": (
@@ -29,8 +33,8 @@ def read(path: Path, kind: str) -> bytes:
     """Return the bytes of `path`.
 
     Raises ArtifactError if it can't be read, is no regular file (a FIFO would wait for ever), or is
-    known to be another kind of file than `kind` (`sb3` or `torchscript`); the error then says what
-    to do with it.
+    known to be another kind of file than `kind`, a key of `_KINDS`; the error then says what to do
+    with it.
     """
     content = _read(path)
     found = _kind(content)

@@ -14,7 +14,11 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.policy import zeros_of
 from converters.errors import one_line
+from converters.importers import outputs
+from converters.importers.declared import Declared
+from policy_spec.graph import feature_width
 from policy_spec.leaves import Leaf
+from policy_spec.spaces import Box
 
 ROWS = 16
 """Rows of random features and rasters that a program is checked on."""
@@ -24,61 +28,58 @@ Inputs = tuple[Tensor, ...]
 _EVAL = "call eval() on the policy before it is traced"
 
 
-def trace(policy: nn.Module, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
-    """Return the TorchScript file of a policy: what `Scripted` gives it → what it returns.
+def zeros(features: int, rasters: Sequence[Leaf]) -> Inputs:
+    """Return two rows of what `Scripted` gives a program.
 
     That is (n, features), left away where there are none, and each raster, (n, *shape) of its own
     type.
     """
     rows = (torch.zeros(2, features),) if features else ()
-    given = (*rows, *(zeros_of(leaf, 2) for leaf in rasters))
-    traced = torch.jit.trace(policy.eval(), given)  # type: ignore[no-untyped-call]
+    return (*rows, *(zeros_of(leaf, 2) for leaf in rasters))
+
+
+def trace(policy: nn.Module, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
+    """Return the TorchScript file of a policy: what `zeros` gives it → what it returns."""
+    given = zeros(features, rasters)
+    # Whoever writes an artifact compares it; the errors of torch's own comparison are long.
+    traced = torch.jit.trace(policy.eval(), given, check_trace=False)  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     return buffer.getvalue()
 
 
-class _Second(nn.Module):
-    """A program whose second output is a logarithm of the standard deviation, or left away."""
+def read(data: bytes, declared: Declared) -> tuple[bytes, int, int]:
+    """Check a program; return its bytes, the width of its first output, and how many it has.
 
-    def __init__(self, program: Any, second: str) -> None:
-        super().__init__()
-        self.program, self.second = program, second
-
-    def forward(self, *inputs: Tensor) -> Any:
-        action, other = self.program(*inputs)
-        if self.second == "ignore":
-            return action
-        return action, (other.exp() if self.second == "log-std" else other).expand_as(action)
-
-
-def read(
-    path: Path, data: bytes, features: int, rasters: Sequence[Leaf], second: str | None
-) -> tuple[bytes, int, bool]:
-    """Check a program; return its bytes, the width of its output, and whether it has a deviation.
-
-    It is called as `trace` says, with random numbers.
-    `second` says what a second output is: `std`, `log-std`, or `ignore` for one that is none, as a
-    value. Raises ArtifactError for a program that can't be a policy's, and one whose second output
-    is no standard deviation and `second` is None.
+    It is called as `trace` says, with random numbers. The program of the returned bytes gives what
+    an artifact's does: a second output that `declared` names is made a standard deviation, or is
+    left away; of alpha and beta the action is made.
+    Raises ArtifactError for a program that can't be a policy's, and one whose second output is no
+    standard deviation where nobody said what it is.
     """
+    path, second = declared.source, declared.second
     program = _open(path, data)
     source = np.random.RandomState(0)
-    normal = torch.from_numpy(source.normal(size=(ROWS, features))).to(torch.float32)
-    rows = ((normal,) if features else ()) + tuple(_random(leaf, source) for leaf in rasters)
+    normal = torch.from_numpy(source.normal(size=(ROWS, declared.features))).to(torch.float32)
+    rows = ((normal,) if declared.features else ()) + tuple(
+        _random(leaf, source) for leaf in declared.rasters
+    )
     parts = _outputs(path, program, rows)
     if second is not None and len(parts) != 2:
-        raise ArtifactError(f"{path}: --second-output: it has one output alone")
+        flag = "--second-output" if "second_output" in declared.said else "--distribution"
+        raise ArtifactError(f"{path}: {flag}: it has one output alone, and {second} needs two")
     if second is not None:
-        if second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
+        if second.startswith("beta"):
+            _check_beta(path, parts, declared)
+        elif second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
             _check_std(path, parts, asked=True)
-        data = trace(_Second(program, second), features, rasters)
+        data = trace(outputs.served(program, declared), declared.features, declared.rasters)
         program = _open(path, data)
         parts = _outputs(path, program, rows)
-    if len(parts) == 2:
+    if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
         _check_std(path, parts, asked=second is not None)
     _check_repeats(path, program, rows, parts)
-    return data, parts[0].shape[1], len(parts) == 2
+    return data, parts[0].shape[1], len(parts)
 
 
 def _open(path: Path, data: bytes) -> Any:
@@ -100,9 +101,12 @@ def _open(path: Path, data: bytes) -> Any:
 def run(program: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
     """Return the outputs of a program as float32."""
     with torch.inference_mode():
-        made = program(*inputs)
-    parts = made if isinstance(made, tuple) else (made,)
-    return tuple(part.to(torch.float32) for part in parts)
+        return tuple(part.to(torch.float32) for part in parts(program(*inputs)))
+
+
+def parts(made: Any) -> tuple[Any, ...]:
+    """Return what a program gave as a tuple."""
+    return made if isinstance(made, tuple) else (made,)
 
 
 def _outputs(path: Path, program: Any, rows: Inputs) -> tuple[Tensor, ...]:
@@ -122,7 +126,7 @@ def _outputs(path: Path, program: Any, rows: Inputs) -> tuple[Tensor, ...]:
             raise ArtifactError(
                 f"{path}: it does not run on two rows of {_shown(rows)}: {why}"
             ) from None
-        _check_outputs(path, made, count)
+        check_outputs(path, made, count)
         ran.append(count)
     return run(program, *rows)
 
@@ -157,23 +161,24 @@ def _last_line(error: Exception) -> str:
     return one_line(lines[-1] if lines else type(error).__name__)
 
 
-def _check_outputs(path: Path, made: Any, rows: int) -> None:
-    parts = made if isinstance(made, tuple) else (made,)
-    if len(parts) not in (1, 2) or not all(isinstance(part, Tensor) for part in parts):
-        kinds = ", ".join(type(part).__name__ for part in parts)
+def check_outputs(path: Path, made: Any, rows: int) -> None:
+    """Raise ArtifactError for what a program gives for so many rows, if that is no action's."""
+    given = parts(made)
+    if len(given) not in (1, 2) or not all(isinstance(part, Tensor) for part in given):
+        kinds = ", ".join(type(part).__name__ for part in given)
         raise ArtifactError(
             f"{path}: it gives {kinds}: it must give one tensor (the action's mean, or logits), or "
             "a tuple of two, a mean and a standard deviation"
         )
-    for part in parts:
+    for part in given:
         if not part.is_floating_point():
             raise ArtifactError(
                 f"{path}: it gives {part.dtype}: it must give the mean of an action, or the logits "
                 "of a discrete one, not the action that was chosen"
             )
-    if parts[0].ndim != 2 or len(parts[0]) != rows:
+    if given[0].ndim != 2 or len(given[0]) != rows:
         raise ArtifactError(
-            f"{path}: for a batch of {rows} it gives the shape {tuple(parts[0].shape)}, and not "
+            f"{path}: for a batch of {rows} it gives the shape {tuple(given[0].shape)}, and not "
             f"({rows}, actions)"
         )
 
@@ -197,6 +202,21 @@ def _close(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
     """Whether outputs differ by no more than rounding could make them."""
     pairs = zip(first, second, strict=True)
     return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in pairs)
+
+
+def _check_beta(path: Path, parts: tuple[Tensor, ...], declared: Declared) -> None:
+    alpha, beta = parts
+    width = feature_width(declared.space) if declared.space else None
+    if alpha.shape != beta.shape or alpha.shape[1] != width:
+        raise ArtifactError(
+            f"{path}: --distribution beta: alpha and beta must have {width} numbers for each row, "
+            f"as the action, and not the shapes {tuple(alpha.shape)} and {tuple(beta.shape)}"
+        )
+    if not bool(((alpha > 0) & (beta > 0)).all()):
+        raise ArtifactError(
+            f"{path}: --distribution beta: alpha or beta is {float(torch.cat(parts).min()):.2g}, "
+            "and both must be positive: give what torch.distributions.Beta takes"
+        )
 
 
 def _check_std(path: Path, parts: tuple[Tensor, ...], asked: bool) -> None:

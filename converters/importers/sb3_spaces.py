@@ -125,22 +125,27 @@ def leaves(space: Space) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
-def card_form(space: Space, seen: Any = None) -> dict[str, Any]:
+def card_form(space: Space, seen: Any = None, starts: bool = False) -> dict[str, Any]:
     """Return the card's form of a space. It is not checked: a card may refuse it.
 
     `seen` is a batch that was observed, or None. If it lies outside of a Box, the Box gets no
-    bounds. Values are what Stable-Baselines3 takes and gives: from 0 on, whatever `start` says.
+    bounds. Without `starts` values are what Stable-Baselines3 takes and gives: from 0 on, whatever
+    `start` says.
     """
     if isinstance(space, spaces.Dict):
         parts = {
-            key: card_form(part, seen.get(key) if isinstance(seen, dict) else None)
+            key: card_form(part, seen.get(key) if isinstance(seen, dict) else None, starts)
             for key, part in space.spaces.items()
         }
         return {"type": "Dict", "subspaces": parts}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "subspaces": [card_form(part, None, starts) for part in space]}
     if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": int(space.n)}
+        start = {"start": int(space.start)} if starts else {}
+        return {"type": "Discrete", "n": int(space.n)} | start
     if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+        start = {"start": space.start.ravel().tolist()} if starts else {}
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()} | start
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else [*space.shape]}
     if not isinstance(space, spaces.Box):

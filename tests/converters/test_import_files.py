@@ -60,9 +60,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 TRACE = "trace the policy with torch.jit.trace, save that, and use `carlarl import-torchscript`"
+CLASS = "use `carlarl import-torch MODULE:CLASS --checkpoint`"
 TOLD = {
-    "state.pt": ("what torch.save wrote, without a program", TRACE),
-    "old.pt": ("what torch.save wrote, without a program", TRACE),
+    "state.pt": ("what torch.save wrote, without a program", CLASS),
+    "old.pt": ("what torch.save wrote, without a program", CLASS),
     "exported.pt2": ("a program of torch.export", TRACE),
     "policy.onnx": ("an ONNX model", TRACE),
     "joblib.pkl": ("a pickle or joblib file", "carlarl import-sb3 --vecnormalize"),

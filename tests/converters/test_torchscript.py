@@ -297,7 +297,10 @@ def test_actions_of_other_spaces(given: dict[str, Any], kind: str, tmp_path: Pat
     [
         ({}, "a program does not tell what an observation is: say it with --fields"),
         ({"fields": ["a:7"], "squash": "tanh"}, "tanh needs finite bounds"),
-        ({"fields": ["a:7"], "squash": "tanh", "table": TABLE}, "--squash tanh, are for an act"),
+        (
+            {"fields": ["a:7"], "squash": "tanh", "table": TABLE},
+            "tanh: it is for a mean, and an action",
+        ),
         ({"fields": ["a:7"], "table": TABLE[:2]}, "it gives 3 numbers .* the action needs 2"),
         ({"fields": ["a:7"], "table": "none"}, "--table: must be a list, one control"),
         ({"fields": ["a:7"], "axes": {"steer": 3}}, "--axes: must be names with values"),

@@ -1,0 +1,292 @@
+"""A module of PyTorch, of the user's own class, with its checkpoints → artifact."""
+
+import copy
+import inspect
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, distributions, nn
+
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
+from converters.importers import checkpoints, interface, outputs, programs, torchscript, user_code
+from converters.importers.declared import Declared, Said
+from policy_spec.graph import choices, feature_width
+from policy_spec.leaves import Leaf, leaves
+from policy_spec.spaces import Box, Dict, LeafSpace, MultiBinary, Space, Tuple
+
+
+class Module(Said, total=False):
+    """What the user says of a module, beside what `Said` has. Every entry is optional.
+
+    `arguments` are its constructor's. `key` names the weights in a checkpoint. `method` is what is
+    called in place of the module: its method or submodule, or several, one after the other.
+    `log_std` is what has the logarithm of the standard deviation. `channels_first`: the network
+    takes images so, and callers send the channels last. `scale_images`: it takes them from 0 to 1.
+    """
+
+    arguments: Any
+    key: str | None
+    method: Sequence[str] | None
+    log_std: str | None
+    channels_first: bool
+    scale_images: bool
+
+
+def import_torch(
+    module: Path | str,
+    version: str,
+    artifacts: Path,
+    *,
+    checkpoint: Sequence[Path] = (),
+    preprocessor: Path | None = None,
+    **said: Unpack[Module],
+) -> Path:
+    """Write the artifact of the module that `module:attribute` names and return its folder.
+
+    The attribute is a class of modules, a function that returns a module, or a module. Its code
+    runs, and the artifact holds the TorchScript program that is traced of it. The module takes a
+    batch of observations as tensors: (n, features) where an observation is a vector or `fields`
+    names its numbers; else a Box (n, *shape) as float32, or as it is if it is a raster of integers,
+    a Discrete (n,) and a MultiDiscrete (n, branches) as int64, a MultiBinary as int8, a Dict of
+    them, or a tuple. It returns what the distribution needs, see `torchscript`. With several
+    checkpoints the policy is the mixture of their policies, see `outputs.Ensemble`. The artifact's
+    actions are compared with the module's own. Raises ArtifactError for what can't be served.
+    """
+    source = Path(module)
+    made = user_code.load("", str(module))
+    if isinstance(made, type) and not checkpoint:
+        raise ArtifactError(
+            f"{source}: a class has no trained weights: give them with --checkpoint FILE"
+        )
+    if not checkpoint:
+        interface.teller(said)(f"no --checkpoint: the weights are those that {source} itself has")
+    declared = Declared.of(source, said)
+    _check_preprocessor(declared, preprocessor)
+    members = []
+    for path in checkpoint or (None,):
+        one = _module(declared, made)
+        if path is not None:
+            with user_code.running(f"{path}: its weights can't be loaded"):
+                checkpoints.load(one, path, said.get("key"))
+        members.append(_Called(declared, one))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: what it would miss is compared below
+        read = [programs.read(_traced(declared, one), declared) for one in members]
+        data, width, count = read[0]
+        if len(read) > 1:
+            name = declared.name(width, count)
+            ensemble = outputs.Ensemble([artifact.open_program(one) for one, *_ in read], *name)
+            data = programs.trace(ensemble, declared.features, declared.rasters)
+        own = [outputs.served(one, declared) for one in members]
+        compared = own[0] if len(own) == 1 else outputs.Ensemble(own, *name)
+        with user_code.running(f"{source}: it can't be called"):
+            return torchscript.write(
+                artifacts / version, declared, data, width, count, compared, _WHOSE, preprocessor
+            )
+
+
+_WHOSE = (
+    "the module's own (what Python decides by an observation's numbers can't be traced: use "
+    "torch.where)"
+)
+
+
+def _check_preprocessor(declared: Declared, preprocessor: Path | None) -> None:
+    """Raise ArtifactError where a module takes integers, which a preprocessor would change."""
+    kinds = [type(leaf.space).__name__ for leaf in leaves(declared.observation)]
+    whole = [kind for kind in kinds if kind != "Box"]
+    if preprocessor is not None and whole and declared.said.get("fields") is None:
+        raise ArtifactError(
+            f"--preprocessor: it makes other numbers of the observation's {whole[0]}, and the "
+            "module takes whole ones: scale inside of the module"
+        )
+
+
+def _module(declared: Declared, made: Any) -> nn.Module:
+    """Return a new module, in evaluation mode."""
+    source, said = declared.source, declared.said
+    arguments = user_code.keywords("--arguments", said.get("arguments"))
+    if isinstance(made, nn.Module):
+        if arguments:
+            raise ArtifactError(f"--arguments: {source} is a module already: leave them away")
+        with user_code.running(f"{source}: it can't be copied"):
+            return copy.deepcopy(made).eval()
+    if not callable(made):
+        raise ArtifactError(f"{source}: it is a {type(made).__name__}, no module and no function")
+    with user_code.running(f"{source}: it can't be made"):
+        module = made(**_of_environment(declared, made, arguments), **arguments)
+    if not isinstance(module, nn.Module):
+        raise ArtifactError(f"{source}: it gives a {type(module).__name__}, and no torch.nn.Module")
+    return module.eval()
+
+
+def _of_environment(declared: Declared, made: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments that the environment is for, as CleanRL and others name them."""
+    env = declared.environment
+    if env is None:
+        return {}
+    import gymnasium
+
+    def vector() -> Any:
+        return gymnasium.vector.SyncVectorEnv([lambda: env])
+
+    makers: dict[str, Any] = {
+        "env": vector,
+        "envs": vector,
+        "observation_space": lambda: env.observation_space,
+        "action_space": lambda: env.action_space,
+    }
+    known = inspect.signature(made).parameters
+    return {name: make() for name, make in makers.items() if name in known and name not in given}
+
+
+def _traced(declared: Declared, called: nn.Module) -> bytes:
+    source = declared.source
+    given = programs.zeros(declared.features, declared.rasters)
+    with user_code.running(f"{source}: it can't be called"), torch.inference_mode():
+        first, second = called(*given), called(*given)
+    programs.check_outputs(source, first, 2)
+    pairs = zip(programs.parts(first), programs.parts(second), strict=False)
+    if not all(torch.allclose(one, other, equal_nan=True) for one, other in pairs):
+        raise ArtifactError(
+            f"{source}: it gives another action each time for the same observation, in evaluation "
+            "mode too: say with --method what gives the mean or the logits, and draw nothing in it"
+        )
+    with user_code.running(f"{source}: it can't be traced"):
+        return programs.trace(called, declared.features, declared.rasters)
+
+
+_PARAMETERS = {
+    distributions.Normal: ("loc", "scale"),
+    distributions.Beta: ("concentration1", "concentration0"),
+    distributions.Categorical: ("logits",),
+    distributions.Bernoulli: ("logits",),
+}
+
+
+def _parameters(made: Any) -> Any:
+    """Return the parameters of a distribution of torch; of anything else what it is."""
+    if isinstance(made, distributions.Independent):
+        made = made.base_dist
+    names = _PARAMETERS.get(type(made))
+    if names is not None:
+        made = [getattr(made, name) for name in names]
+    if isinstance(made, list | tuple):
+        return made[0] if len(made) == 1 else tuple(made)
+    return made
+
+
+class _Called(nn.Module):
+    """The user's module as a program: features and rasters → its outputs."""
+
+    def __init__(self, declared: Declared, module: nn.Module) -> None:
+        super().__init__()
+        said: Any = declared.said
+        source, space = declared.source, declared.observation
+        self.module, self.space = module, space
+        self.calls = [
+            _part(source, "--method", module, name) for name in said.get("method") or [""]
+        ]
+        log_std = said.get("log_std")
+        self.log_std = [] if log_std is None else [_part(source, "--log-std", module, log_std)]
+        self.flat = said.get("fields") is not None or _is_vector(space)
+        self.first, self.scaled = said.get("channels_first"), said.get("scale_images")
+        parts = [leaf.space for leaf in leaves(space)]
+        if self.first and not any(len(part.shape) == 3 for part in parts):
+            raise ArtifactError("--channels-first: an observation has no image: leave it away")
+        if self.scaled and not any(map(_is_image, parts)):
+            raise ArtifactError("--scale-images: an observation has no uint8 image: leave it away")
+        called = nn.ModuleList(one for one in self.calls if isinstance(one, nn.Module))
+        inside = called if len(called) == len(self.calls) else module
+        memory = [
+            part for part in inside.modules() if isinstance(part, nn.RNNBase | nn.RNNCellBase)
+        ]
+        if memory:
+            raise ArtifactError(
+                f"{source}: it has a memory ({type(memory[0]).__name__}): stacked frames and "
+                "memories are not served yet: import a policy of single observations"
+            )
+
+    def forward(self, *inputs: Tensor) -> Any:
+        given = inputs[0] if self.flat else self._observation(inputs)
+        made: Any = given
+        for call in self.calls:
+            made = call(made)
+        for one in self.log_std:
+            found = one if isinstance(one, Tensor) else one(given)
+            made = (made, found.exp().expand_as(made))
+        return _parameters(made)
+
+    def _observation(self, inputs: tuple[Tensor, ...]) -> Any:
+        """Return what Gymnasium gives of the features and the rasters, as tensors."""
+        rest, begin = list(inputs), 0
+        features = rest.pop(0) if any(not leaf.raster for leaf in leaves(self.space)) else None
+        values: dict[tuple[str, ...], Tensor] = {}
+        for leaf in leaves(self.space):
+            if leaf.raster:
+                values[leaf.path] = self._image(leaf.space, rest.pop(0))
+                continue
+            assert features is not None
+            width = feature_width(leaf.space)
+            values[leaf.path] = self._image(
+                leaf.space, _value(leaf.space, features[:, begin : begin + width])
+            )
+            begin += width
+        return _nested(self.space, values, ())
+
+    def _image(self, space: LeafSpace, value: Tensor) -> Tensor:
+        """Return an image as the network takes it; of anything else the value itself."""
+        if self.scaled and _is_image(space):
+            value = value.to(torch.float32) / 255.0
+        if self.first and len(space.shape) == 3:
+            value = value.permute(0, 3, 1, 2)
+        return value if not value.is_floating_point() else value.to(torch.float32)
+
+
+def _part(source: Path, flag: str, module: nn.Module, name: str) -> Any:
+    """Return the module itself, or what a dotted name in it is."""
+    found: Any = module
+    for part in filter(None, name.split(".")):
+        if not hasattr(found, part):
+            names = [one for one, _ in module.named_children()]
+            names += [one for one, _ in module.named_parameters(recurse=False)]
+            raise ArtifactError(
+                f"{flag} {name}: {source} has no {part}; it has {', '.join(names) or 'no parts'}"
+            )
+        found = getattr(found, part)
+    if not (callable(found) or (flag == "--log-std" and isinstance(found, Tensor))):
+        raise ArtifactError(f"{flag} {name}: a {type(found).__name__} can't be called")
+    return found
+
+
+def _is_vector(space: Space) -> bool:
+    return isinstance(space, Box) and len(space.shape) == 1 and not Leaf((), space).raster
+
+
+def _is_image(space: LeafSpace) -> bool:
+    return isinstance(space, Box) and space.dtype == "uint8" and len(space.shape) in (2, 3)
+
+
+def _value(space: LeafSpace, features: Tensor) -> Tensor:
+    """Return a leaf of its features: the value of a one-hot code, or the numbers in its shape."""
+    branches = choices(space)
+    if branches is None:
+        made = features.reshape(-1, *space.shape)
+        return made.to(torch.int8) if isinstance(space, MultiBinary) else made
+    ends = torch.split(features, [len(one) for one in branches], dim=1)
+    found = [part.argmax(dim=1) + one.start for part, one in zip(ends, branches, strict=True)]
+    return torch.stack(found, dim=1) if space.shape else found[0]
+
+
+def _nested(space: Space, values: dict[tuple[str, ...], Tensor], path: tuple[str, ...]) -> Any:
+    if isinstance(space, Dict):
+        return {key: _nested(part, values, (*path, key)) for key, part in space.subspaces}
+    if isinstance(space, Tuple):
+        return tuple(
+            _nested(part, values, (*path, str(index))) for index, part in enumerate(space.subspaces)
+        )
+    return values[path]

@@ -1,0 +1,63 @@
+"""The user's own code, which a flag names as `module:attribute`: found, called, and its errors."""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+from converters.artifact.card import ArtifactError
+from converters.errors import ConversionError, one_line
+
+_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Turn whatever the user's code raises into an ArtifactError that begins with `what`.
+
+    The working directory is importable, as with `python -m`. What the code prints goes to standard
+    error: a command's output may be JSON.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    except ConversionError:
+        raise
+    except (Exception, SystemExit) as error:  # code of the user can raise anything
+        text = one_line(error)
+        raise ArtifactError(
+            f"{what}: {type(error).__name__}{f': {text}' if text else ''}"
+        ) from None
+
+
+def load(flag: str, text: str) -> Any:
+    """Import what `text`, like `package.module:attribute`, names.
+
+    Raises ArtifactError, which begins with `flag`.
+    """
+    module, _, attribute = text.partition(":")
+    if not _NAME.fullmatch(module) or not _NAME.fullmatch(attribute):
+        raise ArtifactError(
+            f"{flag}{text!r} must be module:attribute as Python imports it, like agents.ppo:Agent"
+        )
+    with running(f"{flag}{text}: {module} can't be imported"):
+        found: Any = importlib.import_module(module)
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            raise ArtifactError(f"{flag}{text}: {module} has no {attribute}")
+        found = getattr(found, name)
+    return found
+
+
+def keywords(flag: str, given: Any) -> dict[str, Any]:
+    """Return the arguments by name that a flag's YAML has; raise ArtifactError for other YAML."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ArtifactError(f"{flag}: must be names with values, like {{hidden: 64}}")
+    return given

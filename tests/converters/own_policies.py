@@ -1,0 +1,238 @@
+"""Policies and environments of classes of their own, in the style of what people train."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.distributions import Categorical, Normal
+from torch.nn import functional
+
+NUMBER = 3
+
+
+class Road(gymnasium.Env[Any, Any]):
+    """Six numbers → two numbers."""
+
+    observation_space = spaces.Box(-1, 1, (6,), np.float32)
+    action_space: Any = spaces.Box(-1, 1, (2,), np.float32)
+
+
+class Lanes(Road):
+    """Six numbers → one of three lanes, numbered from 1."""
+
+    action_space = spaces.Discrete(3, start=1)
+
+
+class Parts(Road):
+    """Its action has parts, which no policy may have."""
+
+    action_space = spaces.Dict(gear=spaces.Discrete(2))
+
+
+class Camera(Road):
+    """An image, a gear, lights and a speed → two choices."""
+
+    observation_space = spaces.Dict(
+        camera=spaces.Box(0, 255, (40, 40, 3), np.uint8),
+        gear=spaces.Discrete(4, start=-1),
+        lights=spaces.MultiBinary(2),
+        speed=spaces.Box(0, 50, (), np.float32),
+    )
+    action_space = spaces.MultiDiscrete([3, 2])
+
+
+def vector(env: Any) -> Any:
+    return gymnasium.vector.SyncVectorEnv([env])
+
+
+def agent(kind: Any, env: Any, seed: int | None = 0) -> Any:
+    """Make an agent as CleanRL does, of a vector of environments."""
+    if seed is not None:
+        torch.manual_seed(seed)
+    return kind(vector(env)).eval()
+
+
+def layer_init(layer: Any, std: float = 2**0.5) -> Any:
+    nn.init.orthogonal_(layer.weight, std)
+    nn.init.constant_(layer.bias, 0.0)
+    return layer
+
+
+class ContinuousAgent(nn.Module):
+    def __init__(self, envs: Any) -> None:
+        super().__init__()
+        inputs = int(np.array(envs.single_observation_space.shape).prod())
+        actions = int(np.prod(envs.single_action_space.shape))
+        self.critic = nn.Sequential(layer_init(nn.Linear(inputs, 8)), nn.Tanh(), nn.Linear(8, 1))
+        self.actor_mean = nn.Sequential(
+            layer_init(nn.Linear(inputs, 8)), nn.Tanh(), layer_init(nn.Linear(8, actions), 0.1)
+        )
+        self.actor_logstd = nn.Parameter(torch.zeros(1, actions))
+
+    def get_action_and_value(self, x: Tensor, action: Any = None) -> Any:
+        mean = self.actor_mean(x)
+        probs = Normal(mean, torch.exp(self.actor_logstd.expand_as(mean)))
+        action = probs.sample() if action is None else action
+        return action, probs.log_prob(action).sum(1), probs.entropy().sum(1), self.critic(x)
+
+
+class DiscreteAgent(nn.Module):
+    def __init__(self, envs: Any) -> None:
+        super().__init__()
+        inputs = int(np.array(envs.single_observation_space.shape).prod())
+        self.critic = nn.Sequential(layer_init(nn.Linear(inputs, 8)), nn.Tanh(), nn.Linear(8, 1))
+        self.actor = nn.Sequential(
+            layer_init(nn.Linear(inputs, 8)),
+            nn.Tanh(),
+            layer_init(nn.Linear(8, int(envs.single_action_space.n)), 1.0),
+        )
+
+    def act(self, x: Tensor) -> Tensor:
+        return self.actor(x).argmax(dim=1)  # type: ignore[no-any-return]
+
+    def get_action_and_value(self, x: Tensor, action: Any = None) -> Any:
+        probs = Categorical(logits=self.actor(x))
+        action = probs.sample() if action is None else action
+        return action, probs.log_prob(action), probs.entropy(), self.critic(x)
+
+
+class SacActor(nn.Module):
+    action_scale: Tensor
+    action_bias: Tensor
+
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(int(np.prod(env.single_observation_space.shape)), 16)
+        self.fc_mean = nn.Linear(16, int(np.prod(env.single_action_space.shape)))
+        self.fc_logstd = nn.Linear(16, int(np.prod(env.single_action_space.shape)))
+        high, low = env.action_space.high, env.action_space.low
+        self.register_buffer("action_scale", torch.tensor((high - low) / 2.0))
+        self.register_buffer("action_bias", torch.tensor((high + low) / 2.0))
+
+    def forward(self, x: Tensor) -> Any:
+        x = functional.relu(self.fc1(x))
+        log_std = torch.tanh(self.fc_logstd(x))
+        return self.fc_mean(x), -5 + 0.5 * (2 - -5) * (log_std + 1)
+
+
+class Td3Actor(SacActor):
+    def forward(self, x: Tensor) -> Any:
+        x = torch.tanh(self.fc_mean(functional.relu(self.fc1(x))))
+        return x * self.action_scale + self.action_bias
+
+
+class QNetwork(nn.Module):
+    def __init__(self, env: Any) -> None:
+        super().__init__()
+        inputs = int(np.array(env.single_observation_space.shape).prod())
+        self.network = nn.Sequential(
+            nn.Linear(inputs, 12), nn.ReLU(), nn.Linear(12, int(env.single_action_space.n))
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        return self.network(x)
+
+
+class BetaPolicy(nn.Module):
+    """As a repository's own PPO has it: a head whose concentrations are above 1."""
+
+    def __init__(self, inputs: int, actions: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.policy_head = nn.Sequential(nn.Linear(inputs, 8), nn.ReLU())
+        self.dist_mu, self.dist_sigma = nn.Linear(8, actions), nn.Linear(8, actions)
+
+    def forward(self, x: Tensor) -> Any:
+        latent = self.policy_head(x)
+        alpha = functional.softplus(self.dist_mu(latent)) + 1
+        return alpha, functional.softplus(self.dist_sigma(latent)) + 1
+
+
+class Driver(nn.Module):
+    """Camera (n, 3, 40, 40) from 0 to 1, gear, lights and speed → logits."""
+
+    def __init__(self, action_space: Any) -> None:
+        super().__init__()
+        self.eye = nn.Sequential(nn.Conv2d(3, 4, 8, 4), nn.ReLU(), nn.Flatten())
+        self.gears = nn.Embedding(4, 3)
+        self.head = nn.Linear(4 * 9 * 9 + 3 + 2 + 1, int(action_space.nvec.sum()))
+
+    def forward(self, observation: dict[str, Tensor]) -> Any:
+        parts = [
+            self.eye(observation["camera"]),
+            self.gears(observation["gear"] + 1),
+            observation["lights"].float(),
+            observation["speed"].unsqueeze(1) / 50,
+        ]
+        return self.head(torch.cat(parts, dim=1))
+
+
+class Distributed(nn.Module):
+    """Gives a distribution of torch."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(inputs, 8), nn.Tanh())
+        self.mean, self.log_std = nn.Linear(8, 2), nn.Parameter(torch.full((2,), -1.0))
+
+    def distribution(self, latent: Tensor) -> Any:
+        return torch.distributions.Independent(Normal(self.mean(latent), self.log_std.exp()), 1)
+
+
+class Betas(nn.Module):
+    """Gives its features as alpha and beta."""
+
+    def forward(self, x: Tensor) -> Any:
+        return x[:, :2].clamp(min=0.01), x[:, 2:].clamp(min=0.01)
+
+
+class Negative(nn.Module):
+    def forward(self, x: Tensor) -> Any:
+        return x[:, :2], x[:, 2:]
+
+
+class Branches(nn.Module):
+    """Python decides by the numbers of an observation."""
+
+    def forward(self, x: Tensor) -> Any:
+        return x[:, :2] if x.sum() <= 0 else -x[:, :2]
+
+
+class Fussy(nn.Module):
+    """Refuses some observations."""
+
+    def forward(self, x: Tensor) -> Any:
+        if not torch.jit.is_tracing() and bool(x.sum() > 1):
+            raise RuntimeError("out of road")
+        return x[:, :2]
+
+
+class Noisy(nn.Module):
+    """Drops in evaluation mode, too, as `functional.dropout` without `training` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 64)
+
+    def forward(self, x: Tensor) -> Any:
+        return functional.dropout(self.layer(x) + 1, 0.5)
+
+
+class Memory(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.lstm(x)
+
+
+betas, negative, noisy = Betas(), Negative(), Noisy()
+branches, fussy = Branches(), Fussy()
+
+
+def Remembers() -> nn.Module:  # noqa: N802 # named as a class is
+    return Memory()
