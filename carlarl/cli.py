@@ -11,8 +11,8 @@ from converters.errors import ConversionError
 from gateway.config.settings import SettingsError
 
 _COMMANDS = """
-bench config drive export import_sb3 import_torch import_torchscript keys load predict promote
-remove rollback serve sign tune unload validate versions warmup
+bench config drive export import_onnx import_sb3 import_torch import_torchscript keys load predict
+promote remove rollback serve sign tune unload validate versions warmup
 """
 """Their modules, each of which has the command under its own name."""
 

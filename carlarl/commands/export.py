@@ -23,9 +23,8 @@ from gateway.config.settings import read_settings
 @click.option(
     "--formats",
     type=options.FORMAT_LIST,
-    default=options.FORMATS[:2],
     help="Formats to write, of onnx, torchscript and tensorrt; the first is served. "
-    "[default: onnx,torchscript]",
+    "[default: onnx,torchscript; of an ONNX model onnx]",
 )
 @click.option(
     "--compute-capability",
@@ -55,7 +54,7 @@ def export(
     repository: Path | None,
     versions: tuple[str, ...],
     activate: str | None,
-    formats: tuple[str, ...],
+    formats: tuple[str, ...] | None,
     capabilities: tuple[tuple[str, ...], ...],
     flavour: str,
     precision: str,
@@ -70,7 +69,7 @@ def export(
     Example: carlarl export --formats onnx,torchscript,tensorrt --compute-capability 8.6
     Example: carlarl export --flavour native --repository native_repository
     """
-    if capabilities and "tensorrt" not in formats:
+    if capabilities and "tensorrt" not in (formats or ()):
         raise click.UsageError("--compute-capability is for tensorrt: add it to --formats")
     with options.extra("convert"):
         from converters.artifact import artifact

@@ -112,7 +112,8 @@ def import_options(name: str) -> options.Decorator:
         click.option(
             "--observations",
             type=options.FILE,
-            help="Recorded observations (.npy or .npz), which exports are compared on.",
+            help="Recorded observations, which exports are compared on: .npy, or .npz with an "
+            "array for each part, like camera.front.",
         ),
         options.artifacts_option,
         options.json_option,

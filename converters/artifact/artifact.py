@@ -17,13 +17,14 @@ from converters.artifact import observations as recorded
 from converters.artifact import pickles, preprocessor, signature
 from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
 from converters.artifact.observations import FILES, Rows, file_name
+from converters.artifact.onnx_network import Network
 from converters.artifact.policy import Policy, Scripted, network, zeros
 from converters.artifact.versions import triton_version
 from converters.errors import one_line
 from triton_backend.engine import digest
 from triton_backend.preprocessing import Preprocessing
 
-MODEL, PREPROCESSOR = "model.pt", "preprocessor.pkl"
+MODEL, ONNX, PREPROCESSOR = "model.pt", "model.onnx", "preprocessor.pkl"
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,18 @@ class Artifact:
     observations: Rows
 
 
+def model_file(card: ModelCard) -> str:
+    """Return the name of the file that holds a card's model."""
+    return ONNX if card.model_type == "onnx" else MODEL
+
+
 def verified_files(directory: Path, card: ModelCard) -> dict[str, bytes]:
     """Return the content of the artifact's files; raise ArtifactError if a hash is wrong.
 
     The bytes that were hashed are returned, so that a later change of a file has no effect.
     """
     held = {*card.artifact_hashes, *(path.name for path in directory.iterdir())}
-    names = [MODEL, PREPROCESSOR, *(name for name in FILES if name in held)]
+    names = [model_file(card), PREPROCESSOR, *(name for name in FILES if name in held)]
     files = {}
     for name in names:
         path = directory / name
@@ -97,8 +103,8 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
         preprocessing = preprocessor.lower(record, card.signature)
     except ValueError as error:
         raise ArtifactError(f"{directory / PREPROCESSOR}: refused: {error}") from None
-    path = directory / MODEL
-    policy = _policy(path, files[MODEL], card, preprocessing)
+    path = directory / model_file(card)
+    policy = _policy(path, files[path.name], card, preprocessing)
     name = next((name for name in FILES if name in files), None)
     rows = recorded.no_rows(card.signature.observation_space)
     if name is not None:
@@ -115,17 +121,18 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
 def _policy(path: Path, data: bytes, card: ModelCard, preprocessing: Preprocessing) -> Policy:
     features, noise, *rasters = zeros(preprocessing, 2)
     try:
-        if card.model_type == "torchscript":
-            program = Scripted(open_program(data), card)
-            program.check(features, *rasters)
-            policy = Policy(program, card)
-        else:
+        if card.model_type == "pytorch":
             policy = Policy(network(preprocessing.width, card), card)
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             policy.gaussian.load_state_dict(state)
+        else:
+            opened = Network(data) if card.model_type == "onnx" else open_program(data)
+            program = Scripted(opened, card)
+            program.check(features, *rasters)
+            policy = Policy(program, card)
         policy = policy.eval().requires_grad_(False)
         made, again = (policy(features, noise, *rasters) for _ in range(2))
-    except Exception as error:  # whatever a foreign model file can provoke in torch
+    except Exception as error:  # whatever a foreign model file can provoke
         raise ArtifactError(
             f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
         ) from None
@@ -171,7 +178,7 @@ def create(
 ) -> Path:
     """Write an artifact into the new `folder`, if it loads and `check` accepts it.
 
-    `model` is the content of `model.pt`, `pickled` the preprocessor, `observations` a file of
+    `model` is the content of the model's file, `pickled` the preprocessor, `observations` a file of
     recorded ones (.npy or .npz). `origins` maps a file of the artifact to the user's file that it
     is made of; an error names the user's file. Raises ArtifactError; then nothing is left behind.
     """
@@ -187,7 +194,7 @@ def create(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
             staging = Path(made) / folder.name
             staging.mkdir()
-            (staging / MODEL).write_bytes(model)
+            (staging / model_file(card)).write_bytes(model)
             (staging / PREPROCESSOR).write_bytes(pickled)
             if observations is not None:
                 shutil.copyfile(observations, staging / kept)

@@ -118,7 +118,7 @@ class ModelCard(BaseModel):
 
     model_name: str = Field(min_length=1)
     version: str
-    model_type: Literal["pytorch", "torchscript"]
+    model_type: Literal["pytorch", "torchscript", "onnx"]
     input_shape: list[int] | None = None
     output_shape: list[int] | None = None
     framework_version: str
@@ -158,10 +158,10 @@ class ModelCard(BaseModel):
         if self.model_type == "pytorch" and rasters:
             raise ValueError(
                 f"{rasters[0].name} is a raster, and a pytorch model is a perceptron, which takes "
-                "none: use a torchscript model"
+                "none: use a torchscript or an onnx model"
             )
-        if self.model_type == "torchscript" and self.distribution.std == "network":
-            raise ValueError("a torchscript model's std must be parameter or none")
+        if self.model_type != "pytorch" and self.distribution.std == "network":
+            raise ValueError(f"std of a model of {self.model_type} must be parameter or none")
         if not isinstance(action, Box):
             if (self.distribution.std, self.distribution.squash) != ("none", "clip"):
                 raise ValueError("distribution: std and squash are for a Box alone")

@@ -18,7 +18,7 @@ from policy_spec.validate import pack, unpack
 
 OBSERVATIONS, BY_LEAF = "observations.npy", "observations.npz"
 """One array with all elements of a row in a line, for spaces of floats alone; or one array for each
-leaf, by its tensor's name."""
+leaf, by its keys joined by dots, or by its tensor's name."""
 FILES = (OBSERVATIONS, BY_LEAF)
 
 Rows = tuple[NDArray[Any], ...]
@@ -53,9 +53,12 @@ def read(path: Path, data: bytes, card: ModelCard) -> Rows:
         raise ArtifactError(f"{path}: no numpy array: {one_line(error)}") from None
     if isinstance(given, np.ndarray):
         given = _split(path, given, space)
-    names = [leaf.name for leaf in leaves(space)]
-    if sorted(given) != sorted(names):
-        raise ArtifactError(f"{path}: it must hold the arrays {', '.join(names)}")
+    names = {leaf.name: ".".join(leaf.path) or leaf.name for leaf in leaves(space)}
+    of_keys = {key: name for name, key in names.items()} | {name: name for name in names}
+    found = [of_keys.get(key, key) for key in given]
+    if sorted(found) != sorted(names):
+        raise ArtifactError(f"{path}: it must hold the arrays {', '.join(names.values())}")
+    given = dict(zip(found, given.values(), strict=True))
     rows = []
     for leaf in leaves(space):
         values = given[leaf.name]

@@ -91,10 +91,10 @@ def network(features: int, card: ModelCard) -> nn.Module:
 
 
 class Scripted(nn.Module):
-    """A TorchScript artifact: features and rasters → mean, mean and std, or logits."""
+    """A TorchScript or ONNX artifact: features and rasters → mean, mean and std, or logits."""
 
-    def __init__(self, program: torch.jit.ScriptModule, card: ModelCard) -> None:
-        """Wrap the loaded program."""
+    def __init__(self, program: nn.Module, card: ModelCard) -> None:
+        """Wrap the loaded program, or the `Network`."""
         super().__init__()
         self.program = program
         self.box = isinstance(card.signature.action_space, Box)

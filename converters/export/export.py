@@ -19,7 +19,8 @@ from converters.artifact.versions import triton_version
 from converters.errors import ConversionError, one_line
 from converters.export import parity
 from converters.export.flavours import CONTENTS
-from converters.export.formats import DEFAULT, FORMATS, ExportError, Format, Program
+from converters.export.formats import FORMATS, Format, Program, chosen
+from converters.export.onnx_file import ExportError
 from converters.export.truth import Truth
 from converters.repository import activation, configs, repository
 from converters.repository.tensors import max_batch_size
@@ -44,7 +45,7 @@ class Exported:
 def export(
     folders: Sequence[Path],
     target: Path,
-    formats: Sequence[str] = DEFAULT,
+    formats: Sequence[str] | None = None,
     activate: str | None = None,
     progress: Callable[[str, str], None] = lambda version, step: None,
     capabilities: tuple[str, ...] = (),
@@ -55,19 +56,15 @@ def export(
 ) -> Exported:
     """Write the artifacts in `folders` into the model repository `target`, all or nothing.
 
-    The first of `formats` is served. `activate` names the version that becomes active; without it
-    the active one stays, or the newest becomes active if there is none. `progress` gets each step.
+    The first of `formats` is served; without them each version gets its default ones. `activate`
+    names the version that becomes active; without it the active one stays, or the newest becomes
+    active if there is none. `progress` gets each step.
     `capabilities` are the compute capabilities of TensorRT engines. `flavour` is `python`, or
     `native` for the C++ backends of a stock Triton; a repository has one. `precision` is `fp32`, or
     `fp16` for convolutions and matrix products on a GPU. With a `key`, artifacts
     that it did not sign are refused. Raises ConversionError and leaves the repository as it was.
     """
     half = precision == "fp16"
-    if half and not any(_has_half(FORMATS[name], flavour) for name in formats):
-        raise ExportError(
-            "FP16 is for torchscript and tensorrt on a GPU, in the native flavour for tensorrt "
-            "alone: name one in --formats, or leave --precision fp16"
-        )
     torch.set_num_threads(1)  # as it is served; more threads slow down the rows of a comparison
     with repository.transaction(target) as tree:
         held = repository.flavour(tree)
@@ -81,12 +78,26 @@ def export(
             progress(folder.name, "load")
             sources.append(artifact.load(folder, key))
         _check_versions(tree, sources, activate)
-        for source in sources:
-            _write_version(tree, source, formats, progress, capabilities, flavour, half)
+        each = [_formats(source, formats, flavour, half) for source in sources]
+        for source, names in zip(sources, each, strict=True):
+            _write_version(tree, source, names, progress, capabilities, flavour, half)
         newest = [one.version for one in repository.versions(tree) if one.damaged is None][-1]
         active = activate or repository.active_version(tree) or newest
         activation.set_alias(tree, active)
     return Exported(tuple(folder.name for folder in folders), active)
+
+
+def _formats(
+    source: artifact.Artifact, asked: Sequence[str] | None, flavour: str, half: bool
+) -> tuple[str, ...]:
+    """Return the formats of a version; raise ExportError if there is none of FP16 for it."""
+    names = chosen(source.card, asked)
+    if half and not any(_has_half(FORMATS[name], flavour) for name in names):
+        raise ExportError(
+            "FP16 is for torchscript and tensorrt on a GPU, in the native flavour for tensorrt "
+            "alone: name one in --formats, or leave --precision fp16"
+        )
+    return names
 
 
 def _has_half(form: Format, flavour: str) -> bool:

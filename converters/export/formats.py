@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import sys
 import tempfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
-from torch.onnx.errors import UnsupportedOperatorError
 
+from converters.artifact.card import ModelCard
+from converters.artifact.onnx_network import Network
 from converters.artifact.policy import Policy, zeros
-from converters.errors import ConversionError
-from converters.export import tensorrt
+from converters.export import onnx_file, tensorrt
+from converters.export.onnx_file import ExportError
 from policy_spec.graph import Input
 from triton_backend import engine, runtimes
 from triton_backend.preprocessing import Preprocessing
 
-OPSET = 18
-
-
-class ExportError(ConversionError):
-    """A policy can't be converted into a format, or not run in it."""
-
 
 @dataclass(frozen=True)
 class Program:
-    """A policy, traced into one frozen TorchScript program. Every format is written from it.
+    """A policy, from which every format is written.
 
     Attributes:
-        script: the program.
+        module: it, traced into one frozen TorchScript program; as it is, if an ONNX model is in it.
         inputs: what it takes.
         example: rows of zeros for them.
         outputs: names of its outputs.
@@ -48,7 +38,7 @@ class Program:
         half: whether those engines compute in FP16.
     """
 
-    script: torch.jit.ScriptModule
+    module: torch.nn.Module
     inputs: tuple[Input, ...]
     example: tuple[torch.Tensor, ...]
     outputs: tuple[str, ...]
@@ -70,21 +60,26 @@ class Program:
         Raises ExportError for one that changes an attribute of itself.
         """
         example = tuple(zeros(preprocessing, 2))
-        traced: torch.nn.Module = policy
+        module: torch.nn.Module = policy.eval()
         if not preprocessing.width:
-            example, traced = example[1:], _WithoutFeatures(policy)
-        script = torch.jit.trace(traced.eval(), example)  # type: ignore[no-untyped-call]
-        frozen = torch.jit.freeze(script)
-        graph = frozen.inlined_graph  # its nodes live as long as it does
-        if changed := graph.findAllNodes("prim::SetAttr"):
-            raise ExportError(
-                f"the program changes its own attribute {changed[0].s('name')}, and a policy that "
-                "is served can't remember anything"
-            )
-        _forbid_tf32(frozen.graph)
-        two = isinstance(frozen(*example), tuple)
-        outputs = ("action", "policy_action") if two else ("action",)
-        return cls(frozen, preprocessing.inputs, example, outputs, rows, capabilities, half)
+            example, module = example[1:], _WithoutFeatures(policy).eval()
+        if not any(isinstance(one, Network) for one in module.modules()):
+            module = _frozen(module, example)
+        outputs = ("action", "policy_action") if policy.two else ("action",)
+        return cls(module, preprocessing.inputs, example, outputs, rows, capabilities, half)
+
+
+def _frozen(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
+    script = torch.jit.trace(module, example)  # type: ignore[no-untyped-call]
+    frozen: torch.jit.ScriptModule = torch.jit.freeze(script)
+    graph: Any = frozen.inlined_graph  # its nodes live as long as it does
+    if changed := graph.findAllNodes("prim::SetAttr"):
+        raise ExportError(
+            f"the program changes its own attribute {changed[0].s('name')}, and a policy that "
+            "is served can't remember anything"
+        )
+    _forbid_tf32(frozen.graph)
+    return frozen
 
 
 def _forbid_tf32(graph: Any) -> None:
@@ -134,60 +129,13 @@ class Format:
 
 
 def _write_onnx(program: Program, path: Path) -> None:
-    # torch's TorchScript-based exporter. Unlike the newer one it accepts scripted artifacts, always
-    # writes the same file, and writes no path of this machine.
-    names = [f"/{one.name}" if one.name.isdigit() else one.name for one in program.inputs]
-    with warnings.catch_warnings(), _no_output():
-        warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                program.script,
-                program.example,
-                str(path),
-                dynamo=False,
-                input_names=names,
-                output_names=list(program.outputs),
-                dynamic_axes={name: {0: "batch"} for name in (*names, *program.outputs)},
-                opset_version=OPSET,
-            )
-        except UnsupportedOperatorError as error:
-            operator = re.search("aten::[a-z0-9_]+", str(error))
-            raise ExportError(
-                f"ONNX has no operator for {operator[0] if operator else error}: export it with "
-                "--formats torchscript"
-            ) from error
-    if any(name.startswith("/") for name in names):
-        _rename(path)
-
-
-def _rename(path: Path) -> None:
-    """Take the `/` off the inputs: the exporter refuses names that are numbers, as in a Tuple."""
-    model = onnx.load(str(path))
-    for tensor in model.graph.input:
-        if tensor.name.startswith("/"):
-            name = tensor.name[1:]
-            model.graph.node.insert(0, onnx.helper.make_node("Identity", [name], [tensor.name]))
-            tensor.name = name
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-@contextmanager
-def _no_output() -> Iterator[None]:
-    """Drop what is written to the standard output: torch's C++ prints the graph of a failure."""
-    sys.stdout.flush()
-    kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nothing)
+    names = [one.name for one in program.inputs]
+    path.write_bytes(onnx_file.export(program.module, program.example, names, program.outputs))
 
 
 def _write_torchscript(program: Program, path: Path) -> None:
     buffer = io.BytesIO()
-    torch.jit.save(program.script, buffer)
+    torch.jit.save(program.module, buffer)
     # The same program must give the same file. But torch numbers the frozen class by what it traced
     # before, hashes that into an id, and records source files of this machine for debugging.
     with zipfile.ZipFile(buffer) as saved, zipfile.ZipFile(path, "w") as plain:
@@ -234,4 +182,19 @@ FORMATS = {
 """By name."""
 
 DEFAULT = ("onnx", "torchscript")
-"""The formats that are written by default. The first is served."""
+"""The formats that are written by default, as far as they are possible. The first is served."""
+
+
+def chosen(card: ModelCard, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the formats of a policy: those that are `asked` for, or the default ones.
+
+    Raises ExportError if one of them can't be made of it.
+    """
+    if card.model_type != "onnx":
+        return tuple(asked or DEFAULT)
+    if "torchscript" in (asked or ()):
+        raise ExportError(
+            f"{card.version}: it is an ONNX model, of which no TorchScript can be made: export it "
+            f"with --version {card.version} --formats onnx"
+        )
+    return tuple(asked or ("onnx",))

@@ -10,6 +10,10 @@ from converters.artifact.card import ArtifactError, read_bytes
 SB3 = "carlarl import-sb3"
 TORCHSCRIPT = "carlarl import-torchscript"
 TORCH = "carlarl import-torch"
+ONNX = "carlarl import-onnx"
+
+MOST = (1 << 31) - 1
+"""Bytes of an ONNX file, which is one message of protobuf."""
 
 _AS_TORCHSCRIPT = f"trace the policy with torch.jit.trace, save that, and use `{TORCHSCRIPT}`"
 _KINDS = {
@@ -20,7 +24,7 @@ _KINDS = {
         f"use `{TORCH} MODULE:CLASS --checkpoint`, with the class that it is of",
     ),
     "pt2": ("a program of torch.export (.pt2)", _AS_TORCHSCRIPT),
-    "onnx": ("an ONNX model", _AS_TORCHSCRIPT),
+    "onnx": ("an ONNX model", f"use `{ONNX}`"),
     "pickle": (
         "a pickle or joblib file",
         f"statistics go to `{SB3} --vecnormalize` or `{TORCHSCRIPT} --preprocessor`",
@@ -36,7 +40,7 @@ def read(path: Path, kind: str) -> bytes:
     known to be another kind of file than `kind`, a key of `_KINDS`; the error then says what to do
     with it.
     """
-    content = _read(path)
+    content = _read(path, MOST if kind == "onnx" else None)
     found = _kind(content)
     if found not in (None, kind):
         what, advice = _KINDS[found]
@@ -53,13 +57,18 @@ def read_statistics(path: Path) -> bytes:
     return content
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int | None = None) -> bytes:
     try:
-        mode = path.stat().st_mode
+        told = path.stat()
     except OSError:
         return read_bytes(path)  # which says why not
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(told.st_mode):
         raise ArtifactError(f"{path}: no regular file")
+    if most is not None and told.st_size > most:
+        raise ArtifactError(
+            f"{path}: it is larger than 2 GB, which no ONNX model is that can be served: export a "
+            "smaller one"
+        )
     return read_bytes(path)
 
 

@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +48,40 @@ def trace(policy: nn.Module, features: int, rasters: Sequence[Leaf] = ()) -> byt
     return buffer.getvalue()
 
 
-def read(data: bytes, declared: Declared) -> tuple[bytes, int, int]:
+def open_program(path: Path, data: bytes) -> Any:
+    """Open a TorchScript program; raise ArtifactError if it can't be a policy's."""
+    try:
+        program = artifact.open_program(data)
+    except Exception as error:  # whatever a damaged file can provoke in torch
+        raise ArtifactError(f"{path}: no TorchScript program: {one_line(error)}") from None
+    if not hasattr(program, "forward"):
+        raise ArtifactError(f"{path}: it has no method forward, which gives an action")
+    kept = re.search(r'prim::SetAttr\[name="(.*?)"\]', str(program.inlined_graph))
+    if kept:
+        raise ArtifactError(
+            f"{path}: it changes its attribute {kept[1]} whenever it is called, and a policy must "
+            "remember nothing"
+        )
+    return program
+
+
+def read(
+    data: bytes,
+    declared: Declared,
+    opened: Callable[[Path, bytes], Any] = open_program,
+    traced: Callable[..., bytes] = trace,
+) -> tuple[bytes, int, int]:
     """Check a program; return its bytes, the width of its first output, and how many it has.
 
-    It is called as `trace` says, with random numbers. The program of the returned bytes gives what
+    `opened` and `traced` are for another kind of program than TorchScript. It is called as `trace`
+    says, with random numbers. The program of the returned bytes gives what
     an artifact's does: a second output that `declared` names is made a standard deviation, or is
     left away; of alpha and beta the action is made.
     Raises ArtifactError for a program that can't be a policy's, and one whose second output is no
     standard deviation where nobody said what it is.
     """
     path, second = declared.source, declared.second
-    program = _open(path, data)
+    program = opened(path, data)
     source = np.random.RandomState(0)
     normal = torch.from_numpy(source.normal(size=(ROWS, declared.features))).to(torch.float32)
     rows = ((normal,) if declared.features else ()) + tuple(
@@ -73,29 +96,13 @@ def read(data: bytes, declared: Declared) -> tuple[bytes, int, int]:
             _check_beta(path, parts, declared)
         elif second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
             _check_std(path, parts, asked=True)
-        data = trace(outputs.served(program, declared), declared.features, declared.rasters)
-        program = _open(path, data)
+        data = traced(outputs.served(program, declared), declared.features, declared.rasters)
+        program = opened(path, data)
         parts = _outputs(path, program, rows)
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
         _check_std(path, parts, asked=second is not None)
     _check_repeats(path, program, rows, parts)
     return data, parts[0].shape[1], len(parts)
-
-
-def _open(path: Path, data: bytes) -> Any:
-    try:
-        program = artifact.open_program(data)
-    except Exception as error:  # whatever a damaged file can provoke in torch
-        raise ArtifactError(f"{path}: no TorchScript program: {one_line(error)}") from None
-    if not hasattr(program, "forward"):
-        raise ArtifactError(f"{path}: it has no method forward, which gives an action")
-    kept = re.search(r'prim::SetAttr\[name="(.*?)"\]', str(program.inlined_graph))
-    if kept:
-        raise ArtifactError(
-            f"{path}: it changes its attribute {kept[1]} whenever it is called, and a policy must "
-            "remember nothing"
-        )
-    return program
 
 
 def run(program: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -124,14 +131,14 @@ def _outputs(path: Path, program: Any, rows: Inputs) -> tuple[Tensor, ...]:
                     f"rows had been built in when it was traced: {why}"
                 ) from None
             raise ArtifactError(
-                f"{path}: it does not run on two rows of {_shown(rows)}: {why}"
+                f"{path}: it does not run on two rows of {shown(rows)}: {why}"
             ) from None
         check_outputs(path, made, count)
         ran.append(count)
     return run(program, *rows)
 
 
-def _shown(rows: Inputs) -> str:
+def shown(rows: Inputs) -> str:
     """Return what a program is called with, like `12 float32 features and 96 × 96 × 3 uint8`."""
     shown = []
     for one in rows:

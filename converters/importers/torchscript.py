@@ -51,11 +51,12 @@ def write(
     own: Callable[..., Any],
     whose: str,
     preprocessor: Path | None,
+    kind: str = "torchscript",
 ) -> Path:
     """Write the artifact of the program `data`, which `programs.read` gave with what follows.
 
     `own` is the policy itself, to compare with: it takes and gives what the program does. An error
-    calls its actions `whose`.
+    calls its actions `whose`. `kind` is the program's in the card.
     """
     space, name = declared.name(width, outputs)
 
@@ -73,7 +74,7 @@ def write(
         predict,
         whose,
         declared.options,
-        kind="torchscript",
+        kind=kind,
         preprocessor=preprocessor,
-        **declared.card(space, name) | {"model_type": "torchscript"},
+        **declared.card(space, name) | {"model_type": kind},
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -37,18 +38,19 @@ def write(
 ) -> Path:
     """Write the artifact `folder` of the policy in the user's file `source`, and return the folder.
 
-    `model` is the content of `model.pt`, `preprocessor` the user's pickle. `fields` are further
-    fields of the card; its default name is `carla-{kind}`. `predict` maps observations (for each
-    leaf its values) and their features, shape (n, features), to the original policy's deterministic
-    actions in its own space, shape (n, …); an error calls them `whose`. Raises ArtifactError, and
-    then leaves nothing.
+    `model` is the content of the model's file, `preprocessor` the user's pickle. `fields` are
+    further fields of the card; its default name is `carla-{kind}`. `predict` maps observations (for
+    each leaf its values) and their features, shape (n, features), to the original policy's
+    deterministic actions in its own space, shape (n, …); an error calls them `whose`. Raises
+    ArtifactError, and then leaves nothing.
     """
     name, metrics = options.get("name"), options.get("metrics")
+    framework = onnxruntime if kind == "onnx" else torch
     try:
         card = ModelCard(
             model_name=f"carla-{kind}" if name is None else name,
             version=folder.name,
-            framework_version=torch.__version__.partition("+")[0],
+            framework_version=framework.__version__.partition("+")[0],
             description=options.get("description", ""),
             performance_metrics={} if metrics is None else metrics,
             artifact_hashes={},
@@ -56,7 +58,7 @@ def write(
         )
     except ValidationError as error:
         raise ArtifactError(f"{source}: no model card: {first_fault(error)}") from None
-    origins = {artifact.MODEL: source}
+    origins = {artifact.model_file(card): source}
     pickled = pickles.NOTHING
     if preprocessor is not None:
         origins[artifact.PREPROCESSOR] = preprocessor

@@ -1,0 +1,269 @@
+"""ONNX models of policies: opened, checked, and made such that an artifact can hold them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, external_data_helper
+
+from converters.artifact.card import ArtifactError
+from converters.artifact.onnx_network import Network, graphs, tensors
+from converters.errors import one_line
+from converters.export import onnx_file
+from converters.importers import programs
+from converters.importers.declared import Declared
+from converters.importers.files import MOST
+from converters.importers.interface import teller
+from converters.importers.onnx_inputs import FLOATS, Routed, routes
+from policy_spec.leaves import Leaf
+
+RANDOM = {"Bernoulli", "Multinomial"}
+"""Operators that draw numbers, beside those whose name begins with `Random`."""
+_OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
+_STATE = re.compile(r"(^|[^a-z])(h|c|hx|cx|h0|c0|state|states|hidden|memory|recurrent)([^a-z]|$)")
+
+
+def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
+    """Return the ONNX file of a module with an ONNX model in it; see `programs.trace`."""
+    example = programs.zeros(features, rasters)
+    names = (["features"] if features else []) + [leaf.name for leaf in rasters]
+    made = programs.parts(module(*example))
+    outputs = [f"output/{index}" for index in range(len(made))]
+    return onnx_file.export(module.eval(), example, names, outputs)
+
+
+def open_model(path: Path, data: bytes) -> Network:
+    """Open what `read` returned."""
+    try:
+        return Network(data)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path}: ONNX Runtime can't open it: export it in float32, with "
+            f"opset_version={onnx_file.OPSET}: {error}"
+        ) from None
+
+
+def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, Declared]:
+    """Check the content of an ONNX file; return one that takes what a program does.
+
+    It is the same where it does so already. It holds what was in other files, has a batch of any
+    size, and one or two outputs. What is left to say of these is returned beside it. Raises
+    ArtifactError for a model that can't be a policy's.
+    """
+    path = declared.source
+    model = _parse(path, data)
+    before = model.SerializeToString(deterministic=True)
+    _load_outside(path, model)
+    _check_operators(path, model)
+    held = {one.name for one in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in held]
+    _check_inputs(path, inputs, model)
+    declared = _keep_outputs(model, declared)
+    _prune(model.graph)
+    _check_outputs(path, model)
+    _check_random(path, model)
+    ways = routes(inputs, declared, scale_images)
+    if ways is None:
+        raise ArtifactError(_misfit(path, inputs, declared))
+    if scale_images and not any(way.scaled for way in ways):
+        raise ArtifactError(f"{path}: --scale-images: no input of floats takes a uint8 image")
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    fixed = _free_batch(model)
+    try:
+        if (changed := model.SerializeToString(deterministic=True)) != before:
+            data = changed
+    except ValueError as error:
+        raise ArtifactError(f"{path}: it is larger than 2 GB: {one_line(error)}") from None
+    network = open_model(path, data)
+    if not all(way.plain for way in ways):
+        data = trace(Routed(network, ways), declared.features, declared.rasters)
+        network = open_model(path, data)
+    if fixed:
+        _check_freed(path, network, declared, fixed)
+    for way in ways:
+        if way.note:
+            teller(declared.said)(way.note)
+    return data, declared
+
+
+def _parse(path: Path, data: bytes) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # whatever a damaged file can provoke in protobuf
+        raise ArtifactError(f"{path}: no ONNX model: {one_line(error)}") from None
+    if not model.graph.node or not model.graph.output:
+        raise ArtifactError(f"{path}: no ONNX model: it has no graph that gives something")
+    opset, latest = onnx_file.opset_of(model), onnx.defs.onnx_opset_version()
+    if not onnx_file.OLDEST <= opset <= latest:
+        raise ArtifactError(
+            f"{path}: its opset is {opset}, and {onnx_file.OLDEST} to {latest} can be served: "
+            f"export it again with opset_version={onnx_file.OPSET}"
+        )
+    return model
+
+
+def _load_outside(path: Path, model: onnx.ModelProto) -> None:
+    """Take the constants that are in other files into the model, and check its form."""
+    outside = [one for one in tensors(model) if external_data_helper.uses_external_data(one)]
+    try:
+        for tensor in outside:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+    except Exception as error:  # a path may be missing, unreadable, or lead out of the folder
+        name = external_data_helper.ExternalDataInfo(tensor).location
+        raise ArtifactError(
+            f"{path}: its data file {name} can't be read: put it beside the model, as it was "
+            f"exported: {one_line(error)}"
+        ) from None
+    if model.ByteSize() > MOST:
+        raise ArtifactError(f"{path}: with its data it is larger than 2 GB, which no file may be")
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # as above
+        raise ArtifactError(f"{path}: no valid ONNX model: {one_line(error)}") from None
+
+
+def _operators(model: onnx.ModelProto) -> list[Any]:
+    return [node for graph in graphs(model) for node in graph.node]
+
+
+def _check_operators(path: Path, model: onnx.ModelProto) -> None:
+    own = _OWN | {one.domain for one in model.functions}
+    for node in _operators(model):
+        if node.domain not in own:
+            raise ArtifactError(
+                f"{path}: it has the operator {node.op_type} of {node.domain}, which ONNX Runtime "
+                "does not have: export the policy without operators of your own"
+            )
+
+
+def _check_random(path: Path, model: onnx.ModelProto) -> None:
+    for node in _operators(model):
+        if node.op_type.startswith("Random") or node.op_type in RANDOM:
+            raise ArtifactError(
+                f"{path}: it draws random numbers ({node.op_type}): export what gives the action's "
+                "mean, or logits, for sampling is done by the server"
+            )
+
+
+def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
+    """Leave away the outputs that are not needed; return what is left to say of the others."""
+    path, outputs, second = declared.source, model.graph.output, declared.second
+    names = [one.name for one in outputs]
+    if len(names) > 2 and second is None:
+        raise ArtifactError(
+            f"{path}: it has the outputs {', '.join(names)}: say what the second is with "
+            "--second-output: std, log-std, or ignore, which takes the first alone"
+        )
+    if len(names) > 1 and second == "ignore":
+        declared = replace(declared, said={**declared.said, "second_output": None})
+    kept = 1 if second == "ignore" else 2
+    if names[kept:]:
+        teller(declared.said)(f"left away of its outputs: {', '.join(names[kept:])}")
+    del outputs[kept:]
+    return declared
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Take out the nodes that no output needs."""
+    needed, kept = {one.name for one in graph.output}, []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed |= _taken(node)
+    if len(kept) < len(graph.node):
+        nodes = [onnx.NodeProto.FromString(one.SerializeToString()) for one in reversed(kept)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+        held = [one for one in graph.initializer if one.name in needed]
+        del graph.initializer[:]
+        graph.initializer.extend(held)
+
+
+def _taken(node: onnx.NodeProto) -> set[str]:
+    """Return the names that a node takes; graphs in it may take any of outside."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            found |= {one.name for one in graph.output}
+            found = found.union(*map(_taken, graph.node))
+    return found
+
+
+def _check_outputs(path: Path, model: onnx.ModelProto) -> None:
+    for one in model.graph.output:
+        kind = one.type.tensor_type.elem_type if one.type.HasField("tensor_type") else 0
+        if kind not in FLOATS:
+            shown = TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
+            raise ArtifactError(
+                f"{path}: its output {one.name} is {shown}: it must give floats, the mean of an "
+                "action or the logits of a discrete one, not the action that was chosen"
+            )
+
+
+def _check_inputs(path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any) -> None:
+    for one in inputs:
+        if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
+            raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
+    names = {one.name for one in inputs}
+    recurrent = [n for n in _operators(model) if n.op_type in _RECURRENT]
+    stateful = any(names.intersection(node.input[5:]) for node in recurrent)
+    if stateful or (len(names) > 1 and any(_STATE.search(name.lower()) for name in names)):
+        raise ArtifactError(
+            f"{path}: its inputs are {', '.join(sorted(names))}, as of a policy with a memory, "
+            "which is not served yet: export one that takes the observation alone"
+        )
+
+
+def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declared) -> str:
+    taken = " and ".join(_shown(one) for one in inputs)
+    given = programs.shown(programs.zeros(declared.features, declared.rasters))
+    advice = "say what it takes with --fields or --spec"
+    shapes = [one.type.tensor_type.shape.dim for one in inputs]
+    if any(not dims or (len(dims) == 1 and dims[0].dim_value > 1) for dims in shapes):
+        advice = "export it with a first dimension for the batch"
+    return f"{path}: it takes {taken}, and an observation is {given}: {advice}"
+
+
+def _shown(one: onnx.ValueInfoProto) -> str:
+    dims = one.type.tensor_type.shape.dim
+    kind = TensorProto.DataType.Name(one.type.tensor_type.elem_type).lower()
+    sizes = ", ".join(str(d.dim_value) if d.HasField("dim_value") else "n" for d in dims)
+    return f"{one.name} ({sizes}) of {kind}"
+
+
+def _free_batch(model: onnx.ModelProto) -> int:
+    """Make a fixed batch one of any size, and return it; 0 if it was none."""
+    fixed = 0
+    for one in model.graph.input:
+        dims = one.type.tensor_type.shape.dim
+        fixed = max(fixed, dims[0].dim_value if dims else 0)
+    if fixed:
+        del model.graph.value_info[:]
+        for one in (*model.graph.input, *model.graph.output):
+            dims = one.type.tensor_type.shape.dim
+            if dims and dims[0].dim_value == fixed:
+                dims[0].dim_param = "batch"
+    return fixed
+
+
+def _check_freed(path: Path, network: Network, declared: Declared, fixed: int) -> None:
+    example = programs.zeros(declared.features, declared.rasters)
+    try:
+        for rows in (1, 2, 3):
+            given = (one[:1].expand(rows, *one.shape[1:]) for one in example)
+            first = programs.parts(network(*given))[0]
+            if len(first) != rows:
+                raise RuntimeError(f"for {rows} rows it gives {len(first)}")
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{path}: it is made for batches of {fixed} alone: export it again with a dynamic "
+            "batch, as torch.onnx.export(…, dynamic_axes={'obs': {0: 'batch'}}) does: "
+            f"{one_line(error)}"
+        ) from None
