@@ -96,6 +96,7 @@ FOREIGN = {
         policy="CnnPolicy",
         steps=1024,
         settings={"config": {"observation": GRAY}},
+        flags=("--image-layout", "chw"),
         keywords=SHORT,
     ),
     "parking": Foreign(
