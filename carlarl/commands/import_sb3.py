@@ -1,5 +1,6 @@
 """`carlarl import-sb3`: a policy of Stable-Baselines3 becomes an artifact."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,28 @@ class _Statistics(click.ParamType[Any]):
     help="How callers send images: hwc is height × width × channels, chw has the channels first. "
     "[default: as the environment has them; hwc where POLICY does not tell]",
 )
+@click.option(
+    "--trust",
+    metavar="MODULE",
+    multiple=True,
+    help="Import and run classes of this Python module, and of its submodules, that POLICY names: "
+    "features extractors, activations, policies. Serving does not need them. May be repeated.",
+)
 @import_options("carla-ALGORITHM")
 def import_sb3(policy: Path, **given: Any) -> None:
     """Make an artifact of a policy trained with Stable-Baselines3.
 
-    It takes PPO, A2C, SAC, TD3, DDPG or DQN with MlpPolicy, CnnPolicy or MultiInputPolicy, saved by
-    Stable-Baselines3 1.6 and newer. Callers send images as they are: the artifact transposes and
-    scales them as the policy did. Without --layout, --table or --axes an action is answered as the
-    policy gives it. POLICY is read as data: code in it does not run.
+    It takes PPO, A2C, TRPO, MaskablePPO, ARS, SAC, TQC, CrossQ, TD3, DDPG, DQN or QRDQN with any
+    policy of Stable-Baselines3 1.6 and newer. Callers send images as they are: the artifact
+    transposes and scales them as the policy did. The mask of MaskablePPO is the observation's part
+    action_mask. Without --layout, --table or --axes an action is answered as the policy gives it.
+    POLICY is read as data: code in it does not run, and other code only with --trust.
 
     Example: carlarl import-sb3 policy.zip --version v0.3.0 --fields speed,steering,sensors
     --layout throttle,brake,steer --vecnormalize vecnormalize.pkl
     """
+    if given["trust"]:
+        sys.path.insert(0, "")  # modules are found here, as by `python -m`
     with extra("train"):
         from converters.importers.sb3 import import_sb3
     write_artifact(import_sb3, policy, **given)

@@ -87,10 +87,11 @@ class Foreign:
     """Something of a class or function that is not known: its name, and nothing of it runs.
 
     Each is a class of its own with `module` and `name`; its instances are what a pickle makes with
-    it, with the `arguments` that the pickle gives.
+    it, with the `arguments` that the pickle gives. `by_value`: the pickle holds the class's code.
     """
 
     module = name = ""
+    by_value = False
 
     def __init__(self, *arguments: Any) -> None:
         """Keep the arguments."""
@@ -104,9 +105,9 @@ class Foreign:
         """Ignore the state."""
 
 
-def foreign(module: str, name: str) -> type[Foreign]:
+def foreign(module: str, name: str, by_value: bool = False) -> type[Foreign]:
     """Return the class that stands for something that is not known."""
-    return type("Foreign", (Foreign,), {"module": module, "name": name})
+    return type("Foreign", (Foreign,), {"module": module, "name": name, "by_value": by_value})
 
 
 class Dtype:
@@ -256,7 +257,7 @@ class _Lenient(_Unpickler):
 
 
 def _skeleton(kind: Any, name: Any, bases: Any, body: Any, *_: Any) -> type[Foreign]:
-    return foreign(str(dict(body).get("__module__", "")), str(name))
+    return foreign(str(dict(body).get("__module__", "")), str(name), by_value=True)
 
 
 def _scan(data: bytes) -> None:

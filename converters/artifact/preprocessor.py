@@ -10,6 +10,9 @@ from converters.artifact.pickles import Array, Record
 from policy_spec.signature import Signature
 from triton_backend.preprocessing import Preprocessing, Step
 
+MASK = "action_mask"
+"""The leaf of an action mask, the last of its observation. A wrapper normalises what is before."""
+
 _MOST_PARTS = 100
 """How many parts nested pipelines may have."""
 
@@ -87,9 +90,12 @@ def _vec_normalize(record: Any, plain: Preprocessing) -> tuple[Step, ...]:
     """
     if not record.norm_obs:
         return ()
-    if not isinstance(record.obs_rms, dict):
-        return _normalize(record, record.obs_rms)
     columns, steps = plain.columns, list[Step]()
+    if not isinstance(record.obs_rms, dict):
+        found = _normalize(record, record.obs_rms)
+        seen = (0, columns[(MASK,)][0] if (MASK,) in columns else plain.width)
+        masked = 0 < seen[1] == len(found[0][1]) < plain.width
+        return tuple((*step, seen) for step in found) if masked else found
     for key, statistics in record.obs_rms.items():
         if (key,) not in columns:
             raise ValueError(f"VecNormalize has statistics of {key!r}, which is no leaf")

@@ -1,6 +1,6 @@
 """A policy trained with Stable-Baselines3 → artifact."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.observations import Rows
+from converters.artifact.preprocessor import MASK
+from converters.errors import one_line
 from converters.importers import (
     interface,
     programs,
     sb3_actor,
+    sb3_classes,
     sb3_images,
     sb3_normalisation,
     sb3_spaces,
@@ -28,7 +31,7 @@ from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
 from policy_spec.graph import features_width
 from policy_spec.leaves import leaves
-from policy_spec.spaces import Box, Space
+from policy_spec.spaces import Box, Dict, MultiBinary, Space
 
 
 def import_sb3(
@@ -39,21 +42,24 @@ def import_sb3(
     vecnormalize: Path | Literal["none"] | None = None,
     fields: Sequence[str] | None = None,
     image_layout: Layout | None = None,
+    trust: Collection[str] = (),
     **options: Unpack[Options],
 ) -> Path:
     """Write the artifact of a Stable-Baselines3 `.zip` and return its folder.
 
-    It accepts PPO, A2C, SAC, TD3, DDPG and DQN with `MlpPolicy`, `CnnPolicy` and
-    `MultiInputPolicy`. `vecnormalize` is the file of the statistics that the policy was trained
+    It accepts `sb3_zip.ALGORITHMS` with their policies, or with classes of the modules in `trust`,
+    whose code then runs. `vecnormalize` is the file of the statistics that the policy was trained
     with, or "none": it saw the observations as they are. `fields` names the elements of a flat
     vector, see `interface.named`. `image_layout` is how callers send images; without it they send
-    the environment's layout, or the channels last where the zip does not tell it. The artifact's
-    actions are compared with `model.predict(deterministic=True)`. Raises ArtifactError for another
-    policy, for a flat vector without `fields`, and for a version that exists. It also raises it if
-    `vecnormalize` is a file and the zip shows that the policy was trained without, or if
-    `vecnormalize` is None and the zip does not show that.
+    the environment's layout, or the channels last where the zip does not tell it. The mask of
+    MaskablePPO is one more part of the observation, `action_mask`, 1 for what is allowed. The
+    artifact's actions are compared with `model.predict(deterministic=True)`.
+
+    Raises ArtifactError for another policy, for a flat vector without `fields`, and for a version
+    that exists. It also raises it if `vecnormalize` is a file and the zip shows that the policy was
+    trained without, or if `vecnormalize` is None and the zip does not show that.
     """
-    saved = sb3_zip.read(policy)
+    saved = sb3_zip.read(policy, trust)
     tell = interface.teller(options)
     try:
         images = sb3_images.find(saved, image_layout, tell)
@@ -61,19 +67,27 @@ def import_sb3(
         parts = sb3_spaces.leaves(images.space)
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
+    except AttributeError as error:  # a class of the user's own may lack what the library's has
+        raise ArtifactError(_own(policy, error)) from None
     whole = {leaf.key for leaf in parts if leaf.raster} | set(images.orders)
     statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
     observation = _observation(policy, saved, images, fields, tell)
+    if actor.mask is not None:
+        observation = _masked(policy, observation, sum(actor.mask.widths))
     if any(
         np.any(getattr(one, "start", 0)) for one in (saved.action_space, *(p.space for p in parts))
     ):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    model, card = _model(actor, observation)
+    try:
+        model, card = _model(actor, observation)
+    except Exception as error:  # a class of the user's own is code, and can raise anything
+        raise ArtifactError(_own(policy, error)) from None
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
         seen = _batch(parts, images, rows, features)
-        actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True)[0]
+        mask = {} if actor.mask is None else {"action_masks": rows[-1]}
+        actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
         return actions
 
     return writer.write(
@@ -122,6 +136,23 @@ def _observation(
             "--fields, e.g. --fields speed,steering,sensors, or --fields vector to keep the list"
         )
     return interface.named(path, space, fields, tell)
+
+
+def _masked(path: Path, observation: Space, choices: int) -> Space:
+    """Return an observation space with the mask of `choices` as its last part."""
+    found = observation.parts if isinstance(observation, Dict) else {"observation": observation}
+    if MASK in found:
+        raise ArtifactError(
+            f"{path}: {MASK} is the name of the mask of MaskablePPO, and its observation has a "
+            "part of that name: give the part another name"
+        )
+    mask = MultiBinary((choices,), description="1: the choice is allowed")
+    return Dict((*found.items(), (MASK, mask)))
+
+
+def _own(path: Path, error: Exception) -> str:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return f"{path}: its network can't be traced ({reason}): {sb3_classes.ADVICE}"
 
 
 def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[Any]) -> Any:

@@ -10,12 +10,17 @@ from typing import Any, Literal
 import torch
 from gymnasium import spaces
 from stable_baselines3.common import distributions
+from stable_baselines3.common.torch_layers import (
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+)
 from stable_baselines3.sac.policies import LOG_STD_MAX, LOG_STD_MIN
 from torch import Tensor, nn
 
 from converters.artifact.card import Architecture
 from converters.artifact.policy import ACTIVATIONS
-from converters.importers import sb3_spaces
+from converters.importers import sb3_classes, sb3_spaces
 from converters.importers.sb3_images import Images
 from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
@@ -24,38 +29,64 @@ Output = Literal["gaussian", "mean", "logits", "q_values"]
 
 
 class Extractor(nn.Module):
-    """(n, features) and rasters → all that a body takes, of images what their network makes.
+    """(n, features) and rasters → all that a body takes: what the features extractor makes.
 
     Without features the rasters come alone. Rasters are in the layout and the type of the card.
     """
 
     most: Tensor
 
-    def __init__(self, parts: Sequence[Leaf], images: Images) -> None:
-        """Take the networks of the images."""
+    def __init__(self, parts: Sequence[Leaf], images: Images, network: nn.Module) -> None:
+        """Take the policy's features extractor."""
         super().__init__()
-        self.parts, self.images = parts, images
-        self.networks = nn.ModuleList(images.networks[leaf.key] for leaf in parts)
+        self.parts, self.images, self.network = parts, images, network
         self.register_buffer("most", torch.tensor(255.0))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return what the body takes."""
         waiting = list(inputs)
         features = waiting.pop(0) if any(leaf.width for leaf in self.parts) else None
-        made = []
-        for leaf, network in zip(self.parts, self.networks, strict=True):
+        seen: dict[str | None, Tensor] = {}
+        for leaf in self.parts:
             if features is None or leaf.raster:
                 part = waiting.pop(0).type_as(self.most)  # the type in which the policy computes
             else:
                 part = features[:, leaf.first : leaf.first + leaf.width]
-            if leaf.key in self.images.orders:
+            if isinstance(leaf.space, spaces.Box | spaces.MultiBinary):
                 part = part.reshape(-1, *leaf.shape)
             if leaf.key in self.images.transposed:
                 part = part.permute(0, 3, 1, 2)
             if leaf.key in self.images.scaled:
                 part = part / self.most
-            made.append(network(part))
-        return torch.cat(made, dim=1)
+            seen[leaf.key] = part
+        made: Tensor = self.network(seen.get(None, seen))
+        return made
+
+
+class Mask(nn.Module):
+    """Logits and an action mask, each (n, choices) → logits without what is not allowed.
+
+    A choice that the mask has 0 for gets -1e8, as in sb3-contrib: it is drawn only where no choice
+    of its branch is allowed, and then all are alike. Of a MultiBinary, each bit has the choices 0
+    and 1, and (n, bits) are returned.
+    """
+
+    least: Tensor
+
+    def __init__(self, widths: Sequence[int], binary: bool, alone: bool) -> None:
+        """Take the number of choices of each branch; `alone`: there are no features but masks."""
+        super().__init__()
+        self.widths, self.binary, self.alone = [int(width) for width in widths], binary, alone
+        self.register_buffer("least", torch.tensor([-1e8]))
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Return the logits that are sampled."""
+        masked = torch.where(mask == 0, self.least, logits)
+        if self.binary:
+            return masked[:, 1::2] - masked[:, 0::2]
+        # The noise would be rounded away beside -1e8.
+        branches = torch.split(masked, self.widths, dim=1)
+        return torch.cat([one - one.amax(1, keepdim=True) for one in branches], dim=1)
 
 
 class Actor(nn.Module):
@@ -63,6 +94,7 @@ class Actor(nn.Module):
 
     Attributes:
         extract: what makes the body's input; None where the features are that.
+        mask: what masks the logits; the action mask is the last features then. None without one.
         output: what `forward` returns. `gaussian`: mean and standard deviation, each (n, actions);
             with gSDE the marginal one. `mean`: (n, actions), as for TD3 and DDPG, which have no
             standard deviation. `logits`: (n, k), of a Discrete action, of all branches of a
@@ -77,11 +109,21 @@ class Actor(nn.Module):
         """Take the layers; `std` maps the body's output to the standard deviation."""
         super().__init__()
         self.extract: Extractor | None = None
+        self.mask: Mask | None = None
         self.body, self.head, self.std = body, head, std
         self.output, self.squash = output, squash
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return what `output` says."""
+        if self.mask is not None:
+            features, *seen = inputs
+            begin = -sum(self.mask.widths)
+            if not self.mask.alone:
+                seen = [features[:, :begin], *seen]
+            return self.mask(self._decide(*seen), features[:, begin:])
+        return self._decide(*inputs)
+
+    def _decide(self, *inputs: Tensor) -> Any:
         latent = self.body(inputs[0] if self.extract is None else self.extract(*inputs))
         if self.output == "gaussian":
             return self.head(latent), self.std(latent)
@@ -128,29 +170,69 @@ class _StateDependent(nn.Module):
 
 
 def actor_of(saved: SavedPolicy, images: Images) -> Actor:
-    """Return the deciding network of a policy. It can be traced, with any number of rows."""
+    """Return the deciding network of a policy. It can be traced, with any number of rows.
+
+    Raises ValueError for a policy whose way to act is not the library's.
+    """
+    for built in (saved.policy, saved.network):
+        sb3_classes.check_own(built)
     actor = _actor(saved)
     parts = sb3_spaces.leaves(images.space)
-    if images.orders or any(leaf.raster for leaf in parts):
-        actor.extract = Extractor(parts, images)
+    plain = type(saved.extractor) in (FlattenExtractor, CombinedExtractor)
+    if images.orders or any(leaf.raster for leaf in parts) or not plain:
+        actor.extract = Extractor(parts, images, saved.extractor)
+    if saved.algorithm == "MaskablePPO":
+        binary = isinstance(saved.action_space, spaces.MultiBinary)
+        space: Any = saved.action_space
+        widths = [2] * space.n if binary else sb3_spaces.blocks(space)
+        actor.mask = Mask(widths, binary, alone=not any(leaf.width for leaf in parts))
     return actor.eval().requires_grad_(False)
 
 
 def _actor(saved: SavedPolicy) -> Actor:
-    policy = saved.policy
-    if saved.algorithm == "DQN":
-        return Actor(nn.Identity(), policy.q_net.q_net, "q_values", None, nn.Identity())
+    net = saved.network
+    box = isinstance(saved.action_space, spaces.Box)
+    if saved.algorithm in ("DQN", "QRDQN"):
+        layers = net.q_net if saved.algorithm == "DQN" else _mean(net)
+        return Actor(nn.Identity(), layers, "q_values", None, nn.Identity())
     if saved.algorithm in ("TD3", "DDPG"):
-        layers = policy.actor.mu
-        return Actor(layers[:-2], layers[-2], "mean", "tanh", nn.Identity())
-    if saved.algorithm == "SAC":
-        actor = policy.actor
-        return Actor(actor.latent_pi, actor.mu, "gaussian", "tanh", _std(actor))
-    body, head = policy.mlp_extractor.policy_net, policy.action_net
-    if not isinstance(saved.action_space, spaces.Box):
-        return Actor(body, head, "logits", None, nn.Identity())
-    squash = "tanh" if policy.squash_output else "clip"
-    return Actor(body, head, "gaussian", squash, _std(policy))
+        return Actor(net.mu[:-2], net.mu[-2], "mean", "tanh", nn.Identity())
+    if saved.algorithm == "ARS":
+        layers = net.action_net[:-1] if net.squash_output else net.action_net
+        squash = "tanh" if net.squash_output else "clip"
+        output: Output = "mean" if box else "q_values"
+        return Actor(nn.Identity(), layers, output, squash if box else None, nn.Identity())
+    if saved.algorithm in ("SAC", "TQC", "CrossQ"):
+        return Actor(net.latent_pi, net.mu, "gaussian", "tanh", _std(net))
+    body = net.mlp_extractor
+    body = body.policy_net if type(body) is MlpExtractor else _Latent(body)
+    if not box:
+        return Actor(body, net.action_net, "logits", None, nn.Identity())
+    squash = "tanh" if net.squash_output else "clip"
+    return Actor(body, net.action_net, "gaussian", squash, _std(net))
+
+
+class _Latent(nn.Module):
+    """The actor's half of a network of the user's own in the place of an `MlpExtractor`."""
+
+    def __init__(self, extractor: Any) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def forward(self, features: Tensor) -> Tensor:
+        latent: Tensor = self.extractor.forward_actor(features)
+        return latent
+
+
+def _mean(net: Any) -> nn.Sequential:
+    """Return the layers of a network of quantiles, the last of which gives their mean."""
+    *hidden, last = net.quantile_net
+    mean = nn.Linear(last.in_features, last.out_features // net.n_quantiles)
+    for name in ("weight", "bias"):
+        rows = getattr(last, name).double()
+        of_quantiles = rows.reshape(net.n_quantiles, -1, *rows.shape[1:])
+        setattr(mean, name, nn.Parameter(of_quantiles.mean(0).float()))
+    return nn.Sequential(*hidden, mean)
 
 
 def _std(policy: Any) -> nn.Module:
@@ -166,15 +248,15 @@ def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | No
 
     Returns None for a network that is no plain perceptron of an activation of `ACTIVATIONS`.
     """
-    if actor.extract is not None:
+    if actor.extract is not None or actor.mask is not None:
         return None
     *hidden, head = [*_layers(actor.body), *_layers(actor.head)]
     linears, between = hidden[::2], hidden[1::2]
     plain = len(linears) == len(between) and all(
-        type(layer) is nn.Linear for layer in (*linears, head)
+        type(layer) is nn.Linear and layer.bias is not None for layer in (*linears, head)
     )
-    used = {repr(layer) for layer in between}
-    names = [name for name, kind in ACTIVATIONS.items() if used <= {repr(kind())}]
+    used = {(type(layer), repr(layer)) for layer in between}
+    names = [name for name, kind in ACTIVATIONS.items() if used <= {(kind, repr(kind()))}]
     if not plain or not names or isinstance(actor.std, _StateDependent):
         return None
     state = {

@@ -7,17 +7,16 @@ channels last (`VecTransposeImage`), and saves the space as the policy sees it.
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common import torch_layers
 from stable_baselines3.common.preprocessing import is_image_space
-from torch import nn
 
 from converters.importers import sb3_spaces
 from converters.importers.sb3_spaces import Space
-from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
+from converters.importers.sb3_zip import SavedPolicy
 
 Layout = Literal["hwc", "chw"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -33,14 +32,12 @@ class Images:
     """What an observation's parts are to the deciding network, each by its key.
 
     Attributes:
-        networks: what makes features of each part.
         space: the observation's, with its images as callers send them.
         orders: for each image the order of its dimensions, for a person.
         transposed: images that the network has in another order: with the channels first.
         scaled: images whose values the policy divides by 255.
     """
 
-    networks: dict[str | None, nn.Module]
     space: Space
     orders: dict[str | None, str]
     transposed: frozenset[str | None]
@@ -50,15 +47,16 @@ class Images:
 def find(saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None]) -> Images:
     """Find the images of a policy. `layout` is how callers send them, None if the user left it.
 
-    Tells what the zip does not tell. Raises ValueError for a features extractor that is none of
-    Stable-Baselines3's own, and for a `layout` where there is no image.
+    Tells what the zip does not tell. Raises ValueError for a `layout` where there is no image.
     """
-    networks = _networks(saved)
     parts = dict(sb3_spaces.parts(saved.observation_space))
     orders: dict[str | None, str] = {}
     transposed, scaled = set(), set()
     for key, part in parts.items():
-        cnn = isinstance(networks[key], torch_layers.NatureCNN)
+        network = saved.extractor
+        if isinstance(network, torch_layers.CombinedExtractor):
+            network = dict(network.extractors.items()).get(str(key), network)
+        cnn = isinstance(network, torch_layers.NatureCNN)
         if not (is_image_space(part) or cnn):
             continue
         assert isinstance(part, spaces.Box)
@@ -83,23 +81,7 @@ def find(saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None])
         raise ValueError("--image-layout: its observation has no image: leave it away")
     named = OrderedDict((str(key), part) for key, part in parts.items())  # a dict would be sorted
     space = parts[None] if None in parts else spaces.Dict(named)
-    return Images(networks, space, orders, frozenset(transposed), frozenset(scaled))
-
-
-def _networks(saved: SavedPolicy) -> dict[str | None, nn.Module]:
-    """Return the layers that the deciding network has for each part of an observation."""
-    policy: Any = saved.policy
-    if saved.algorithm in ON_POLICY:
-        extractor = policy.pi_features_extractor
-    else:
-        extractor = (policy.q_net if saved.algorithm == "DQN" else policy.actor).features_extractor
-    kind = type(extractor)
-    if isinstance(saved.observation_space, spaces.Dict):
-        if kind is torch_layers.CombinedExtractor:
-            return dict(extractor.extractors.items())
-    elif kind in (torch_layers.FlattenExtractor, torch_layers.NatureCNN):
-        return {None: extractor}
-    raise ValueError(f"its features extractor {kind.__name__} does not fit its space")
+    return Images(space, orders, frozenset(transposed), frozenset(scaled))
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:

@@ -1,9 +1,9 @@
 """Whether a policy was trained behind VecNormalize, as far as its zip tells.
 
-The zip holds no wrapper, but what the policy saw last, and the "original" of it. PPO and A2C keep
-an original only behind VecNormalize, whatever that normalises. SAC, TD3, DDPG and DQN always keep
-one: behind VecNormalize it is the same observation before it was normalised, otherwise it is the
-observation before the last one.
+The zip holds no wrapper, but what the policy saw last, and the "original" of it. PPO, A2C and the
+other algorithms of `ON_POLICY` keep an original only behind VecNormalize, whatever that normalises.
+SAC, TD3, DQN and the like always keep one: behind VecNormalize it is the same observation before it
+was normalised, otherwise it is the observation before the last one.
 """
 
 from collections.abc import Collection
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
-from converters.importers import files
+from converters.importers import files, sb3_classes
 from converters.importers.sb3_spaces import named, outside
 from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
 
@@ -41,10 +41,11 @@ def check(
     normalised, if it tells that they were not and `given` is a VecNormalize that does, if `given`
     normalises a part that is in `whole`, which no preprocessing changes, and for VecFrameStack.
     """
-    if saved.algorithm in ON_POLICY and _stacked(saved.last_observation, saved.last_original):
+    if _stacked(saved):
         raise ArtifactError(
-            f"{path}: it was trained behind VecFrameStack, which remembers frames from step to "
-            "step: a policy that needs such a memory can't be imported yet"
+            f"{path}: it was trained behind VecFrameStack, and stacked frames need "
+            f"{sb3_classes.MEMORY}: train it without, or {sb3_classes.ADVICE}, where each "
+            "observation brings all frames"
         )
     if given == "none":
         return None
@@ -107,13 +108,20 @@ def _pairs(saved: SavedPolicy, last: Any, original: Any) -> list[Any]:
     return [(last[key], original[key]) for key in keys]
 
 
-def _stacked(last: Any, original: Any) -> bool:
-    """Whether the original is smaller: VecFrameStack stacks what VecNormalize normalised."""
+def _stacked(saved: SavedPolicy) -> bool:
+    """Whether VecFrameStack shows.
+
+    On policy it may have stacked what VecNormalize normalised: the original is smaller. Off policy,
+    the last vector is the one before, one frame further.
+    """
+    last, original = saved.last_observation, saved.last_original
     if last is None or original is None:
         return False
-    if isinstance(last, dict):
-        return any(last[key].size != original[key].size for key in last)
-    return bool(last.size != original.size)
+    keys = list(last) if isinstance(last, dict) else [None]
+    pairs = [(last, original) if key is None else (last[key], original[key]) for key in keys]
+    if saved.algorithm in ON_POLICY:
+        return any(seen.size != before.size for seen, before in pairs)
+    return any(_shifted(seen, before) for seen, before in pairs)
 
 
 def _plain(last: NDArray[Any], before: NDArray[Any], clip: float) -> bool:
@@ -124,18 +132,18 @@ def _plain(last: NDArray[Any], before: NDArray[Any], clip: float) -> bool:
         return True
     # A number that stays the same. Whole ones do not count: they may be 0, or a bound of clipping.
     kept = (last == before) & (last % 1 != 0)
-    return bool(kept.any()) or _frames(last, before)
+    return bool(kept.any())
 
 
-def _frames(last: NDArray[Any], before: NDArray[Any]) -> bool:
-    """Whether both are stacked frames, and `last` is one frame further."""
-    width = last.shape[-1]
-    sizes = [size for size in range(1, width // 2 + 1) if width % size == 0]
-    return any(
-        np.array_equal(last[..., :-size], before[..., size:])
-        and bool((last[..., :-size] % 1 != 0).any())  # whole ones do not count, as above
-        for size in sizes
-    )
+def _shifted(last: NDArray[Any], before: NDArray[Any]) -> bool:
+    """Whether both are vectors of stacked frames, and `last` is one frame further."""
+    width = last.shape[-1] if last.ndim == 2 else 0
+    for size in range(1, width // 2 + 1):
+        kept = last[:, :-size]
+        # Whole numbers do not count, and one number alone: they may be alike by chance.
+        if width % size == 0 and np.array_equal(kept, before[:, size:]):
+            return len(np.unique(kept[kept % 1 != 0])) > 1
+    return False
 
 
 def _outside(saved: SavedPolicy, batch: Any) -> bool:

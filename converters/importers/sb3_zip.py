@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,41 +17,20 @@ from typing import Any
 import stable_baselines3
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common import policies, torch_layers
-from stable_baselines3.dqn import policies as dqn_policies
-from stable_baselines3.sac import policies as sac_policies
-from stable_baselines3.td3 import policies as td3_policies
-from torch import nn
 
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
 from converters.errors import one_line
-from converters.importers import files, sb3_spaces
+from converters.importers import files, sb3_classes, sb3_spaces
 from converters.importers.sb3_spaces import Space
 
-ALGORITHMS = ("PPO", "A2C", "SAC", "TD3", "DDPG", "DQN")
+ALGORITHMS = ("PPO", "TRPO", "DDPG", *sb3_classes.BASES.values())
 """What can be read."""
 
-ON_POLICY = ("PPO", "A2C")
+ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "ARS")
 
-_MODULES = {
-    module.__name__: module for module in (policies, sac_policies, td3_policies, dqn_policies)
-}
-_POLICIES = (
-    *("ActorCriticPolicy", "ActorCriticCnnPolicy", "MultiInputActorCriticPolicy"),
-    *("SACPolicy", "TD3Policy", "DQNPolicy", "CnnPolicy", "MultiInputPolicy"),
-)
-
-_LATER = {
-    "sb3_contrib.ars": "ARS",
-    "sb3_contrib.common.maskable": "MaskablePPO",
-    "sb3_contrib.common.recurrent": "RecurrentPPO",
-    "sb3_contrib.crossq": "CrossQ",
-    "sb3_contrib.qrdqn": "QR-DQN",
-    "sb3_contrib.tqc": "TQC",
-}
-_EXTRACTORS = ("FlattenExtractor", "CombinedExtractor", "NatureCNN")
-_IGNORED = ("optimizer_class", "optimizer_kwargs")
+_IGNORED = ("optimizer_class", "optimizer_kwargs", "sde_net_arch")
+"""Arguments that no policy needs to act. `sde_net_arch` has no effect since 1.3."""
 _LARGEST = 1 << 28
 """Most bytes of an entry of the zip."""
 
@@ -79,6 +58,19 @@ class SavedPolicy:
     last_observation: Any
     last_original: Any
 
+    @property
+    def network(self) -> Any:
+        """The part of the policy that decides: a net of its own, or the policy itself."""
+        nets = {"DQN": "q_net", "QRDQN": "quantile_net"}
+        name = "" if self.algorithm in ON_POLICY else nets.get(self.algorithm, "actor")
+        return getattr(self.policy, name) if name else self.policy
+
+    @property
+    def extractor(self) -> Any:
+        """The features extractor that it decides with."""
+        network = self.network
+        return getattr(network, "pi_features_extractor", network.features_extractor)
+
 
 class _Data:
     """The zip's `data`: JSON, with some entries pickled."""
@@ -101,26 +93,32 @@ class _Data:
             raise ArtifactError(f"{self.path}: {one_line(reason)}") from None
 
 
-def read(path: Path) -> SavedPolicy:
-    """Read the zip of a policy. Raise ArtifactError, which says what can't be read and why."""
+def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
+    """Read the zip of a policy. Raise ArtifactError, which says what can't be read and why.
+
+    Classes of the modules that are `trusted`, and of their submodules, are imported and run.
+    """
     members = _members(path)
     data = _Data(path, _json(path, members["data"]))
-    algorithm = _algorithm(path, data)
     try:
+        kind = _policy_class(data, trusted)
+        algorithm = _algorithm(kind, data)
         observation_space = sb3_spaces.rebuild(data["observation_space"])
         action_space = sb3_spaces.rebuild(data["action_space"])
-        arguments = _arguments(data["policy_kwargs"] or {})
+        arguments = _arguments(data["policy_kwargs"] or {}, trusted)
         steps = _steps(data["num_timesteps"])
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: {one_line(error)}") from None
     weights = _weights(path, members["policy.pth"])
-    if algorithm in ON_POLICY:
+    if algorithm in ("PPO", "A2C", "TRPO"):
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
         _split_shared_extractor(weights)
+    if algorithm != "ARS":
+        arguments["lr_schedule"] = lambda _: 0.0
     return SavedPolicy(
         algorithm=algorithm,
-        policy=_build(path, data, observation_space, action_space, arguments, weights),
+        policy=_build(path, kind, observation_space, action_space, arguments, weights),
         observation_space=observation_space,
         action_space=action_space,
         steps=steps,
@@ -152,69 +150,34 @@ def _json(path: Path, content: bytes) -> dict[str, Any]:
     return entries
 
 
-def _algorithm(path: Path, data: _Data) -> str:
+def _policy_class(data: _Data, trusted: Collection[str]) -> type[Any]:
     found = data["policy_class"]
     if not (isinstance(found, type) and issubclass(found, pickles.Foreign)):
-        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: its policy class is no class")
-    module, name = found.module, found.name
-    later = [kind for package, kind in _LATER.items() if module.startswith(f"{package}.")]
-    if "cg_max_steps" in data.entries:
-        later = ["TRPO"]
-    if later:
-        raise ArtifactError(
-            f"{path}: {later[0]} can't be imported yet: {', '.join(ALGORITHMS)} can"
-        )
-    if name not in _POLICIES or not hasattr(_MODULES.get(module), name):
-        raise ArtifactError(
-            f"{path}: its policy is the class {module}.{name}, which is code that the file does "
-            f"not hold as data: save policy.actor as TorchScript and use `{files.TORCHSCRIPT}`"
-        )
-    if module == "stable_baselines3.common.policies":
-        return "PPO" if "clip_range" in data.entries else "A2C"
-    if module == "stable_baselines3.td3.policies":
+        raise ValueError("no Stable-Baselines3 policy: its policy class is no class")
+    return sb3_classes.policy(found, trusted)
+
+
+def _algorithm(kind: type[Any], data: _Data) -> str:
+    algorithm = next(name for base, name in sb3_classes.BASES.items() if issubclass(kind, base))
+    if algorithm == "A2C" and "cg_max_steps" in data.entries:
+        return "TRPO"
+    if algorithm == "A2C" and "clip_range" in data.entries:
+        return "PPO"
+    if algorithm == "TD3":
         arguments = data.entries.get("policy_kwargs")
         critics = arguments.get("n_critics") if isinstance(arguments, dict) else None
         return "DDPG" if (critics, data["policy_delay"]) == (1, 1) else "TD3"
-    return module.split(".")[1].upper()
+    return algorithm
 
 
-def _arguments(given: Any) -> dict[str, Any]:
+def _arguments(given: Any, trusted: Collection[str]) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ValueError("its policy_kwargs are no dictionary")
     return {
-        str(name): _argument(str(name), value)
+        str(name): sb3_classes.argument(str(name), value, trusted)
         for name, value in given.items()
-        if name not in _IGNORED and not (name == "sde_net_arch" and value is None)
+        if name not in _IGNORED
     }
-
-
-def _argument(name: str, value: Any) -> Any:
-    """Return an argument as it was. Classes are looked up by name in torch.nn and in SB3."""
-    if isinstance(value, dict):
-        return {key: _argument(f"{name}.{key}", part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_argument(name, part) for part in value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, type) and issubclass(value, pickles.Foreign):
-        found: Any = None
-        if value.module.startswith("torch.nn.modules."):
-            found = vars(nn).get(value.name)
-        if value.module == torch_layers.__name__ and value.name in _EXTRACTORS:
-            found = vars(torch_layers)[value.name]
-        if isinstance(found, type) and issubclass(found, nn.Module):
-            return found
-    named = value.name if isinstance(value, pickles.Foreign) else ""
-    if named.startswith("_make_function"):
-        raise ValueError(f"{name} is a function, which is code: {_ADVICE}")
-    if isinstance(value, type) and issubclass(value, pickles.Foreign):
-        raise ValueError(f"{name} is the class {value.module}.{value.name}, which is code that "
-                         f"the file does not hold as data: {_ADVICE}")  # fmt: skip
-    held = f"{value.module}.{named}" if named else type(value).__name__
-    raise ValueError(f"{name} holds {held}, which can't be read as data: {_ADVICE}")
-
-
-_ADVICE = f"save the policy's network as TorchScript and use `{files.TORCHSCRIPT}`"
 
 
 def _steps(value: Any) -> int:
@@ -265,22 +228,20 @@ def _split_shared_extractor(weights: dict[str, torch.Tensor]) -> None:
 
 def _build(
     path: Path,
-    data: _Data,
+    kind: type[Any],
     observation_space: Space,
     action_space: Space,
     arguments: dict[str, Any],
     weights: dict[str, torch.Tensor],
 ) -> Any:
-    found = data["policy_class"]
-    kind = getattr(_MODULES[found.module], found.name)
     try:
-        policy = kind(observation_space, action_space, lambda _: 0.0, **arguments)
+        policy = kind(observation_space, action_space, **arguments)
         policy.load_state_dict(weights)
+        policy.set_training_mode(False)
+        return policy.requires_grad_(False)
     except Exception as error:  # whatever spaces and arguments that do not fit can provoke
         library = f"Stable-Baselines3 {stable_baselines3.__version__}"
         raise ArtifactError(f"{path}: {library} can't build it: {one_line(error)}") from None
-    policy.set_training_mode(False)
-    return policy.requires_grad_(False)
 
 
 def _batch(value: Any) -> NDArray[Any] | dict[str, NDArray[Any]] | None:

@@ -22,6 +22,16 @@ def actor_and_images(saved: SavedPolicy, layout: Any = None) -> tuple[Actor, Ima
     return actor_of(saved, images), images
 
 
+def distribution(saved: SavedPolicy, batch: Any, **masks: Any) -> Any:
+    """Return the library's own distribution for a batch; a list where there is one per branch."""
+    tensors, _ = saved.policy.obs_to_tensor(batch)
+    if saved.algorithm in ("SAC", "TQC", "CrossQ"):
+        saved.policy.actor(tensors)
+        return saved.policy.actor.action_dist.distribution
+    told = saved.policy.get_distribution(tensors, **masks)
+    return told.distributions if hasattr(told, "distributions") else told.distribution
+
+
 def inputs(space: Space, batch: Any) -> list[Tensor]:
     """Return the flat features of a batch, shape (n, features), if there are any, and its rasters.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import QRDQN, TQC, TRPO
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import (
@@ -31,7 +32,7 @@ from tests.converters.random_env import Random
 from tests.converters.test_sb3_zip import FOLDER, observations
 from tests.stack import running_stack
 
-KINDS = {kind.__name__: kind for kind in (PPO, A2C, SAC, TD3, DDPG, DQN)}
+KINDS = {kind.__name__: kind for kind in (PPO, A2C, TRPO, SAC, TQC, TD3, DDPG, DQN, QRDQN)}
 CAMERA = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 VIEW = spaces.Dict(
     {
@@ -56,13 +57,14 @@ def train(
 ) -> Any:
     """Save a policy to `policy.zip`, with weights that make images count, and return the model."""
     torch.manual_seed(3)
-    if kind in (PPO, A2C):
+    if kind in (PPO, A2C, TRPO):
         options: dict[str, Any] = {"n_steps": 6}
-        options |= {"batch_size": 6, "n_epochs": 1} if kind is PPO else {}
+        options |= {} if kind is A2C else {"batch_size": 6}
+        options |= {"n_epochs": 1} if kind is PPO else {}
     else:
         options = {"buffer_size": 32, "learning_starts": 100}
     dictionary = isinstance(observation, spaces.Dict)
-    action = action or (spaces.Discrete(5) if kind is DQN else WHEEL)
+    action = action or (spaces.Discrete(5) if kind in (DQN, QRDQN) else WHEEL)
     name = policy or ("MultiInputPolicy" if dictionary else "CnnPolicy")
     size = {"cnn_output_dim" if dictionary else "features_dim": 8}
     layers: dict[str, Any] = {"net_arch": [8]} | (arguments or {})
@@ -113,11 +115,12 @@ def test_acts_as_predict(name: str, space: Any, tmp_path: Path) -> None:
     expected, _ = model.predict(batch, deterministic=True)
     found = act(source, batch)
     np.testing.assert_allclose(found, expected.reshape(1000, -1), rtol=0, atol=1e-5)
-    if name != "DQN":
-        assert found.std(0).max() > 0.1
+    if name not in ("DQN", "QRDQN"):
+        assert found.std(0).max() > 0.05
         return
     with torch.inference_mode():  # its choice may be the same for all
-        expected = model.q_net(model.policy.obs_to_tensor(batch)[0])
+        tensors, _ = model.policy.obs_to_tensor(batch)
+        expected = model.q_net(tensors) if name == "DQN" else model.quantile_net(tensors).mean(1)
         scores = source.policy.scores(*map(torch.from_numpy, given(source, batch)))
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
 
@@ -209,7 +212,9 @@ def test_what_is_never_transposed(tmp_path: Path) -> None:
 def test_frames_that_a_wrapper_stacks_are_refused(tmp_path: Path) -> None:
     env = VecNormalize(DummyVecEnv([lambda: Random(CAMERA, WHEEL)]), norm_obs=False)
     train(tmp_path, A2C, CAMERA, env=VecFrameStack(env, 2))
-    with pytest.raises(ArtifactError, match="VecFrameStack, which remembers frames") as told:
+    with pytest.raises(
+        ArtifactError, match="VecFrameStack, and stacked frames need a memory, w"
+    ) as told:
         load(tmp_path, vecnormalize="none")
     assert "\n" not in str(told.value)
 

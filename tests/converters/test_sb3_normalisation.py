@@ -12,7 +12,7 @@ from stable_baselines3 import A2C, DDPG, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
 from converters.artifact.card import ArtifactError
-from converters.importers import sb3_normalisation, sb3_zip
+from converters.importers import sb3_normalisation
 from converters.importers.sb3 import import_sb3
 
 FOLDER = Path(__file__).parent / "sb3_files"
@@ -111,21 +111,33 @@ def test_only_rewards_normalised_on_policy(tmp_path: Path) -> None:
     assert _import(tmp_path, vecnormalize=tmp_path / "vecnormalize.pkl").is_dir()
 
 
-@pytest.mark.parametrize("kind", [A2C, *OFF_POLICY])
-def test_stacked_frames_are_not_taken_for_normalised(kind: Any, tmp_path: Path) -> None:
+STACKED = "behind VecFrameStack, and stacked frames need a memory, which is not served yet: train"
+
+
+@pytest.mark.parametrize("kind", OFF_POLICY)
+def test_stacked_frames(kind: Any, tmp_path: Path) -> None:
+    """The last observation is the one before, one frame further."""
     low, high = np.full(7, 0.2, np.float32), np.full(7, 1.1, np.float32)  # a first frame is 0
     env = VecFrameStack(DummyVecEnv([lambda: Random(1.0, low, high)]), 3)
-    model, path = _train(tmp_path, kind, env, steps=33)
-    saved = sb3_zip.read(path)
-    assert sb3_normalisation.unsure(saved) is None
-    assert _import(tmp_path).is_dir()
+    _train(tmp_path, kind, env, steps=33)
+    for vecnormalize in (None, "none"):
+        with pytest.raises(ArtifactError, match=STACKED) as told:
+            _import(tmp_path, vecnormalize=vecnormalize)
+        assert "\n" not in str(told.value)
 
 
 def test_stacked_frames_of_normalised_observations(tmp_path: Path) -> None:
-    """Only PPO and A2C can be trained so."""
+    """Only on policy can it be trained so."""
     _train(tmp_path, A2C, VecFrameStack(VecNormalize(DummyVecEnv([lambda: Random(1.0)])), 3))
-    with pytest.raises(ArtifactError, match="behind VecFrameStack, which remembers frames"):
+    with pytest.raises(ArtifactError, match=STACKED):
         _import(tmp_path)
+
+
+def test_what_only_looks_like_stacked_frames(tmp_path: Path) -> None:
+    """A constant observation, and one that holds one number of the one before."""
+    for rows in ([[0.5] * 4, [0.5] * 4], [[0.25, 0.5], [0.5, 0.75]], [[1, 2, 3, 4], [0, 1, 2, 3]]):
+        original, last = np.array(rows, np.float32)[:, None]
+        assert not sb3_normalisation._shifted(last, original)
 
 
 def test_untrained_policies_are_taken(tmp_path: Path) -> None:

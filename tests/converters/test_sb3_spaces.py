@@ -21,12 +21,11 @@ from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
 from converters.export import parity
 from converters.export.export import export
-from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from policy_spec.noise import NoiseSource
 from tests.converters.random_env import Random
-from tests.converters.sb3_actions import actor_and_images
-from tests.converters.test_sb3_zip import FOLDER, SAVED, observations
+from tests.converters.sb3_actions import actor_and_images, distribution
+from tests.converters.test_sb3_zip import FOLDER, GAUSSIAN, SAVED, observations, saved_policy
 from tests.policy_spec.controls import numbers
 from tests.stack import running_stack
 
@@ -36,14 +35,9 @@ SEEING = ("camera", "frames", "view")
 SAMPLED = [
     name
     for name in SAVED
-    if name[:3] in ("ppo", "a2c", "sac")
+    if (name in GAUSSIAN or name.startswith("a2c"))
     and (name.split("-")[1] not in SEEING or name in ("ppo-camera-np2", "sac-view-np2"))
 ]
-
-
-@cache
-def saved_policy(name: str) -> Any:
-    return sb3_zip.read(FOLDER / f"{name}.zip")
 
 
 def statistics(name: str) -> Any:
@@ -105,18 +99,9 @@ def test_acts_as_predict(name: str, imported: Any) -> None:
     np.testing.assert_allclose(got, expected.reshape(1000, -1), rtol=0, atol=2e-5)
 
 
-def distribution(saved: Any, batch: Any) -> Any:
-    """Stable-Baselines3's own distribution for a batch."""
-    tensors, _ = saved.policy.obs_to_tensor(batch)
-    if saved.algorithm == "SAC":
-        saved.policy.actor(tensors)
-        return saved.policy.actor.action_dist.distribution
-    return saved.policy.get_distribution(tensors).distribution
-
-
 def squashed(saved: Any, raw: Any) -> Any:
     box = saved.action_space
-    if saved.algorithm == "SAC" or saved.policy.squash_output:
+    if saved.algorithm in ("SAC", "TQC", "CrossQ") or saved.policy.squash_output:
         return box.low + 0.5 * (np.tanh(raw) + 1) * (box.high - box.low)
     return np.clip(raw, box.low, box.high)
 
@@ -171,6 +156,11 @@ def test_a_q_network_is_not_sampled(imported: Any) -> None:
     assert source.card.model_dump(exclude_none=True)["distribution"]["noise"] == "none"
 
 
+@pytest.mark.parametrize("name", ["qrdqn-discrete-np1", "ars-mlp-np1", "ars-discrete-np1"])
+def test_others_that_are_not_sampled(name: str, imported: Any) -> None:
+    assert imported(name).card.signature.noise == "none"
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -180,6 +170,11 @@ def test_a_q_network_is_not_sampled(imported: Any) -> None:
         ("sac-sde-np2", "torchscript"),
         ("dqn-discrete-np2", "pytorch"),
         ("dqn-multibinary-np2", "torchscript"),
+        ("qrdqn-discrete-np1", "pytorch"),
+        ("tqc-dict-np1", "pytorch"),
+        ("crossq-box-np1", "torchscript"),
+        ("ars-mlp-np1", "pytorch"),
+        ("ars-linear-np1", "torchscript"),
     ],
 )
 def test_a_plain_perceptron_stays_weights(name: str, kind: str, imported: Any) -> None:
@@ -200,7 +195,7 @@ def test_cards_are_of_the_new_form(imported: Any) -> None:
 @pytest.mark.parametrize(
     "name",
     ["ppo-dict-np2", "ppo-binary-np2", "dqn-multibinary-np2", "sac-sde-np2"]
-    + ["ppo-camera-np2", "dqn-frames-np2", "ppo-view-np2", "sac-view-sb16"],
+    + ["ppo-camera-np2", "dqn-frames-np2", "ppo-view-np2", "sac-view-sb16", "crossq-box-np1"],
 )
 def test_exported(name: str, imported: Any, tmp_path: Path) -> None:
     """Every format acts as the artifact, or the export fails."""

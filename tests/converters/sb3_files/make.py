@@ -21,6 +21,10 @@ them there), and CASE-TAG.pkl where the case has VecNormalize. The files here we
     python make.py np2 ddpg-dict dqn-discrete dqn-multibinary ppo-rewards ppo-own-extractor
     python make.py np2 ppo-camera dqn-frames sac-view ppo-view
     python make.py np1 ppo-dict a2c-multidiscrete sac-box ppo-camera
+    pip install sb3-contrib==2.9.2  # beside the versions of np1
+    python make.py np1 trpo-box qrdqn-discrete tqc-dict tqc-sde crossq-box ars-mlp ars-linear
+    python make.py np1 ars-discrete maskableppo-discrete maskableppo-multidiscrete
+    python make.py np1 maskableppo-binary maskableppo-camera
     python make.py py313 ppo-box ppo-dict sac-box
     python make.py sb16 ppo-shared ppo-dict a2c-multidiscrete sac-box td3-box ddpg-dict dqn-discrete
     python make.py sb16 ppo-camera sac-view
@@ -46,6 +50,10 @@ try:
 except ImportError:
     import gym  # type: ignore[import-not-found, no-redef]
 
+try:
+    from sb3_contrib import ARS, QRDQN, TQC, TRPO, CrossQ, MaskablePPO
+except ImportError:  # the old versions
+    ARS = QRDQN = TQC = TRPO = CrossQ = MaskablePPO = None  # type: ignore[assignment, misc]
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -74,7 +82,9 @@ VIEW = spaces.Dict(
         gear=spaces.Discrete(3),
     )
 )
+MULTI = spaces.MultiDiscrete([2, 4])
 SMALL: Any = {"net_arch": [6]}
+CRITIC: Any = {"net_arch": [6], "n_critics": 1, "n_quantiles": 3}
 NATURE: Any = {**SMALL, "features_extractor_kwargs": {"features_dim": 8}}
 COMBINED: Any = {**SMALL, "features_extractor_kwargs": {"cnn_output_dim": 8}}
 
@@ -101,6 +111,7 @@ if OLD:
     ELU["net_arch"] = [ELU["net_arch"]]  # as it was written before 1.8
 STEPS = {"n_steps": 16, "batch_size": 16, "n_epochs": 1, "learning_rate": schedule}
 OFF = {"learning_starts": 8, "batch_size": 8, "buffer_size": 64}
+DELTAS = {"n_delta": 2, "n_eval_episodes": 1, "delta_std": 0.3, "learning_rate": 0.3}
 CASES: Any = {
     # case: algorithm, observation space, action space, keywords, VecNormalize's keywords
     "ppo-box": (PPO, VECTOR, PEDALS, {"policy_kwargs": ELU, **STEPS}, {"clip_obs": 4.0}),
@@ -120,7 +131,7 @@ CASES: Any = {
     ),
     "ppo-binary": (
         PPO,
-        spaces.MultiDiscrete([2, 4]),
+        MULTI,
         spaces.MultiBinary(3),
         {"policy_kwargs": {"activation_fn": torch.nn.LeakyReLU, **SMALL}, **STEPS},
         None,
@@ -181,6 +192,76 @@ CASES: Any = {
         {"policy_kwargs": COMBINED, **STEPS},
         {"norm_obs_keys": ["speed"]},
     ),
+    "trpo-box": (
+        TRPO,
+        VECTOR,
+        PEDALS,
+        {"policy_kwargs": SMALL, "n_steps": 16, "batch_size": 16},
+        {},
+    ),
+    "qrdqn-discrete": (
+        QRDQN,
+        VECTOR,
+        spaces.Discrete(4),
+        {"policy_kwargs": {"net_arch": [6], "n_quantiles": 5}, **OFF},
+        {},
+    ),
+    "tqc-dict": (TQC, MANY, TWO, {"policy_kwargs": CRITIC, **OFF}, {"norm_obs": False}),
+    "tqc-sde": (
+        TQC,
+        VECTOR,
+        PEDALS,
+        {
+            "policy_kwargs": {"use_expln": True, "log_std_init": -1, **CRITIC},
+            "use_sde": True,
+            **OFF,
+        },
+        None,
+    ),
+    "crossq-box": (
+        CrossQ,
+        VECTOR,
+        PEDALS,
+        {"policy_kwargs": {"net_arch": {"pi": [6, 5], "qf": [4]}, "n_critics": 1}, **OFF},
+        {},
+    ),
+    "ars-mlp": (ARS, VECTOR, PEDALS, {"policy_kwargs": {"net_arch": [6]}, **DELTAS}, {}),
+    "ars-linear": (ARS, VECTOR, TWO, {"policy": "LinearPolicy", **DELTAS}, {}),
+    "ars-discrete": (
+        ARS,
+        MULTI,
+        spaces.Discrete(3),
+        {"policy_kwargs": {"net_arch": [5], "activation_fn": torch.nn.Tanh}, **DELTAS},
+        None,
+    ),
+    "maskableppo-discrete": (
+        MaskablePPO,
+        VECTOR,
+        spaces.Discrete(5),
+        {"policy_kwargs": SMALL, **STEPS},
+        {},
+    ),
+    "maskableppo-multidiscrete": (
+        MaskablePPO,
+        MANY,
+        spaces.MultiDiscrete([3, 2]),
+        {"policy_kwargs": SMALL, **STEPS},
+        {"norm_obs_keys": ["zebra", "area"]},
+    ),
+    "maskableppo-binary": (
+        MaskablePPO,
+        MULTI,
+        spaces.MultiBinary(3),
+        {"policy_kwargs": SMALL, **STEPS},
+        None,
+    ),
+    "maskableppo-camera": (
+        MaskablePPO,
+        CAMERA,
+        spaces.Discrete(4),
+        {"policy_kwargs": NATURE, **STEPS},
+        None,
+    ),
 }
 
 
@@ -220,6 +301,21 @@ class Random(gym.Env):  # type: ignore[misc, type-arg]
         reward, done = float(self.generator.normal()), self.steps >= 10
         return (seen, reward, done, *(() if OLD else (False,)), {})
 
+    def action_masks(self) -> Any:
+        """Return what is allowed next, for MaskablePPO."""
+        return drawn_masks(self.action_space, 1, self.generator)[0]
+
+
+def drawn_masks(space: Any, rows: int, generator: Any) -> Any:
+    """Draw action masks that allow one choice of each branch, at least."""
+    widths = [space.n] if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
+    masks = []
+    for width in [2] * space.n if widths is None else widths:
+        mask = generator.integers(0, 2, (rows, width))
+        mask[np.arange(rows), generator.integers(0, width, rows)] = 1
+        masks.append(mask)
+    return np.concatenate(masks, axis=1).astype(np.int8)
+
 
 def stacked(space: Any, rows: Any) -> Any:
     """Return a batch of observations as SB3 wants it."""
@@ -236,7 +332,8 @@ def make(case: str, tag: str) -> None:
         env = VecNormalize(env, **normalise)
     policy = "CnnPolicy" if observation.dtype == np.uint8 else "MlpPolicy"
     policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else policy
-    model = kind(policy, env, seed=3, device="cpu", **copy.deepcopy(keywords))
+    given = {"policy": policy, **copy.deepcopy(keywords)}
+    model = kind(env=env, seed=3, device="cpu", **given)
     model.learn(37)
     images = any(weights.dim() == 4 for weights in model.policy.parameters())
     for name, weights in model.policy.named_parameters():
@@ -249,13 +346,14 @@ def make(case: str, tag: str) -> None:
     without_places(Path(f"{target}.zip"))
     if normalise is not None:
         env.save(f"{target}.pkl")
-    generator = np.random.default_rng(11)
-    batch = stacked(
-        observation, [drawn(observation, generator) for _ in range(20 if images else 40)]
-    )
-    actions, _ = model.predict(batch, deterministic=True)
+    generator, rows = np.random.default_rng(11), 20 if images else 40
+    batch = stacked(observation, [drawn(observation, generator) for _ in range(rows)])
+    masks = {}
+    if kind is MaskablePPO:
+        masks = {"action_masks": drawn_masks(action, rows, generator)}
+    actions, _ = model.predict(batch, deterministic=True, **masks)
     parts = batch if isinstance(batch, dict) else {"observation": batch}
-    np.savez_compressed(f"{target}.npz", actions=actions, **parts)
+    np.savez_compressed(f"{target}.npz", actions=actions, **parts, **masks)
 
 
 def without_places(path: Path) -> None:

@@ -1,0 +1,275 @@
+"""Classes of the user's own run only with `--trust`, and serving needs none of them."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from gymnasium import spaces
+from stable_baselines3 import A2C, DQN, SAC
+
+from carlarl.cli import cli
+from converters.artifact import artifact
+from converters.artifact.card import ArtifactError
+from converters.importers import sb3_zip
+from converters.importers.sb3 import import_sb3
+from tests.converters.sb3_actions import actor_and_images, distribution
+from tests.converters.test_sb3_spaces import act, inputs
+from tests.converters.test_sb3_zip import observations
+
+NETS = """
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from torch import nn
+
+
+class Wave(nn.Module):
+    def forward(self, value):
+        return value.sin()
+
+
+class ReLU(nn.Module):
+    # no ReLU, whatever its name says
+    def forward(self, value):
+        return value.sin()
+
+
+def wave():
+    return Wave()
+
+
+class Rays(BaseFeaturesExtractor):
+    # of a matrix, whose rows it looks at one by one
+    def __init__(self, space, width=3, activation=nn.Tanh):
+        super().__init__(space, width)
+        self.net = nn.Sequential(nn.Linear(space.shape[1], width), activation())
+
+    def forward(self, seen):
+        return self.net(seen).amax(1)
+
+
+class Parts(BaseFeaturesExtractor):
+    # of a Dict with an image and a one-hot code
+    def __init__(self, space):
+        super().__init__(space, 7)
+        self.eye = nn.Conv2d(space["camera"].shape[0], 3, 8, 4)
+
+    def forward(self, seen):
+        eye = self.eye(seen["camera"]).mean((2, 3))
+        return torch.cat([seen["gear"], eye, seen["map"].sum((1, 2))[:, None]], 1)
+
+
+class Cnn(NatureCNN):
+    pass
+
+
+class Halves(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.latent_dim_pi = self.latent_dim_vf = 4
+        self.pi, self.vf = nn.Linear(features, 4), nn.Linear(features, 4)
+
+    def forward(self, features):
+        return self.forward_actor(features), self.forward_critic(features)
+
+    def forward_actor(self, features):
+        return self.pi(features).cos()
+
+    def forward_critic(self, features):
+        return self.vf(features)
+
+
+class Policy(ActorCriticPolicy):
+    def _build_mlp_extractor(self):
+        self.mlp_extractor = Halves(self.features_dim)
+
+
+class Otherwise(ActorCriticPolicy):
+    def _predict(self, observation, deterministic=False):
+        return super()._predict(observation, True)
+
+
+class Nothing:
+    pass
+
+
+class Fixed(Rays):
+    # for two rows alone
+    def forward(self, seen):
+        return super().forward(seen.reshape(seen.shape[0] - seen.shape[0] + 2, 2, 3))
+
+
+class Broken(Rays):
+    def forward(self, seen):
+        raise RuntimeError("a line,\\nand another")
+"""
+MATRIX = spaces.Box(-1, 1, (2, 3))
+WHEEL = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
+VIEW = spaces.Dict(
+    {
+        "camera": spaces.Box(0, 255, (12, 16, 3), np.uint8),
+        "gear": spaces.Discrete(3),
+        "map": spaces.Box(-1, 1, (2, 2)),
+    }
+)
+CAMERA = spaces.Box(0, 255, (36, 40, 3), np.uint8)
+CASES: Any = {
+    # name in NETS: algorithm, observation, policy (None: the library's), policy_kwargs
+    "Rays": (A2C, MATRIX, None, {"features_extractor_class": "Rays"}),
+    "Rays of SAC": (SAC, MATRIX, None, {"features_extractor_class": "Rays", "net_arch": [4]}),
+    "Rays of DQN": (DQN, MATRIX, None, {"features_extractor_class": "Rays"}),
+    "keywords": (
+        A2C,
+        MATRIX,
+        None,
+        {
+            "features_extractor_class": "Rays",
+            "features_extractor_kwargs": {"width": 5, "activation": "Wave"},
+            "share_features_extractor": False,
+        },
+    ),
+    "Parts": (A2C, VIEW, None, {"features_extractor_class": "Parts"}),
+    "Cnn": (
+        A2C,
+        CAMERA,
+        None,
+        {"features_extractor_class": "Cnn", "features_extractor_kwargs": {"features_dim": 8}},
+    ),
+    "Wave": (A2C, MATRIX, None, {"activation_fn": "Wave"}),
+    "ReLU": (SAC, MATRIX, None, {"activation_fn": "ReLU", "net_arch": [4]}),
+    "wave": (A2C, MATRIX, None, {"activation_fn": "wave"}),
+    "Policy": (A2C, MATRIX, "Policy", {}),
+}
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module `my_project.nets`."""
+    folder = tmp_path / "modules" / "my_project"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "nets.py").write_text(NETS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.syspath_prepend(folder.parent)
+    yield importlib.import_module("my_project.nets")
+    forget()
+
+
+def forget() -> None:
+    for name in ("my_project", "my_project.nets"):
+        sys.modules.pop(name, None)
+
+
+def save(folder: Path, nets: Any, case: Any) -> Any:
+    """Save a policy with random weights to `policy.zip`, and return the model."""
+    kind, observation, policy, given = case
+
+    def own(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: own(part) for key, part in value.items()}
+        return getattr(nets, value) if isinstance(value, str) else value
+
+    env = type("Empty", (gymnasium.Env,), {})()
+    env.observation_space = observation
+    env.action_space = spaces.Discrete(3) if kind is DQN else WHEEL
+    seeing = "CnnPolicy" if observation is CAMERA else "MlpPolicy"
+    plain = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else seeing
+    taken = plain if policy is None else getattr(nets, policy)
+    options = {} if kind is A2C else {"buffer_size": 10}
+    model = kind(taken, env, seed=3, device="cpu", policy_kwargs=own(given), **options)
+    for weights in model.policy.parameters():
+        weights.data += 0.3 * torch.randn(weights.shape)
+    model.save(folder / "policy.zip")
+    return model
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
+    model = save(tmp_path, nets, CASES[name])
+    path = tmp_path / "policy.zip"
+    with pytest.raises(ArtifactError, match=r"give --trust my_project\.nets if that") as told:
+        import_sb3(path, "v1.0.0", tmp_path / "artifacts", trust=["my_proj", "nets"])
+    assert "\n" not in str(told.value)
+    folder = import_sb3(path, "v1.0.0", tmp_path / "artifacts", trust=["my_project"])
+    saved = sb3_zip.read(path, ["my_project.nets"])
+    batch = observations(actor_and_images(saved)[1].space, 1000)
+    expected, _ = model.predict(batch, deterministic=True)
+
+    shutil.rmtree(tmp_path / "modules")
+    forget()
+    source = artifact.load(folder)
+    assert source.card.model_type == "torchscript"
+    features, noise, *rasters = inputs(source, batch)
+    np.testing.assert_allclose(
+        act(source, features, noise, *rasters), expected.reshape(1000, -1), rtol=0, atol=2e-5
+    )
+    if CASES[name][0] is not DQN:
+        told_by = distribution(saved, batch)
+        with torch.inference_mode():
+            _, std = source.policy.gaussian(*map(torch.from_numpy, (features, *rasters)))
+        torch.testing.assert_close(std, told_by.stddev)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ((A2C, MATRIX, "Otherwise", {}), "Otherwise._predict is not Stable-Baselines3's own"),
+        ((A2C, MATRIX, None, {"features_extractor_class": "Fixed"}), "fixed number of rows"),
+        ((A2C, MATRIX, None, {"features_extractor_class": "Broken"}), "RuntimeError: a line, and"),
+    ],
+)
+def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_path: Path) -> None:
+    save(tmp_path, nets, case)
+    with pytest.raises(ArtifactError, match=message) as told:
+        import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "a", trust=["my_project"])
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "a" / "v1.0.0").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "my_project.nets.Rays can't be imported .ModuleNotFoundError: No module named"),
+        ("import nothing_such", "ModuleNotFoundError: No module named 'nothing_such'"),
+        ("raise SystemExit(3)", "can't be imported .SystemExit: 3"),
+        ("", "can't be imported .AttributeError: "),
+        ("class Rays: pass", "can't build it: "),
+    ],
+)
+def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_path: Path) -> None:
+    save(tmp_path, nets, CASES["Rays"])
+    forget()
+    if text is None:
+        shutil.rmtree(tmp_path / "modules")
+    else:
+        (tmp_path / "modules/my_project/nets.py").write_text(text)
+    importlib.invalidate_caches()
+    with pytest.raises(ArtifactError, match=message) as told:
+        import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "a", trust=["my_project"])
+    assert "\n" not in str(told.value)
+
+
+def test_the_command_finds_modules_where_it_runs(
+    nets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, nets, CASES["Rays"])
+    forget()
+    sys.path.remove(str(tmp_path / "modules"))
+    monkeypatch.chdir(tmp_path / "modules")
+    command = ["import-sb3", str(tmp_path / "policy.zip"), "--version", "v1.0.0"]
+    command += ["--artifacts", str(tmp_path / "artifacts")]
+    refused = CliRunner().invoke(cli, command)
+    assert refused.exit_code == 1
+    assert "give --trust my_project.nets" in " ".join(refused.output.split())
+    done = CliRunner().invoke(cli, [*command, "--trust", "numpy", "--trust", "my_project.nets"])
+    assert done.exit_code == 0, done.output
