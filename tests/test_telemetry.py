@@ -19,6 +19,7 @@ def written(home: Path) -> list[str]:
     return [str(path.relative_to(home)) for path in home.rglob("*")]
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_the_service_writes_nothing_at_home(tmp_path: Path) -> None:
     with running_stack("--formats", "torchscript", HOME=str(tmp_path), WORKERS="2") as stack:

@@ -21,6 +21,7 @@ def closed_pipe() -> int:
     return writing
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(("kind", "log_format"), [("pipe", "text"), ("disk", "json")])
 def test_triton_comes_back(kind: str, log_format: str) -> None:
     ports = free_ports(4)

@@ -98,6 +98,7 @@ def fill(disk: Path) -> Path:
     return disk / "filler"
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("command", [PROMOTE, EXPORT], ids=lambda command: command[0])
 def test_a_full_disk_is_told_and_survived(disk: Path, command: tuple[str, ...]) -> None:
     target = disk / "model_repository"
@@ -112,6 +113,7 @@ def test_a_full_disk_is_told_and_survived(disk: Path, command: tuple[str, ...]) 
     assert run(command, target).returncode == 0  # as soon as there is room
 
 
+@pytest.mark.reliability
 def test_a_new_repository_finds_no_room(disk: Path) -> None:
     fill(disk)
     target = disk / "other"
@@ -131,6 +133,7 @@ def test_a_read_only_disk_is_told(disk: Path, command: tuple[str, ...]) -> None:
     assert "Read-only file system" in done.stderr
 
 
+@pytest.mark.reliability
 def test_a_repository_on_a_full_read_only_disk_is_served(disk: Path) -> None:
     fill(disk)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

@@ -154,6 +154,7 @@ def test_held_loaded_unloaded_and_removed(target: Path, carlarl: Command) -> Non
         assert ask(stack, "v0.2.0").status_code == 200
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_a_card_that_can_t_be_read_hides_no_other(target: Path, command: Command) -> None:
     """Neither at the start, nor while it is served."""
@@ -323,6 +324,7 @@ def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) ->
         assert ask(stack, "v0.2.0").status_code == 200
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_a_damaged_version_in_a_repository_of_an_earlier_release(tmp_path: Path) -> None:
     """Triton would load its files with those of the others, although nobody asks for it."""

@@ -34,6 +34,7 @@ def test_without_a_server_nothing_is_changed(target: Path, command: Command) -> 
     assert repository.active_version(target) == "v0.2.0"
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_the_service_is_found_and_waited_for(
     target: Path, tmp_path: Path, carlarl: Command

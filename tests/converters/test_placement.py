@@ -87,6 +87,7 @@ def test_no_repository(tmp_path: Path) -> None:
         placement.place(tmp_path / "none", tmp_path / "placed", "onnx", "GPU")
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_it_is_served_and_promoted(
     source: Path, tmp_path: Path, carlarl: Callable[..., subprocess.CompletedProcess[str]]

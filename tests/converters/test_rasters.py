@@ -72,6 +72,7 @@ def test_what_a_graph_takes() -> None:
     assert graph_inputs(parse_space(small, ""), 1)[0].shape == (64 + 5000 + 4096,)
 
 
+@pytest.mark.reliability
 def test_served_as_in_pytorch(tmp_path: Path) -> None:
     """An image beside a number, a stack of frames alone, and rasters alone with bounds."""
     spaces = {"v1.0.0": CAMERA, "v1.0.1": FRAMES, "v1.0.2": GRID}

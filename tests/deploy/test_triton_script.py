@@ -87,6 +87,7 @@ def test_it_says_why_it_does_not_start(target: Path, tmp_path: Path) -> None:
         assert "no active version; `carlarl export`" in log.read_text()
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_kubernetes_restarts_one_that_hangs_and_none_that_is_slow(
     target: Path, tmp_path: Path

@@ -106,7 +106,7 @@ def test_accepted_requests_are_answered_within_the_limit(
             assert asked.exception() is not None or asked.result().status_code >= 500
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.reliability)])
 def test_told_at_once_and_nobody_is_let_in_who_is_not_answered(
     stand_in: StandIn, workers: str
 ) -> None:

@@ -86,6 +86,7 @@ def test_too_few_samples_are_refused() -> None:
         memory.judge(series(noise(1))[:5], "gateway")
 
 
+@pytest.mark.reliability
 def test_a_real_run(stack: Stack) -> None:
     samples = memory.watch(stack.gateway_url, stack.process.pid, requests=10**9, warm=0)
     watched = list(itertools.islice(samples, 6))

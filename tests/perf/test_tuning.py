@@ -103,6 +103,7 @@ def test_a_call_s_size_is_varied_where_the_load_fills_it() -> None:
     assert sizes(replace(NOW, batch=64), 2048) == [16, 32, 128, 256]
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_what_is_written_validates_and_is_served(source: Path) -> None:
     setting = Setting(instances=2, threads=2, batch=64, calls=4, workers=1)
@@ -137,6 +138,7 @@ def stacks(process: subprocess.Popen[str]) -> int:
     return count
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_ctrl_c_while_the_second_stack_starts(source: Path) -> None:
     command = [sys.executable, "-m", "carlarl", "tune", "--json", "--repository", str(source)]
