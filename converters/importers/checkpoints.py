@@ -31,10 +31,11 @@ _PLAIN: list[Any] = [
 def load(module: nn.Module, path: Path, key: str | None) -> None:
     """Put the weights of a checkpoint into a module.
 
-    A checkpoint is a state dict, or has one somewhere in it; `key` is its name there, which is only
-    needed where several fit. What all names of the module's weights begin with (`module.`,
-    `actor.`) does not matter, and `_orig_mod.`, which torch.compile writes, is left away. The file
-    is read as data. Raises ArtifactError for a file without weights, or with others.
+    A checkpoint is a state dict, or has one somewhere in its dicts, lists and tuples; `key` is its
+    name there, which is only needed where several fit. What all names of the module's weights begin
+    with (`module.`, `actor.`) does not matter, and `_orig_mod.`, which torch.compile writes, is
+    left away. The file is read as data. Raises ArtifactError for a file without weights, or with
+    others.
     """
     own = {_plain(name): tensor for name, tensor in module.state_dict().items()}
     if not own:
@@ -79,8 +80,9 @@ def _tensors(held: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Return all tensors of a checkpoint with their keys, joined by dots."""
     if isinstance(held, Tensor):
         yield name, held
-    elif isinstance(held, Mapping):
-        for key, part in held.items():
+    elif isinstance(held, Mapping | list | tuple):
+        parts = held.items() if isinstance(held, Mapping) else enumerate(held)
+        for key, part in parts:
             yield from _tensors(part, f"{name}.{key}" if name else str(key))
 
 

@@ -232,7 +232,7 @@ def _check_std(path: Path, parts: tuple[Tensor, ...], asked: bool) -> None:
     if mean.shape != std.shape:
         why = f"has the shape {tuple(std.shape)}, the action {tuple(mean.shape)}"
     elif not bool((std > 0).all()):
-        why = f"is {float(std.min()):.2g} for some observation, so it is no standard deviation"
+        why = f"is {std.min().item():.2g} for some observation, so it is no standard deviation"
     elif mean.shape[1] == 1 and not asked:
         why = "may be a standard deviation, or a value"
     if why is not None:

@@ -57,6 +57,12 @@ def import_torch(
     actions are compared with the module's own. Raises ArtifactError for what can't be served.
     """
     source = Path(module)
+    if said.get("log_std") is not None:
+        if said.get("second_output") is not None:
+            raise ArtifactError(
+                "--second-output: --log-std names what gives the standard deviation: leave it away"
+            )
+        said["second_output"] = "std"
     made = user_code.load("", str(module))
     if isinstance(made, type) and not checkpoint:
         raise ArtifactError(
@@ -187,6 +193,12 @@ class _Called(nn.Module):
         super().__init__()
         said: Any = declared.said
         source, space = declared.source, declared.observation
+        if not said.get("method") and type(module).forward is nn.Module.forward:
+            names = ", ".join(name for name, _ in module.named_children())
+            raise ArtifactError(
+                f"{source}: it has no method forward: say with --method what is called instead; "
+                f"its parts are {names}"
+            )
         self.module, self.space = module, space
         self.calls = [
             _part(source, "--method", module, name) for name in said.get("method") or [""]

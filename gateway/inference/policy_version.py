@@ -161,8 +161,8 @@ class PolicyVersion:
         """Return why encoded images can't be sent to it, or None where they can."""
         if not self.decodes:
             return Unsupported(
-                f"{self.version} decodes no images: send raw bytes. Its fused model is not loaded "
-                "or of an earlier release"
+                f"{self.version} decodes no images: send raw bytes, or promote it: the active "
+                "version decodes them, unless it was exported by an earlier release"
             )
         if not self.model.startswith(FUSED):
             return ServiceUnavailable(f"the model that decodes images for {self.version} is away")

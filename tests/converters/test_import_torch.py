@@ -2,12 +2,14 @@
 
 import json
 import re
+import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import click
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,7 @@ from converters.importers import torch_module
 from converters.importers.declared import DISTRIBUTIONS
 from policy_spec.noise import NoiseSource
 from tests.converters import own_policies
+from tests.stack import ROOT
 
 ROWS = 1000
 SAMPLES = 20_000
@@ -102,6 +105,26 @@ def test_cleanrl_ppo_continuous(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples.std(axis=0), std, rtol=0.03)
 
 
+def test_the_command_of_the_documents(tmp_path: Path) -> None:
+    """Of Pendulum, whose action is one number: its deviation is no value of a critic."""
+    agent = own_policies.agent(own_policies.ContinuousAgent, lambda: gymnasium.make("Pendulum-v1"))
+    with torch.no_grad():
+        agent.actor_logstd -= 1.5
+        agent.actor_mean[-1].weight.zero_()
+    path = _saved(agent, tmp_path / "agent.pt")
+    page = (ROOT / "docs" / "IMPORT.md").read_text()
+    told = re.search(r"ppo_continuous_action:Agent(.*) --version v0.3.0 \\\n(.*)", page)
+    assert told is not None
+    flags = shlex.split(f"{told[1]} {told[2]}".replace("agent.pt", path))
+    source = _served(tmp_path, "ContinuousAgent", *flags)
+    samples = _samples(source)
+    assert np.abs(samples).max() < 2  # so that no sample is clipped
+    np.testing.assert_allclose(samples.std(axis=0), np.exp(-1.5), rtol=0.03)
+    twice = _import(tmp_path, "ContinuousAgent", *flags, "--second-output", "log-std")
+    assert twice.exit_code == 1
+    assert "--second-output: --log-std names" in twice.output
+
+
 def test_cleanrl_ppo_discrete(tmp_path: Path) -> None:
     agent = own_policies.agent(own_policies.DiscreteAgent, own_policies.Lanes)
     # Compiled, under another name, and with what else a run keeps.
@@ -142,7 +165,9 @@ def test_cleanrl_sac(tmp_path: Path) -> None:
 def test_cleanrl_td3_and_dqn(tmp_path: Path) -> None:
     actor = own_policies.agent(own_policies.Td3Actor, own_policies.Road)
     (tmp_path / "td3").mkdir()
-    path = _saved(actor, tmp_path / "td3.pt")
+    path = str(tmp_path / "td3.pt")
+    critics = [own_policies.agent(own_policies.QNetwork, own_policies.Lanes) for _ in range(2)]
+    torch.save(tuple(one.state_dict() for one in (actor, *critics)), path)  # as CleanRL does
     source = _served(tmp_path / "td3", "Td3Actor", "--env", f"{HERE}:Road", "--checkpoint", path)
     (rows,) = _rows(source)
     np.testing.assert_allclose(_answers(source, [rows]), _own(actor, rows).numpy(), atol=1e-5)
@@ -334,7 +359,7 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "no arguments": ("BetaPolicy", "good", LANES, "it can't be made: TypeError: BetaPolicy.__in"),
     "arguments": ("DiscreteAgent", "good", (*GOOD, "--arguments", "[1]"), "names with values"),
     "no method": ("DiscreteAgent", "good", (*LANES, "--method", "policy"), "has no policy; it ha"),
-    "no forward": ("DiscreteAgent", "good", LANES, "it can't be called: NotImplementedError"),
+    "no forward": ("DiscreteAgent", "good", LANES, "--method what is called instead; its"),
     "sampled": ("noisy", "", ("--fields", "vector:6"), "it gives another action each time for t"),
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
     "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
