@@ -12,7 +12,7 @@ from carlarl.commands import options
 from carlarl.errors import CommandError
 from gateway.config.settings import read_settings
 
-_YAML = ("table", "axes", "spec", "env_arguments", "arguments")
+_YAML = ("table", "axes", "spec", "env_arguments", "arguments", "metrics")
 
 
 def signature_options(fields: str) -> options.Decorator:
@@ -107,7 +107,9 @@ def import_options(name: str) -> options.Decorator:
         click.option("--name", help=f"model_name in the card. [default: {name}]"),
         click.option("--description", default="", help="One sentence for the card."),
         click.option(
-            "--metrics", type=options.FILE, help="YAML of performance metrics, for the card."
+            "--metrics",
+            metavar="FILE|YAML",
+            help="Performance metrics for the card: {return: 9.5}.",
         ),
         click.option(
             "--observations",
@@ -126,7 +128,6 @@ def write_artifact(
     *,
     version: str,
     artifacts: Path | None,
-    metrics: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -135,9 +136,7 @@ def write_artifact(
     What `given` has of `_YAML` are files of YAML, or YAML itself.
     """
     from converters.artifact.artifact import read_card
-    from converters.artifact.card import parse_yaml, read_bytes
 
-    measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)
     for name in _YAML:
         if (text := given.get(name)) is not None:
             given[name] = _yaml(f"--{name.replace('_', '-')}", text)
@@ -148,7 +147,7 @@ def write_artifact(
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")
     notes: list[str] = []
-    folder = convert(policy, version, target, metrics=measured, tell=notes.append, **given)
+    folder = convert(policy, version, target, tell=notes.append, **given)
     card, _ = read_card(folder)
     if as_json:
         told = card.signature.to_data() | {"model_type": card.model_type}
@@ -166,7 +165,10 @@ def _yaml(flag: str, text: str) -> Any:
 
     if text.lstrip()[:1] in ("[", "{"):
         return parse_yaml(text.encode("utf-8", "surrogateescape"), Path(flag))
-    return parse_yaml(read_bytes(Path(text)), Path(text))
+    found = parse_yaml(read_bytes(Path(text)), Path(text))
+    if found is None:
+        raise CommandError(f"{flag}: {text} is empty")
+    return found
 
 
 def _show(signature: Any, notes: list[str]) -> None:

@@ -95,7 +95,9 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # whatever a damaged file can provoke in protobuf
-        raise ArtifactError(f"{path}: no ONNX model: {one_line(error)}") from None
+        raise ArtifactError(
+            f"{path}: no ONNX model ({one_line(error)}): it is damaged, or something else"
+        ) from None
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(f"{path}: no ONNX model: it has no graph that gives something")
     opset, latest = onnx_file.opset_of(model), onnx.defs.onnx_opset_version()

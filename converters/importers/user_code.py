@@ -59,5 +59,5 @@ def keywords(flag: str, given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ArtifactError(f"{flag}: must be names with values, like {{hidden: 64}}")
+        raise ArtifactError(f"{flag}: must be names with values, like {{name: 64}}")
     return given

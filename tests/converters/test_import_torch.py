@@ -304,8 +304,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
     for name, content in contents.items():
         torch.save(content, folder / name)
-    (folder / "text").write_text("weights")
-    return {name: str(folder / name) for name in (*contents, "text")}
+    return {name: str(folder / name) for name in contents}
 
 
 LANES = ("--env", f"{HERE}:Lanes")
@@ -323,7 +322,6 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "two": ("DiscreteAgent", "two", GOOD, "several weights in it fit: say which with --key: on"),
     "whole": ("DiscreteAgent", "whole", GOOD, "it holds objects of tests.converters.own_policie"),
     "empty": ("DiscreteAgent", "empty", GOOD, "no weights in it: save them with torch.save"),
-    "text": ("DiscreteAgent", "text", GOOD, "no checkpoint that can be read as data"),
     "no key": ("DiscreteAgent", "two", (*GOOD, "--key", "third"), "under --key third"),
     "no env": ("DiscreteAgent", "good", ("--method", "actor"), "say it with --fields, e.g."),
     "unknown env": ("DiscreteAgent", "good", ("--env", "Nothing-v3"), "--env Nothing-v3: NameNotF"),
