@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +149,8 @@ def write_artifact(
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")
     notes: list[str] = []
-    folder = convert(policy, version, target, tell=notes.append, **given)
+    with redirect_stdout(sys.stderr):  # what the user's code prints: the output may be JSON
+        folder = convert(policy, version, target, tell=notes.append, **given)
     card, _ = read_card(folder)
     if as_json:
         told = card.signature.to_data() | {"model_type": card.model_type}

@@ -18,7 +18,7 @@ from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
 from converters.importers.onnx_inputs import FLOATS, Routed, routes
-from policy_spec.leaves import Leaf
+from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
 """Operators that draw numbers, beside those whose name begins with `Random`."""
@@ -61,7 +61,7 @@ def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, De
     _check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
-    _check_inputs(path, inputs, model)
+    _check_inputs(path, inputs, model, declared)
     declared = _keep_outputs(model, declared)
     _prune(model.graph)
     _check_outputs(path, model)
@@ -209,14 +209,18 @@ def _check_outputs(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _check_inputs(path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any) -> None:
+def _check_inputs(
+    path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any, declared: Declared
+) -> None:
     for one in inputs:
         if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
             raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
     names = {one.name for one in inputs}
     recurrent = [n for n in _operators(model) if n.op_type in _RECURRENT]
     stateful = any(names.intersection(node.input[5:]) for node in recurrent)
-    if stateful or (len(names) > 1 and any(_STATE.search(name.lower()) for name in names)):
+    observed = {".".join(leaf.path) for leaf in leaves(declared.observation)}
+    others = [name.lower() for name in names - observed]
+    if stateful or (len(names) > 1 and any(map(_STATE.search, others))):
         raise ArtifactError(
             f"{path}: its inputs are {', '.join(sorted(names))}, as of a policy with a memory, "
             "which is not served yet: export one that takes the observation alone"

@@ -12,7 +12,6 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.observations import Rows
 from converters.artifact.preprocessor import MASK
-from converters.errors import one_line
 from converters.importers import (
     interface,
     programs,
@@ -22,6 +21,7 @@ from converters.importers import (
     sb3_normalisation,
     sb3_spaces,
     sb3_zip,
+    user_code,
     writer,
 )
 from converters.importers.interface import Options
@@ -61,6 +61,7 @@ def import_sb3(
     """
     saved = sb3_zip.read(policy, trust)
     tell = interface.teller(options)
+    own_code = f"{policy}: its network can't be computed", sb3_classes.ADVICE
     try:
         images = sb3_images.find(saved, image_layout, tell)
         actor = sb3_actor.actor_of(saved, images)
@@ -68,7 +69,8 @@ def import_sb3(
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
     except AttributeError as error:  # a class of the user's own may lack what the library's has
-        raise ArtifactError(_own(policy, error)) from None
+        with user_code.running(*own_code):
+            raise error
     whole = {leaf.key for leaf in parts if leaf.raster} | set(images.orders)
     statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
     observation = _observation(policy, saved, images, fields, tell)
@@ -79,15 +81,14 @@ def import_sb3(
     ):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    try:
+    with user_code.running(*own_code):
         model, card = _model(actor, observation)
-    except Exception as error:  # a class of the user's own is code, and can raise anything
-        raise ArtifactError(_own(policy, error)) from None
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
         seen = _batch(parts, images, rows, features)
         mask = {} if actor.mask is None else {"action_masks": rows[-1]}
-        actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
+        with user_code.running(*own_code):
+            actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
         return actions
 
     return writer.write(
@@ -148,11 +149,6 @@ def _masked(path: Path, observation: Space, choices: int) -> Space:
         )
     mask = MultiBinary((choices,), description="1: the choice is allowed")
     return Dict((*found.items(), (MASK, mask)))
-
-
-def _own(path: Path, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    return f"{path}: its network can't be traced ({reason}): {sb3_classes.ADVICE}"
 
 
 def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[Any]) -> Any:

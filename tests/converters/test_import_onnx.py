@@ -22,6 +22,7 @@ from carlarl import cli
 from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
+from converters.artifact.onnx_network import Network
 from converters.export import parity
 from converters.export.export import export
 from converters.export.onnx_file import ExportError
@@ -246,6 +247,37 @@ def test_two_inputs_by_their_names(tmp_path: Path) -> None:
     (action,) = served(folder, tmp_path / "repository")(features=features, noise=drawn)
     (logits,) = user(path, speed, gear)
     assert action.tobytes() == (logits + drawn).argmax(axis=1)[:, None].tobytes()
+
+
+class Adds(nn.Module):
+    def forward(self, state: Tensor, goal: Tensor) -> Any:
+        return state + 2 * goal
+
+
+def test_a_part_of_the_observation_named_state(tmp_path: Path) -> None:
+    """It is no memory."""
+    part = {"type": "Box", "dtype": "float32", "shape": [2], "low": -1, "high": 1}
+    spec = {
+        "observation_space": {"type": "Dict", "subspaces": {"state": part, "goal": part}},
+        "action_space": part,
+    }
+    names, given = ("state", "goal"), (torch.zeros(2, 2), torch.zeros(2, 2))
+    path = written(tmp_path / "policy.onnx", Adds(), *given, names=names)
+    source = artifact.load(import_onnx(path, "v1.0.0", tmp_path / "a", spec=spec))
+    made = source.policy(torch.tensor([[0.1, 0.2, 0.05, -0.05]]), torch.zeros(1, 1))
+    torch.testing.assert_close(made, torch.tensor([[0.2, 0.1]]))
+
+
+def test_a_sparse_constant_in_another_file_is_not_opened() -> None:
+    values, indices = (numpy_helper.from_array(np.ones(1, dtype)) for dtype in ("f4", "i8"))
+    values.name, values.data_location = "values", TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="/etc/passwd")
+    sparse = helper.make_sparse_tensor(values, indices, [3])
+    node = helper.make_node("Constant", [], ["made"], sparse_value=sparse)
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, [3])
+    model = helper.make_model(helper.make_graph([node], "g", [], [made]))
+    with pytest.raises(ValueError, match="its data is in another file"):
+        Network(model.SerializeToString())
 
 
 def image_policy(folder: Path) -> Path:

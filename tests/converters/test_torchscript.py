@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -346,6 +347,21 @@ def test_a_scaler_of_named_columns(names: list[str], good: bool, tmp_path: Path)
         return
     with pytest.raises(ArtifactError, match="in another order: name its fields in the scaler's"):
         import_torchscript(tmp_path / "program.pt", "v0.3.0", tmp_path, **given)
+
+
+class Prints(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        print("called")
+        return features[:, :3]
+
+
+def test_what_a_program_prints_is_not_in_the_json(tmp_path: Path, command: Any) -> None:
+    torch.jit.script(Prints()).save(str(tmp_path / "program.pt"))
+    given = ["--fields", "vector:7", "--layout", "throttle,brake,steer", "--json"]
+    where = ["--version", "v1.0.0", "--artifacts", str(tmp_path / "a")]
+    done = command("import-torchscript", str(tmp_path / "program.pt"), *given, *where)
+    assert json.loads(done.stdout)["model_type"] == "torchscript"
+    assert "called" in done.stderr
 
 
 def test_refused(tmp_path: Path) -> None:
