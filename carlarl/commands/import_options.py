@@ -47,9 +47,13 @@ def signature_options(fields: str) -> options.Decorator:
     )
 
 
-def declared_options() -> options.Decorator:
-    """Make the options that say what a program's inputs and outputs are."""
+def declared_options(name: str) -> options.Decorator:
+    """Make the options of importers that must be told what a program's inputs and outputs are."""
     return options.together(
+        signature_options(
+            "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list "
+            "alone."
+        ),
         click.option(
             "--spec",
             metavar="FILE|YAML",
@@ -96,16 +100,16 @@ def declared_options() -> options.Decorator:
             type=options.FILE,
             help="Pickle of a scaler, pipeline or VecNormalize.",
         ),
+        import_options(name),
     )
 
 
 def import_options(name: str) -> options.Decorator:
     """Make the options of every importer: the version, what the card says, and the folder."""
-    version = click.option(
-        "--version", type=options.VERSION, required=True, help="The new artifact's version."
-    )
     return options.together(
-        version,
+        click.option(
+            "--version", type=options.VERSION, required=True, help="The new artifact's version."
+        ),
         click.option("--name", help=f"model_name in the card. [default: {name}]"),
         click.option("--description", default="", help="One sentence for the card."),
         click.option(
