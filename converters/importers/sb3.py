@@ -27,9 +27,8 @@ from converters.importers import (
 from converters.importers.interface import Options
 from converters.importers.sb3_actor import Actor
 from converters.importers.sb3_images import Images, Layout
-from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
-from policy_spec.graph import features_width
+from policy_spec.graph import feature_columns, features_width
 from policy_spec.leaves import leaves
 from policy_spec.spaces import Box, Dict, MultiBinary, Space
 
@@ -65,27 +64,26 @@ def import_sb3(
     try:
         images = sb3_images.find(saved, image_layout, tell)
         actor = sb3_actor.actor_of(saved, images)
-        parts = sb3_spaces.leaves(images.space)
+        space = sb3_spaces.parsed(images.space)
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
     except AttributeError as error:  # a class of the user's own may lack what the library's has
         with user_code.running(*own_code):
             raise error
-    whole = {leaf.key for leaf in parts if leaf.raster} | set(images.orders)
+    whole = {sb3_spaces.key(leaf) for leaf in leaves(space) if leaf.raster} | set(images.orders)
     statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
     observation = _observation(policy, saved, images, fields, tell)
     if actor.mask is not None:
         observation = _masked(policy, observation, sum(actor.mask.widths))
-    if any(
-        np.any(getattr(one, "start", 0)) for one in (saved.action_space, *(p.space for p in parts))
-    ):
+    seen = sb3_spaces.parts(images.space).values()
+    if any(np.any(getattr(one, "start", 0)) for one in (saved.action_space, *seen)):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
     with user_code.running(*own_code):
         model, card = _model(actor, observation)
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
-        seen = _batch(parts, images, rows, features)
+        seen = _batch(space, images, rows, features)
         mask = {} if actor.mask is None else {"action_masks": rows[-1]}
         with user_code.running(*own_code):
             actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
@@ -151,16 +149,17 @@ def _masked(path: Path, observation: Space, choices: int) -> Space:
     return Dict((*found.items(), (MASK, mask)))
 
 
-def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[Any]) -> Any:
+def _batch(space: Space, images: Images, rows: Rows, features: NDArray[Any]) -> Any:
     """Return observations for the policy itself: of a Box its features, which are normalised."""
     batch: dict[str | None, NDArray[Any]] = {}
-    for index, leaf in enumerate(parts):
-        seen = rows[index]
-        if isinstance(leaf.space, spaces.Box) and not leaf.raster:
-            columns = features[:, leaf.first : leaf.first + leaf.width]
-            seen = columns.reshape(-1, *leaf.shape)
-        batch[leaf.key] = np.moveaxis(seen, -1, 1) if leaf.key in images.transposed else seen
-    return batch if isinstance(images.space, spaces.Dict) else batch[None]
+    places = feature_columns(space)
+    for leaf, seen in zip(leaves(space), rows, strict=False):  # a mask may follow
+        if isinstance(leaf.space, Box) and not leaf.raster:
+            start, stop = places[leaf.path]
+            seen = features[:, start:stop].reshape(-1, *leaf.space.shape)
+        key = sb3_spaces.key(leaf)
+        batch[key] = np.moveaxis(seen, -1, 1) if key in images.transposed else seen
+    return batch if isinstance(space, Dict) else batch[None]
 
 
 def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:

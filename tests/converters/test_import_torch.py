@@ -337,7 +337,7 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
     "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
     "wrong width": ("noisy", "", ("--fields", "vector:5"), "it can't be called: RuntimeError: mat"),
-    "no image": ("DiscreteAgent", "good", (*GOOD, "--scale-images"), "has no uint8 image"),
+    "no image": ("DiscreteAgent", "good", (*GOOD, "--scale-images"), "has no image for it"),
     "distribution": (
         "DiscreteAgent", "good", (*GOOD, "--distribution", "beta"),
         "--distribution beta: the action is a Discrete: take categorical or q-values",
