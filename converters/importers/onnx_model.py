@@ -118,10 +118,10 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     except Exception as error:  # a path may be missing, unreadable, or lead out of the folder
-        name = external_data_helper.ExternalDataInfo(tensor).location
+        name = next((one.value for one in tensor.external_data if one.key == "location"), "")
         raise ArtifactError(
-            f"{path}: its data file {name} can't be read: put it beside the model, as it was "
-            f"exported: {one_line(error)}"
+            f"{path}: its data file {name} can't be read ({one_line(error)}): copy it beside the "
+            "model, as it was exported"
         ) from None
     if model.ByteSize() > MOST:
         raise ArtifactError(f"{path}: with its data it is larger than 2 GB, which no file may be")

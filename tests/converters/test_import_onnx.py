@@ -439,14 +439,20 @@ def _without_data(folder: Path) -> Path:
     return path
 
 
-def _data_elsewhere(folder: Path) -> Path:
-    path = exported(folder)
-    model = onnx.load(str(path), load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            entry.value = "../../etc/passwd" if entry.key == "location" else entry.value
-    path.write_bytes(model.SerializeToString())
-    return path
+def _data(**told: str) -> Callable[[Path], Path]:
+    """Say something else of the data that is in the file beside a model."""
+
+    def write(folder: Path) -> Path:
+        path = exported(folder)
+        model = onnx.load(str(path), load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = told.get(entry.key, entry.value)
+        path.write_bytes(model.SerializeToString())
+        (folder / "linked.data").symlink_to("dynamo.onnx.data")
+        return path
+
+    return write
 
 
 class Memory(nn.Module):
@@ -478,8 +484,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         "it takes x0 (n, 8) of float, and an observation is 7 float32 features: say what",
     ),
     "over 2 GB": (_huge, VECTOR, "it has more than 2147483647 bytes"),
-    "no data": (_without_data, VECTOR, "its data file dynamo.onnx.data can't be read: put it"),
-    "data elsewhere": (_data_elsewhere, VECTOR, "its data file ../../etc/passwd can't be read"),
+    "no data": (_without_data, VECTOR, "its data file dynamo.onnx.data can't be read ("),
+    "data elsewhere": (_data(location="../../etc/passwd"), VECTOR, "file ../../etc/passwd can't"),
+    "data linked": (_data(location="linked.data"), VECTOR, "is a symbolic link.): copy it beside"),
+    "data of -1 bytes": (_data(length="-1"), VECTOR, "dynamo.onnx.data can't be read (External"),
+    "data at x": (_data(offset="x"), VECTOR, "its data file dynamo.onnx.data can't be read ("),
     "opset 29": (_hand(opset=29), GEAR, "its opset is 29, and 9 to"),
     "opset 8": (_hand(opset=8), GEAR, "export it again with opset_version=18"),
     "own operator": (
