@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from policy_spec.leaves import leaves
+from policy_spec.leaves import Path, leaves
 from policy_spec.spaces import Discrete, LeafSpace, MultiDiscrete, Space
 
 
@@ -34,6 +34,17 @@ def graph_inputs(space: Space, noise: int) -> tuple[Input, ...]:
 def features_width(space: Space) -> int:
     """Return the number of features of an observation: those of all leaves but rasters."""
     return sum(feature_width(leaf.space) for leaf in leaves(space) if not leaf.raster)
+
+
+def feature_columns(space: Space) -> dict[Path, tuple[int, int]]:
+    """Return where the features of each leaf but rasters are, by its path: (start, stop)."""
+    found, start = {}, 0
+    for leaf in leaves(space):
+        if not leaf.raster:
+            stop = start + feature_width(leaf.space)
+            found[leaf.path] = (start, stop)
+            start = stop
+    return found
 
 
 def choices(space: LeafSpace) -> list[range] | None:

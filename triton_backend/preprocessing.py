@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policy_spec.graph import Input, choices, feature_width, features_width, graph_inputs
+from policy_spec.graph import Input, choices, feature_columns, features_width, graph_inputs
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.noise import KINDS
 from policy_spec.parsing import parse_space
@@ -122,12 +122,7 @@ class Preprocessing:
     @cached_property
     def columns(self) -> dict[tuple[str, ...], tuple[int, int]]:
         """Where the features of each of `vectors` are, by its path: (start, stop)."""
-        found, start = {}, 0
-        for leaf in self.vectors:
-            stop = start + feature_width(leaf.space)
-            found[leaf.path] = (start, stop)
-            start = stop
-        return found
+        return feature_columns(self.observation_space)
 
     def flatten(self, rows: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the features before all steps, shape (n, width).

@@ -5,25 +5,16 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import (
-    declared_options,
-    import_options,
-    signature_options,
-    write_artifact,
-)
+from carlarl.commands.import_options import declared_options, write_artifact
 from carlarl.commands.options import FILE, extra
 
 
 @click.command("import-onnx")
 @click.argument("model", type=FILE)
-@signature_options(
-    "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list alone."
-)
-@declared_options()
+@declared_options("carla-onnx")
 @click.option(
     "--scale-images", is_flag=True, help="An input of floats takes uint8 images divided by 255."
 )
-@import_options("carla-onnx")
 def import_onnx(model: Path, **given: Any) -> None:
     """Make an artifact of an ONNX model.
 

@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from carlarl.commands import options
 from carlarl.errors import CommandError
 from gateway.config.settings import read_settings
 
-_YAML = ("table", "axes", "spec", "env_arguments", "arguments")
+_YAML = ("table", "axes", "spec", "env_arguments", "arguments", "metrics")
 
 
 def signature_options(fields: str) -> options.Decorator:
@@ -45,9 +47,13 @@ def signature_options(fields: str) -> options.Decorator:
     )
 
 
-def declared_options() -> options.Decorator:
-    """Make the options that say what a program's inputs and outputs are."""
+def declared_options(name: str) -> options.Decorator:
+    """Make the options of importers that must be told what a program's inputs and outputs are."""
     return options.together(
+        signature_options(
+            "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list "
+            "alone."
+        ),
         click.option(
             "--spec",
             metavar="FILE|YAML",
@@ -94,20 +100,22 @@ def declared_options() -> options.Decorator:
             type=options.FILE,
             help="Pickle of a scaler, pipeline or VecNormalize.",
         ),
+        import_options(name),
     )
 
 
 def import_options(name: str) -> options.Decorator:
     """Make the options of every importer: the version, what the card says, and the folder."""
-    version = click.option(
-        "--version", type=options.VERSION, required=True, help="The new artifact's version."
-    )
     return options.together(
-        version,
+        click.option(
+            "--version", type=options.VERSION, required=True, help="The new artifact's version."
+        ),
         click.option("--name", help=f"model_name in the card. [default: {name}]"),
         click.option("--description", default="", help="One sentence for the card."),
         click.option(
-            "--metrics", type=options.FILE, help="YAML of performance metrics, for the card."
+            "--metrics",
+            metavar="FILE|YAML",
+            help="Performance metrics for the card: {return: 9.5}.",
         ),
         click.option(
             "--observations",
@@ -126,7 +134,6 @@ def write_artifact(
     *,
     version: str,
     artifacts: Path | None,
-    metrics: Path | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -135,9 +142,7 @@ def write_artifact(
     What `given` has of `_YAML` are files of YAML, or YAML itself.
     """
     from converters.artifact.artifact import read_card
-    from converters.artifact.card import parse_yaml, read_bytes
 
-    measured = None if metrics is None else parse_yaml(read_bytes(metrics), metrics)
     for name in _YAML:
         if (text := given.get(name)) is not None:
             given[name] = _yaml(f"--{name.replace('_', '-')}", text)
@@ -148,7 +153,8 @@ def write_artifact(
     if artifacts is None and not target.is_dir():
         raise CommandError(f"{target}: no such folder; --artifacts FOLDER names or makes one")
     notes: list[str] = []
-    folder = convert(policy, version, target, metrics=measured, tell=notes.append, **given)
+    with redirect_stdout(sys.stderr):  # what the user's code prints: the output may be JSON
+        folder = convert(policy, version, target, tell=notes.append, **given)
     card, _ = read_card(folder)
     if as_json:
         told = card.signature.to_data() | {"model_type": card.model_type}
@@ -166,7 +172,10 @@ def _yaml(flag: str, text: str) -> Any:
 
     if text.lstrip()[:1] in ("[", "{"):
         return parse_yaml(text.encode("utf-8", "surrogateescape"), Path(flag))
-    return parse_yaml(read_bytes(Path(text)), Path(text))
+    found = parse_yaml(read_bytes(Path(text)), Path(text))
+    if found is None:
+        raise CommandError(f"{flag}: {text} is empty")
+    return found
 
 
 def _show(signature: Any, notes: list[str]) -> None:

@@ -1,6 +1,5 @@
 """`carlarl import-sb3`: a policy of Stable-Baselines3 becomes an artifact."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,6 @@ def import_sb3(policy: Path, **given: Any) -> None:
     Example: carlarl import-sb3 policy.zip --version v0.3.0 --fields speed,steering,sensors
     --layout throttle,brake,steer --vecnormalize vecnormalize.pkl
     """
-    if given["trust"]:
-        sys.path.insert(0, "")  # modules are found here, as by `python -m`
     with extra("train"):
         from converters.importers.sb3 import import_sb3
     write_artifact(import_sb3, policy, **given)

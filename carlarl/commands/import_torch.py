@@ -5,12 +5,7 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import (
-    declared_options,
-    import_options,
-    signature_options,
-    write_artifact,
-)
+from carlarl.commands.import_options import declared_options, write_artifact
 from carlarl.commands.options import FILE, NAMES, extra
 
 
@@ -46,11 +41,7 @@ from carlarl.commands.options import FILE, NAMES, extra
     help="The network takes images with the channels first, and callers send them last.",
 )
 @click.option("--scale-images", is_flag=True, help="The network takes uint8 images divided by 255.")
-@signature_options(
-    "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list alone."
-)
-@declared_options()
-@import_options("carla-torchscript")
+@declared_options("carla-torchscript")
 def import_torch(module: str, **given: Any) -> None:
     """Make an artifact of a PyTorch module of your own class.
 

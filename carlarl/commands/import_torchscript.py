@@ -5,12 +5,7 @@ from typing import Any
 
 import click
 
-from carlarl.commands.import_options import (
-    declared_options,
-    import_options,
-    signature_options,
-    write_artifact,
-)
+from carlarl.commands.import_options import declared_options, write_artifact
 from carlarl.commands.options import FILE, extra
 
 
@@ -19,11 +14,7 @@ from carlarl.commands.options import FILE, extra
 @click.option(
     "--sensors", type=click.IntRange(1, 4096), help="Short for --fields speed,steering,sensors:N."
 )
-@signature_options(
-    "Names for the features: NAME is one number, NAME:WIDTH a list; vector:WIDTH is a list alone."
-)
-@declared_options()
-@import_options("carla-torchscript")
+@declared_options("carla-torchscript")
 def import_torchscript(program: Path, sensors: int | None, **given: Any) -> None:
     """Make an artifact of a TorchScript program.
 

@@ -3,7 +3,6 @@
 import errno
 import io
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ def create(
             (staging / model_file(card)).write_bytes(model)
             (staging / PREPROCESSOR).write_bytes(pickled)
             if observations is not None:
-                shutil.copyfile(observations, staging / kept)
+                (staging / kept).write_bytes(read_bytes(observations))
             paths = sorted(staging.iterdir())
             card.artifact_hashes = {path.name: digest(path.read_bytes()) for path in paths}
             card.write(staging / CARD)
@@ -211,8 +210,7 @@ def create(
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():
             raise _exists(folder) from None  # another command made it meanwhile
-        at = error.filename if error.filename == str(observations) else folder
-        raise ArtifactError(f"{at}: {error.strerror or error}") from None
+        raise ArtifactError(f"{folder}: {error.strerror or error}") from None
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,9 +27,17 @@ class ArtifactError(ConversionError):
     """An artifact can't be used."""
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file of an artifact; raise ArtifactError if that fails."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Read a file of at most so many bytes; raise ArtifactError if that fails.
+
+    What is no regular file is refused: a FIFO would wait for ever.
+    """
     try:
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode):
+            raise ArtifactError(f"{path}: no regular file")
+        if most is not None and told.st_size > most:
+            raise ArtifactError(f"{path}: it has more than {most} bytes: give a smaller one")
         return path.read_bytes()
     except FileNotFoundError:
         raise ArtifactError(f"{path}: no such file") from None

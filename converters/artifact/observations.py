@@ -1,7 +1,6 @@
 """Observations of a policy as arrays: recorded ones, drawn ones, and the corners of a space."""
 
 import io
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,10 +46,14 @@ def read(path: Path, data: bytes, card: ModelCard) -> Rows:
     try:
         loaded: Any = np.load(io.BytesIO(data), allow_pickle=False)
         given = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-        if any(one.dtype.kind not in "fiub" for one in _arrays(given)):
-            raise ValueError("its elements are no real numbers")
+        for one in [given] if isinstance(given, np.ndarray) else given.values():
+            if not isinstance(one, np.ndarray) or one.dtype.kind not in "fiub":
+                raise ValueError("its elements are no real numbers")
     except Exception as error:  # whatever a damaged or hostile header can provoke in numpy
-        raise ArtifactError(f"{path}: no numpy array: {one_line(error)}") from None
+        why = one_line(error).removesuffix(" when allow_pickle=False")
+        raise ArtifactError(
+            f"{path}: no numpy array ({why}): write it with numpy.save or numpy.savez"
+        ) from None
     if isinstance(given, np.ndarray):
         given = _split(path, given, space)
     names = {leaf.name: ".".join(leaf.path) or leaf.name for leaf in leaves(space)}
@@ -83,10 +86,6 @@ def read(path: Path, data: bytes, card: ModelCard) -> Rows:
     return tuple(
         values.astype(leaf.space.dtype) for leaf, values in zip(leaves(space), rows, strict=True)
     )
-
-
-def _arrays(given: Any) -> Sequence[NDArray[Any]]:
-    return [given] if isinstance(given, np.ndarray) else list(given.values())
 
 
 def _split(path: Path, flat: NDArray[Any], space: Space) -> dict[str, NDArray[Any]]:

@@ -122,16 +122,15 @@ def graphs(model: onnx.ModelProto) -> list[Any]:
 def tensors(model: onnx.ModelProto) -> list[TensorProto]:
     """Return all constants of a model."""
     found: list[TensorProto] = []
+    sparse: list[onnx.SparseTensorProto] = []
     for graph in graphs(model):
         if isinstance(graph, onnx.GraphProto):
             found += graph.initializer
-            found += [
-                part for one in graph.sparse_initializer for part in (one.values, one.indices)
-            ]
+            sparse += graph.sparse_initializer
         for attribute in (one for node in graph.node for one in node.attribute):
-            found += [attribute.t] if attribute.HasField("t") else []
-            found += attribute.tensors
-    return found
+            found += [attribute.t, *attribute.tensors]
+            sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+    return found + [part for one in sparse for part in (one.values, one.indices)]
 
 
 def widened(model: onnx.ModelProto) -> onnx.ModelProto:

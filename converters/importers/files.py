@@ -1,7 +1,6 @@
 """Read a file that a user gives, and say what it is if it is something else."""
 
 import io
-import stat
 import zipfile
 from pathlib import Path
 
@@ -20,56 +19,35 @@ _KINDS = {
     "sb3": ("a policy of Stable-Baselines3", f"use `{SB3}`"),
     "torchscript": ("a TorchScript program", f"use `{TORCHSCRIPT}`"),
     "state dict": (
-        "what torch.save wrote, without a program",
-        f"use `{TORCH} MODULE:CLASS --checkpoint`, with the class that it is of",
+        "a checkpoint of torch.save",
+        f"use `{TORCH} MODULE:CLASS --checkpoint`, with the class whose weights it has",
     ),
     "pt2": ("a program of torch.export (.pt2)", _AS_TORCHSCRIPT),
     "onnx": ("an ONNX model", f"use `{ONNX}`"),
     "pickle": (
-        "a pickle or joblib file",
+        "a pickle",
         f"statistics go to `{SB3} --vecnormalize` or `{TORCHSCRIPT} --preprocessor`",
     ),
-    "lfs": ("a pointer of Git LFS, not the file itself", "fetch it with `git lfs pull`"),
+    "joblib": (
+        "a joblib file",
+        "statistics are read from a pickle: write them with pickle.dump(joblib.load(FILE), …)",
+    ),
+    "lfs": ("a pointer of Git LFS", "fetch it with `git lfs pull`"),
 }
 
 
 def read(path: Path, kind: str) -> bytes:
     """Return the bytes of `path`.
 
-    Raises ArtifactError if it can't be read, is no regular file (a FIFO would wait for ever), or is
-    known to be another kind of file than `kind`, a key of `_KINDS`; the error then says what to do
-    with it.
+    Raises ArtifactError if it can't be read, or is known to be another kind of file than `kind`, a
+    key of `_KINDS`; the error then says what to do with it.
     """
-    content = _read(path, MOST if kind == "onnx" else None)
+    content = read_bytes(path, MOST if kind == "onnx" else None)
     found = _kind(content)
     if found not in (None, kind):
         what, advice = _KINDS[found]
         raise ArtifactError(f"{path}: this is {what}, not {_KINDS[kind][0]}: {advice}")
     return content
-
-
-def read_statistics(path: Path) -> bytes:
-    """Return the bytes of a pickle of statistics; raise ArtifactError as `read` does."""
-    content = _read(path)
-    found = _kind(content)
-    if found not in (None, "pickle"):
-        raise ArtifactError(f"{path}: this is {_KINDS[found][0]}, no pickle of statistics")
-    return content
-
-
-def _read(path: Path, most: int | None = None) -> bytes:
-    try:
-        told = path.stat()
-    except OSError:
-        return read_bytes(path)  # which says why not
-    if not stat.S_ISREG(told.st_mode):
-        raise ArtifactError(f"{path}: no regular file")
-    if most is not None and told.st_size > most:
-        raise ArtifactError(
-            f"{path}: it is larger than 2 GB, which no ONNX model is that can be served: export a "
-            "smaller one"
-        )
-    return read_bytes(path)
 
 
 def _kind(content: bytes) -> str | None:
@@ -80,9 +58,11 @@ def _kind(content: bytes) -> str | None:
         return _kind_of_zip(content)
     if content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05":
         # What torch.save wrote before 1.6 starts with this number.
-        return "state dict" if bytes.fromhex("6cfc9c46f9206aa85019") in content[:32] else "pickle"
+        if bytes.fromhex("6cfc9c46f9206aa85019") in content[:32]:
+            return "state dict"
+        return "joblib" if b"joblib.numpy_pickle" in content else "pickle"
     if content[:2] in (b"\x1f\x8b", b"\x78\x9c", b"\x78\x5e", b"\x78\x01", b"\x78\xda", b"BZ"):
-        return "pickle"
+        return "joblib"  # a compressed one
     # A message of ONNX starts with its field 1, the version, and then field 2, the producer.
     if len(content) > 3 and content[0] == 8 and content[1] < 64 and content[2] in (0x12, 0x3A):
         return "onnx"

@@ -13,8 +13,10 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from converters.importers.declared import Declared
-from policy_spec.graph import choices, feature_width
+from converters.importers.observed import value
+from policy_spec.graph import choices, feature_columns, feature_width
 from policy_spec.leaves import Leaf, leaves
+from policy_spec.spaces import LeafSpace
 
 MOST_ORDERS = 720
 """Orders of the inputs that are tried."""
@@ -32,7 +34,7 @@ class Route:
         source: which of these it is.
         dtype: it is cast to this.
         columns: the features that it takes, (start, stop); None for all, and for a raster.
-        values: the values of its one-hot codes, if it takes values and no codes.
+        values: what these are, if it takes values and no one-hot codes.
         turned: whether a raster's channels go to the front.
         scaled: whether it is divided by 255.
         shape: of a row, if it is given another one.
@@ -43,7 +45,7 @@ class Route:
     source: int
     dtype: torch.dtype
     columns: tuple[int, int] | None = None
-    values: tuple[range, ...] = ()
+    values: LeafSpace | None = None
     turned: bool = False
     scaled: bool = False
     shape: tuple[int, ...] | None = None
@@ -55,10 +57,8 @@ class Route:
         made = given[self.source]
         if self.columns is not None:
             made = made[:, self.columns[0] : self.columns[1]]
-        if self.values:
-            codes = torch.split(made, [len(one) for one in self.values], dim=1)
-            pairs = zip(codes, self.values, strict=True)
-            made = torch.cat([c.argmax(1, keepdim=True) + one.start for c, one in pairs], dim=1)
+        if self.values is not None:
+            made = value(self.values, made)
         if self.turned:
             made = made.permute(0, 3, 1, 2)
         if self.shape is not None:
@@ -182,18 +182,14 @@ def _named(target: _Target, leaf: Leaf, declared: Declared, scale: bool) -> Rout
     rasters, first = declared.rasters, int(declared.features > 0)
     if leaf.raster:
         return _raster(target, first + rasters.index(leaf), leaf, scale)
-    start = 0
-    for one in leaves(declared.observation):
-        if one == leaf:
-            break
-        start += 0 if one.raster else feature_width(one.space)
-    width, branches = feature_width(leaf.space), tuple(choices(leaf.space) or ())
-    columns = start, start + width
-    ways: list[tuple[int, tuple[range, ...]]] = [(len(branches), branches)] if branches else []
+    place = feature_columns(declared.observation)[leaf.path]
+    branches = choices(leaf.space)
+    ways: list[tuple[int, LeafSpace | None]] = [(leaf.space.size, leaf.space)] if branches else []
     if not branches or target.kind in FLOATS:
-        ways.insert(0, (width, ()))  # as one-hot codes, which are floats
+        ways.insert(0, (feature_width(leaf.space), None))  # as one-hot codes, which are floats
     for size, values in ways:
         if target.takes(size) or target.holds(size):
-            shape = None if target.takes(size) else target.shape
-            return target.route(0, columns=columns, values=values, shape=shape)
+            rows = (size,) if values else None  # of a Discrete, a column of one
+            shape = rows if target.takes(size) else target.shape
+            return target.route(0, columns=place, values=values, shape=shape)
     return None

@@ -18,7 +18,7 @@ from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
 from converters.importers.onnx_inputs import FLOATS, Routed, routes
-from policy_spec.leaves import Leaf
+from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
 """Operators that draw numbers, beside those whose name begins with `Random`."""
@@ -61,7 +61,7 @@ def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, De
     _check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
-    _check_inputs(path, inputs, model)
+    _check_inputs(path, inputs, model, declared)
     declared = _keep_outputs(model, declared)
     _prune(model.graph)
     _check_outputs(path, model)
@@ -95,7 +95,9 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # whatever a damaged file can provoke in protobuf
-        raise ArtifactError(f"{path}: no ONNX model: {one_line(error)}") from None
+        raise ArtifactError(
+            f"{path}: no ONNX model ({one_line(error)}): it is damaged, or something else"
+        ) from None
     if not model.graph.node or not model.graph.output:
         raise ArtifactError(f"{path}: no ONNX model: it has no graph that gives something")
     opset, latest = onnx_file.opset_of(model), onnx.defs.onnx_opset_version()
@@ -116,10 +118,10 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     except Exception as error:  # a path may be missing, unreadable, or lead out of the folder
-        name = external_data_helper.ExternalDataInfo(tensor).location
+        name = next((one.value for one in tensor.external_data if one.key == "location"), "")
         raise ArtifactError(
-            f"{path}: its data file {name} can't be read: put it beside the model, as it was "
-            f"exported: {one_line(error)}"
+            f"{path}: its data file {name} can't be read ({one_line(error)}): copy it beside the "
+            "model, as it was exported"
         ) from None
     if model.ByteSize() > MOST:
         raise ArtifactError(f"{path}: with its data it is larger than 2 GB, which no file may be")
@@ -207,14 +209,18 @@ def _check_outputs(path: Path, model: onnx.ModelProto) -> None:
             )
 
 
-def _check_inputs(path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any) -> None:
+def _check_inputs(
+    path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any, declared: Declared
+) -> None:
     for one in inputs:
         if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
             raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
     names = {one.name for one in inputs}
     recurrent = [n for n in _operators(model) if n.op_type in _RECURRENT]
     stateful = any(names.intersection(node.input[5:]) for node in recurrent)
-    if stateful or (len(names) > 1 and any(_STATE.search(name.lower()) for name in names)):
+    observed = {".".join(leaf.path) for leaf in leaves(declared.observation)}
+    others = [name.lower() for name in names - observed]
+    if stateful or (len(names) > 1 and any(map(_STATE.search, others))):
         raise ArtifactError(
             f"{path}: its inputs are {', '.join(sorted(names))}, as of a policy with a memory, "
             "which is not served yet: export one that takes the observation alone"

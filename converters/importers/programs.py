@@ -53,7 +53,10 @@ def open_program(path: Path, data: bytes) -> Any:
     try:
         program = artifact.open_program(data)
     except Exception as error:  # whatever a damaged file can provoke in torch
-        raise ArtifactError(f"{path}: no TorchScript program: {one_line(error)}") from None
+        why = one_line(str(error).partition(". This is an internal")[0])
+        raise ArtifactError(
+            f"{path}: no TorchScript program ({why}): write it with torch.jit.save(program, FILE)"
+        ) from None
     if not hasattr(program, "forward"):
         raise ArtifactError(f"{path}: it has no method forward, which gives an action")
     kept = re.search(r'prim::SetAttr\[name="(.*?)"\]', str(program.inlined_graph))

@@ -12,7 +12,6 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.observations import Rows
 from converters.artifact.preprocessor import MASK
-from converters.errors import one_line
 from converters.importers import (
     interface,
     programs,
@@ -22,14 +21,14 @@ from converters.importers import (
     sb3_normalisation,
     sb3_spaces,
     sb3_zip,
+    user_code,
     writer,
 )
 from converters.importers.interface import Options
 from converters.importers.sb3_actor import Actor
 from converters.importers.sb3_images import Images, Layout
-from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
-from policy_spec.graph import features_width
+from policy_spec.graph import feature_columns, features_width
 from policy_spec.leaves import leaves
 from policy_spec.spaces import Box, Dict, MultiBinary, Space
 
@@ -61,33 +60,33 @@ def import_sb3(
     """
     saved = sb3_zip.read(policy, trust)
     tell = interface.teller(options)
+    own_code = f"{policy}: its network can't be computed", sb3_classes.ADVICE
     try:
         images = sb3_images.find(saved, image_layout, tell)
         actor = sb3_actor.actor_of(saved, images)
-        parts = sb3_spaces.leaves(images.space)
+        space = sb3_spaces.parsed(images.space)
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
     except AttributeError as error:  # a class of the user's own may lack what the library's has
-        raise ArtifactError(_own(policy, error)) from None
-    whole = {leaf.key for leaf in parts if leaf.raster} | set(images.orders)
+        with user_code.running(*own_code):
+            raise error
+    whole = {sb3_spaces.key(leaf) for leaf in leaves(space) if leaf.raster} | set(images.orders)
     statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
     observation = _observation(policy, saved, images, fields, tell)
     if actor.mask is not None:
         observation = _masked(policy, observation, sum(actor.mask.widths))
-    if any(
-        np.any(getattr(one, "start", 0)) for one in (saved.action_space, *(p.space for p in parts))
-    ):
+    seen = sb3_spaces.parts(images.space).values()
+    if any(np.any(getattr(one, "start", 0)) for one in (saved.action_space, *seen)):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
-    try:
+    with user_code.running(*own_code):
         model, card = _model(actor, observation)
-    except Exception as error:  # a class of the user's own is code, and can raise anything
-        raise ArtifactError(_own(policy, error)) from None
 
     def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
-        seen = _batch(parts, images, rows, features)
+        seen = _batch(space, images, rows, features)
         mask = {} if actor.mask is None else {"action_masks": rows[-1]}
-        actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
+        with user_code.running(*own_code):
+            actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
         return actions
 
     return writer.write(
@@ -150,21 +149,17 @@ def _masked(path: Path, observation: Space, choices: int) -> Space:
     return Dict((*found.items(), (MASK, mask)))
 
 
-def _own(path: Path, error: Exception) -> str:
-    reason = f"{type(error).__name__}: {one_line(error)}"
-    return f"{path}: its network can't be traced ({reason}): {sb3_classes.ADVICE}"
-
-
-def _batch(parts: Sequence[Leaf], images: Images, rows: Rows, features: NDArray[Any]) -> Any:
+def _batch(space: Space, images: Images, rows: Rows, features: NDArray[Any]) -> Any:
     """Return observations for the policy itself: of a Box its features, which are normalised."""
     batch: dict[str | None, NDArray[Any]] = {}
-    for index, leaf in enumerate(parts):
-        seen = rows[index]
-        if isinstance(leaf.space, spaces.Box) and not leaf.raster:
-            columns = features[:, leaf.first : leaf.first + leaf.width]
-            seen = columns.reshape(-1, *leaf.shape)
-        batch[leaf.key] = np.moveaxis(seen, -1, 1) if leaf.key in images.transposed else seen
-    return batch if isinstance(images.space, spaces.Dict) else batch[None]
+    places = feature_columns(space)
+    for leaf, seen in zip(leaves(space), rows, strict=False):  # a mask may follow
+        if isinstance(leaf.space, Box) and not leaf.raster:
+            start, stop = places[leaf.path]
+            seen = features[:, start:stop].reshape(-1, *leaf.space.shape)
+        key = sb3_spaces.key(leaf)
+        batch[key] = np.moveaxis(seen, -1, 1) if key in images.transposed else seen
+    return batch if isinstance(space, Dict) else batch[None]
 
 
 def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:

@@ -1,8 +1,4 @@
-"""The network of a Stable-Baselines3 policy that decides: features → what actions are made of.
-
-`sb3_spaces.leaves` says where each part of an observation is among the features, and which are
-rasters instead.
-"""
+"""The network of a Stable-Baselines3 policy that decides: features → what actions are made of."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -21,46 +17,13 @@ from torch import Tensor, nn
 from converters.artifact.card import Architecture
 from converters.artifact.policy import ACTIVATIONS
 from converters.importers import sb3_classes, sb3_spaces
+from converters.importers.observed import Observed
 from converters.importers.sb3_images import Images
-from converters.importers.sb3_spaces import Leaf
 from converters.importers.sb3_zip import SavedPolicy
+from policy_spec.graph import features_width
+from policy_spec.leaves import leaves
 
 Output = Literal["gaussian", "mean", "logits", "q_values"]
-
-
-class Extractor(nn.Module):
-    """(n, features) and rasters → all that a body takes: what the features extractor makes.
-
-    Without features the rasters come alone. Rasters are in the layout and the type of the card.
-    """
-
-    most: Tensor
-
-    def __init__(self, parts: Sequence[Leaf], images: Images, network: nn.Module) -> None:
-        """Take the policy's features extractor."""
-        super().__init__()
-        self.parts, self.images, self.network = parts, images, network
-        self.register_buffer("most", torch.tensor(255.0))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return what the body takes."""
-        waiting = list(inputs)
-        features = waiting.pop(0) if any(leaf.width for leaf in self.parts) else None
-        seen: dict[str | None, Tensor] = {}
-        for leaf in self.parts:
-            if features is None or leaf.raster:
-                part = waiting.pop(0).type_as(self.most)  # the type in which the policy computes
-            else:
-                part = features[:, leaf.first : leaf.first + leaf.width]
-            if isinstance(leaf.space, spaces.Box | spaces.MultiBinary):
-                part = part.reshape(-1, *leaf.shape)
-            if leaf.key in self.images.transposed:
-                part = part.permute(0, 3, 1, 2)
-            if leaf.key in self.images.scaled:
-                part = part / self.most
-            seen[leaf.key] = part
-        made: Tensor = self.network(seen.get(None, seen))
-        return made
 
 
 class Mask(nn.Module):
@@ -93,7 +56,7 @@ class Actor(nn.Module):
     """(n, features) and rasters → mean and standard deviation, a mean, logits or q-values.
 
     Attributes:
-        extract: what makes the body's input; None where the features are that.
+        observed: what makes the body's input; None where the features are that.
         mask: what masks the logits; the action mask is the last features then. None without one.
         output: what `forward` returns. `gaussian`: mean and standard deviation, each (n, actions);
             with gSDE the marginal one. `mean`: (n, actions), as for TD3 and DDPG, which have no
@@ -108,7 +71,7 @@ class Actor(nn.Module):
     ) -> None:
         """Take the layers; `std` maps the body's output to the standard deviation."""
         super().__init__()
-        self.extract: Extractor | None = None
+        self.observed: Observed | None = None
         self.mask: Mask | None = None
         self.body, self.head, self.std = body, head, std
         self.output, self.squash = output, squash
@@ -124,7 +87,7 @@ class Actor(nn.Module):
         return self._decide(*inputs)
 
     def _decide(self, *inputs: Tensor) -> Any:
-        latent = self.body(inputs[0] if self.extract is None else self.extract(*inputs))
+        latent = self.body(inputs[0] if self.observed is None else self.observed(*inputs))
         if self.output == "gaussian":
             return self.head(latent), self.std(latent)
         return self.head(latent)
@@ -177,15 +140,20 @@ def actor_of(saved: SavedPolicy, images: Images) -> Actor:
     for built in (saved.policy, saved.network):
         sb3_classes.check_own(built)
     actor = _actor(saved)
-    parts = sb3_spaces.leaves(images.space)
+    space = sb3_spaces.parsed(images.space)
     plain = type(saved.extractor) in (FlattenExtractor, CombinedExtractor)
-    if images.orders or any(leaf.raster for leaf in parts) or not plain:
-        actor.extract = Extractor(parts, images, saved.extractor)
+    if images.orders or any(leaf.raster for leaf in leaves(space)) or not plain:
+        first, scaled = (
+            [leaf.path for leaf in leaves(space) if sb3_spaces.key(leaf) in keys]
+            for keys in (images.transposed, images.scaled)
+        )
+        actor.observed = Observed(space, first, scaled, coded=True)
+        actor.body = nn.Sequential(saved.extractor, actor.body)
     if saved.algorithm == "MaskablePPO":
         binary = isinstance(saved.action_space, spaces.MultiBinary)
-        space: Any = saved.action_space
-        widths = [2] * space.n if binary else sb3_spaces.blocks(space)
-        actor.mask = Mask(widths, binary, alone=not any(leaf.width for leaf in parts))
+        action: Any = saved.action_space
+        widths = [2] * action.n if binary else sb3_spaces.blocks(action)
+        actor.mask = Mask(widths, binary, alone=not features_width(space))
     return actor.eval().requires_grad_(False)
 
 
@@ -248,7 +216,7 @@ def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | No
 
     Returns None for a network that is no plain perceptron of an activation of `ACTIVATIONS`.
     """
-    if actor.extract is not None or actor.mask is not None:
+    if actor.observed is not None or actor.mask is not None:
         return None
     *hidden, head = [*_layers(actor.body), *_layers(actor.head)]
     linears, between = hidden[::2], hidden[1::2]

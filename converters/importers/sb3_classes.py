@@ -18,8 +18,7 @@ from stable_baselines3.td3 import policies as td3
 from torch import nn
 
 from converters.artifact.pickles import Foreign
-from converters.errors import one_line
-from converters.importers import files
+from converters.importers import files, user_code
 
 BASES: dict[type[Any], str] = {
     policies.ActorCriticPolicy: "A2C",
@@ -117,10 +116,9 @@ def _trusted(what: str, held: type[Foreign], trusted: Collection[str]) -> Any:
             f"{what} is the class {name}, which is code that the file does not hold as data: give "
             f"--trust {module} if that code may run here, or {ADVICE}"
         )
-    try:
-        return operator.attrgetter(held.name)(importlib.import_module(module))
-    except (Exception, SystemExit) as error:  # a module is code, and can raise anything
-        raise ValueError(
-            f"--trust: {name} can't be imported ({type(error).__name__}: {one_line(error)}): run "
-            "the command where `import` finds it"
-        ) from None
+    advice = "run the command where `import` finds it"
+    with user_code.running(f"--trust: {name} can't be imported", advice):
+        found = operator.attrgetter(held.name)(importlib.import_module(module))
+    if getattr(found, "__module__", None) != module:
+        raise ValueError(f"{what} is {name}, which {module} does not define itself: {ADVICE}")
+    return found

@@ -73,7 +73,7 @@ def check(
 def _record(path: Path) -> Any:
     """Return a VecNormalize that normalises observations, or None."""
     try:
-        record = pickles.load(files.read_statistics(path))
+        record = pickles.load(files.read(path, "pickle"))
     except ValueError:
         return None  # the artifact says what is wrong with it
     kind = record.kind if isinstance(record, pickles.Record) else ""

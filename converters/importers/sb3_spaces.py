@@ -1,7 +1,6 @@
 """The spaces of Stable-Baselines3: rebuilt from data, and flattened in its order."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,36 +8,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from converters.artifact.pickles import Array, Dtype, Foreign, Record
-from policy_spec import leaves as spec
+from policy_spec import spaces as spec
+from policy_spec.leaves import Leaf
 from policy_spec.parsing import parse_space
 
 Space = spaces.Space[Any]
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A part of an observation: a slice of the flat features, or a raster, which is none of them.
-
-    Attributes:
-        key: its name in a Dict; None where the observation is no Dict.
-        space: its own space.
-        raster: whether it goes to the policy as it is.
-        first: index of its first feature.
-        width: how many features it has, 0 of a raster: of a Box or a MultiBinary its elements, row
-            by row; of a Discrete a one-hot block, of a MultiDiscrete one for each branch, as wide
-            as `nvec` says. The value itself is the index in its block, whatever `start` is.
-    """
-
-    key: str | None
-    space: Space
-    raster: bool
-    first: int
-    width: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its space's shape."""
-        return self.space.shape or ()
+_LEAVES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def rebuild(read: Any) -> Space:
@@ -105,24 +80,21 @@ def parts(space: Space) -> dict[str | None, Space]:
     return dict(space.spaces.items()) if isinstance(space, spaces.Dict) else {None: space}
 
 
-def leaves(space: Space) -> tuple[Leaf, ...]:
-    """Return the parts of an observation in the order in which their features are joined.
+def parsed(space: Space) -> spec.Space:
+    """Return an observation space as a card has it: the policy computes its features in this order.
 
     Raises ValueError for a Tuple or a Dict within a Dict, which Stable-Baselines3 does not take
     either.
     """
-    found: list[Leaf] = []
     for key, part in parts(space).items():
-        first = found[-1].first + found[-1].width if found else 0
-        if isinstance(part, spaces.Box | spaces.MultiBinary):
-            raster = spec.leaves(parse_space(card_form(part), named(key)))[0].raster
-            width = 0 if raster else int(np.prod(part.shape))
-        elif isinstance(part, spaces.Discrete | spaces.MultiDiscrete):
-            raster, width = False, int(np.sum(blocks(part)))
-        else:
+        if not isinstance(part, _LEAVES):
             raise ValueError(f"{named(key)} is a {type(part).__name__} within {space}")
-        found.append(Leaf(key, part, raster, first, width))
-    return tuple(found)
+    return parse_space(card_form(space), "observation_space")
+
+
+def key(leaf: Leaf) -> str | None:
+    """Return the name of a part of `parsed`; None where the observation is no Dict."""
+    return leaf.path[0] if leaf.path else None
 
 
 def card_form(space: Space, seen: Any = None, starts: bool = False) -> dict[str, Any]:

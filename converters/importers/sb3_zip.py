@@ -137,7 +137,9 @@ def _members(path: Path) -> dict[str, bytes]:
             return {info.filename: archive.read(info) for info in found}
     except Exception as error:  # whatever a damaged or hostile zip can provoke in zipfile
         reason = one_line(error.args[0] if isinstance(error, KeyError) else error)
-        raise ArtifactError(f"{path}: no Stable-Baselines3 policy: {reason}") from None
+        raise ArtifactError(
+            f"{path}: no Stable-Baselines3 policy ({reason}): write it with model.save(FILE)"
+        ) from None
 
 
 def _json(path: Path, content: bytes) -> dict[str, Any]:

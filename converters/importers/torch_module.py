@@ -14,9 +14,9 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.importers import checkpoints, interface, outputs, programs, torchscript, user_code
 from converters.importers.declared import Declared, Said
-from policy_spec.graph import choices, feature_width
+from converters.importers.observed import Observed
 from policy_spec.leaves import Leaf, leaves
-from policy_spec.spaces import Box, Dict, LeafSpace, MultiBinary, Space, Tuple
+from policy_spec.spaces import Box, LeafSpace, Space
 
 
 class Module(Said, total=False):
@@ -199,19 +199,22 @@ class _Called(nn.Module):
                 f"{source}: it has no method forward: say with --method what is called instead; "
                 f"its parts are {names}"
             )
-        self.module, self.space = module, space
+        self.module = module
         self.calls = [
             _part(source, "--method", module, name) for name in said.get("method") or [""]
         ]
         log_std = said.get("log_std")
         self.log_std = [] if log_std is None else [_part(source, "--log-std", module, log_std)]
         self.flat = said.get("fields") is not None or _is_vector(space)
-        self.first, self.scaled = said.get("channels_first"), said.get("scale_images")
-        parts = [leaf.space for leaf in leaves(space)]
-        if self.first and not any(len(part.shape) == 3 for part in parts):
-            raise ArtifactError("--channels-first: an observation has no image: leave it away")
-        if self.scaled and not any(map(_is_image, parts)):
-            raise ArtifactError("--scale-images: an observation has no uint8 image: leave it away")
+        first = {one.path for one in leaves(space) if len(one.space.shape) == 3}
+        scaled = {one.path for one in leaves(space) if _is_image(one.space)}
+        for flag, paths in ("channels_first", first), ("scale_images", scaled):
+            if not said.get(flag):
+                paths.clear()
+            elif not paths:
+                name = f"--{flag.replace('_', '-')}"
+                raise ArtifactError(f"{name}: an observation has no image for it: leave it away")
+        self.observed = Observed(space, first, scaled)
         called = nn.ModuleList(one for one in self.calls if isinstance(one, nn.Module))
         inside = called if len(called) == len(self.calls) else module
         memory = [
@@ -224,7 +227,7 @@ class _Called(nn.Module):
             )
 
     def forward(self, *inputs: Tensor) -> Any:
-        given = inputs[0] if self.flat else self._observation(inputs)
+        given = inputs[0] if self.flat else self.observed(*inputs)
         made: Any = given
         for call in self.calls:
             made = call(made)
@@ -232,31 +235,6 @@ class _Called(nn.Module):
             found = one if isinstance(one, Tensor) else one(given)
             made = (made, found.exp().expand_as(made))
         return _parameters(made)
-
-    def _observation(self, inputs: tuple[Tensor, ...]) -> Any:
-        """Return what Gymnasium gives of the features and the rasters, as tensors."""
-        rest, begin = list(inputs), 0
-        features = rest.pop(0) if any(not leaf.raster for leaf in leaves(self.space)) else None
-        values: dict[tuple[str, ...], Tensor] = {}
-        for leaf in leaves(self.space):
-            if leaf.raster:
-                values[leaf.path] = self._image(leaf.space, rest.pop(0))
-                continue
-            assert features is not None
-            width = feature_width(leaf.space)
-            values[leaf.path] = self._image(
-                leaf.space, _value(leaf.space, features[:, begin : begin + width])
-            )
-            begin += width
-        return _nested(self.space, values, ())
-
-    def _image(self, space: LeafSpace, value: Tensor) -> Tensor:
-        """Return an image as the network takes it; of anything else the value itself."""
-        if self.scaled and _is_image(space):
-            value = value.to(torch.float32) / 255.0
-        if self.first and len(space.shape) == 3:
-            value = value.permute(0, 3, 1, 2)
-        return value if not value.is_floating_point() else value.to(torch.float32)
 
 
 def _part(source: Path, flag: str, module: nn.Module, name: str) -> Any:
@@ -281,24 +259,3 @@ def _is_vector(space: Space) -> bool:
 
 def _is_image(space: LeafSpace) -> bool:
     return isinstance(space, Box) and space.dtype == "uint8" and len(space.shape) in (2, 3)
-
-
-def _value(space: LeafSpace, features: Tensor) -> Tensor:
-    """Return a leaf of its features: the value of a one-hot code, or the numbers in its shape."""
-    branches = choices(space)
-    if branches is None:
-        made = features.reshape(-1, *space.shape)
-        return made.to(torch.int8) if isinstance(space, MultiBinary) else made
-    ends = torch.split(features, [len(one) for one in branches], dim=1)
-    found = [part.argmax(dim=1) + one.start for part, one in zip(ends, branches, strict=True)]
-    return torch.stack(found, dim=1) if space.shape else found[0]
-
-
-def _nested(space: Space, values: dict[tuple[str, ...], Tensor], path: tuple[str, ...]) -> Any:
-    if isinstance(space, Dict):
-        return {key: _nested(part, values, (*path, key)) for key, part in space.subspaces}
-    if isinstance(space, Tuple):
-        return tuple(
-            _nested(part, values, (*path, str(index))) for index, part in enumerate(space.subspaces)
-        )
-    return values[path]

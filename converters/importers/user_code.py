@@ -1,11 +1,10 @@
 """The user's own code, which a flag names as `module:attribute`: found, called, and its errors."""
 
 import importlib
-import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from typing import Any
 
 from converters.artifact.card import ArtifactError
@@ -15,24 +14,20 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @contextmanager
-def running(what: str) -> Iterator[None]:
-    """Turn whatever the user's code raises into an ArtifactError that begins with `what`.
+def running(what: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever the user's code raises into an ArtifactError: `what`, the error, `advice`.
 
-    The working directory is importable, as with `python -m`. What the code prints goes to standard
-    error: a command's output may be JSON.
+    The working directory is importable, as with `python -m`.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
-        with redirect_stdout(sys.stderr):
-            yield
+        yield
     except ConversionError:
         raise
     except (Exception, SystemExit) as error:  # code of the user can raise anything
-        text = one_line(error)
-        raise ArtifactError(
-            f"{what}: {type(error).__name__}{f': {text}' if text else ''}"
-        ) from None
+        told = (what, type(error).__name__, one_line(error), advice)
+        raise ArtifactError(": ".join(filter(None, told))) from None
 
 
 def load(flag: str, text: str) -> Any:
@@ -59,5 +54,5 @@ def keywords(flag: str, given: Any) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ArtifactError(f"{flag}: must be names with values, like {{hidden: 64}}")
+        raise ArtifactError(f"{flag}: must be names with values, like {{name: 64}}")
     return given

@@ -17,7 +17,7 @@ from converters.artifact.observations import Rows
 from converters.artifact.policy import Policy
 from converters.export import parity
 from converters.export.truth import Truth
-from converters.importers import columns, files, interface
+from converters.importers import columns, files, interface, user_code
 from converters.importers.interface import Options
 
 Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
@@ -44,7 +44,7 @@ def write(
     deterministic actions in its own space, shape (n, …); an error calls them `whose`. Raises
     ArtifactError, and then leaves nothing.
     """
-    name, metrics = options.get("name"), options.get("metrics")
+    name = options.get("name")
     framework = onnxruntime if kind == "onnx" else torch
     try:
         card = ModelCard(
@@ -52,7 +52,7 @@ def write(
             version=folder.name,
             framework_version=framework.__version__.partition("+")[0],
             description=options.get("description", ""),
-            performance_metrics={} if metrics is None else metrics,
+            performance_metrics=user_code.keywords("--metrics", options.get("metrics")),
             artifact_hashes={},
             **fields,
         )
@@ -62,7 +62,7 @@ def write(
     pickled = pickles.NOTHING
     if preprocessor is not None:
         origins[artifact.PREPROCESSOR] = preprocessor
-        pickled = files.read_statistics(preprocessor)
+        pickled = files.read(preprocessor, "pickle")
         columns.check(preprocessor, pickled, card.signature, interface.teller(options))
     return artifact.create(
         folder,

@@ -12,8 +12,10 @@ from torch import Tensor
 from converters.importers import sb3_images
 from converters.importers.sb3_actor import Actor, actor_of
 from converters.importers.sb3_images import Images
-from converters.importers.sb3_spaces import Space, blocks, leaves
+from converters.importers.sb3_spaces import Space, parsed
 from converters.importers.sb3_zip import SavedPolicy
+from policy_spec.graph import choices
+from policy_spec.leaves import leaves
 
 
 def actor_and_images(saved: SavedPolicy, layout: Any = None) -> tuple[Actor, Images]:
@@ -38,15 +40,15 @@ def inputs(space: Space, batch: Any) -> list[Tensor]:
     `batch` is an array with n rows, or for a Dict a dictionary of such arrays.
     """
     columns, rasters = [], []
-    for leaf in leaves(space):
-        rows = np.asarray(batch if leaf.key is None else batch[leaf.key])
+    for leaf in leaves(parsed(space)):
+        rows = np.asarray(batch[leaf.path[0]] if leaf.path else batch)
         if leaf.raster:
             rasters.append(torch.from_numpy(rows))
             continue
         rows = rows.reshape(len(rows), -1)
-        if isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete):
-            branches = zip(rows.T, blocks(leaf.space), strict=True)
-            rows = np.concatenate([np.eye(size)[row] for row, size in branches], axis=1)
+        if codes := choices(leaf.space):
+            branches = zip(rows.T, codes, strict=True)
+            rows = np.concatenate([np.eye(len(one))[row] for row, one in branches], axis=1)
         columns.append(rows)
     if not columns:
         return rasters

@@ -22,6 +22,7 @@ from carlarl import cli
 from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError
+from converters.artifact.onnx_network import Network
 from converters.export import parity
 from converters.export.export import export
 from converters.export.onnx_file import ExportError
@@ -248,6 +249,37 @@ def test_two_inputs_by_their_names(tmp_path: Path) -> None:
     assert action.tobytes() == (logits + drawn).argmax(axis=1)[:, None].tobytes()
 
 
+class Adds(nn.Module):
+    def forward(self, state: Tensor, goal: Tensor) -> Any:
+        return state + 2 * goal
+
+
+def test_a_part_of_the_observation_named_state(tmp_path: Path) -> None:
+    """It is no memory."""
+    part = {"type": "Box", "dtype": "float32", "shape": [2], "low": -1, "high": 1}
+    spec = {
+        "observation_space": {"type": "Dict", "subspaces": {"state": part, "goal": part}},
+        "action_space": part,
+    }
+    names, given = ("state", "goal"), (torch.zeros(2, 2), torch.zeros(2, 2))
+    path = written(tmp_path / "policy.onnx", Adds(), *given, names=names)
+    source = artifact.load(import_onnx(path, "v1.0.0", tmp_path / "a", spec=spec))
+    made = source.policy(torch.tensor([[0.1, 0.2, 0.05, -0.05]]), torch.zeros(1, 1))
+    torch.testing.assert_close(made, torch.tensor([[0.2, 0.1]]))
+
+
+def test_a_sparse_constant_in_another_file_is_not_opened() -> None:
+    values, indices = (numpy_helper.from_array(np.ones(1, dtype)) for dtype in ("f4", "i8"))
+    values.name, values.data_location = "values", TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="/etc/passwd")
+    sparse = helper.make_sparse_tensor(values, indices, [3])
+    node = helper.make_node("Constant", [], ["made"], sparse_value=sparse)
+    made = helper.make_tensor_value_info("made", TensorProto.FLOAT, [3])
+    model = helper.make_model(helper.make_graph([node], "g", [], [made]))
+    with pytest.raises(ValueError, match="its data is in another file"):
+        Network(model.SerializeToString())
+
+
 def image_policy(folder: Path) -> Path:
     given = torch.zeros(2, 3, 24, 20), torch.zeros(2, 1)
     return written(folder / "policy.onnx", Sees(), *given)
@@ -395,20 +427,6 @@ def _net(make: Callable[..., Any], *given: Tensor, **more: Any) -> Callable[[Pat
     return lambda folder: written(folder / "p.onnx", Net(make), *given, **more)
 
 
-def _bytes(content: bytes) -> Callable[[Path], Path]:
-    def write(folder: Path) -> Path:
-        (folder / "p.onnx").write_bytes(content)
-        return folder / "p.onnx"
-
-    return write
-
-
-def _damaged(folder: Path) -> Path:
-    path = by_hand(folder / "p.onnx")
-    path.write_bytes(path.read_bytes()[:-40])
-    return path
-
-
 def _huge(folder: Path) -> Path:
     (folder / "p.onnx").touch()
     os.truncate(folder / "p.onnx", (1 << 31) + 1)  # takes no room
@@ -421,14 +439,20 @@ def _without_data(folder: Path) -> Path:
     return path
 
 
-def _data_elsewhere(folder: Path) -> Path:
-    path = exported(folder)
-    model = onnx.load(str(path), load_external_data=False)
-    for tensor in model.graph.initializer:
-        for entry in tensor.external_data:
-            entry.value = "../../etc/passwd" if entry.key == "location" else entry.value
-    path.write_bytes(model.SerializeToString())
-    return path
+def _data(**told: str) -> Callable[[Path], Path]:
+    """Say something else of the data that is in the file beside a model."""
+
+    def write(folder: Path) -> Path:
+        path = exported(folder)
+        model = onnx.load(str(path), load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = told.get(entry.key, entry.value)
+        path.write_bytes(model.SerializeToString())
+        (folder / "linked.data").symlink_to("dynamo.onnx.data")
+        return path
+
+    return write
 
 
 class Memory(nn.Module):
@@ -455,17 +479,16 @@ _SUM = helper.make_node("ReduceMean", ["logits"], ["middle"], keepdims=1)
 _MINUS = helper.make_node("Sub", ["logits", "middle"], ["other"])
 _TEXT = helper.make_tensor("text", TensorProto.STRING, [1], [b"brake"])
 WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
-    "empty": (_bytes(b""), VECTOR, "no ONNX model"),
-    "text": (_bytes(b"a policy" * 9), VECTOR, "no ONNX model"),
-    "cut off": (_damaged, GEAR, "no ONNX model"),
     "an artifact's": (
         lambda folder: written(folder / "p.onnx", nn.Linear(8, 3), torch.zeros(2, 8)), VECTOR,
         "it takes x0 (n, 8) of float, and an observation is 7 float32 features: say what",
     ),
-    "a pickle": (_bytes(b"\x80\x04]\x94."), VECTOR, "a pickle or joblib file, not an ONNX model"),
-    "over 2 GB": (_huge, VECTOR, "larger than 2 GB"),
-    "no data": (_without_data, VECTOR, "its data file dynamo.onnx.data can't be read: put it"),
-    "data elsewhere": (_data_elsewhere, VECTOR, "its data file ../../etc/passwd can't be read"),
+    "over 2 GB": (_huge, VECTOR, "it has more than 2147483647 bytes"),
+    "no data": (_without_data, VECTOR, "its data file dynamo.onnx.data can't be read ("),
+    "data elsewhere": (_data(location="../../etc/passwd"), VECTOR, "file ../../etc/passwd can't"),
+    "data linked": (_data(location="linked.data"), VECTOR, "is a symbolic link.): copy it beside"),
+    "data of -1 bytes": (_data(length="-1"), VECTOR, "dynamo.onnx.data can't be read (External"),
+    "data at x": (_data(offset="x"), VECTOR, "its data file dynamo.onnx.data can't be read ("),
     "opset 29": (_hand(opset=29), GEAR, "its opset is 29, and 9 to"),
     "opset 8": (_hand(opset=8), GEAR, "export it again with opset_version=18"),
     "own operator": (

@@ -329,8 +329,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
     for name, content in contents.items():
         torch.save(content, folder / name)
-    (folder / "text").write_text("weights")
-    return {name: str(folder / name) for name in (*contents, "text")}
+    return {name: str(folder / name) for name in contents}
 
 
 LANES = ("--env", f"{HERE}:Lanes")
@@ -348,7 +347,6 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "two": ("DiscreteAgent", "two", GOOD, "several weights in it fit: say which with --key: on"),
     "whole": ("DiscreteAgent", "whole", GOOD, "it holds objects of tests.converters.own_policie"),
     "empty": ("DiscreteAgent", "empty", GOOD, "no weights in it: save them with torch.save"),
-    "text": ("DiscreteAgent", "text", GOOD, "no checkpoint that can be read as data"),
     "no key": ("DiscreteAgent", "two", (*GOOD, "--key", "third"), "under --key third"),
     "no env": ("DiscreteAgent", "good", ("--method", "actor"), "say it with --fields, e.g."),
     "unknown env": ("DiscreteAgent", "good", ("--env", "Nothing-v3"), "--env Nothing-v3: NameNotF"),
@@ -364,7 +362,7 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
     "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
     "wrong width": ("noisy", "", ("--fields", "vector:5"), "it can't be called: RuntimeError: mat"),
-    "no image": ("DiscreteAgent", "good", (*GOOD, "--scale-images"), "has no uint8 image"),
+    "no image": ("DiscreteAgent", "good", (*GOOD, "--scale-images"), "has no image for it"),
     "distribution": (
         "DiscreteAgent", "good", (*GOOD, "--distribution", "beta"),
         "--distribution beta: the action is a Discrete: take categorical or q-values",

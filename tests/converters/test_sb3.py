@@ -132,3 +132,11 @@ def test_no_policy(tmp_path: Path) -> None:
     (tmp_path / "policy.zip").write_bytes(b"PK")
     with pytest.raises(ArtifactError, match="no Stable-Baselines3 policy"):
         import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "artifacts")
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_a_zip_saved_under_numpy_2(statistics: bool, tmp_path: Path) -> None:
+    policy = Path(__file__).parent / "sb3_files" / "sac-box-np2.zip"
+    given: Any = policy.with_suffix(".pkl") if statistics else "none"
+    folder = import_sb3(policy, "v1.0.0", tmp_path, vecnormalize=given, fields=["vector"])
+    assert len(artifact.load(folder).preprocessing.steps) == (3 if statistics else 0)

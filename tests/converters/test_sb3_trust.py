@@ -18,9 +18,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, SAC
 
 from carlarl.cli import cli
-from converters.artifact import artifact
+from converters.artifact import artifact, pickles
 from converters.artifact.card import ArtifactError
-from converters.importers import sb3_zip
+from converters.importers import sb3_classes, sb3_zip
 from converters.importers.sb3 import import_sb3
 from tests.converters.sb3_actions import actor_and_images, distribution
 from tests.converters.test_sb3_spaces import act, inputs
@@ -112,6 +112,13 @@ class Fixed(Rays):
 class Broken(Rays):
     def forward(self, seen):
         raise RuntimeError("a line,\\nand another")
+
+
+class Lone(Rays):
+    def forward(self, seen):
+        if not torch.jit.is_tracing() and len(seen) == 1:
+            raise RuntimeError("one row alone")
+        return super().forward(seen)
 """
 MATRIX = spaces.Box(-1, 1, (2, 3))
 WHEEL = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
@@ -226,6 +233,7 @@ def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
         ((A2C, MATRIX, "Otherwise", {}), "Otherwise._predict is not Stable-Baselines3's own"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Fixed"}), "fixed number of rows"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Broken"}), "RuntimeError: a line, and"),
+        ((A2C, MATRIX, None, {"features_extractor_class": "Lone"}), "RuntimeError: one row alone"),
     ],
 )
 def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_path: Path) -> None:
@@ -239,10 +247,10 @@ def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "my_project.nets.Rays can't be imported .ModuleNotFoundError: No module named"),
+        (None, "my_project.nets.Rays can't be imported: ModuleNotFoundError: No module named"),
         ("import nothing_such", "ModuleNotFoundError: No module named 'nothing_such'"),
-        ("raise SystemExit(3)", "can't be imported .SystemExit: 3"),
-        ("", "can't be imported .AttributeError: "),
+        ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
+        ("", "can't be imported: AttributeError: "),
         ("class Rays: pass", "can't build it: "),
     ],
 )
@@ -257,6 +265,12 @@ def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_pa
     with pytest.raises(ArtifactError, match=message) as told:
         import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "a", trust=["my_project"])
     assert "\n" not in str(told.value)
+
+
+def test_trust_in_a_module_is_none_in_what_it_imports(nets: Any) -> None:
+    held = pickles.foreign("my_project.nets", "torch.nn.Tanh")
+    with pytest.raises(ValueError, match="which my_project.nets does not define itself"):
+        sb3_classes.argument("activation_fn", held, ["my_project"])
 
 
 def test_the_command_finds_modules_where_it_runs(

@@ -21,6 +21,7 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 
 from converters.artifact.card import ArtifactError
 from converters.importers import sb3_spaces, sb3_zip
+from policy_spec.graph import feature_columns
 from tests.converters.sb3_actions import act, actor_and_images, distribution, inputs
 
 FOLDER = Path(__file__).parent / "sb3_files"
@@ -104,15 +105,12 @@ def test_the_standard_deviation_is_the_distributions(name: str) -> None:
 
 def test_features_are_described_in_their_order() -> None:
     saved = sb3_zip.read(FOLDER / "ppo-dict-np2.zip")
-    described = [
-        (leaf.key, leaf.first, leaf.width) for leaf in sb3_spaces.leaves(saved.observation_space)
-    ]
-    assert described == [
-        ("zebra", 0, 6),
-        ("gear", 6, 4),
-        ("lamps", 10, 3),
-        ("modes", 13, 5),
-        ("area", 18, 2),
+    assert list(feature_columns(sb3_spaces.parsed(saved.observation_space)).items()) == [
+        (("zebra",), (0, 6)),
+        (("gear",), (6, 10)),
+        (("lamps",), (10, 13)),
+        (("modes",), (13, 18)),
+        (("area",), (18, 20)),
     ]
 
 

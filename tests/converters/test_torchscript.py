@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -348,6 +349,21 @@ def test_a_scaler_of_named_columns(names: list[str], good: bool, tmp_path: Path)
         import_torchscript(tmp_path / "program.pt", "v0.3.0", tmp_path, **given)
 
 
+class Prints(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        print("called")
+        return features[:, :3]
+
+
+def test_what_a_program_prints_is_not_in_the_json(tmp_path: Path, command: Any) -> None:
+    torch.jit.script(Prints()).save(str(tmp_path / "program.pt"))
+    given = ["--fields", "vector:7", "--layout", "throttle,brake,steer", "--json"]
+    where = ["--version", "v1.0.0", "--artifacts", str(tmp_path / "a")]
+    done = command("import-torchscript", str(tmp_path / "program.pt"), *given, *where)
+    assert json.loads(done.stdout)["model_type"] == "torchscript"
+    assert "called" in done.stderr
+
+
 def test_refused(tmp_path: Path) -> None:
     artifacts = tmp_path / "artifacts"
     path = program(tmp_path)
@@ -365,7 +381,7 @@ def test_refused(tmp_path: Path) -> None:
     wrong = refused(path, layout=("gas", "brake", "steer"))
     assert "--layout: control.layout: must be throttle, brake, steer" in wrong
     torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
-    assert "what torch.save wrote, without a program" in refused(tmp_path / "weights.pt")
+    assert "this is a checkpoint of torch.save" in refused(tmp_path / "weights.pt")
     assert not list(artifacts.glob("*"))
 
 
