@@ -45,7 +45,8 @@ BRANCHES = {"Discrete": (1, 4), "MultiDiscrete": (2, 3), "MultiBinary": (3, 2)}
 """How many choices an action makes, and of how many values each."""
 
 _ON_POLICY = {"n_steps": 32, "learning_rate": 0.01}
-_OFF_POLICY = {"learning_starts": 16, "buffer_size": 100, "batch_size": 16, "learning_rate": 0.01}
+_PPO = _ON_POLICY | {"batch_size": 16, "n_epochs": 2}
+_OFF_POLICY = {"learning_starts": 24, "buffer_size": 100, "batch_size": 16, "learning_rate": 0.01}
 _BOX, _DISCRETE = ("Box",), ("Discrete",)
 
 
@@ -56,17 +57,15 @@ class Algorithm:
     kind: type[BaseAlgorithm]
     actions: tuple[str, ...]
     keywords: dict[str, Any]
-    steps: int = 64
+    steps: int = 32
 
 
 ALGORITHMS = {
-    "PPO": Algorithm(stable_baselines3.PPO, tuple(ACTIONS), _ON_POLICY | {"batch_size": 16}),
+    "PPO": Algorithm(stable_baselines3.PPO, tuple(ACTIONS), _PPO),
     "A2C": Algorithm(stable_baselines3.A2C, tuple(ACTIONS), _ON_POLICY),
     "TRPO": Algorithm(sb3_contrib.TRPO, tuple(ACTIONS), _ON_POLICY | {"batch_size": 16}),
-    "MaskablePPO": Algorithm(
-        sb3_contrib.MaskablePPO, tuple(ACTIONS)[1:], _ON_POLICY | {"batch_size": 16}
-    ),
-    "RecurrentPPO": Algorithm(sb3_contrib.RecurrentPPO, _BOX, _ON_POLICY | {"batch_size": 16}),
+    "MaskablePPO": Algorithm(sb3_contrib.MaskablePPO, tuple(ACTIONS)[1:], _PPO),
+    "RecurrentPPO": Algorithm(sb3_contrib.RecurrentPPO, _BOX, _PPO),
     "SAC": Algorithm(stable_baselines3.SAC, _BOX, _OFF_POLICY),
     "TD3": Algorithm(stable_baselines3.TD3, _BOX, _OFF_POLICY),
     "DDPG": Algorithm(stable_baselines3.DDPG, _BOX, _OFF_POLICY),
@@ -74,7 +73,7 @@ ALGORITHMS = {
     "CrossQ": Algorithm(sb3_contrib.CrossQ, _BOX, _OFF_POLICY),
     "DQN": Algorithm(stable_baselines3.DQN, _DISCRETE, _OFF_POLICY),
     "QRDQN": Algorithm(sb3_contrib.QRDQN, _DISCRETE, _OFF_POLICY),
-    "ARS": Algorithm(sb3_contrib.ARS, _BOX + _DISCRETE, {"n_delta": 2}, steps=100),
+    "ARS": Algorithm(sb3_contrib.ARS, _BOX + _DISCRETE, {"n_delta": 2}, steps=40),
 }
 
 WRAPPERS: dict[str, Callable[[VecEnv], VecEnv]] = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from converters.artifact.card import ArtifactError
@@ -39,6 +40,7 @@ def test_wrappers(algorithm: str, tmp_path: Path, record_property: Any) -> None:
 
 def results(cells: list[Cell], folder: Path) -> list[str]:
     """Return what became of each cell; a wrong action fails the test."""
+    torch.set_num_threads(1)
     found, trained, folders = [NOT_TRAINED] * len(cells), [], []
     for index, cell in enumerate(cells):
         place = folder / str(index)
@@ -88,7 +90,7 @@ def compare(version: Served, cell: Cell, model: Any) -> None:
     one = {name: np.repeat(part[:1], DRAWS, axis=0) for name, part in rows.items()}
     if version.signature.noise == "none":
         some = {name: part[:10] for name, part in rows.items()}
-        assert version.act(some).json()["error"] == "UNSUPPORTED"
+        assert version.act(some)["error"] == "UNSUPPORTED"
         return
     ours = version.actions(one, deterministic=False)
     theirs = own_actions(cell, model, one, deterministic=False)
