@@ -1,7 +1,7 @@
 """ONNX models of policies: opened, checked, and made such that an artifact can hold them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from converters.importers import programs
 from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
-from converters.importers.onnx_inputs import FLOATS, Routed, routes
+from converters.importers.onnx_inputs import FLOATS, Named, Routed, routes
 from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
@@ -47,17 +47,21 @@ def open_model(path: Path, data: bytes) -> Network:
         ) from None
 
 
-def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, Declared]:
+def read(
+    data: bytes, declared: Declared, scale_images: bool
+) -> tuple[bytes, Declared, Callable[..., Any]]:
     """Check the content of an ONNX file; return one that takes what a program does.
 
     It is the same where it does so already. It holds what was in other files, has a batch of any
-    size, and one or two outputs. What is left to say of these is returned beside it. Raises
-    ArtifactError for a model that can't be a policy's.
+    size, and one or two outputs. What is left to say of these is returned beside it, and what
+    computes the user's own model of a row of what a program takes. Raises ArtifactError for a model
+    that can't be a policy's.
     """
     path = declared.source
     model = _parse(path, data)
     before = model.SerializeToString(deterministic=True)
     _load_outside(path, model)
+    original = model.SerializeToString()
     _check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
@@ -88,7 +92,14 @@ def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, De
     for way in ways:
         if way.note:
             teller(declared.said)(way.note)
-    return data, declared
+    names, outputs = [one.name for one in inputs], len(model.graph.output)
+    named = Named(open_model(path, original), names, ways, declared)
+
+    def own(*given: Any) -> Any:
+        made = named(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))[:outputs]
+        return made[0][:1] if outputs == 1 else tuple(one[:1] for one in made)
+
+    return data, declared, own
 
 
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:
@@ -231,6 +242,9 @@ def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declare
     taken = " and ".join(_shown(one) for one in inputs)
     given = programs.shown(programs.zeros(declared.features, declared.rasters))
     advice = "say what it takes with --fields or --spec"
+    integers = any(one.type.tensor_type.elem_type not in FLOATS for one in inputs)
+    if integers and all(one.space.element.floating for one in leaves(declared.observation)):
+        advice = "export it with inputs of floats"
     shapes = [one.type.tensor_type.shape.dim for one in inputs]
     if any(not dims or (len(dims) == 1 and dims[0].dim_value > 1) for dims in shapes):
         advice = "export it with a first dimension for the batch"

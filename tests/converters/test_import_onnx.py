@@ -27,7 +27,10 @@ from converters.export import parity
 from converters.export.export import export
 from converters.export.onnx_file import ExportError
 from converters.export.truth import Truth
+from converters.importers import onnx_model
 from converters.importers.import_onnx import import_onnx
+from converters.importers.onnx_inputs import Route
+from policy_spec.leaves import leaves
 from policy_spec.noise import NoiseSource
 from tests.converters.policies_of_spaces import make
 from tests.converters.test_random_spaces import check_served
@@ -268,6 +271,102 @@ def test_a_part_of_the_observation_named_state(tmp_path: Path) -> None:
     torch.testing.assert_close(made, torch.tensor([[0.2, 0.1]]))
 
 
+def eye(*sizes: int) -> dict[str, Any]:
+    return IMAGE | {"shape": list(sizes)}
+
+
+def eyes(**parts: Any) -> dict[str, Any]:
+    action = {"type": "Box", "dtype": "float32", "shape": [2], "low": -999, "high": 999}
+    return {
+        "observation_space": {"type": "Dict", "subspaces": parts},
+        "action_space": action,
+    }
+
+
+def watching(
+    path: Path, inputs: dict[str, tuple[int, ...]], more: str = "", state: bool = False
+) -> Path:
+    """y: of the images in alphabetical order the mean; `more` is a vector of two that is added."""
+    nodes = []
+    for key in inputs:
+        nodes += [
+            helper.make_node("Cast", [key], [f"{key}/f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", [f"{key}/f"], [f"{key}/m"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Reshape", [f"{key}/m", "column"], [f"{key}/r"]),
+        ]
+    order = [f"{key}/r" for key in sorted(inputs, key=str.lower)]
+    nodes.append(helper.make_node("Concat", order, ["both"], axis=1))
+    nodes.append(helper.make_node("Add", ["both", more or "nothing"], ["y"]))
+    given = [
+        helper.make_tensor_value_info(key, TensorProto.UINT8, ["n", *sizes])
+        for key, sizes in inputs.items()
+    ]
+    made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])]
+    if more:
+        given.append(helper.make_tensor_value_info(more, TensorProto.FLOAT, ["n", 2]))
+    if state:
+        nodes.append(helper.make_node("Neg", [more], [f"next_{more}"]))
+        made.append(helper.make_tensor_value_info(f"next_{more}", TensorProto.FLOAT, ["n", 2]))
+    held = [
+        numpy_helper.from_array(np.array([-1, 1]), "column"),
+        numpy_helper.from_array(np.zeros(2, np.float32), "nothing"),
+    ]
+    graph = helper.make_graph(nodes, "g", given, made, held)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    return path
+
+
+_SMALL, _FLAT = (8, 9, 3), (8, 9, 1)
+_TWO = eyes(front=eye(*_SMALL), rear=eye(*_SMALL))
+_PAIR = {"type": "Box", "dtype": "float32", "shape": [2], "low": -9, "high": 9}
+SWAPPED: dict[str, tuple[dict[str, tuple[int, ...]], str, dict[str, Any]]] = {
+    "by name": ({"rear": _SMALL, "front": _SMALL}, "", _TWO),
+    "other case": ({"Rear": _SMALL, "Front": _SMALL}, "", _TWO),
+    "one named": ({"z_cam": _SMALL, "front": _SMALL}, "", _TWO),
+    "last key": (
+        {"rear": _SMALL, "front": _SMALL}, "",
+        eyes(camera={"type": "Dict", "subspaces": {"front": eye(*_SMALL), "rear": eye(*_SMALL)}}),
+    ),
+    "other shapes": (
+        {"rear": _FLAT, "front": _SMALL}, "", eyes(front=eye(*_SMALL), rear=eye(*_FLAT)),
+    ),
+    "vector": (
+        {"rear": _SMALL, "front": _SMALL}, "vec",
+        eyes(front=eye(*_SMALL), rear=eye(*_SMALL), speed=_PAIR),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_inputs_in_another_order(name: str, tmp_path: Path) -> None:
+    inputs, more, spec = SWAPPED[name]
+    path = watching(tmp_path / "policy.onnx", inputs, more)
+    source = artifact.load(import_onnx(path, "v1.0.0", tmp_path / "a", spec=spec))
+    rasters = [leaf for leaf in leaves(source.card.signature.observation_space) if leaf.raster]
+    given = {
+        leaf.path[-1]: torch.full((1, *leaf.space.shape), 10, dtype=torch.uint8) for leaf in rasters
+    }
+    given["rear"] = given["rear"] + 190
+    vector = torch.tensor([[1.0, 2.0]]) if more else torch.zeros(1, 0)
+    made = source.policy(vector, torch.zeros(1, 1), *given.values())
+    expected = torch.tensor([[11.0, 202.0]] if more else [[10.0, 200.0]])
+    torch.testing.assert_close(made, expected)
+
+
+def test_the_comparison_sees_inputs_in_the_wrong_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is called by position, as if its inputs were the observation's parts."""
+    path = watching(tmp_path / "policy.onnx", {"rear": _SMALL, "front": _SMALL})
+    monkeypatch.setattr(
+        onnx_model, "routes",
+        lambda *_: [Route(index, torch.uint8, plain=True) for index in range(2)],
+    )  # fmt: skip
+    with pytest.raises(ArtifactError, match="its actions differ from the model's own"):
+        import_onnx(path, "v1.0.0", tmp_path / "a", spec=_TWO)
+
+
 def test_a_sparse_constant_in_another_file_is_not_opened() -> None:
     values, indices = (numpy_helper.from_array(np.ones(1, dtype)) for dtype in ("f4", "i8"))
     values.name, values.data_location = "values", TensorProto.EXTERNAL
@@ -472,6 +571,11 @@ def _memory(folder: Path) -> Path:
     return written(folder / "p.onnx", Memory(), *given, names=names, dynamic_axes=axes)
 
 
+class AsFloats(nn.Module):
+    def forward(self, given: Tensor) -> Tensor:
+        return given.float()
+
+
 VECTOR = ["--fields", "speed,steering,sensors:5", "--layout", "throttle,brake,steer"]
 GEAR = ["--spec", str(GEARS).replace("'", '"')]
 _DRAW = helper.make_node("RandomNormalLike", ["logits"], ["other"])
@@ -537,6 +641,24 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "no declaration": (_net(gaussian), [], "say it with --fields"),
     "another width": (_net(lambda made, _: made), VECTOR, "it gives 6 numbers for each row"),
     "no image": (by_hand_in, [*GEAR, "--scale-images"], "no input of floats takes a uint8 image"),
+    "two alike": (
+        lambda folder: watching(folder / "p.onnx", {"rear_image": _SMALL, "front_image": _SMALL}),
+        ["--spec", str(_TWO).replace("'", '"')],
+        "name the inputs as the observation's parts: rear_image and front_image may be any of "
+        "front, rear",
+    ),
+    "a small image turned": (
+        lambda folder: watching(folder / "p.onnx", {"rear": (3, 2, 2), "front": (2, 2, 3)}),
+        ["--spec", str(eyes(front=eye(2, 2, 3), rear=eye(2, 2, 3))).replace("'", '"')],
+        "it takes rear (n, 3, 2, 2) of uint8 and front (n, 2, 2, 3) of uint8, and an observation",
+    ),
+    "floats as integers": (
+        lambda folder: written(
+            folder / "p.onnx", nn.Sequential(AsFloats(), nn.Linear(7, 3)),
+            torch.zeros(2, 7, dtype=torch.int64),
+        ), VECTOR, "it takes x0 (n, 7) of int64, and an observation is 7 float32 features: export "
+        "it with inputs of floats",
+    ),
     "more inputs": (
         _hand(inputs=[helper.make_tensor_value_info("lane", TensorProto.FLOAT, ["n", 1])]), GEAR,
         "it takes speed (n, 1) of float and gear (n) of int64 and lane (n, 1) of float, and an",
