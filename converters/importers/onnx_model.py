@@ -17,14 +17,14 @@ from converters.importers import programs
 from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
-from converters.importers.onnx_inputs import FLOATS, Named, Routed, routes
+from converters.importers.onnx_inputs import FLOATS, Named, Routed, named, routes
 from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
 """Operators that draw numbers, beside those whose name begins with `Random`."""
 _OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
-_STATE = re.compile(r"(^|[^a-z])(h|c|hx|cx|h0|c0|state|states|hidden|memory|recurrent)([^a-z]|$)")
+_STATE = re.compile(r"(^|[^a-z])([hc][x0n]?|states?|hidden|memory|recurrent)([^a-z]|$)")
 
 
 def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
@@ -93,10 +93,10 @@ def read(
         if way.note:
             teller(declared.said)(way.note)
     names, outputs = [one.name for one in inputs], len(model.graph.output)
-    named = Named(open_model(path, original), names, ways, declared)
+    user = Named(open_model(path, original), names, ways, declared)
 
     def own(*given: Any) -> Any:
-        made = named(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))[:outputs]
+        made = user(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))[:outputs]
         return made[0][:1] if outputs == 1 else tuple(one[:1] for one in made)
 
     return data, declared, own
@@ -226,16 +226,36 @@ def _check_inputs(
     for one in inputs:
         if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
             raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
-    names = {one.name for one in inputs}
-    recurrent = [n for n in _operators(model) if n.op_type in _RECURRENT]
-    stateful = any(names.intersection(node.input[5:]) for node in recurrent)
-    observed = {".".join(leaf.path) for leaf in leaves(declared.observation)}
-    others = [name.lower() for name in names - observed]
-    if stateful or (len(names) > 1 and any(map(_STATE.search, others))):
+    states = [one for one in inputs if _is_memory(one, model, declared)]
+    if states:
+        shown = ", ".join(sorted(one.name for one in inputs))
         raise ArtifactError(
-            f"{path}: its inputs are {', '.join(sorted(names))}, as of a policy with a memory, "
-            "which is not served yet: export one that takes the observation alone"
+            f"{path}: its inputs are {shown}, as of a policy with a memory, which is not served "
+            "yet: export one that takes the observation alone"
         )
+
+
+def _is_memory(one: onnx.ValueInfoProto, model: onnx.ModelProto, declared: Declared) -> bool:
+    """Whether an input is the state of a recurrent layer, or comes out again."""
+    recurrent = [node for node in _operators(model) if node.op_type in _RECURRENT]
+    initial = {name for node in recurrent for name in node.input[5:]}
+    if one.name in initial:
+        return True
+    if not _STATE.search(one.name.lower()) or named(one.name, declared) is not None:
+        return False
+    for node in reversed(model.graph.node):
+        initial |= _taken(node) if initial.intersection(node.output) else set()
+    again = (out for out in model.graph.output if _STATE.search(out.name.lower()))
+    return one.name in initial or any(_alike(one, out) for out in again)
+
+
+def _alike(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether two tensors may have the same shape."""
+    first, second = (
+        [d.dim_value for d in part.type.tensor_type.shape.dim] for part in (one, other)
+    )
+    sizes = zip(first, second, strict=False)
+    return len(first) == len(second) and all(a == b or 0 in (a, b) for a, b in sizes)
 
 
 def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declared) -> str:

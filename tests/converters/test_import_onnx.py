@@ -335,6 +335,10 @@ SWAPPED: dict[str, tuple[dict[str, tuple[int, ...]], str, dict[str, Any]]] = {
         {"rear": _SMALL, "front": _SMALL}, "vec",
         eyes(front=eye(*_SMALL), rear=eye(*_SMALL), speed=_PAIR),
     ),
+    "state": (
+        {"rear": _SMALL, "front": _SMALL}, "state",
+        eyes(front=eye(*_SMALL), rear=eye(*_SMALL), speed=_PAIR),
+    ),
 }  # fmt: skip
 
 
@@ -619,6 +623,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         "its output other is string: it must give floats",
     ),
     "a memory": (_memory, VECTOR, "a memory, which is not served yet"),
+    "a memory by hand": (
+        lambda folder: watching(
+            folder / "p.onnx", {"front": _SMALL, "rear": _SMALL}, "state", state=True
+        ), ["--spec", str(_TWO).replace("'", '"')], "rear, state, as of a policy with a memory",
+    ),
     "three outputs": (
         _net(lambda made, value: (made[:, :3], value, value)), VECTOR,
         "say what the second is with --second-output",
