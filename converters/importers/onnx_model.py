@@ -239,12 +239,12 @@ def _is_memory(one: onnx.ValueInfoProto, model: onnx.ModelProto, declared: Decla
     """Whether an input is the state of a recurrent layer, or comes out again."""
     recurrent = [node for node in _operators(model) if node.op_type in _RECURRENT]
     initial = {name for node in recurrent for name in node.input[5:]}
-    if one.name in initial:
-        return True
-    if not _STATE.search(one.name.lower()) or named(one.name, declared) is not None:
+    if named(one.name, declared) is not None:
         return False
+    if one.name in initial or not _STATE.search(one.name.lower()):
+        return one.name in initial
     for node in reversed(model.graph.node):
-        initial |= _taken(node) if initial.intersection(node.output) else set()
+        initial |= _taken(node) if (initial - {""}).intersection(node.output) else set()
     again = (out for out in model.graph.output if _STATE.search(out.name.lower()))
     return one.name in initial or any(_alike(one, out) for out in again)
 

@@ -442,6 +442,39 @@ def test_a_graph_in_a_node(tmp_path: Path) -> None:
     served(import_onnx(path, "v1.0.0", tmp_path / "a", spec=GEARS), tmp_path / "repository")
 
 
+def test_a_graph_in_a_node_takes_constants_of_outside(tmp_path: Path) -> None:
+    def branch(name: str, *nodes: Any, **held: Any) -> Any:
+        made = helper.make_tensor_value_info(f"{name}/out", TensorProto.FLOAT, None)
+        constants = [numpy_helper.from_array(value, key) for key, value in held.items()]
+        last = helper.make_node("Mul", ["logits", name], [f"{name}/out"])
+        return helper.make_graph([*nodes, last], name, [], [made], constants)
+
+    half = branch("half", half=np.float32([0.5]))
+    inner = helper.make_node(
+        "If", ["yes"], ["middle"], then_branch=half, else_branch=branch("twice")
+    )
+    twice = helper.make_tensor_value_info("twice/out", TensorProto.FLOAT, None)
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node(
+            "If", ["yes"], ["other"], else_branch=branch("table"),
+            then_branch=helper.make_graph(
+                [inner, helper.make_node("Mul", ["middle", "twice"], ["twice/out"])], "deep", [],
+                [twice], [numpy_helper.from_array(np.float32([2]), "twice")],
+            ),
+        ),
+    ]  # fmt: skip
+    outputs = [helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 4])]
+    path = by_hand(tmp_path / "policy.onnx", nodes=nodes, outputs=outputs)
+    run = served(import_onnx(path, "v1.0.0", tmp_path / "a", spec=GEARS), tmp_path / "repository")
+    gear, speed = np.arange(ROWS) % 3, np.abs(rows(1))
+    features = np.concatenate([np.eye(3, dtype=np.float32)[gear], speed], axis=1)
+    drawn = noise("gumbel", 4)
+    (action,) = run(features=features, noise=drawn)
+    (logits,) = user(path, speed, gear)
+    assert action.tobytes() == (logits + drawn).argmax(axis=1)[:, None].tobytes()
+
+
 def test_recorded_observations_of_all_kinds(tmp_path: Path) -> None:
     np.savez(
         tmp_path / "seen.npz", gear=np.arange(9) % 3, speed=np.arange(9, dtype=np.float64)[:, None]
