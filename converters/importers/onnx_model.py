@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, external_data_helper
+from onnx import TensorProto, external_data_helper, numpy_helper
 
 from converters.artifact.card import ArtifactError
 from converters.artifact.onnx_network import Network, graphs, tensors
@@ -22,6 +23,8 @@ from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
 """Operators that draw numbers, beside those whose name begins with `Random`."""
+MOST_STEPS = 1_000_000
+"""Steps of a Loop that says how many it has."""
 _OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _STATE = re.compile(r"(^|[^a-z])([hc][x0n]?|states?|hidden|memory|recurrent)([^a-z]|$)")
@@ -123,8 +126,13 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
 def _load_outside(path: Path, model: onnx.ModelProto) -> None:
     """Take the constants that are in other files into the model, and check its form."""
     outside = [one for one in tensors(model) if external_data_helper.uses_external_data(one)]
+    size = model.ByteSize()
     try:
         for tensor in outside:
+            told = external_data_helper.ExternalDataInfo(tensor)
+            rest = (path.parent / told.location).stat().st_size - (told.offset or 0)
+            size += max(0, rest) if told.length is None else told.length
+        for tensor in outside if size <= MOST else ():
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
@@ -134,7 +142,7 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
             f"{path}: its data file {name} can't be read ({one_line(error)}): copy it beside the "
             "model, as it was exported"
         ) from None
-    if model.ByteSize() > MOST:
+    if max(size, model.ByteSize()) > MOST:
         raise ArtifactError(f"{path}: with its data it is larger than 2 GB, which no file may be")
     try:
         onnx.checker.check_model(model)
@@ -157,12 +165,34 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _check_random(path: Path, model: onnx.ModelProto) -> None:
+    known = _constants(model)
     for node in _operators(model):
+        training = node.op_type == "Dropout" and "".join(node.input[2:])
+        if training and known.get(training) != 0:
+            raise ArtifactError(
+                f"{path}: it drops numbers at random (Dropout in training mode): call eval() on "
+                "the policy, and export it again"
+            )
+        if node.op_type == "Loop" and known.get(node.input[0], 0) > MOST_STEPS:
+            raise ArtifactError(
+                f"{path}: it has a Loop of {known[node.input[0]]} steps, and {MOST_STEPS} are the "
+                "most: export the policy without it"
+            )
         if node.op_type.startswith("Random") or node.op_type in RANDOM:
             raise ArtifactError(
                 f"{path}: it draws random numbers ({node.op_type}): export what gives the action's "
                 "mean, or logits, for sampling is done by the server"
             )
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the constants of a model that are one integer or truth value."""
+    kinds = {TensorProto.INT64, TensorProto.BOOL}
+    nodes = [node for node in _operators(model) if node.op_type == "Constant"]
+    found = [(node.output[0], one.t) for node in nodes for one in node.attribute]
+    found += [(one.name, one) for one in tensors(model) if one.name]
+    alone = [(name, one) for name, one in found if one.data_type in kinds and prod(one.dims) == 1]
+    return {name: int(numpy_helper.to_array(one).item()) for name, one in alone}
 
 
 def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:

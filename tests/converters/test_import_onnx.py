@@ -569,6 +569,66 @@ def _huge(folder: Path) -> Path:
     return folder / "p.onnx"
 
 
+def _data_of(size: int, **told: Any) -> Callable[[Path], Path]:
+    """A file of data that takes no room."""
+
+    def write(folder: Path) -> Path:
+        path = by_hand(folder / "p.onnx")
+        model = onnx.load(str(path))
+        (table,) = model.graph.initializer
+        table.ClearField("raw_data")
+        table.data_location = TensorProto.EXTERNAL
+        for key, value in ({"location": "sparse"} | told).items():
+            table.external_data.add(key=key, value=str(value))
+        path.write_bytes(model.SerializeToString())
+        (folder / "sparse").touch()
+        os.truncate(folder / "sparse", size)
+        return path
+
+    return write
+
+
+def _loop(folder: Path) -> Path:
+    """It would run for thousands of years."""
+    kinds = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "x": TensorProto.FLOAT}
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    made = [
+        helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("same", TensorProto.FLOAT, None),
+    ]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Identity", ["x"], ["same"]),
+        ],
+        "body", inputs, made,
+    )  # fmt: skip
+    steps = numpy_helper.from_array(np.array(1 << 62))
+    return by_hand(
+        folder / "p.onnx",
+        nodes=[
+            helper.make_node("Constant", [], ["steps"], value=steps),
+            helper.make_node("Loop", ["steps", "", "logits"], ["other"], body=body),
+        ],
+        outputs=[_output(TensorProto.FLOAT, "n", 4)],
+    )
+
+
+def _drops(training: bool) -> Callable[[Path], Path]:
+    ratio = numpy_helper.from_array(np.float32(1e-4))
+    mode = numpy_helper.from_array(np.array(training))
+    return _hand(
+        helper.make_node("Constant", [], ["ratio"], value=ratio),
+        helper.make_node("Constant", [], ["training"], value=mode),
+        helper.make_node("Dropout", ["logits", "ratio", "training"], ["other"]),
+        outputs=[_output(TensorProto.FLOAT, "n", 4)],
+    )
+
+
+def test_a_dropout_that_drops_nothing(tmp_path: Path) -> None:
+    import_onnx(_drops(training=False)(tmp_path), "v1.0.0", tmp_path / "a", spec=GEARS)
+
+
 def _without_data(folder: Path) -> Path:
     path = exported(folder)
     path.with_name("dynamo.onnx.data").unlink()
@@ -630,6 +690,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "data linked": (_data(location="linked.data"), VECTOR, "is a symbolic link.): copy it beside"),
     "data of -1 bytes": (_data(length="-1"), VECTOR, "dynamo.onnx.data can't be read (External"),
     "data at x": (_data(offset="x"), VECTOR, "its data file dynamo.onnx.data can't be read ("),
+    "data of 40 GB": (_data_of(40 << 30), GEAR, "with its data it is larger than 2 GB"),
+    "data of 6 GB": (_data_of(40 << 30, length=6 << 30), GEAR, "it is larger than 2 GB"),
+    "data of a short file": (_data_of(8, length=48), GEAR, "its data file sparse can't be read ("),
+    "a long loop": (_loop, GEAR, "it has a Loop of 4611686018427387904 steps, and 1000000 are"),
+    "drops": (_drops(training=True), GEAR, "it drops numbers at random (Dropout in training mode)"),
     "opset 29": (_hand(opset=29), GEAR, "its opset is 29, and 9 to"),
     "opset 8": (_hand(opset=8), GEAR, "export it again with opset_version=18"),
     "own operator": (
