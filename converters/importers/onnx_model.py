@@ -28,6 +28,13 @@ MOST_STEPS = 1_000_000
 _OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _STATE = re.compile(r"(^|[^a-z])([hc][x0n]?|states?|hidden|memory|recurrent)([^a-z]|$)")
+_VALUE = re.compile(r"(?<![a-z])(?<!q[^a-z])(values?|critic|v)(?![a-z])")
+_ACTION = re.compile(r"(^|[^a-z])(actions?|actor|mean|mu|loc|logits?|policy|pi)([^a-z]|$)")
+_UNSURE = re.compile(
+    rf"log[^a-z]?(std|sigma|scale|var)|(^|[^a-z])(scale|var|variance|alpha|beta)([^a-z]|$)"
+    rf"|{_VALUE.pattern}"
+)
+"""Names of a second output that may be no standard deviation."""
 
 
 def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
@@ -203,6 +210,21 @@ def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
         raise ArtifactError(
             f"{path}: it has the outputs {', '.join(names)}: say what the second is with "
             "--second-output: std, log-std, or ignore, which takes the first alone"
+        )
+    first = names[0].lower()
+    critic = _VALUE.search(first) and not _ACTION.search(first)
+    critic = critic and declared.said.get("distribution") != "q-values"
+    action = next((name for name in names[1:] if _ACTION.search(name.lower())), None)
+    if critic and action is not None:
+        raise ArtifactError(
+            f"{path}: its first output is {names[0]}, and the action is taken of the first: export "
+            f"it with {action} as the first"
+        )
+    silent = second is None and declared.said.get("distribution") is None
+    if len(names) == 2 and silent and _UNSURE.search(names[1].lower()):
+        raise ArtifactError(
+            f"{path}: its second output is called {names[1]}: say what it is with --second-output: "
+            "std, log-std, or ignore; or with --distribution"
         )
     if len(names) > 1 and second == "ignore":
         declared = replace(declared, said={**declared.said, "second_output": None})

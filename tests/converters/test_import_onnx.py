@@ -207,6 +207,15 @@ def test_a_gaussian(tmp_path: Path, how: str) -> None:
     assert action.tobytes() == np.clip(mean + std * drawn, LOW, HIGH).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("std", {}), ("sigma", {}), ("scale", {"second_output": "std"})]
+)
+def test_a_standard_deviation_by_its_name(tmp_path: Path, name: str, said: Any) -> None:
+    path = written(tmp_path / "policy.onnx", Net(gaussian), output_names=["value_mean", name])
+    folder = import_onnx(path, "v1.0.0", tmp_path / "a", fields=FIELDS, layout=PEDALS, **said)
+    assert artifact.load(folder).card.distribution.std == "parameter"
+
+
 def test_a_second_output_that_is_none(tmp_path: Path) -> None:
     """Stable-Baselines3's own example gives three; what only the others need is gone."""
 
@@ -732,6 +741,18 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     ),
     "two outputs": (
         _net(lambda made, value: (made[:, :3], value)), VECTOR, "say what it is with --second-out",
+    ),
+    **{
+        name: (
+            _net(gaussian, output_names=["mean", name]), VECTOR,
+            f"its second output is called {name}: say what it is with --second-output: std",
+        )
+        for name in ("log_std", "logstd", "log-std", "scale", "beta", "Value")
+    },
+    "the value first": (
+        _net(lambda made, value: (value, made[:, :3]), output_names=["critic", "action_mean"]),
+        [*VECTOR, "--second-output", "ignore"],
+        "its first output is critic, and the action is taken of the first: export it with",
     ),
     "one output": (
         _net(lambda made, _: made[:, :3]), [*VECTOR, "--second-output", "std"],
