@@ -13,7 +13,7 @@ import torch
 from onnx import compose, helper, inliner, version_converter
 from torch.onnx.errors import UnsupportedOperatorError
 
-from converters.artifact.onnx_network import NODE, Network
+from converters.artifact.onnx_network import NODE, Network, tensors
 from converters.errors import ConversionError
 
 OPSET = 18
@@ -94,7 +94,9 @@ def _put_in(model: onnx.ModelProto, held: onnx.ModelProto) -> None:
     """Replace the node that stands for the ONNX model `held` by its nodes."""
     if held.functions:
         held = inliner.inline_local_functions(held, convert_version=True)
-    held = compose.add_prefix(held, "network/")
+    # It renames the constants of a graph after the graphs in its nodes, which may take them.
+    constants = {one.name: f"network/{one.name}" for one in tensors(held) if one.name}
+    compose.add_prefix_graph(held.graph, "network/", inplace=True, name_map=constants)
     domain, _, kind = NODE.partition("::")
     nodes = list(model.graph.node)
     (index,) = (i for i, one in enumerate(nodes) if (one.domain, one.op_type) == (domain, kind))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Unpack
 
 from converters.importers import files, onnx_model, programs, torchscript
+from converters.importers import outputs as outputs_of
 from converters.importers.declared import Declared, Said
 
 
@@ -22,14 +23,15 @@ def import_onnx(
     names of the observation's leaves instead, and then each takes one. An image goes in with its
     channels first where the model takes it so; with `scale_images` an input of floats gets it from
     0 to 1. The artifact holds the user's file, or one with the same operators and others around
-    them. The artifact's actions are compared with the model's own. Raises ArtifactError for a model
-    that can't be a policy's, for another kind of file, and for a version that exists.
+    them. The artifact's actions are compared with the model's own, fed by its
+    inputs' names. Raises ArtifactError for a model that can't be a policy's, for another kind of
+    file, and for a version that exists.
     """
     data = files.read(model, "onnx")
     declared = Declared.of(model, said)
-    data, declared = onnx_model.read(data, declared, scale_images)
+    data, declared, own = onnx_model.read(data, declared, scale_images)
     data, width, outputs = programs.read(data, declared, onnx_model.open_model, onnx_model.trace)
-    own = onnx_model.open_model(model, data)
+    own = outputs_of.served(own, declared)
     folder = artifacts / version
     return torchscript.write(
         folder, declared, data, width, outputs, own, "the model's own", preprocessor, kind="onnx"

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, permutations
 from math import prod
 from typing import Any
 
@@ -12,14 +11,15 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from converters.artifact.card import ArtifactError
+from converters.artifact.onnx_network import Network
+from converters.importers import programs
 from converters.importers.declared import Declared
 from converters.importers.observed import value
 from policy_spec.graph import choices, feature_columns, feature_width
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.spaces import LeafSpace
 
-MOST_ORDERS = 720
-"""Orders of the inputs that are tried."""
 CHANNELS = (1, 3, 4)
 """The last dimension of an image whose channels may go to the front."""
 FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16}
@@ -59,6 +59,10 @@ class Route:
             made = made[:, self.columns[0] : self.columns[1]]
         if self.values is not None:
             made = value(self.values, made)
+        return self.form(made)
+
+    def form(self, made: Tensor) -> Tensor:
+        """Return the input of what it takes."""
         if self.turned:
             made = made.permute(0, 3, 1, 2)
         if self.shape is not None:
@@ -80,6 +84,35 @@ class Routed(nn.Module):
         return self.network(*(route(*given) for route in self.routes))
 
 
+class Named(nn.Module):
+    """The user's own model, fed by its inputs' names: what `Routed` is compared with."""
+
+    def __init__(
+        self, network: Network, names: Sequence[str], routes: Sequence[Route], declared: Declared
+    ) -> None:
+        """Take the model, and the names of its inputs and a route for each, for other names."""
+        super().__init__()
+        self.network, self.routes = network, dict(zip(names, routes, strict=True))
+        self.declared = declared
+
+    def forward(self, *given: Tensor) -> Any:
+        """Compute the model; return all of its outputs."""
+        fed = {name: route(*given) for name, route in self.routes.items()}
+        found, places = (
+            leaves(self.declared.observation),
+            feature_columns(self.declared.observation),
+        )
+        rasters = iter(given[bool(places) :])
+        for leaf in found:
+            part = next(rasters) if leaf.raster else given[0][:, slice(*places[leaf.path])]
+            for name in fed.keys() & _names(leaf, short=False):
+                if leaf.raster or len(fed) == len(found):
+                    values = self.routes[name].values is not None
+                    made = value(leaf.space, part) if values else part
+                    fed[name] = self.routes[name].form(made)
+        return programs.parts(self.network(*(fed[name] for name in self.network.model.names)))
+
+
 class _Target:
     """An input of a model: its shape without the batch, -1 where it is open, and its type."""
 
@@ -99,6 +132,12 @@ class _Target:
         """Whether rows of so many elements go in, if they get its shape."""
         return -1 not in self.shape and prod(self.shape) == size
 
+    def counts(self, space: LeafSpace) -> bool:
+        """Whether it is of integers that all values of a space are among."""
+        kept = np.iinfo(helper.tensor_dtype_to_np_dtype(self.kind))
+        low, high = space.limits()
+        return not space.element.floating and kept.min <= np.min(low) and np.max(high) <= kept.max
+
     def route(self, source: int, **how: Any) -> Route:
         name = helper.tensor_dtype_to_np_dtype(self.kind).name
         return Route(source, getattr(torch, name), **how)
@@ -111,45 +150,107 @@ def routes(
 
     If `scale`, inputs of floats take uint8 images from 0 to 1.
 
-    Inputs with the names of all leaves take these. Else they take the features and the rasters,
-    whatever they are called.
+    An input with the name of a leaf takes it. Of the others one takes all features, and each other
+    one a raster; or each takes a leaf. Raises ArtifactError where their shapes do not tell which.
     """
     targets = [_Target(one) for one in inputs]
     if not all(one.batched and one.kind in FLOATS | _INTEGERS for one in targets):
         return None
-    found: dict[str, Leaf] = {}
-    for leaf in leaves(declared.observation):
-        found |= {leaf.name: leaf, ".".join(leaf.path): leaf}
-    if {found.get(one.name) for one in targets} == set(found.values()):
-        made = [_named(one, found[one.name], declared, scale) for one in targets]
-        if None not in made:
-            return [one for one in made if one is not None]
-    features: list[Leaf | None] = [None] if declared.features else []
-    given = features + list(declared.rasters)
-    if len(given) != len(targets):
-        return None
-    for order in islice(permutations(range(len(given))), MOST_ORDERS):
-        pairs = zip(targets, order, strict=True)
-        made = [_whole(target, index, given[index], declared, scale) for target, index in pairs]
-        if None not in made:
-            moved = order != tuple(range(len(given)))
-            fitting = [one for one in made if one is not None]
-            return [replace(one, plain=one.plain and not moved) for one in fitting]
+    parts: list[Leaf | None] = list(leaves(declared.observation))
+    alone = [leaf for leaf in leaves(declared.observation) if not leaf.raster]
+    whole = [None] if len(alone) > 1 else alone
+    for given in ([*whole, *declared.rasters], parts):
+        ways = [[_way(one, leaf, declared, scale) for leaf in given] for one in targets]
+        for one, row in zip(targets, ways, strict=True):
+            leaf = named(one.name, declared)
+            if leaf in given and row[given.index(leaf)] is not None:
+                row[:] = [way if own == leaf else None for way, own in zip(row, given, strict=True)]
+        if len(given) == len(targets) and (found := _told_apart(targets, ways, given, declared)):
+            ordered = enumerate(found)
+            return [replace(way, plain=way.plain and way.source == at) for at, way in ordered]
     return None
 
 
-def _whole(
-    target: _Target, source: int, leaf: Leaf | None, declared: Declared, scale: bool
-) -> Route | None:
-    """Return how all features, or a raster, go into an input; None if they do not."""
+def named(name: str, declared: Declared) -> Leaf | None:
+    """Return the leaf of an input's name: its path, or the end of it; the case need not fit."""
+    found = leaves(declared.observation)
+    for fold in (str, str.lower):
+        for short in (False, True):
+            fitting = [leaf for leaf in found if fold(name) in map(fold, _names(leaf, short))]
+            if len(fitting) == 1:
+                return fitting[0]
+    return None
+
+
+def _names(leaf: Leaf, short: bool) -> set[str]:
+    return set(leaf.path[-1:]) if short else {leaf.name, ".".join(leaf.path)}
+
+
+def _told_apart(
+    targets: Sequence[_Target],
+    ways: Sequence[list[Route | None]],
+    given: Sequence[Leaf | None],
+    declared: Declared,
+) -> list[Route] | None:
+    """Return the one way in which each target takes another part; None if there is none."""
+    made: dict[int, Route] = {}
+    free = set(range(len(given)))
+    while free:
+        fitting = {
+            index: {at for at in free if row[at] is not None}
+            for index, row in enumerate(ways)
+            if index not in made
+        }
+        if not all(fitting.values()):
+            return None
+        # Where only one way is left for all together, one target has only one.
+        index = min(fitting, key=lambda one: len(fitting[one]))
+        if len(fitting[index]) > 1:
+            alike = [one for one, others in fitting.items() if others == fitting[index]]
+            inputs = " and ".join(targets[one].name for one in alike)
+            parts = ", ".join(_called(given[at]) for at in sorted(fitting[index]))
+            raise ArtifactError(
+                f"{declared.source}: name the inputs as the observation's parts: {inputs} may be "
+                f"any of {parts}"
+            )
+        (at,) = fitting[index]
+        way = ways[index][at]
+        assert way is not None
+        made[index] = way
+        free.remove(at)
+    return [made[index] for index in range(len(targets))]
+
+
+def _called(leaf: Leaf | None) -> str:
+    return "the features" if leaf is None else ".".join(leaf.path)
+
+
+def _way(target: _Target, leaf: Leaf | None, declared: Declared, scale: bool) -> Route | None:
+    """Return how a leaf, or None for all features, goes into an input; None if it does not."""
+    first = int(declared.features > 0)
+    if leaf is not None and leaf.raster:
+        return _raster(target, first + declared.rasters.index(leaf), leaf, scale)
+    floats = target.kind in FLOATS
+    place = (0, declared.features)
+    ways: list[tuple[int, LeafSpace | None]] = [(declared.features, None)] if floats else []
     if leaf is not None:
-        return _raster(target, source, leaf, scale)
-    if target.kind not in FLOATS:
-        return None
-    if target.takes(declared.features):
-        return target.route(source, plain=target.kind == TensorProto.FLOAT)
-    if target.holds(declared.features):
-        return target.route(source, shape=target.shape)
+        sizes = leaf.space.shape
+        if target.shape != sizes and sorted(target.shape) == sorted(sizes):
+            return None
+        place, ways = feature_columns(declared.observation)[leaf.path], []
+        branches, held = choices(leaf.space), floats or target.counts(leaf.space)
+        if floats or (branches is None and held):
+            ways.append((feature_width(leaf.space), None))  # as one-hot codes, which are floats
+        if branches is not None and held:
+            ways.append((leaf.space.size, leaf.space))
+    whole = place == (0, declared.features)
+    for size, values in ways:
+        if target.takes(size) or target.holds(size):
+            flat = target.takes(size)
+            shape = None if flat and values is None else (size,) if flat else target.shape
+            plain = whole and shape is None and target.kind == TensorProto.FLOAT
+            columns = None if whole else place
+            return target.route(0, columns=columns, values=values, shape=shape, plain=plain)
     return None
 
 
@@ -175,21 +276,3 @@ def _raster(target: _Target, source: int, leaf: Leaf, scale: bool) -> Route | No
     else:
         return None
     return target.route(source, scaled=scaled, note="; ".join(notes), **how)
-
-
-def _named(target: _Target, leaf: Leaf, declared: Declared, scale: bool) -> Route | None:
-    """Return how one leaf goes into the input of its name; None if it does not."""
-    rasters, first = declared.rasters, int(declared.features > 0)
-    if leaf.raster:
-        return _raster(target, first + rasters.index(leaf), leaf, scale)
-    place = feature_columns(declared.observation)[leaf.path]
-    branches = choices(leaf.space)
-    ways: list[tuple[int, LeafSpace | None]] = [(leaf.space.size, leaf.space)] if branches else []
-    if not branches or target.kind in FLOATS:
-        ways.insert(0, (feature_width(leaf.space), None))  # as one-hot codes, which are floats
-    for size, values in ways:
-        if target.takes(size) or target.holds(size):
-            rows = (size,) if values else None  # of a Discrete, a column of one
-            shape = rows if target.takes(size) else target.shape
-            return target.route(0, columns=place, values=values, shape=shape)
-    return None

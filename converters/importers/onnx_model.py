@@ -1,13 +1,14 @@
 """ONNX models of policies: opened, checked, and made such that an artifact can hold them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, external_data_helper
+from onnx import TensorProto, external_data_helper, numpy_helper
 
 from converters.artifact.card import ArtifactError
 from converters.artifact.onnx_network import Network, graphs, tensors
@@ -17,14 +18,23 @@ from converters.importers import programs
 from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
-from converters.importers.onnx_inputs import FLOATS, Routed, routes
+from converters.importers.onnx_inputs import FLOATS, Named, Routed, named, routes
 from policy_spec.leaves import Leaf, leaves
 
 RANDOM = {"Bernoulli", "Multinomial"}
 """Operators that draw numbers, beside those whose name begins with `Random`."""
+MOST_STEPS = 1_000_000
+"""Steps of a Loop that says how many it has."""
 _OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 _RECURRENT = {"LSTM", "GRU", "RNN"}
-_STATE = re.compile(r"(^|[^a-z])(h|c|hx|cx|h0|c0|state|states|hidden|memory|recurrent)([^a-z]|$)")
+_STATE = re.compile(r"(^|[^a-z])([hc][x0n]?|states?|hidden|memory|recurrent)([^a-z]|$)")
+_VALUE = re.compile(r"(?<![a-z])(?<!q[^a-z])(values?|critic|v)(?![a-z])")
+_ACTION = re.compile(r"(^|[^a-z])(actions?|actor|mean|mu|loc|logits?|policy|pi)([^a-z]|$)")
+_UNSURE = re.compile(
+    rf"log[^a-z]?(std|sigma|scale|var)|(^|[^a-z])(scale|var|variance|alpha|beta)([^a-z]|$)"
+    rf"|{_VALUE.pattern}"
+)
+"""Names of a second output that may be no standard deviation."""
 
 
 def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
@@ -47,17 +57,21 @@ def open_model(path: Path, data: bytes) -> Network:
         ) from None
 
 
-def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, Declared]:
+def read(
+    data: bytes, declared: Declared, scale_images: bool
+) -> tuple[bytes, Declared, Callable[..., Any]]:
     """Check the content of an ONNX file; return one that takes what a program does.
 
     It is the same where it does so already. It holds what was in other files, has a batch of any
-    size, and one or two outputs. What is left to say of these is returned beside it. Raises
-    ArtifactError for a model that can't be a policy's.
+    size, and one or two outputs. What is left to say of these is returned beside it, and what
+    computes the user's own model of a row of what a program takes. Raises ArtifactError for a model
+    that can't be a policy's.
     """
     path = declared.source
     model = _parse(path, data)
     before = model.SerializeToString(deterministic=True)
     _load_outside(path, model)
+    original = model.SerializeToString()
     _check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
@@ -88,7 +102,14 @@ def read(data: bytes, declared: Declared, scale_images: bool) -> tuple[bytes, De
     for way in ways:
         if way.note:
             teller(declared.said)(way.note)
-    return data, declared
+    names, outputs = [one.name for one in inputs], len(model.graph.output)
+    user = Named(open_model(path, original), names, ways, declared)
+
+    def own(*given: Any) -> Any:
+        made = user(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))[:outputs]
+        return made[0][:1] if outputs == 1 else tuple(one[:1] for one in made)
+
+    return data, declared, own
 
 
 def _parse(path: Path, data: bytes) -> onnx.ModelProto:
@@ -112,8 +133,13 @@ def _parse(path: Path, data: bytes) -> onnx.ModelProto:
 def _load_outside(path: Path, model: onnx.ModelProto) -> None:
     """Take the constants that are in other files into the model, and check its form."""
     outside = [one for one in tensors(model) if external_data_helper.uses_external_data(one)]
+    size = model.ByteSize()
     try:
         for tensor in outside:
+            told = external_data_helper.ExternalDataInfo(tensor)
+            rest = (path.parent / told.location).stat().st_size - (told.offset or 0)
+            size += max(0, rest) if told.length is None else told.length
+        for tensor in outside if size <= MOST else ():
             external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
@@ -123,7 +149,7 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
             f"{path}: its data file {name} can't be read ({one_line(error)}): copy it beside the "
             "model, as it was exported"
         ) from None
-    if model.ByteSize() > MOST:
+    if max(size, model.ByteSize()) > MOST:
         raise ArtifactError(f"{path}: with its data it is larger than 2 GB, which no file may be")
     try:
         onnx.checker.check_model(model)
@@ -146,12 +172,34 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _check_random(path: Path, model: onnx.ModelProto) -> None:
+    known = _constants(model)
     for node in _operators(model):
+        training = node.op_type == "Dropout" and "".join(node.input[2:])
+        if training and known.get(training) != 0:
+            raise ArtifactError(
+                f"{path}: it drops numbers at random (Dropout in training mode): call eval() on "
+                "the policy, and export it again"
+            )
+        if node.op_type == "Loop" and known.get(node.input[0], 0) > MOST_STEPS:
+            raise ArtifactError(
+                f"{path}: it has a Loop of {known[node.input[0]]} steps, and {MOST_STEPS} are the "
+                "most: export the policy without it"
+            )
         if node.op_type.startswith("Random") or node.op_type in RANDOM:
             raise ArtifactError(
                 f"{path}: it draws random numbers ({node.op_type}): export what gives the action's "
                 "mean, or logits, for sampling is done by the server"
             )
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the constants of a model that are one integer or truth value."""
+    kinds = {TensorProto.INT64, TensorProto.BOOL}
+    nodes = [node for node in _operators(model) if node.op_type == "Constant"]
+    found = [(node.output[0], one.t) for node in nodes for one in node.attribute]
+    found += [(one.name, one) for one in tensors(model) if one.name]
+    alone = [(name, one) for name, one in found if one.data_type in kinds and prod(one.dims) == 1]
+    return {name: int(numpy_helper.to_array(one).item()) for name, one in alone}
 
 
 def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
@@ -162,6 +210,21 @@ def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
         raise ArtifactError(
             f"{path}: it has the outputs {', '.join(names)}: say what the second is with "
             "--second-output: std, log-std, or ignore, which takes the first alone"
+        )
+    first = names[0].lower()
+    critic = _VALUE.search(first) and not _ACTION.search(first)
+    critic = critic and declared.said.get("distribution") != "q-values"
+    action = next((name for name in names[1:] if _ACTION.search(name.lower())), None)
+    if critic and action is not None:
+        raise ArtifactError(
+            f"{path}: its first output is {names[0]}, and the action is taken of the first: export "
+            f"it with {action} as the first"
+        )
+    silent = second is None and declared.said.get("distribution") is None
+    if len(names) == 2 and silent and _UNSURE.search(names[1].lower()):
+        raise ArtifactError(
+            f"{path}: its second output is called {names[1]}: say what it is with --second-output: "
+            "std, log-std, or ignore; or with --distribution"
         )
     if len(names) > 1 and second == "ignore":
         declared = replace(declared, said={**declared.said, "second_output": None})
@@ -215,22 +278,45 @@ def _check_inputs(
     for one in inputs:
         if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
             raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
-    names = {one.name for one in inputs}
-    recurrent = [n for n in _operators(model) if n.op_type in _RECURRENT]
-    stateful = any(names.intersection(node.input[5:]) for node in recurrent)
-    observed = {".".join(leaf.path) for leaf in leaves(declared.observation)}
-    others = [name.lower() for name in names - observed]
-    if stateful or (len(names) > 1 and any(map(_STATE.search, others))):
+    states = [one for one in inputs if _is_memory(one, model, declared)]
+    if states:
+        shown = ", ".join(sorted(one.name for one in inputs))
         raise ArtifactError(
-            f"{path}: its inputs are {', '.join(sorted(names))}, as of a policy with a memory, "
-            "which is not served yet: export one that takes the observation alone"
+            f"{path}: its inputs are {shown}, as of a policy with a memory, which is not served "
+            "yet: export one that takes the observation alone"
         )
+
+
+def _is_memory(one: onnx.ValueInfoProto, model: onnx.ModelProto, declared: Declared) -> bool:
+    """Whether an input is the state of a recurrent layer, or comes out again."""
+    recurrent = [node for node in _operators(model) if node.op_type in _RECURRENT]
+    initial = {name for node in recurrent for name in node.input[5:]}
+    if named(one.name, declared) is not None:
+        return False
+    if one.name in initial or not _STATE.search(one.name.lower()):
+        return one.name in initial
+    for node in reversed(model.graph.node):
+        initial |= _taken(node) if (initial - {""}).intersection(node.output) else set()
+    again = (out for out in model.graph.output if _STATE.search(out.name.lower()))
+    return one.name in initial or any(_alike(one, out) for out in again)
+
+
+def _alike(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
+    """Whether two tensors may have the same shape."""
+    first, second = (
+        [d.dim_value for d in part.type.tensor_type.shape.dim] for part in (one, other)
+    )
+    sizes = zip(first, second, strict=False)
+    return len(first) == len(second) and all(a == b or 0 in (a, b) for a, b in sizes)
 
 
 def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declared) -> str:
     taken = " and ".join(_shown(one) for one in inputs)
     given = programs.shown(programs.zeros(declared.features, declared.rasters))
     advice = "say what it takes with --fields or --spec"
+    integers = any(one.type.tensor_type.elem_type not in FLOATS for one in inputs)
+    if integers and all(one.space.element.floating for one in leaves(declared.observation)):
+        advice = "export it with inputs of floats"
     shapes = [one.type.tensor_type.shape.dim for one in inputs]
     if any(not dims or (len(dims) == 1 and dims[0].dim_value > 1) for dims in shapes):
         advice = "export it with a first dimension for the batch"

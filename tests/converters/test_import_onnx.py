@@ -27,7 +27,10 @@ from converters.export import parity
 from converters.export.export import export
 from converters.export.onnx_file import ExportError
 from converters.export.truth import Truth
+from converters.importers import onnx_model
 from converters.importers.import_onnx import import_onnx
+from converters.importers.onnx_inputs import Route
+from policy_spec.leaves import leaves
 from policy_spec.noise import NoiseSource
 from tests.converters.policies_of_spaces import make
 from tests.converters.test_random_spaces import check_served
@@ -204,6 +207,15 @@ def test_a_gaussian(tmp_path: Path, how: str) -> None:
     assert action.tobytes() == np.clip(mean + std * drawn, LOW, HIGH).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"), [("std", {}), ("sigma", {}), ("scale", {"second_output": "std"})]
+)
+def test_a_standard_deviation_by_its_name(tmp_path: Path, name: str, said: Any) -> None:
+    path = written(tmp_path / "policy.onnx", Net(gaussian), output_names=["value_mean", name])
+    folder = import_onnx(path, "v1.0.0", tmp_path / "a", fields=FIELDS, layout=PEDALS, **said)
+    assert artifact.load(folder).card.distribution.std == "parameter"
+
+
 def test_a_second_output_that_is_none(tmp_path: Path) -> None:
     """Stable-Baselines3's own example gives three; what only the others need is gone."""
 
@@ -266,6 +278,106 @@ def test_a_part_of_the_observation_named_state(tmp_path: Path) -> None:
     source = artifact.load(import_onnx(path, "v1.0.0", tmp_path / "a", spec=spec))
     made = source.policy(torch.tensor([[0.1, 0.2, 0.05, -0.05]]), torch.zeros(1, 1))
     torch.testing.assert_close(made, torch.tensor([[0.2, 0.1]]))
+
+
+def eye(*sizes: int) -> dict[str, Any]:
+    return IMAGE | {"shape": list(sizes)}
+
+
+def eyes(**parts: Any) -> dict[str, Any]:
+    action = {"type": "Box", "dtype": "float32", "shape": [2], "low": -999, "high": 999}
+    return {
+        "observation_space": {"type": "Dict", "subspaces": parts},
+        "action_space": action,
+    }
+
+
+def watching(
+    path: Path, inputs: dict[str, tuple[int, ...]], more: str = "", state: bool = False
+) -> Path:
+    """y: of the images in alphabetical order the mean; `more` is a vector of two that is added."""
+    nodes = []
+    for key in inputs:
+        nodes += [
+            helper.make_node("Cast", [key], [f"{key}/f"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", [f"{key}/f"], [f"{key}/m"], axes=[1, 2, 3], keepdims=0),
+            helper.make_node("Reshape", [f"{key}/m", "column"], [f"{key}/r"]),
+        ]
+    order = [f"{key}/r" for key in sorted(inputs, key=str.lower)]
+    nodes.append(helper.make_node("Concat", order, ["both"], axis=1))
+    nodes.append(helper.make_node("Add", ["both", more or "nothing"], ["y"]))
+    given = [
+        helper.make_tensor_value_info(key, TensorProto.UINT8, ["n", *sizes])
+        for key, sizes in inputs.items()
+    ]
+    made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])]
+    if more:
+        given.append(helper.make_tensor_value_info(more, TensorProto.FLOAT, ["n", 2]))
+    if state:
+        nodes.append(helper.make_node("Neg", [more], [f"next_{more}"]))
+        made.append(helper.make_tensor_value_info(f"next_{more}", TensorProto.FLOAT, ["n", 2]))
+    held = [
+        numpy_helper.from_array(np.array([-1, 1]), "column"),
+        numpy_helper.from_array(np.zeros(2, np.float32), "nothing"),
+    ]
+    graph = helper.make_graph(nodes, "g", given, made, held)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
+    return path
+
+
+_SMALL, _FLAT = (8, 9, 3), (8, 9, 1)
+_TWO = eyes(front=eye(*_SMALL), rear=eye(*_SMALL))
+_PAIR = {"type": "Box", "dtype": "float32", "shape": [2], "low": -9, "high": 9}
+SWAPPED: dict[str, tuple[dict[str, tuple[int, ...]], str, dict[str, Any]]] = {
+    "by name": ({"rear": _SMALL, "front": _SMALL}, "", _TWO),
+    "other case": ({"Rear": _SMALL, "Front": _SMALL}, "", _TWO),
+    "one named": ({"z_cam": _SMALL, "front": _SMALL}, "", _TWO),
+    "last key": (
+        {"rear": _SMALL, "front": _SMALL}, "",
+        eyes(camera={"type": "Dict", "subspaces": {"front": eye(*_SMALL), "rear": eye(*_SMALL)}}),
+    ),
+    "other shapes": (
+        {"rear": _FLAT, "front": _SMALL}, "", eyes(front=eye(*_SMALL), rear=eye(*_FLAT)),
+    ),
+    "vector": (
+        {"rear": _SMALL, "front": _SMALL}, "vec",
+        eyes(front=eye(*_SMALL), rear=eye(*_SMALL), speed=_PAIR),
+    ),
+    "state": (
+        {"rear": _SMALL, "front": _SMALL}, "state",
+        eyes(front=eye(*_SMALL), rear=eye(*_SMALL), speed=_PAIR),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+def test_inputs_in_another_order(name: str, tmp_path: Path) -> None:
+    inputs, more, spec = SWAPPED[name]
+    path = watching(tmp_path / "policy.onnx", inputs, more)
+    source = artifact.load(import_onnx(path, "v1.0.0", tmp_path / "a", spec=spec))
+    rasters = [leaf for leaf in leaves(source.card.signature.observation_space) if leaf.raster]
+    given = {
+        leaf.path[-1]: torch.full((1, *leaf.space.shape), 10, dtype=torch.uint8) for leaf in rasters
+    }
+    given["rear"] = given["rear"] + 190
+    vector = torch.tensor([[1.0, 2.0]]) if more else torch.zeros(1, 0)
+    made = source.policy(vector, torch.zeros(1, 1), *given.values())
+    expected = torch.tensor([[11.0, 202.0]] if more else [[10.0, 200.0]])
+    torch.testing.assert_close(made, expected)
+
+
+def test_the_comparison_sees_inputs_in_the_wrong_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is called by position, as if its inputs were the observation's parts."""
+    path = watching(tmp_path / "policy.onnx", {"rear": _SMALL, "front": _SMALL})
+    monkeypatch.setattr(
+        onnx_model, "routes",
+        lambda *_: [Route(index, torch.uint8, plain=True) for index in range(2)],
+    )  # fmt: skip
+    with pytest.raises(ArtifactError, match="its actions differ from the model's own"):
+        import_onnx(path, "v1.0.0", tmp_path / "a", spec=_TWO)
 
 
 def test_a_sparse_constant_in_another_file_is_not_opened() -> None:
@@ -337,6 +449,39 @@ def test_a_graph_in_a_node(tmp_path: Path) -> None:
     outputs = [helper.make_tensor_value_info("noise", TensorProto.FLOAT, ["n", 4])]
     path = by_hand(tmp_path / "policy.onnx", nodes=nodes, outputs=outputs)
     served(import_onnx(path, "v1.0.0", tmp_path / "a", spec=GEARS), tmp_path / "repository")
+
+
+def test_a_graph_in_a_node_takes_constants_of_outside(tmp_path: Path) -> None:
+    def branch(name: str, *nodes: Any, **held: Any) -> Any:
+        made = helper.make_tensor_value_info(f"{name}/out", TensorProto.FLOAT, None)
+        constants = [numpy_helper.from_array(value, key) for key, value in held.items()]
+        last = helper.make_node("Mul", ["logits", name], [f"{name}/out"])
+        return helper.make_graph([*nodes, last], name, [], [made], constants)
+
+    half = branch("half", half=np.float32([0.5]))
+    inner = helper.make_node(
+        "If", ["yes"], ["middle"], then_branch=half, else_branch=branch("twice")
+    )
+    twice = helper.make_tensor_value_info("twice/out", TensorProto.FLOAT, None)
+    nodes = [
+        helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
+        helper.make_node(
+            "If", ["yes"], ["other"], else_branch=branch("table"),
+            then_branch=helper.make_graph(
+                [inner, helper.make_node("Mul", ["middle", "twice"], ["twice/out"])], "deep", [],
+                [twice], [numpy_helper.from_array(np.float32([2]), "twice")],
+            ),
+        ),
+    ]  # fmt: skip
+    outputs = [helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 4])]
+    path = by_hand(tmp_path / "policy.onnx", nodes=nodes, outputs=outputs)
+    run = served(import_onnx(path, "v1.0.0", tmp_path / "a", spec=GEARS), tmp_path / "repository")
+    gear, speed = np.arange(ROWS) % 3, np.abs(rows(1))
+    features = np.concatenate([np.eye(3, dtype=np.float32)[gear], speed], axis=1)
+    drawn = noise("gumbel", 4)
+    (action,) = run(features=features, noise=drawn)
+    (logits,) = user(path, speed, gear)
+    assert action.tobytes() == (logits + drawn).argmax(axis=1)[:, None].tobytes()
 
 
 def test_recorded_observations_of_all_kinds(tmp_path: Path) -> None:
@@ -433,6 +578,66 @@ def _huge(folder: Path) -> Path:
     return folder / "p.onnx"
 
 
+def _data_of(size: int, **told: Any) -> Callable[[Path], Path]:
+    """A file of data that takes no room."""
+
+    def write(folder: Path) -> Path:
+        path = by_hand(folder / "p.onnx")
+        model = onnx.load(str(path))
+        (table,) = model.graph.initializer
+        table.ClearField("raw_data")
+        table.data_location = TensorProto.EXTERNAL
+        for key, value in ({"location": "sparse"} | told).items():
+            table.external_data.add(key=key, value=str(value))
+        path.write_bytes(model.SerializeToString())
+        (folder / "sparse").touch()
+        os.truncate(folder / "sparse", size)
+        return path
+
+    return write
+
+
+def _loop(folder: Path) -> Path:
+    """It would run for thousands of years."""
+    kinds = {"i": TensorProto.INT64, "go": TensorProto.BOOL, "x": TensorProto.FLOAT}
+    inputs = [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()]
+    made = [
+        helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("same", TensorProto.FLOAT, None),
+    ]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Identity", ["x"], ["same"]),
+        ],
+        "body", inputs, made,
+    )  # fmt: skip
+    steps = numpy_helper.from_array(np.array(1 << 62))
+    return by_hand(
+        folder / "p.onnx",
+        nodes=[
+            helper.make_node("Constant", [], ["steps"], value=steps),
+            helper.make_node("Loop", ["steps", "", "logits"], ["other"], body=body),
+        ],
+        outputs=[_output(TensorProto.FLOAT, "n", 4)],
+    )
+
+
+def _drops(training: bool) -> Callable[[Path], Path]:
+    ratio = numpy_helper.from_array(np.float32(1e-4))
+    mode = numpy_helper.from_array(np.array(training))
+    return _hand(
+        helper.make_node("Constant", [], ["ratio"], value=ratio),
+        helper.make_node("Constant", [], ["training"], value=mode),
+        helper.make_node("Dropout", ["logits", "ratio", "training"], ["other"]),
+        outputs=[_output(TensorProto.FLOAT, "n", 4)],
+    )
+
+
+def test_a_dropout_that_drops_nothing(tmp_path: Path) -> None:
+    import_onnx(_drops(training=False)(tmp_path), "v1.0.0", tmp_path / "a", spec=GEARS)
+
+
 def _without_data(folder: Path) -> Path:
     path = exported(folder)
     path.with_name("dynamo.onnx.data").unlink()
@@ -472,6 +677,11 @@ def _memory(folder: Path) -> Path:
     return written(folder / "p.onnx", Memory(), *given, names=names, dynamic_axes=axes)
 
 
+class AsFloats(nn.Module):
+    def forward(self, given: Tensor) -> Tensor:
+        return given.float()
+
+
 VECTOR = ["--fields", "speed,steering,sensors:5", "--layout", "throttle,brake,steer"]
 GEAR = ["--spec", str(GEARS).replace("'", '"')]
 _DRAW = helper.make_node("RandomNormalLike", ["logits"], ["other"])
@@ -489,6 +699,11 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "data linked": (_data(location="linked.data"), VECTOR, "is a symbolic link.): copy it beside"),
     "data of -1 bytes": (_data(length="-1"), VECTOR, "dynamo.onnx.data can't be read (External"),
     "data at x": (_data(offset="x"), VECTOR, "its data file dynamo.onnx.data can't be read ("),
+    "data of 40 GB": (_data_of(40 << 30), GEAR, "with its data it is larger than 2 GB"),
+    "data of 6 GB": (_data_of(40 << 30, length=6 << 30), GEAR, "it is larger than 2 GB"),
+    "data of a short file": (_data_of(8, length=48), GEAR, "its data file sparse can't be read ("),
+    "a long loop": (_loop, GEAR, "it has a Loop of 4611686018427387904 steps, and 1000000 are"),
+    "drops": (_drops(training=True), GEAR, "it drops numbers at random (Dropout in training mode)"),
     "opset 29": (_hand(opset=29), GEAR, "its opset is 29, and 9 to"),
     "opset 8": (_hand(opset=8), GEAR, "export it again with opset_version=18"),
     "own operator": (
@@ -515,12 +730,29 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
         "its output other is string: it must give floats",
     ),
     "a memory": (_memory, VECTOR, "a memory, which is not served yet"),
+    "a memory by hand": (
+        lambda folder: watching(
+            folder / "p.onnx", {"front": _SMALL, "rear": _SMALL}, "state", state=True
+        ), ["--spec", str(_TWO).replace("'", '"')], "rear, state, as of a policy with a memory",
+    ),
     "three outputs": (
         _net(lambda made, value: (made[:, :3], value, value)), VECTOR,
         "say what the second is with --second-output",
     ),
     "two outputs": (
         _net(lambda made, value: (made[:, :3], value)), VECTOR, "say what it is with --second-out",
+    ),
+    **{
+        name: (
+            _net(gaussian, output_names=["mean", name]), VECTOR,
+            f"its second output is called {name}: say what it is with --second-output: std",
+        )
+        for name in ("log_std", "logstd", "log-std", "scale", "beta", "Value")
+    },
+    "the value first": (
+        _net(lambda made, value: (value, made[:, :3]), output_names=["critic", "action_mean"]),
+        [*VECTOR, "--second-output", "ignore"],
+        "its first output is critic, and the action is taken of the first: export it with",
     ),
     "one output": (
         _net(lambda made, _: made[:, :3]), [*VECTOR, "--second-output", "std"],
@@ -537,6 +769,24 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
     "no declaration": (_net(gaussian), [], "say it with --fields"),
     "another width": (_net(lambda made, _: made), VECTOR, "it gives 6 numbers for each row"),
     "no image": (by_hand_in, [*GEAR, "--scale-images"], "no input of floats takes a uint8 image"),
+    "two alike": (
+        lambda folder: watching(folder / "p.onnx", {"rear_image": _SMALL, "front_image": _SMALL}),
+        ["--spec", str(_TWO).replace("'", '"')],
+        "name the inputs as the observation's parts: rear_image and front_image may be any of "
+        "front, rear",
+    ),
+    "a small image turned": (
+        lambda folder: watching(folder / "p.onnx", {"rear": (3, 2, 2), "front": (2, 2, 3)}),
+        ["--spec", str(eyes(front=eye(2, 2, 3), rear=eye(2, 2, 3))).replace("'", '"')],
+        "it takes rear (n, 3, 2, 2) of uint8 and front (n, 2, 2, 3) of uint8, and an observation",
+    ),
+    "floats as integers": (
+        lambda folder: written(
+            folder / "p.onnx", nn.Sequential(AsFloats(), nn.Linear(7, 3)),
+            torch.zeros(2, 7, dtype=torch.int64),
+        ), VECTOR, "it takes x0 (n, 7) of int64, and an observation is 7 float32 features: export "
+        "it with inputs of floats",
+    ),
     "more inputs": (
         _hand(inputs=[helper.make_tensor_value_info("lane", TensorProto.FLOAT, ["n", 1])]), GEAR,
         "it takes speed (n, 1) of float and gear (n) of int64 and lane (n, 1) of float, and an",
