@@ -3,31 +3,23 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, external_data_helper
 
 from converters.artifact.card import ArtifactError
-from converters.artifact.onnx_network import Network, graphs, tensors
+from converters.artifact.onnx_network import Network, tensors
 from converters.errors import one_line
 from converters.export import onnx_file
-from converters.importers import programs
+from converters.importers import onnx_checks, programs
 from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
-from converters.importers.onnx_inputs import FLOATS, Named, Routed, named, routes
+from converters.importers.onnx_inputs import FLOATS, Named, Routed, routes
 from policy_spec.leaves import Leaf, leaves
 
-RANDOM = {"Bernoulli", "Multinomial"}
-"""Operators that draw numbers, beside those whose name begins with `Random`."""
-MOST_STEPS = 1_000_000
-"""Steps of a Loop that says how many it has."""
-_OWN = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
-_RECURRENT = {"LSTM", "GRU", "RNN"}
-_STATE = re.compile(r"(^|[^a-z])([hc][x0n]?|states?|hidden|memory|recurrent)([^a-z]|$)")
 _VALUE = re.compile(r"(?<![a-z])(?<!q[^a-z])(values?|critic|v)(?![a-z])")
 _ACTION = re.compile(r"(^|[^a-z])(actions?|actor|mean|mu|loc|logits?|policy|pi)([^a-z]|$)")
 _UNSURE = re.compile(
@@ -72,14 +64,14 @@ def read(
     before = model.SerializeToString(deterministic=True)
     _load_outside(path, model)
     original = model.SerializeToString()
-    _check_operators(path, model)
+    onnx_checks.check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
-    _check_inputs(path, inputs, model, declared)
+    onnx_checks.check_inputs(path, inputs, model, declared)
     declared = _keep_outputs(model, declared)
     _prune(model.graph)
-    _check_outputs(path, model)
-    _check_random(path, model)
+    onnx_checks.check_outputs(path, model)
+    onnx_checks.check_random(path, model)
     ways = routes(inputs, declared, scale_images)
     if ways is None:
         raise ArtifactError(_misfit(path, inputs, declared))
@@ -157,51 +149,6 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
         raise ArtifactError(f"{path}: no valid ONNX model: {one_line(error)}") from None
 
 
-def _operators(model: onnx.ModelProto) -> list[Any]:
-    return [node for graph in graphs(model) for node in graph.node]
-
-
-def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    own = _OWN | {one.domain for one in model.functions}
-    for node in _operators(model):
-        if node.domain not in own:
-            raise ArtifactError(
-                f"{path}: it has the operator {node.op_type} of {node.domain}, which ONNX Runtime "
-                "does not have: export the policy without operators of your own"
-            )
-
-
-def _check_random(path: Path, model: onnx.ModelProto) -> None:
-    known = _constants(model)
-    for node in _operators(model):
-        training = node.op_type == "Dropout" and "".join(node.input[2:])
-        if training and known.get(training) != 0:
-            raise ArtifactError(
-                f"{path}: it drops numbers at random (Dropout in training mode): call eval() on "
-                "the policy, and export it again"
-            )
-        if node.op_type == "Loop" and known.get(node.input[0], 0) > MOST_STEPS:
-            raise ArtifactError(
-                f"{path}: it has a Loop of {known[node.input[0]]} steps, and {MOST_STEPS} are the "
-                "most: export the policy without it"
-            )
-        if node.op_type.startswith("Random") or node.op_type in RANDOM:
-            raise ArtifactError(
-                f"{path}: it draws random numbers ({node.op_type}): export what gives the action's "
-                "mean, or logits, for sampling is done by the server"
-            )
-
-
-def _constants(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the constants of a model that are one integer or truth value."""
-    kinds = {TensorProto.INT64, TensorProto.BOOL}
-    nodes = [node for node in _operators(model) if node.op_type == "Constant"]
-    found = [(node.output[0], one.t) for node in nodes for one in node.attribute]
-    found += [(one.name, one) for one in tensors(model) if one.name]
-    alone = [(name, one) for name, one in found if one.data_type in kinds and prod(one.dims) == 1]
-    return {name: int(numpy_helper.to_array(one).item()) for name, one in alone}
-
-
 def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
     """Leave away the outputs that are not needed; return what is left to say of the others."""
     path, outputs, second = declared.source, model.graph.output, declared.second
@@ -241,7 +188,7 @@ def _prune(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if needed.intersection(node.output):
             kept.append(node)
-            needed |= _taken(node)
+            needed |= onnx_checks.taken(node)
     if len(kept) < len(graph.node):
         nodes = [onnx.NodeProto.FromString(one.SerializeToString()) for one in reversed(kept)]
         del graph.node[:]
@@ -249,65 +196,6 @@ def _prune(graph: onnx.GraphProto) -> None:
         held = [one for one in graph.initializer if one.name in needed]
         del graph.initializer[:]
         graph.initializer.extend(held)
-
-
-def _taken(node: onnx.NodeProto) -> set[str]:
-    """Return the names that a node takes; graphs in it may take any of outside."""
-    found = set(node.input)
-    for attribute in node.attribute:
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
-            found |= {one.name for one in graph.output}
-            found = found.union(*map(_taken, graph.node))
-    return found
-
-
-def _check_outputs(path: Path, model: onnx.ModelProto) -> None:
-    for one in model.graph.output:
-        kind = one.type.tensor_type.elem_type if one.type.HasField("tensor_type") else 0
-        if kind not in FLOATS:
-            shown = TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
-            raise ArtifactError(
-                f"{path}: its output {one.name} is {shown}: it must give floats, the mean of an "
-                "action or the logits of a discrete one, not the action that was chosen"
-            )
-
-
-def _check_inputs(
-    path: Path, inputs: Sequence[onnx.ValueInfoProto], model: Any, declared: Declared
-) -> None:
-    for one in inputs:
-        if not one.type.HasField("tensor_type") or not one.type.tensor_type.HasField("shape"):
-            raise ArtifactError(f"{path}: its input {one.name} is no tensor of a known shape")
-    states = [one for one in inputs if _is_memory(one, model, declared)]
-    if states:
-        shown = ", ".join(sorted(one.name for one in inputs))
-        raise ArtifactError(
-            f"{path}: its inputs are {shown}, as of a policy with a memory, which is not served "
-            "yet: export one that takes the observation alone"
-        )
-
-
-def _is_memory(one: onnx.ValueInfoProto, model: onnx.ModelProto, declared: Declared) -> bool:
-    """Whether an input is the state of a recurrent layer, or comes out again."""
-    recurrent = [node for node in _operators(model) if node.op_type in _RECURRENT]
-    initial = {name for node in recurrent for name in node.input[5:]}
-    if named(one.name, declared) is not None:
-        return False
-    if one.name in initial or not _STATE.search(one.name.lower()):
-        return one.name in initial
-    for node in reversed(model.graph.node):
-        initial |= _taken(node) if (initial - {""}).intersection(node.output) else set()
-    again = (out for out in model.graph.output if _STATE.search(out.name.lower()))
-    return one.name in initial or any(_alike(one, out) for out in again)
-
-
-def _alike(one: onnx.ValueInfoProto, other: onnx.ValueInfoProto) -> bool:
-    """Whether two tensors may have the same shape."""
-    first, second = (
-        [d.dim_value for d in part.type.tensor_type.shape.dim] for part in (one, other)
-    )
-    sizes = zip(first, second, strict=False)
-    return len(first) == len(second) and all(a == b or 0 in (a, b) for a, b in sizes)
 
 
 def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declared) -> str:
