@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
+import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, SAC
 
 from carlarl.cli import cli
-from converters.artifact import artifact, pickles
+from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.importers import sb3_classes, sb3_zip
+from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from tests.converters.sb3_actions import actor_and_images, distribution
 from tests.converters.test_sb3_spaces import act, inputs
@@ -112,6 +116,24 @@ class Fixed(Rays):
 class Broken(Rays):
     def forward(self, seen):
         raise RuntimeError("a line,\\nand another")
+
+
+class Shell:
+    # it would run
+    def __init__(self, space=None, mode=0, file=None, args=()):
+        import os
+
+        if file:
+            os.spawnvp(mode, file, args)
+
+    run = __init__
+
+
+def shell(space, mode, file, args):
+    Shell(space, mode, file, args)
+
+
+SHELL = Shell()
 
 
 class Lone(Rays):
@@ -251,7 +273,7 @@ def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_pat
         ("import nothing_such", "ModuleNotFoundError: No module named 'nothing_such'"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
         ("", "can't be imported: AttributeError: "),
-        ("class Rays: pass", "can't build it: "),
+        ("class Rays: pass", "features_extractor_class is my_project.nets.Rays, no Base"),
     ],
 )
 def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_path: Path) -> None:
@@ -267,10 +289,45 @@ def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_pa
     assert "\n" not in str(told.value)
 
 
-def test_trust_in_a_module_is_none_in_what_it_imports(nets: Any) -> None:
-    held = pickles.foreign("my_project.nets", "torch.nn.Tanh")
-    with pytest.raises(ValueError, match="which my_project.nets does not define itself"):
-        sb3_classes.argument("activation_fn", held, ["my_project"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torch.os.spawnvp", "no class or function that my_project.nets defines itself"),
+        ("torch.nn.Tanh", "no class or function that my_project.nets defines itself"),
+        ("SHELL.run", "no class or function that my_project.nets defines itself"),
+        ("SHELL", "no class or function that my_project.nets defines itself"),
+        ("Shell", "features_extractor_class is my_project.nets.Shell, no BaseFeaturesExtractor"),
+        ("shell", "features_extractor_class is my_project.nets.shell, no BaseFeaturesExtractor"),
+    ],
+)
+def test_a_zip_runs_nothing_else_of_a_trusted_module(
+    name: str, message: str, nets: Any, tmp_path: Path
+) -> None:
+    save(tmp_path, nets, (A2C, MATRIX, None, {}))
+    mark = tmp_path / "ran"
+    given = {"file": "touch", "args": ["touch", str(mark)], "mode": 0}
+    held = pickle.dumps({"features_extractor_class": nets.Rays, "features_extractor_kwargs": given})
+    # Protocol 4 names a class by two short texts, each behind its length.
+    assert held.count(b"\x8c\x04Rays") == 1
+    told = name.encode()
+    held = held.replace(b"\x8c\x04Rays", b"\x8c" + bytes([len(told)]) + told)
+    frame = held.index(b"\x95")
+    held = held[:frame] + held[frame + 9 :]  # its length is another now
+    hostile = changed(tmp_path, policy_kwargs={":serialized:": base64.b64encode(held).decode()})
+    with pytest.raises(ArtifactError, match=message):
+        import_sb3(hostile, "v1.0.0", tmp_path / "artifacts", trust=["my_project"])
+    assert not mark.exists()
+
+
+def changed(folder: Path, **entries: Any) -> Path:
+    """Write `policy.zip` with other entries of its data."""
+    with (
+        zipfile.ZipFile(folder / "policy.zip") as source,
+        zipfile.ZipFile(folder / "changed.zip", "w") as to,
+    ):
+        to.writestr("data", json.dumps(json.loads(source.read("data")) | entries))
+        to.writestr("policy.pth", source.read("policy.pth"))
+    return folder / "changed.zip"
 
 
 def test_the_command_finds_modules_where_it_runs(
