@@ -45,7 +45,8 @@ class SavedPolicy:
             what the model's would.
         observation_space: as the policy saw it, behind all wrappers.
         action_space: as the policy saw it.
-        steps: how many steps it was trained for.
+        trained: it was itself trained, and the zip holds all that its algorithm keeps of that.
+            Weights of another policy may have been set into it otherwise.
         last_observation: what it saw last, a batch, or None.
         last_original: what `sb3_normalisation` needs; a batch, or None.
     """
@@ -54,7 +55,7 @@ class SavedPolicy:
     policy: Any
     observation_space: Space
     action_space: Space
-    steps: int
+    trained: bool
     last_observation: Any
     last_original: Any
 
@@ -106,7 +107,7 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         observation_space = sb3_spaces.rebuild(data["observation_space"])
         action_space = sb3_spaces.rebuild(data["action_space"])
         arguments = _arguments(data["policy_kwargs"] or {}, trusted)
-        steps = _steps(data["num_timesteps"])
+        trained = _steps(data["num_timesteps"]) > 0
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: {one_line(error)}") from None
     weights = _weights(path, members["policy.pth"])
@@ -114,6 +115,8 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
         _split_shared_extractor(weights)
+    original = _batch(data["_last_original_obs"])
+    none = "_last_original_obs" in data.entries and data["_last_original_obs"] is None
     if algorithm != "ARS":
         arguments["lr_schedule"] = lambda _: 0.0
     return SavedPolicy(
@@ -121,9 +124,9 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         policy=_build(path, kind, observation_space, action_space, arguments, weights),
         observation_space=observation_space,
         action_space=action_space,
-        steps=steps,
+        trained=trained and (none or original is not None),
         last_observation=_batch(data["_last_obs"]),
-        last_original=_batch(data["_last_original_obs"]),
+        last_original=original,
     )
 
 

@@ -27,7 +27,7 @@ def _policy(folder: Path, low: list[float]) -> Path:
 
 
 PEDALS = ["throttle", "brake", "steer"]
-GIVEN: Any = {"fields": ["vector"], "layout": PEDALS}
+GIVEN: Any = {"fields": ["vector"], "vecnormalize": "none", "layout": PEDALS}
 
 
 @pytest.mark.parametrize(
