@@ -34,6 +34,7 @@ NETS = """
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 
@@ -101,6 +102,29 @@ class Policy(ActorCriticPolicy):
 class Otherwise(ActorCriticPolicy):
     def _predict(self, observation, deterministic=False):
         return super()._predict(observation, True)
+
+
+class Steady(nn.Linear):
+    def forward(self, value):
+        return super().forward(value).tanh() - 1
+
+
+class Spread(SACPolicy):
+    # with a standard deviation of its own
+    def make_actor(self, features_extractor=None):
+        actor = super().make_actor(features_extractor)
+        actor.log_std = Steady(actor.log_std.in_features, actor.log_std.out_features)
+        return actor
+
+
+class Annealed(ActorCriticPolicy):
+    # whose standard deviation is another one as soon as it acts
+    def __init__(self, *given, **more):
+        super().__init__(*given, **more)
+        self.action_net.register_forward_pre_hook(self._anneal)
+
+    def _anneal(self, *_):
+        self.log_std.data.fill_(-1)
 
 
 class Nothing:
@@ -178,6 +202,7 @@ CASES: Any = {
     "ReLU": (SAC, MATRIX, None, {"activation_fn": "ReLU", "net_arch": [4]}),
     "wave": (A2C, MATRIX, None, {"activation_fn": "wave"}),
     "Policy": (A2C, MATRIX, "Policy", {}),
+    "Spread": (SAC, MATRIX, "Spread", {"net_arch": [4]}),
 }
 
 
@@ -259,6 +284,7 @@ def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
     ("case", "message"),
     [
         ((A2C, MATRIX, "Otherwise", {}), "Otherwise._predict is not Stable-Baselines3's own"),
+        ((A2C, MATRIX, "Annealed", {}), "the standard deviation of its noise differs from that of"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Fixed"}), "fixed number of rows"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Broken"}), "RuntimeError: a line, and"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Lone"}), "RuntimeError: one row alone"),
