@@ -59,6 +59,11 @@ def import_sb3(
     that exists. It also raises it if `vecnormalize` is a file and the zip shows that the policy was
     trained without, or if `vecnormalize` is None and the zip does not show that.
     """
+    for module in trust:
+        if not user_code.NAME.fullmatch(module):
+            raise ArtifactError(
+                f"--trust {module!r} must be a module as Python imports it, like my_project.nets"
+            )
     saved = sb3_zip.read(policy, trust)
     tell = interface.teller(options)
     own_code = f"{policy}: its network can't be computed", sb3_classes.ADVICE
