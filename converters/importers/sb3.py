@@ -52,12 +52,18 @@ def import_sb3(
     vector, see `interface.named`. `image_layout` is how callers send images; without it they send
     the environment's layout, or the channels last where the zip does not tell it. The mask of
     MaskablePPO is one more part of the observation, `action_mask`, 1 for what is allowed. The
-    artifact's actions are compared with `model.predict(deterministic=True)`.
+    artifact's actions are compared with `model.predict(deterministic=True)`, and the standard
+    deviation of its noise with the policy's own.
 
     Raises ArtifactError for another policy, for a flat vector without `fields`, and for a version
     that exists. It also raises it if `vecnormalize` is a file and the zip shows that the policy was
     trained without, or if `vecnormalize` is None and the zip does not show that.
     """
+    for module in trust:
+        if not user_code.NAME.fullmatch(module):
+            raise ArtifactError(
+                f"--trust {module!r} must be a module as Python imports it, like my_project.nets"
+            )
     saved = sb3_zip.read(policy, trust)
     tell = interface.teller(options)
     own_code = f"{policy}: its network can't be computed", sb3_classes.ADVICE
@@ -89,6 +95,11 @@ def import_sb3(
             actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
         return actions
 
+    def spread(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
+        predict(rows, features)  # which leaves its distribution
+        std: NDArray[Any] = saved.network.action_dist.distribution.stddev.numpy()
+        return std
+
     return writer.write(
         artifacts / version,
         policy,
@@ -98,6 +109,7 @@ def import_sb3(
         options,
         kind=saved.algorithm.lower(),
         preprocessor=statistics,
+        spread=spread if actor.output == "gaussian" else None,
         **interface.card_fields(policy, observation, action, options) | card,
     )
 

@@ -223,6 +223,8 @@ def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | No
     plain = len(linears) == len(between) and all(
         type(layer) is nn.Linear and layer.bias is not None for layer in (*linears, head)
     )
+    if isinstance(actor.std, _Network):  # its weights go through the same plain layer
+        plain = plain and type(actor.std.head) is nn.Linear and actor.std.head.bias is not None
     used = {(type(layer), repr(layer)) for layer in between}
     names = [name for name, kind in ACTIVATIONS.items() if used <= {(kind, repr(kind()))}]
     if not plain or not names or isinstance(actor.std, _StateDependent):

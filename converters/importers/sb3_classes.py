@@ -3,6 +3,7 @@
 import importlib
 import operator
 from collections.abc import Collection
+from types import FunctionType
 from typing import Any
 
 from sb3_contrib.ars import policies as ars
@@ -85,7 +86,13 @@ def argument(name: str, value: Any, trusted: Collection[str]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, type) and issubclass(value, Foreign):
-        return _known(value) or _trusted(name, value, trusted)
+        found = _known(value) or _trusted(name, value, trusted)
+        base = torch_layers.BaseFeaturesExtractor
+        if name == "features_extractor_class" and not (
+            isinstance(found, type) and issubclass(found, base)
+        ):
+            raise ValueError(f"{name} is {value.module}.{value.name}, no {base.__name__}: {ADVICE}")
+        return found
     named = value.name if isinstance(value, Foreign) else ""
     if named.startswith("_make_function"):
         raise ValueError(f"{name} is a function, which is code: {ADVICE}")
@@ -119,6 +126,7 @@ def _trusted(what: str, held: type[Foreign], trusted: Collection[str]) -> Any:
     advice = "run the command where `import` finds it"
     with user_code.running(f"--trust: {name} can't be imported", advice):
         found = operator.attrgetter(held.name)(importlib.import_module(module))
-    if getattr(found, "__module__", None) != module:
-        raise ValueError(f"{what} is {name}, which {module} does not define itself: {ADVICE}")
+    if not isinstance(found, type | FunctionType) or found.__module__ != module:
+        told = f"no class or function that {module} defines itself"
+        raise ValueError(f"{what} is {name}, which is {told}: {ADVICE}")
     return found

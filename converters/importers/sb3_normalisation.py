@@ -3,7 +3,8 @@
 The zip holds no wrapper, but what the policy saw last, and the "original" of it. PPO, A2C and the
 other algorithms of `ON_POLICY` keep an original only behind VecNormalize, whatever that normalises.
 SAC, TD3, DQN and the like always keep one: behind VecNormalize it is the same observation before it
-was normalised, otherwise it is the observation before the last one.
+was normalised, otherwise it is the observation before the last one. What was not trained itself
+does not tell: its weights may be another policy's, as `set_parameters` copies them.
 """
 
 from collections.abc import Collection
@@ -50,12 +51,12 @@ def check(
     if given == "none":
         return None
     if given is None:
-        why = None if saved.steps == 0 else unsure(saved)
+        why = unsure(saved)
         if why is not None:
             raise ArtifactError(f"{path}: {why}: {_ASK}")
         return None
     record = _record(given)
-    if record is not None and saved.steps and unsure(saved, float(record.clip_obs)) is None:
+    if record is not None and unsure(saved, float(record.clip_obs)) is None:
         raise ArtifactError(
             f"{path}: it was trained on observations that were not normalised, and {given} would "
             "normalise them: leave --vecnormalize away"
@@ -86,6 +87,11 @@ def unsure(saved: SavedPolicy, clip: float = CLIP) -> str | None:
     `clip` is the bound of what VecNormalize makes.
     """
     last, original = saved.last_observation, saved.last_original
+    if not saved.trained:
+        return (
+            "it was not trained since it was made, or not all of it was saved, so it does not tell "
+            "whether its weights come from behind VecNormalize"
+        )
     if saved.algorithm in ON_POLICY:
         return None if original is None else "it was trained behind VecNormalize"
     if last is None or original is None:

@@ -6,8 +6,10 @@ alike, and a learning rate that is a function does not hinder.
 """
 
 import base64
+import inspect
 import io
 import json
+import pickle
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from typing import Any
 import stable_baselines3
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
 
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
@@ -45,7 +49,8 @@ class SavedPolicy:
             what the model's would.
         observation_space: as the policy saw it, behind all wrappers.
         action_space: as the policy saw it.
-        steps: how many steps it was trained for.
+        trained: it was itself trained, and the zip holds all that its algorithm keeps of that.
+            Weights of another policy may have been set into it otherwise.
         last_observation: what it saw last, a batch, or None.
         last_original: what `sb3_normalisation` needs; a batch, or None.
     """
@@ -54,7 +59,7 @@ class SavedPolicy:
     policy: Any
     observation_space: Space
     action_space: Space
-    steps: int
+    trained: bool
     last_observation: Any
     last_original: Any
 
@@ -106,7 +111,7 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         observation_space = sb3_spaces.rebuild(data["observation_space"])
         action_space = sb3_spaces.rebuild(data["action_space"])
         arguments = _arguments(data["policy_kwargs"] or {}, trusted)
-        steps = _steps(data["num_timesteps"])
+        trained = _steps(data["num_timesteps"]) > 0
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: {one_line(error)}") from None
     weights = _weights(path, members["policy.pth"])
@@ -114,6 +119,8 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
         _split_shared_extractor(weights)
+    original = _batch(data["_last_original_obs"])
+    none = "_last_original_obs" in data.entries and data["_last_original_obs"] is None
     if algorithm != "ARS":
         arguments["lr_schedule"] = lambda _: 0.0
     return SavedPolicy(
@@ -121,9 +128,9 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
         policy=_build(path, kind, observation_space, action_space, arguments, weights),
         observation_space=observation_space,
         action_space=action_space,
-        steps=steps,
+        trained=trained and (none or original is not None),
         last_observation=_batch(data["_last_obs"]),
-        last_original=_batch(data["_last_original_obs"]),
+        last_original=original,
     )
 
 
@@ -194,6 +201,11 @@ def _weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
         if not isinstance(weights, Mapping):
             raise ValueError("no state dict")
         return dict(weights)
+    except pickle.UnpicklingError:  # torch's own text advises to run it
+        raise ArtifactError(
+            f"{path}: its policy.pth is damaged, or holds objects beside weights, which is code: "
+            "save the policy again with model.save(FILE)"
+        ) from None
     except Exception as error:  # whatever a damaged or hostile file can provoke in torch
         raise ArtifactError(f"{path}: its policy.pth can't be read: {one_line(error)}") from None
 
@@ -228,6 +240,24 @@ def _split_shared_extractor(weights: dict[str, torch.Tensor]) -> None:
             weights.setdefault(f"{net}_{key}", weights[key])
 
 
+def _bound(weights: dict[str, torch.Tensor]) -> Any:
+    """Return a hook that raises ValueError once a network has far more parameters than its weights.
+
+    It bounds time and memory, and leaves some for parameters that a class replaces by others.
+    """
+    left = [2 * len(weights) + 1000, 2 * sum(one.numel() for one in weights.values()) + 1_000_000]
+
+    def count(module: Any, name: str, parameter: Any) -> None:
+        if parameter is None or is_lazy(parameter):
+            return
+        left[0] -= 1
+        left[1] -= parameter.numel()
+        if min(left) < 0:
+            raise ValueError("its policy_kwargs make far more weights than its policy.pth holds")
+
+    return count
+
+
 def _build(
     path: Path,
     kind: type[Any],
@@ -236,8 +266,11 @@ def _build(
     arguments: dict[str, Any],
     weights: dict[str, torch.Tensor],
 ) -> Any:
+    if "ortho_init" in inspect.signature(kind).parameters:
+        arguments["ortho_init"] = False  # it takes long for wide layers, whose weights are here
     try:
-        policy = kind(observation_space, action_space, **arguments)
+        with register_module_parameter_registration_hook(_bound(weights)):
+            policy = kind(observation_space, action_space, **arguments)
         policy.load_state_dict(weights)
         policy.set_training_mode(False)
         return policy.requires_grad_(False)

@@ -10,7 +10,8 @@ from typing import Any
 from converters.artifact.card import ArtifactError
 from converters.errors import ConversionError, one_line
 
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""A name with dots, as Python imports it."""
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def load(flag: str, text: str) -> Any:
     Raises ArtifactError, which begins with `flag`.
     """
     module, _, attribute = text.partition(":")
-    if not _NAME.fullmatch(module) or not _NAME.fullmatch(attribute):
+    if not NAME.fullmatch(module) or not NAME.fullmatch(attribute):
         raise ArtifactError(
             f"{flag}{text!r} must be module:attribute as Python imports it, like agents.ppo:Agent"
         )

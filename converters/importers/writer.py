@@ -23,6 +23,9 @@ from converters.importers.interface import Options
 Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
 """Observations, for each leaf its values, and their features → actions."""
 
+_SPREADS = 64
+"""How many rows the standard deviations are compared of."""
+
 
 def write(
     folder: Path,
@@ -34,6 +37,7 @@ def write(
     *,
     kind: str,
     preprocessor: Path | None,
+    spread: Predict | None = None,
     **fields: Any,
 ) -> Path:
     """Write the artifact `folder` of the policy in the user's file `source`, and return the folder.
@@ -41,8 +45,9 @@ def write(
     `model` is the content of the model's file, `preprocessor` the user's pickle. `fields` are
     further fields of the card; its default name is `carla-{kind}`. `predict` maps observations (for
     each leaf its values) and their features, shape (n, features), to the original policy's
-    deterministic actions in its own space, shape (n, …); an error calls them `whose`. Raises
-    ArtifactError, and then leaves nothing.
+    deterministic actions in its own space, shape (n, …); an error calls them `whose`. `spread` maps
+    them to the standard deviation that it is sampled with, shape (n, actions), if it has one of its
+    own. Raises ArtifactError, and then leaves nothing.
     """
     name = options.get("name")
     framework = onnxruntime if kind == "onnx" else torch
@@ -70,13 +75,15 @@ def write(
         model,
         pickled,
         options.get("observations"),
-        lambda written: _compare(written, predict, whose),
+        lambda written: _compare(written, predict, spread, whose),
         origins,
     )
 
 
-def _compare(written: Artifact, predict: Predict, whose: str) -> None:
+def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose: str) -> None:
     """Compare the original policy's actions with the artifact's, by the rule for exports.
+
+    The standard deviation is compared of some rows, to a thousandth.
 
     It computes one row at a time, as `Truth` does: a batch is rounded in another way.
     """
@@ -91,6 +98,15 @@ def _compare(written: Artifact, predict: Predict, whose: str) -> None:
     error, good = truth.errors(_outputs(written.policy, raw), np.arange(len(features)))
     if not good:
         raise ArtifactError(f"its actions differ from {whose} by {error:.2g}")
+    if spread is None:
+        return
+    some = [torch.from_numpy(one[:_SPREADS]) for one in (features, *others[1:])]
+    with torch.inference_mode():
+        _, std = written.policy.gaussian(*some)
+    own = spread(tuple(values[:_SPREADS] for values in rows), features[:_SPREADS])
+    if not np.allclose(std.numpy(), own, rtol=1e-3):
+        told = "the standard deviation of its noise differs from that of"
+        raise ArtifactError(f"{told} {whose} by {np.abs(std.numpy() - own).max():.2g}")
 
 
 def _outputs(policy: Policy, raw: NDArray[Any]) -> tuple[NDArray[Any], ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from stable_baselines3 import A2C, DDPG, SAC, TD3
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
 
@@ -140,9 +141,27 @@ def test_what_only_looks_like_stacked_frames(tmp_path: Path) -> None:
         assert not sb3_normalisation._shifted(last, original)
 
 
-def test_untrained_policies_are_taken(tmp_path: Path) -> None:
-    SAC("MlpPolicy", Random(1.0), device="cpu").save(tmp_path / "policy.zip")
-    assert _import(tmp_path).is_dir()
+@pytest.mark.parametrize("kind", [A2C, SAC])
+@pytest.mark.parametrize("way", ["set_parameters", "exclude", "num_timesteps", "unreadable"])
+def test_a_zip_that_holds_no_training_does_not_tell(kind: Any, way: str, tmp_path: Path) -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Random(50.0)]))
+    model, path = _train(tmp_path, kind, env)
+    if way == "set_parameters":
+        other = kind("MlpPolicy", env, policy_kwargs={"net_arch": [4]}, device="cpu")
+        other.set_parameters(path, device="cpu")
+        other.save(path)
+    elif way == "exclude":
+        model.save(path, exclude=["_last_original_obs"])
+    elif way == "num_timesteps":
+        model.num_timesteps = 0
+        model.save(path)
+    else:
+        model._last_original_obs = torch.tensor(model._last_original_obs)
+        model.save(path)
+    with pytest.raises(ArtifactError, match="VecNormalize: give its statistics") as told:
+        _import(tmp_path)
+    assert "\n" not in str(told.value)
+    assert _import(tmp_path, vecnormalize=tmp_path / "vecnormalize.pkl").is_dir()
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,7 @@ def test_rounding_is_no_reason_to_refuse(seed: int, tmp_path: Path) -> None:
     env.observation_space, env.action_space = spaces.Box(-1000, 1000, (7,)), WHEEL
     SAC("MlpPolicy", env, seed=seed, device="cpu", buffer_size=10).save(tmp_path / "policy.zip")
     given: Any = {"fields": ["vector"], "layout": ["steer", "acceleration"]}
+    given["vecnormalize"] = "none"
     assert import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path, **given).is_dir()
 
 
@@ -336,7 +337,8 @@ def test_an_expert_of_a_simulator(tmp_path: Path) -> None:
     PPO("MlpPolicy", env, seed=3, device="cpu", policy_kwargs=layers).save(tmp_path / "policy.zip")
     np.save(tmp_path / "seen.npy", 1000 * np.random.RandomState(0).normal(size=(64, 275)))
     given: Any = {"layout": ["steer", "acceleration"], "observations": tmp_path / "seen.npy"}
-    folder = import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path, fields=["state"], **given)
+    given |= {"fields": ["state"], "vecnormalize": "none"}
+    folder = import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path, **given)
     assert export([folder], tmp_path / "repository").active == "v1.0.0"
 
 
@@ -379,6 +381,7 @@ def test_refused_in_one_sentence(
     env.observation_space, env.action_space = observation, action
     policy = "MultiInputPolicy" if isinstance(observation, spaces.Dict) else "MlpPolicy"
     A2C(policy, env, device="cpu").save(path)
+    given = given | {"vecnormalize": "none"}
     with pytest.raises(ArtifactError, match=message) as told:
         import_sb3(path, "v1.0.0", tmp_path / "artifacts", **given)
     assert "\n" not in str(told.value)

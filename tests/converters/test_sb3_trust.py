@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
+import pickle
 import shutil
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,9 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DQN, SAC
 
 from carlarl.cli import cli
-from converters.artifact import artifact, pickles
+from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.importers import sb3_classes, sb3_zip
+from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from tests.converters.sb3_actions import actor_and_images, distribution
 from tests.converters.test_sb3_spaces import act, inputs
@@ -30,6 +34,7 @@ NETS = """
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
+from stable_baselines3.sac.policies import SACPolicy
 from torch import nn
 
 
@@ -99,6 +104,29 @@ class Otherwise(ActorCriticPolicy):
         return super()._predict(observation, True)
 
 
+class Steady(nn.Linear):
+    def forward(self, value):
+        return super().forward(value).tanh() - 1
+
+
+class Spread(SACPolicy):
+    # with a standard deviation of its own
+    def make_actor(self, features_extractor=None):
+        actor = super().make_actor(features_extractor)
+        actor.log_std = Steady(actor.log_std.in_features, actor.log_std.out_features)
+        return actor
+
+
+class Annealed(ActorCriticPolicy):
+    # whose standard deviation is another one as soon as it acts
+    def __init__(self, *given, **more):
+        super().__init__(*given, **more)
+        self.action_net.register_forward_pre_hook(self._anneal)
+
+    def _anneal(self, *_):
+        self.log_std.data.fill_(-1)
+
+
 class Nothing:
     pass
 
@@ -112,6 +140,24 @@ class Fixed(Rays):
 class Broken(Rays):
     def forward(self, seen):
         raise RuntimeError("a line,\\nand another")
+
+
+class Shell:
+    # it would run
+    def __init__(self, space=None, mode=0, file=None, args=()):
+        import os
+
+        if file:
+            os.spawnvp(mode, file, args)
+
+    run = __init__
+
+
+def shell(space, mode, file, args):
+    Shell(space, mode, file, args)
+
+
+SHELL = Shell()
 
 
 class Lone(Rays):
@@ -156,6 +202,7 @@ CASES: Any = {
     "ReLU": (SAC, MATRIX, None, {"activation_fn": "ReLU", "net_arch": [4]}),
     "wave": (A2C, MATRIX, None, {"activation_fn": "wave"}),
     "Policy": (A2C, MATRIX, "Policy", {}),
+    "Spread": (SAC, MATRIX, "Spread", {"net_arch": [4]}),
 }
 
 
@@ -200,14 +247,20 @@ def save(folder: Path, nets: Any, case: Any) -> Any:
     return model
 
 
+def load(folder: Path, *trust: str) -> Path:
+    """Import `policy.zip`."""
+    given: Any = {"trust": trust, "vecnormalize": "none"}
+    return import_sb3(folder / "policy.zip", "v1.0.0", folder / "artifacts", **given)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
     model = save(tmp_path, nets, CASES[name])
     path = tmp_path / "policy.zip"
     with pytest.raises(ArtifactError, match=r"give --trust my_project\.nets if that") as told:
-        import_sb3(path, "v1.0.0", tmp_path / "artifacts", trust=["my_proj", "nets"])
+        load(tmp_path, "my_proj", "nets")
     assert "\n" not in str(told.value)
-    folder = import_sb3(path, "v1.0.0", tmp_path / "artifacts", trust=["my_project"])
+    folder = load(tmp_path, "my_project")
     saved = sb3_zip.read(path, ["my_project.nets"])
     batch = observations(actor_and_images(saved)[1].space, 1000)
     expected, _ = model.predict(batch, deterministic=True)
@@ -231,6 +284,7 @@ def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
     ("case", "message"),
     [
         ((A2C, MATRIX, "Otherwise", {}), "Otherwise._predict is not Stable-Baselines3's own"),
+        ((A2C, MATRIX, "Annealed", {}), "the standard deviation of its noise differs from that of"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Fixed"}), "fixed number of rows"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Broken"}), "RuntimeError: a line, and"),
         ((A2C, MATRIX, None, {"features_extractor_class": "Lone"}), "RuntimeError: one row alone"),
@@ -239,9 +293,9 @@ def test_own_classes(name: str, nets: Any, tmp_path: Path) -> None:
 def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_path: Path) -> None:
     save(tmp_path, nets, case)
     with pytest.raises(ArtifactError, match=message) as told:
-        import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "a", trust=["my_project"])
+        load(tmp_path, "my_project")
     assert "\n" not in str(told.value)
-    assert not (tmp_path / "a" / "v1.0.0").exists()
+    assert not (tmp_path / "artifacts" / "v1.0.0").exists()
 
 
 @pytest.mark.parametrize(
@@ -251,7 +305,7 @@ def test_what_can_not_be_an_artifact(case: Any, message: str, nets: Any, tmp_pat
         ("import nothing_such", "ModuleNotFoundError: No module named 'nothing_such'"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
         ("", "can't be imported: AttributeError: "),
-        ("class Rays: pass", "can't build it: "),
+        ("class Rays: pass", "features_extractor_class is my_project.nets.Rays, no Base"),
     ],
 )
 def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_path: Path) -> None:
@@ -263,14 +317,49 @@ def test_a_module_that_is_none(text: str | None, message: str, nets: Any, tmp_pa
         (tmp_path / "modules/my_project/nets.py").write_text(text)
     importlib.invalidate_caches()
     with pytest.raises(ArtifactError, match=message) as told:
-        import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "a", trust=["my_project"])
+        load(tmp_path, "my_project")
     assert "\n" not in str(told.value)
 
 
-def test_trust_in_a_module_is_none_in_what_it_imports(nets: Any) -> None:
-    held = pickles.foreign("my_project.nets", "torch.nn.Tanh")
-    with pytest.raises(ValueError, match="which my_project.nets does not define itself"):
-        sb3_classes.argument("activation_fn", held, ["my_project"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torch.os.spawnvp", "no class or function that my_project.nets defines itself"),
+        ("torch.nn.Tanh", "no class or function that my_project.nets defines itself"),
+        ("SHELL.run", "no class or function that my_project.nets defines itself"),
+        ("SHELL", "no class or function that my_project.nets defines itself"),
+        ("Shell", "features_extractor_class is my_project.nets.Shell, no BaseFeaturesExtractor"),
+        ("shell", "features_extractor_class is my_project.nets.shell, no BaseFeaturesExtractor"),
+    ],
+)
+def test_a_zip_runs_nothing_else_of_a_trusted_module(
+    name: str, message: str, nets: Any, tmp_path: Path
+) -> None:
+    save(tmp_path, nets, (A2C, MATRIX, None, {}))
+    mark = tmp_path / "ran"
+    given = {"file": "touch", "args": ["touch", str(mark)], "mode": 0}
+    held = pickle.dumps({"features_extractor_class": nets.Rays, "features_extractor_kwargs": given})
+    # Protocol 4 names a class by two short texts, each behind its length.
+    assert held.count(b"\x8c\x04Rays") == 1
+    told = name.encode()
+    held = held.replace(b"\x8c\x04Rays", b"\x8c" + bytes([len(told)]) + told)
+    frame = held.index(b"\x95")
+    held = held[:frame] + held[frame + 9 :]  # its length is another now
+    hostile = changed(tmp_path, policy_kwargs={":serialized:": base64.b64encode(held).decode()})
+    with pytest.raises(ArtifactError, match=message):
+        import_sb3(hostile, "v1.0.0", tmp_path / "artifacts", trust=["my_project"])
+    assert not mark.exists()
+
+
+def changed(folder: Path, **entries: Any) -> Path:
+    """Write `policy.zip` with other entries of its data."""
+    with (
+        zipfile.ZipFile(folder / "policy.zip") as source,
+        zipfile.ZipFile(folder / "changed.zip", "w") as to,
+    ):
+        to.writestr("data", json.dumps(json.loads(source.read("data")) | entries))
+        to.writestr("policy.pth", source.read("policy.pth"))
+    return folder / "changed.zip"
 
 
 def test_the_command_finds_modules_where_it_runs(
@@ -281,7 +370,7 @@ def test_the_command_finds_modules_where_it_runs(
     sys.path.remove(str(tmp_path / "modules"))
     monkeypatch.chdir(tmp_path / "modules")
     command = ["import-sb3", str(tmp_path / "policy.zip"), "--version", "v1.0.0"]
-    command += ["--artifacts", str(tmp_path / "artifacts")]
+    command += ["--artifacts", str(tmp_path / "artifacts"), "--vecnormalize", "none"]
     refused = CliRunner().invoke(cli, command)
     assert refused.exit_code == 1
     assert "give --trust my_project.nets" in " ".join(refused.output.split())
