@@ -230,7 +230,7 @@ class _Called(nn.Module):
         given = inputs[0] if self.flat else self.observed(*inputs)
         made: Any = given
         for call in self.calls:
-            made = call(made)
+            given, made = made, call(made)
         for one in self.log_std:
             found = one if isinstance(one, Tensor) else one(given)
             made = (made, found.exp().expand_as(made))

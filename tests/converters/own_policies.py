@@ -182,6 +182,16 @@ class Distributed(nn.Module):
         return torch.distributions.Independent(Normal(self.mean(latent), self.log_std.exp()), 1)
 
 
+class Chained(nn.Module):
+    """A body as wide as its input, and two heads on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.mean, self.log_std = nn.Linear(6, 2), nn.Linear(6, 2)
+
+
 class Betas(nn.Module):
     """Gives its features as alpha and beta."""
 

@@ -300,6 +300,18 @@ def test_a_module_that_gives_a_distribution(tmp_path: Path) -> None:
     assert source.card.distribution.std == "parameter"
 
 
+def test_the_deviation_is_of_what_the_last_method_takes(tmp_path: Path) -> None:
+    policy = own_policies.Chained()
+    path = _saved(policy, tmp_path / "own.pt")
+    given = ("--method", "body,mean", "--log-std", "log_std", "--fields", "vector:6")
+    source = _served(tmp_path, "Chained", *given, "--checkpoint", path)
+    rows = torch.randn(50, 6)
+    with torch.inference_mode():
+        _, std = source.policy.gaussian(rows)
+        expected = policy.log_std(policy.body(rows)).exp()
+    torch.testing.assert_close(std, expected)
+
+
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "my_own_policy.py").write_text(
         "import torch\nprint('loading')\npolicy = torch.nn.Linear(4, 3)\n"
