@@ -199,6 +199,19 @@ class Betas(nn.Module):
         return x[:, :2].clamp(min=0.01), x[:, 2:].clamp(min=0.01)
 
 
+class Objects(nn.Module):
+    """Gives a distribution of torch of the class `kind`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = getattr(torch.distributions, kind)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.kind in (Categorical, torch.distributions.Bernoulli):
+            return self.kind(logits=x[:, :3])
+        return self.kind(x[:, :2].exp(), x[:, 2:4].exp())
+
+
 class Negative(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return x[:, :2], x[:, 2:]
@@ -240,6 +253,8 @@ class Memory(nn.Module):
         return self.lstm(x)
 
 
+normal_object, beta_object = Objects("Normal"), Objects("Beta")
+choice_object, bits_object = Objects("Categorical"), Objects("Bernoulli")
 betas, negative, noisy = Betas(), Negative(), Noisy()
 branches, fussy = Branches(), Fussy()
 

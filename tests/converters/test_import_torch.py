@@ -312,6 +312,37 @@ def test_the_deviation_is_of_what_the_last_method_takes(tmp_path: Path) -> None:
     torch.testing.assert_close(std, expected)
 
 
+PEDALS = ("--layout", "steer,acceleration")
+CHOICE, BITS = (
+    "{observation_space: {type: Box, dtype: float32, shape: [4], low: -1, high: 1}, "
+    f"action_space: {space}}}"
+    for space in ("{type: Discrete, n: 3}", "{type: MultiBinary, n: 3}")
+)
+VECTOR = ("--fields", "vector:4")
+OBJECTS = {
+    "normal_object": ((*VECTOR, *PEDALS), ("normal", "parameter")),
+    "beta_object": ((*VECTOR, *PEDALS), ("none", "none")),
+    "choice_object": (("--spec", CHOICE), ("gumbel", "none")),
+    "bits_object": (("--spec", BITS), ("logistic", "none")),
+}
+
+
+@pytest.mark.parametrize("module", OBJECTS)
+def test_an_object_decides_the_distribution(module: str, tmp_path: Path) -> None:
+    given, expected = OBJECTS[module]
+    source = _served(tmp_path, module, *given)
+    assert (source.card.signature.noise, source.card.distribution.std) == expected
+    if module == "beta_object":
+        rows = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        alpha, beta = np.exp(rows[:, :2].astype(float)), np.exp(rows[:, 2:].astype(float))
+        both = (alpha > 1) & (beta > 1)
+        mode = (alpha - 1) / (alpha + beta - 2)
+        with torch.inference_mode():
+            answers = source.policy.gaussian(torch.from_numpy(rows))[0].numpy()
+        assert both.any()
+        np.testing.assert_allclose(answers[both], 2 * mode[both] - 1, rtol=0, atol=1e-4)
+
+
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "my_own_policy.py").write_text(
         "import torch\nprint('loading')\npolicy = torch.nn.Linear(4, 3)\n"
@@ -370,6 +401,18 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "arguments": ("DiscreteAgent", "good", (*GOOD, "--arguments", "[1]"), "names with values"),
     "no method": ("DiscreteAgent", "good", (*LANES, "--method", "policy"), "has no policy; it ha"),
     "no forward": ("DiscreteAgent", "good", LANES, "--method what is called instead; its"),
+    "another object": (
+        "normal_object", "", (*VECTOR, *PEDALS, "--distribution", "beta"),
+        "--distribution beta: the module gives a torch.distributions.Normal: leave it away",
+    ),
+    "second of an object": (
+        "normal_object", "", (*VECTOR, "--second-output", "log-std"),
+        "--second-output log-std: the module gives a torch.distributions.Normal: leave",
+    ),
+    "object of another space": (
+        "bits_object", "", ("--spec", CHOICE), "Bernoulli, and the action is a Discrete: return"
+    ),
+    "beta object unbounded": ("beta_object", "", VECTOR, "the action needs finite bounds"),
     "sampled": ("noisy", "", ("--fields", "vector:6"), "it gives another action each time for t"),
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
     "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
