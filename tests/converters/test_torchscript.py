@@ -124,6 +124,27 @@ class Counts(nn.Module):
         return made
 
 
+class Changes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 3)
+        self.register_buffer("mean", torch.zeros(7))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if bool(features.sum() > 900):
+            self.mean[0].mul_(0.9)
+        made: Tensor = self.layer(features - self.mean)
+        return made
+
+
+class Trains(Changes):
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training and features.shape[0] > 1:
+            self.mean.mul_(0.9)
+        made: Tensor = self.layer(features - self.mean)
+        return made
+
+
 class WithoutForward(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +201,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "not finite": (lambda: traced(lambda _, x, f: x / 0 * 0), "is not finite"),
     "raises": (lambda: torch.jit.script(OneRow()), "builtins.ValueError: one row only"),
     "no forward": (lambda: torch.jit.script(WithoutForward()), "no method forward"),
+    "changes": (lambda: torch.jit.script(Changes()), "changes its attribute mean whenever"),
     "counts": (lambda: torch.jit.script(Counts()), "changes its attribute calls whenever"),
 }
 
@@ -205,11 +227,24 @@ def test_no_policy(name: str, tmp_path: Path) -> None:
         lambda: traced(same, nn.Dropout(0.5)),
         lambda: traced(same, nn.BatchNorm1d(8)),
         lambda: torch.jit.script(nn.Sequential(nn.Linear(7, 3), nn.Dropout(0.5)).train()),
+        lambda: torch.jit.script(Trains()),
+        lambda: torch.jit.script(nn.Sequential(nn.Linear(7, 3), nn.BatchNorm1d(3))),
         lambda: traced(lambda _, x, f: x.double() * torch.ones(3, dtype=torch.float64)),
         lambda: traced(lambda _, x, f: x.bfloat16()),
         lambda: traced(lambda _, x, f: x.half()),
     ],
-    ids=["LeakyReLU", "ELU", "dropout", "batch norm", "scripted", "float64", "bfloat16", "half"],
+    ids=[
+        "LeakyReLU",
+        "ELU",
+        "dropout",
+        "batch norm",
+        "scripted",
+        "trains",
+        "scripted norm",
+        "float64",
+        "bfloat16",
+        "half",
+    ],
 )
 def test_taken_and_exported(make: Any, tmp_path: Path) -> None:
     make().save(tmp_path / "program.pt")
