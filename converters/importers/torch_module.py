@@ -12,7 +12,15 @@ from torch import Tensor, distributions, nn
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.importers import checkpoints, interface, outputs, programs, torchscript, user_code
+from converters.importers import (
+    branches,
+    checkpoints,
+    interface,
+    outputs,
+    programs,
+    torchscript,
+    user_code,
+)
 from converters.importers.declared import DISTRIBUTIONS, Declared, Said
 from converters.importers.observed import Observed
 from policy_spec.leaves import Leaf, leaves
@@ -96,10 +104,7 @@ def import_torch(
             )
 
 
-_WHOSE = (
-    "the module's own (what Python decides by an observation's numbers can't be traced: use "
-    "torch.where)"
-)
+_WHOSE = "the module's own (a trace has only what torch computes)"
 
 
 def _check_preprocessor(declared: Declared, preprocessor: Path | None) -> None:
@@ -155,7 +160,14 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
     source = declared.source
     given = programs.zeros(declared.features, declared.rasters)
     with user_code.running(f"{source}: it can't be called"), torch.inference_mode():
-        first, second = called(*given), called(*given)
+        with branches.Branches(*given) as seen:
+            first = called(*given)
+        second = called(*given)
+    if seen.found is not None:
+        raise ArtifactError(
+            f"{source}: {seen.found}: Python decides or computes there by an observation's "
+            "numbers, which can't be traced: use torch.where, or torch instead of numpy"
+        )
     programs.check_outputs(source, first, 2)
     pairs = zip(programs.parts(first), programs.parts(second), strict=False)
     if not all(torch.allclose(one, other, equal_nan=True) for one, other in pairs):

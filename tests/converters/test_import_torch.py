@@ -343,6 +343,11 @@ def test_an_object_decides_the_distribution(module: str, tmp_path: Path) -> None
         np.testing.assert_allclose(answers[both], 2 * mode[both] - 1, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("module", ["sizes", "threshold"])
+def test_what_can_be_traced(module: str, tmp_path: Path) -> None:
+    _served(tmp_path, module, *VECTOR)
+
+
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "my_own_policy.py").write_text(
         "import torch\nprint('loading')\npolicy = torch.nn.Linear(4, 3)\n"
@@ -431,8 +436,10 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         ("--fields", "vector:4", "--distribution", "beta", "--layout", "steer,acceleration"),
         "both must be positive",
     ),
-    "branches": ("branches", "", ("--fields", "vector:4"), "traced: use torch.where. by"),
-    "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: RuntimeError: out of road"),
+    "branches": ("branches", "", VECTOR, r"s.py, line \d+: Python decides .* torch.where"),
+    "numpy": ("filled", "", VECTOR, r"own_policies.py, line \d+: Python decides .* torch instead"),
+    "counting": ("counting", "", VECTOR, "changes its attribute count whenever it is called"),
+    "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: AssertionError: out of ro"),
     "scaled integers": (
         "Driver", "good", ("--env", f"{HERE}:Camera", "--preprocessor", own_policies.__file__),
         "it makes other numbers of the observation's Discrete",
