@@ -85,7 +85,8 @@ def import_torch(
         one = _module(declared, made)
         if path is not None:
             with user_code.running(f"{path}: its weights can't be loaded"):
-                checkpoints.load(one, path, said.get("key"))
+                tell = interface.teller(said)
+                checkpoints.load(one, path, said.get("key"), tell, preprocessor is not None)
         members.append(_Called(declared, one))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: what it would miss is compared below

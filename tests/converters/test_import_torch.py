@@ -372,6 +372,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "many": {**weights, "actor.9.weight": torch.zeros(1)},
         "wide": {name: torch.zeros(3, *one.shape) for name, one in weights.items()},
         "two": {"online": weights, "target": weights},
+        "extra": {
+            "model": {**weights, "value.weight": torch.zeros(1)},
+            "old_model": {name: one + 1 for name, one in weights.items()},
+        },
+        "misfit": {"policy": {"actor.0.weight": torch.zeros(2)}, "old": weights},
+        "whole numbers": {name: one.to(torch.int8) for name, one in weights.items()},
+        "normalised": {
+            "actor_critic": weights,
+            "critic_norm": {"running_mean": torch.ones(2), "running_var": torch.ones(2)},
+            "obs_norm_state_dict": {"_mean": torch.ones(6), "count": torch.tensor(9)},
+        },
+        "counted": {"net": weights, "n": {"running_mean": torch.ones(6), "count": 3}},
         "whole": agent,
         "empty": {"step": 3},
     }
@@ -393,6 +405,9 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "many": ("DiscreteAgent", "many", GOOD, "not this module's: too many: actor.9.weight"),
     "wide": ("DiscreteAgent", "wide", GOOD, "of another shape: critic.0.weight 3 × 8 × 6 inst"),
     "two": ("DiscreteAgent", "two", GOOD, "several weights in it fit: say which with --key: on"),
+    "extra": ("DiscreteAgent", "extra", GOOD, "old_model in it fit, and model, which .*value.weig"),
+    "misfit": ("DiscreteAgent", "misfit", GOOD, "weights old in it fit, and policy, .* with --key"),
+    "whole numbers": ("DiscreteAgent", "whole numbers", GOOD, "whole numbers in place of floats"),
     "whole": ("DiscreteAgent", "whole", GOOD, "it holds objects of tests.converters.own_policie"),
     "empty": ("DiscreteAgent", "empty", GOOD, "no weights in it: save them with torch.save"),
     "no key": ("DiscreteAgent", "two", (*GOOD, "--key", "third"), "under --key third"),
@@ -477,6 +492,31 @@ def test_the_command_knows_all_distributions() -> None:
 
 def test_key_says_which_weights(files: dict[str, str], tmp_path: Path) -> None:
     _served(tmp_path, "DiscreteAgent", "--checkpoint", files["two"], "--key", "target", *GOOD)
+
+    _served(
+        tmp_path / "old",
+        "DiscreteAgent",
+        "--checkpoint",
+        files["extra"],
+        "--key",
+        "old_model",
+        *GOOD,
+    )
+
+
+def test_it_tells_which_weights_it_took(files: dict[str, str], tmp_path: Path) -> None:
+    def notes(name: str) -> str:
+        given = ("--checkpoint", files[name], *GOOD)
+        result = _import(tmp_path / name, "DiscreteAgent", *given)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "note:" not in notes("good")
+    told = notes("normalised")
+    assert "normalised: the weights are those named actor_critic\n" in told
+    assert "it holds obs_norm_state_dict, which is not in the policy: give it with --prepr" in told
+    assert "critic_norm" not in told
+    assert "it holds n.running_mean, which is not in the policy" in notes("counted")
 
 
 def test_sampling_a_beta_policy_is_refused(tmp_path: Path) -> None:
