@@ -249,6 +249,23 @@ def test_an_ensemble_of_gaussians(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples.std(axis=0), spread, rtol=0.04)
 
 
+@pytest.mark.parametrize("squash", ["clip", "tanh"])
+def test_an_ensemble_of_deterministic_policies(squash: str, tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        policy = own_policies.Chained().mean
+        with torch.no_grad():
+            policy.weight.copy_(torch.randn(2, 6) * 2)
+        return policy
+
+    members, given = _members(tmp_path, make)
+    space = ("--env", f"{HERE}:Road", "--squash", squash)
+    source = _served(tmp_path, "linear", *given, *space)
+    (rows,) = _rows(source)
+    mean = np.mean([_own(one, rows).numpy() for one in members], axis=0)
+    expected = np.tanh(mean) if squash == "tanh" else mean.clip(-1, 1)
+    np.testing.assert_allclose(_answers(source, [rows]), expected, atol=1e-5)
+
+
 def test_an_ensemble_of_categoricals(tmp_path: Path) -> None:
     agents, given = _members(
         tmp_path, lambda: own_policies.agent(own_policies.DiscreteAgent, own_policies.Lanes, None)
@@ -452,6 +469,7 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         "both must be positive",
     ),
     "branches": ("branches", "", VECTOR, r"s.py, line \d+: Python decides .* torch.where"),
+    "corner": ("cornered", "", ("--env", f"{HERE}:Road"), "differ from the module's own .* by 1$"),
     "numpy": ("filled", "", VECTOR, r"own_policies.py, line \d+: Python decides .* torch instead"),
     "counting": ("counting", "", VECTOR, "changes its attribute count whenever it is called"),
     "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: AssertionError: out of ro"),
