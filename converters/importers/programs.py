@@ -143,7 +143,9 @@ def read(
         program = opened(path, data)
         parts = _outputs(path, program, rows)
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
-        _check_std(path, parts, asked=second is not None)
+        # An ONNX model with a second output as wide as the action is taken to give a deviation.
+        taken = opened is not open_program and parts[0].shape[1] > 1
+        _check_std(path, parts, asked=second is not None or taken)
     _check_repeats(path, program, rows, parts)
     return data, parts[0].shape[1], len(parts)
 
@@ -276,8 +278,8 @@ def _check_std(path: Path, parts: tuple[Tensor, ...], asked: bool) -> None:
         why = f"has the shape {tuple(std.shape)}, the action {tuple(mean.shape)}"
     elif not bool((std > 0).all()):
         why = f"is {std.min().item():.2g} for some observation, so it is no standard deviation"
-    elif mean.shape[1] == 1 and not asked:
-        why = "may be a standard deviation, or a value"
+    elif not asked:
+        why = "may be a standard deviation, its logarithm, or something else"
     if why is not None:
         raise ArtifactError(
             f"{path}: its second output {why}: say what it is with --second-output: std, log-std "

@@ -68,6 +68,7 @@ def test_acts_as_the_program(
     folder = import_torchscript(
         path, "v0.3.0", tmp_path / "artifacts", fields=_fields(sensors),
         layout=layout, squash=squash, preprocessor=tmp_path / "scaler.pkl",
+        second_output=None if outputs == 1 else "std",
     )  # fmt: skip
     source = artifact.load(folder)
     assert source.card.distribution.std == ("none" if outputs == 1 else "parameter")
@@ -181,7 +182,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "value": (lambda: traced(lambda s, x, f: (x, s.value(f))), r"shape \(16, 1\).*action, value"),
     "one action": (
         lambda: traced(lambda s, x, f: (s.value(f), s.value(f).exp())),
-        "may be a standard deviation, or a value",
+        "may be a standard deviation, its logarithm, or something else: say what it is",
+    ),
+    "positive": (
+        lambda: traced(lambda _, x, f: (x, x.tanh() + 2)),
+        "may be a standard deviation, its log.*: say what it is with --second-output",
     ),
     "three": (lambda: traced(lambda _, x, f: (x, x, x)), "it gives Tensor, Tensor, Tensor: it mu"),
     "list": (lambda: traced(lambda _, x, f: [x]), "it gives list: it must give one tensor"),
