@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -420,6 +422,9 @@ def test_refused(tmp_path: Path) -> None:
     assert "it gives 3 numbers for each row, and the action needs 2" in narrow
     wrong = refused(path, layout=("gas", "brake", "steer"))
     assert "--layout: control.layout: must be throttle, brake, steer" in wrong
+    os.mkfifo(tmp_path / "seen.npy")
+    waiting = refused(path, observations=tmp_path / "seen.npy")
+    assert re.fullmatch("--observations .*/seen.npy: no regular file", waiting)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
     assert "this is a checkpoint of torch.save" in refused(tmp_path / "weights.pt")
     assert not list(artifacts.glob("*"))
