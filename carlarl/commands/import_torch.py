@@ -33,7 +33,8 @@ from carlarl.commands.options import FILE, NAMES, extra
 @click.option(
     "--log-std",
     metavar="NAME",
-    help="The parameter or submodule that has the logarithm of the standard deviation.",
+    help="The parameter that has the logarithm of the standard deviation, or the submodule that "
+    "gives it of what the last method takes.",
 )
 @click.option(
     "--channels-first",

@@ -173,5 +173,6 @@ def call_gateway(
         detail = "".join(f"\n  {problem['field']}: {problem['message']}" for problem in problems)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
             detail = "; give it with --api-key, or in API_KEY"
-        raise CommandError(f"{content.get('error')}: {content.get('message')}{detail}")
+        message = "" if problems else f" {content.get('message')}"  # which tells the first problem
+        raise CommandError(f"{content.get('error')}:{message}{detail}")
     return content

@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ def _observation(fields: Sequence[str]) -> dict[str, Any]:
         path, equals, text = field.partition("=")
         if not equals:
             raise click.UsageError(f"--field {field}: give NAME=VALUE")
-        numbers = text[:1] not in tuple('[{"') and "," in text
+        numbers = False
+        if text[:1] not in tuple('[{"'):
+            numbers, text = "," in text, re.sub(r"(?<![\w.])\.(?=\d)", "0.", text)
         value = _json(f"[{text.removesuffix(',')}]" if numbers else text, f"--field {path}")
         _put(observation, path.split("."), value, f"--field {path}")
     return observation

@@ -206,6 +206,8 @@ def create(
         text = str(error)
         for name, origin in origins.items():
             text = text.replace(str(staging / name), str(origin))
+        if observations is not None and text.startswith(f"{observations}: "):
+            text = f"--observations {text}"
         raise ArtifactError(text.replace(str(staging), str(folder))) from None
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and folder.is_dir():

@@ -5,7 +5,7 @@ The importers of programs share it: a program tells neither.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,6 +131,13 @@ class Declared:
             raise ArtifactError(
                 f"{source}: {declared.features} features are more than {MAX_FEATURES}"
             )
+        declared._check()
+        return declared
+
+    def told(self, distribution: str) -> "Declared":
+        """Return it with a distribution that the network itself tells; raise as `of` does."""
+        said: Any = {**self.said, "distribution": distribution}
+        declared = replace(self, said=said)
         declared._check()
         return declared
 

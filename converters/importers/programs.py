@@ -59,13 +59,53 @@ def open_program(path: Path, data: bytes) -> Any:
         ) from None
     if not hasattr(program, "forward"):
         raise ArtifactError(f"{path}: it has no method forward, which gives an action")
-    kept = re.search(r'prim::SetAttr\[name="(.*?)"\]', str(program.inlined_graph))
-    if kept:
+    graph = program.inlined_graph
+    kept = re.search(r'prim::SetAttr\[name="(.*?)"\]', str(graph))
+    changed = kept[1] if kept else _changed(graph)
+    if changed is not None:
         raise ArtifactError(
-            f"{path}: it changes its attribute {kept[1]} whenever it is called, and a policy must "
-            "remember nothing"
+            f"{path}: it changes its attribute {changed} whenever it is called, and a policy "
+            "must remember nothing: leave that away, or compute with a copy (clone)"
         )
     return program
+
+
+def _changed(block: Any) -> str | None:
+    """Return which attribute of a program a block of it changes in place, or None."""
+    for node in block.nodes():
+        target = _aliased(node, written=True)
+        while target is not None and (of := target.node()).kind() != "prim::GetAttr":
+            target = _aliased(of, written=None)
+        if target is not None and of.s("name") != "num_batches_tracked":  # see `_EVAL`
+            return str(of.s("name"))
+        blocks = list(node.blocks())
+        for inner in blocks[1:] if node.kind() == "prim::If" and _trains(node) else blocks:
+            if (found := _changed(inner)) is not None:
+                return found
+    return None
+
+
+def _trains(branch: Any) -> bool:
+    """Whether a branch is `if self.training`, or `if self.training and …`."""
+    of = next(branch.inputs()).node()
+    if of.kind() == "prim::If":
+        return _trains(of)
+    return bool(of.kind() == "prim::GetAttr" and of.s("name") == "training")
+
+
+def _aliased(node: Any, written: bool | None) -> Any:
+    """Return the first input that an operator's output is a view of, or None.
+
+    With `written` it is the one that the operator changes.
+    """
+    if "(no schema)" in (schema := node.schema()):
+        return None
+    arguments = torch._C.parse_schema(schema).arguments
+    for argument, given in zip(arguments, node.inputs(), strict=False):
+        alias = argument.alias_info
+        if alias is not None and (alias.is_write or not written):
+            return given
+    return None
 
 
 def read(
@@ -103,7 +143,9 @@ def read(
         program = opened(path, data)
         parts = _outputs(path, program, rows)
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
-        _check_std(path, parts, asked=second is not None)
+        # An ONNX model with a second output as wide as the action is taken to give a deviation.
+        taken = opened is not open_program and parts[0].shape[1] > 1
+        _check_std(path, parts, asked=second is not None or taken)
     _check_repeats(path, program, rows, parts)
     return data, parts[0].shape[1], len(parts)
 
@@ -236,8 +278,8 @@ def _check_std(path: Path, parts: tuple[Tensor, ...], asked: bool) -> None:
         why = f"has the shape {tuple(std.shape)}, the action {tuple(mean.shape)}"
     elif not bool((std > 0).all()):
         why = f"is {std.min().item():.2g} for some observation, so it is no standard deviation"
-    elif mean.shape[1] == 1 and not asked:
-        why = "may be a standard deviation, or a value"
+    elif not asked:
+        why = "may be a standard deviation, its logarithm, or something else"
     if why is not None:
         raise ArtifactError(
             f"{path}: its second output {why}: say what it is with --second-output: std, log-std "

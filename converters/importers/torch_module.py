@@ -12,8 +12,16 @@ from torch import Tensor, distributions, nn
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
-from converters.importers import checkpoints, interface, outputs, programs, torchscript, user_code
-from converters.importers.declared import Declared, Said
+from converters.importers import (
+    branches,
+    checkpoints,
+    interface,
+    outputs,
+    programs,
+    torchscript,
+    user_code,
+)
+from converters.importers.declared import DISTRIBUTIONS, Declared, Said
 from converters.importers.observed import Observed
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.spaces import Box, LeafSpace, Space
@@ -77,10 +85,12 @@ def import_torch(
         one = _module(declared, made)
         if path is not None:
             with user_code.running(f"{path}: its weights can't be loaded"):
-                checkpoints.load(one, path, said.get("key"))
+                tell = interface.teller(said)
+                checkpoints.load(one, path, said.get("key"), tell, preprocessor is not None)
         members.append(_Called(declared, one))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: what it would miss is compared below
+        declared = _of_object(declared, members[0])
         read = [programs.read(_traced(declared, one), declared) for one in members]
         data, width, count = read[0]
         if len(read) > 1:
@@ -95,10 +105,7 @@ def import_torch(
             )
 
 
-_WHOSE = (
-    "the module's own (what Python decides by an observation's numbers can't be traced: use "
-    "torch.where)"
-)
+_WHOSE = "the module's own (a trace has only what torch computes)"
 
 
 def _check_preprocessor(declared: Declared, preprocessor: Path | None) -> None:
@@ -154,7 +161,14 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
     source = declared.source
     given = programs.zeros(declared.features, declared.rasters)
     with user_code.running(f"{source}: it can't be called"), torch.inference_mode():
-        first, second = called(*given), called(*given)
+        with branches.Branches(*given) as seen:
+            first = called(*given)
+        second = called(*given)
+    if seen.found is not None:
+        raise ArtifactError(
+            f"{source}: {seen.found}: Python decides or computes there by an observation's "
+            "numbers, which can't be traced: use torch.where, or torch instead of numpy"
+        )
     programs.check_outputs(source, first, 2)
     pairs = zip(programs.parts(first), programs.parts(second), strict=False)
     if not all(torch.allclose(one, other, equal_nan=True) for one, other in pairs):
@@ -166,21 +180,45 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
         return programs.trace(called, declared.features, declared.rasters)
 
 
-_PARAMETERS = {
-    distributions.Normal: ("loc", "scale"),
-    distributions.Beta: ("concentration1", "concentration0"),
-    distributions.Categorical: ("logits",),
-    distributions.Bernoulli: ("logits",),
+_OBJECTS: dict[type, tuple[str, tuple[str, ...]]] = {
+    distributions.Normal: ("gaussian", ("loc", "scale")),
+    distributions.Beta: ("beta", ("concentration1", "concentration0")),
+    distributions.Categorical: ("categorical", ("logits",)),
+    distributions.Bernoulli: ("bernoulli", ("logits",)),
 }
+"""Distributions of torch: their names here, and their parameters."""
+
+
+def _of_object(declared: Declared, called: "_Called") -> Declared:
+    """Return what is declared, with the distribution of the object that a module gives, if so."""
+    given = programs.zeros(declared.features, declared.rasters)
+    with user_code.running(f"{declared.source}: it can't be called"), torch.inference_mode():
+        kind = type(_base(called.made(*given)))
+    if kind not in _OBJECTS:
+        return declared
+    name, said = _OBJECTS[kind][0], declared.said
+    gives = f"the module gives a torch.distributions.{kind.__name__}"
+    if said.get("distribution") not in (None, name):
+        raise ArtifactError(f"--distribution {said['distribution']}: {gives}: leave it away")
+    if (second := said.get("second_output")) is not None and (name, second) != ("gaussian", "std"):
+        raise ArtifactError(f"--second-output {second}: {gives}: leave it away")
+    space = Box if declared.space is None else type(declared.space)
+    if space not in DISTRIBUTIONS[name].spaces:
+        raise ArtifactError(
+            f"{declared.source}: {gives}, and the action is a {space.__name__}: return what fits it"
+        )
+    return declared.told(name)
+
+
+def _base(made: Any) -> Any:
+    return made.base_dist if isinstance(made, distributions.Independent) else made
 
 
 def _parameters(made: Any) -> Any:
     """Return the parameters of a distribution of torch; of anything else what it is."""
-    if isinstance(made, distributions.Independent):
-        made = made.base_dist
-    names = _PARAMETERS.get(type(made))
-    if names is not None:
-        made = [getattr(made, name) for name in names]
+    _, names = _OBJECTS.get(type(base := _base(made)), ("", ()))
+    if names:
+        made = [getattr(base, name) for name in names]
     if isinstance(made, list | tuple):
         return made[0] if len(made) == 1 else tuple(made)
     return made
@@ -227,14 +265,18 @@ class _Called(nn.Module):
             )
 
     def forward(self, *inputs: Tensor) -> Any:
+        return _parameters(self.made(*inputs))
+
+    def made(self, *inputs: Tensor) -> Any:
+        """Return what the user's module does, a distribution as it is."""
         given = inputs[0] if self.flat else self.observed(*inputs)
         made: Any = given
         for call in self.calls:
-            made = call(made)
+            given, made = made, call(made)
         for one in self.log_std:
             found = one if isinstance(one, Tensor) else one(given)
             made = (made, found.exp().expand_as(made))
-        return _parameters(made)
+        return made
 
 
 def _part(source: Path, flag: str, module: nn.Module, name: str) -> Any:

@@ -13,12 +13,13 @@ from pydantic import ValidationError
 from converters.artifact import artifact, pickles
 from converters.artifact.artifact import Artifact
 from converters.artifact.card import ArtifactError, ModelCard, first_fault
-from converters.artifact.observations import Rows
+from converters.artifact.observations import EDGE, Rows, corners
 from converters.artifact.policy import Policy
 from converters.export import parity
-from converters.export.truth import Truth
+from converters.export.truth import Truth, run
 from converters.importers import columns, files, interface, user_code
 from converters.importers.interface import Options
+from policy_spec.leaves import leaves
 
 Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
 """Observations, for each leaf its values, and their features → actions."""
@@ -83,11 +84,25 @@ def write(
 def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose: str) -> None:
     """Compare the original policy's actions with the artifact's, by the rule for exports.
 
-    The standard deviation is compared of some rows, to a thousandth.
-
-    It computes one row at a time, as `Truth` does: a batch is rounded in another way.
+    It computes one row at a time, as `Truth` does: a batch is rounded in another way. Corners of
+    a space without wide ranges are compared apart; exports tell what is not finite.
     """
     rows = parity.observations(written)
+    _compare_rows(written, predict, whose, rows)
+    if spread is not None:
+        _compare_spread(written, spread, whose, rows)
+    space = written.card.signature.observation_space
+    if any(np.abs(end).max() > EDGE for leaf in leaves(space) for end in leaf.space.limits()):
+        return
+    ends = corners(space)
+    with np.errstate(all="ignore"):
+        made = run(written.policy, *parity.inputs(written, ends))
+        finite = np.logical_and.reduce([np.isfinite(one).all(axis=1) for one in made])
+        if finite.any():
+            _compare_rows(written, predict, whose, tuple(values[finite] for values in ends))
+
+
+def _compare_rows(written: Artifact, predict: Predict, whose: str, rows: Rows) -> None:
     features, *others = parity.inputs(written, rows)
     truth = Truth.of(written.policy, features, *others)
     alone = (
@@ -98,12 +113,15 @@ def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose:
     error, good = truth.errors(_outputs(written.policy, raw), np.arange(len(features)))
     if not good:
         raise ArtifactError(f"its actions differ from {whose} by {error:.2g}")
-    if spread is None:
-        return
-    some = [torch.from_numpy(one[:_SPREADS]) for one in (features, *others[1:])]
+
+
+def _compare_spread(written: Artifact, spread: Predict, whose: str, rows: Rows) -> None:
+    """Compare the standard deviation of some rows, to a thousandth."""
+    features, _, *others = parity.inputs(written, tuple(values[:_SPREADS] for values in rows))
+    some = [torch.from_numpy(one) for one in (features, *others)]
     with torch.inference_mode():
         _, std = written.policy.gaussian(*some)
-    own = spread(tuple(values[:_SPREADS] for values in rows), features[:_SPREADS])
+    own = spread(tuple(values[:_SPREADS] for values in rows), features)
     if not np.allclose(std.numpy(), own, rtol=1e-3):
         told = "the standard deviation of its noise differs from that of"
         raise ArtifactError(f"{told} {whose} by {np.abs(std.numpy() - own).max():.2g}")

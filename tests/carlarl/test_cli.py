@@ -113,7 +113,7 @@ def test_predict(stack: Stack, command: Run, tmp_path: Path) -> None:
         assert answer["actions"] == from_flags["actions"]
     for flags in (
         ("--field", "speed=25.5", "--steering", "0.1", "--field", "sensors=0.8,0.2,0.5,0.9,0.1"),
-        ("--field", "speed=25.5", "--field", "steering=0.1", "--sensors", FLAGS[-1]),
+        ("--field", "speed=25.5", "--field", "steering=.1", "--sensors", ".8,.2,0.5,.9,0.1"),
         ("--observation", json.dumps(OBSERVATION)),
     ):
         answer = json.loads(command("predict", *flags, *url, "--json").stdout)
@@ -134,7 +134,7 @@ def test_predict_says_what_the_gateway_says(stack: Stack, carlarl: Run) -> None:
     bad = carlarl("predict", "--speed", "900", *FLAGS[2:], "--url", stack.gateway_url)
     assert bad.returncode == 1
     assert "VALIDATION_ERROR" in bad.stderr
-    assert "observations.0.speed" in bad.stderr
+    assert bad.stderr.count("observations.0.speed") == 1
     missing = carlarl("predict", *FLAGS, "--version", "v7.0.0", "--url", stack.gateway_url)
     assert missing.returncode == 1
     assert "MODEL_NOT_FOUND" in missing.stderr

@@ -182,11 +182,34 @@ class Distributed(nn.Module):
         return torch.distributions.Independent(Normal(self.mean(latent), self.log_std.exp()), 1)
 
 
+class Chained(nn.Module):
+    """A body as wide as its input, and two heads on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
+        self.mean, self.log_std = nn.Linear(6, 2), nn.Linear(6, 2)
+
+
 class Betas(nn.Module):
     """Gives its features as alpha and beta."""
 
     def forward(self, x: Tensor) -> Any:
         return x[:, :2].clamp(min=0.01), x[:, 2:].clamp(min=0.01)
+
+
+class Objects(nn.Module):
+    """Gives a distribution of torch of the class `kind`."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = getattr(torch.distributions, kind)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.kind in (Categorical, torch.distributions.Bernoulli):
+            return self.kind(logits=x[:, :3])
+        return self.kind(x[:, :2].exp(), x[:, 2:4].exp())
 
 
 class Negative(nn.Module):
@@ -195,19 +218,72 @@ class Negative(nn.Module):
 
 
 class Branches(nn.Module):
-    """Python decides by the numbers of an observation."""
+    """Python decides by the numbers of an observation, of a kind that is rarely drawn."""
 
     def forward(self, x: Tensor) -> Any:
-        return x[:, :2] if x.sum() <= 0 else -x[:, :2]
+        if (x.abs() > 600).any():
+            return x[:, :2] * 0
+        return x[:, :2]
+
+
+class Filled(Branches):
+    """The numbers go through a tensor of its own, and numpy."""
+
+    def forward(self, x: Tensor) -> Any:
+        made = torch.zeros(len(x), 2)
+        made[:, 0] = x[:, 0]
+        return torch.from_numpy(np.tanh(made.numpy())) + x[:, :2]
+
+
+class Sizes(nn.Module):
+    """Python decides by sizes, by parameters, and in an assertion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(1)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        assert not torch.isnan(x).any()
+        if x.shape[0] > 9000 or x.size(1) != 4 or self.scale > 2 or len(x) == 9001:
+            raise ValueError("too much")
+        mean = self.layer(x.view(x.size(0), -1)) * int(x.shape[1]) + torch.zeros(x.shape[0], 2)
+        return Normal(mean, torch.ones_like(mean))
+
+
+class Threshold(nn.Module):
+    """What a trace has: it computes one thing at a corner of the space, and another elsewhere."""
+
+    def forward(self, x: Tensor) -> Any:
+        end = (x.abs() > 0.999).all(dim=1, keepdim=True)
+        return torch.where(end, x[:, :2] * 0, x[:, :2])
+
+
+class Cornered(Threshold):
+    """Not that: what is traced lacks what it computes elsewhere."""
+
+    def forward(self, x: Tensor) -> Any:
+        return x[:, :2] if torch.jit.is_tracing() else super().forward(x)
 
 
 class Fussy(nn.Module):
     """Refuses some observations."""
 
     def forward(self, x: Tensor) -> Any:
-        if not torch.jit.is_tracing() and bool(x.sum() > 1):
-            raise RuntimeError("out of road")
+        assert torch.jit.is_tracing() or bool(x.sum() <= 1), "out of road"
         return x[:, :2]
+
+
+class Counting(nn.Module):
+    """A normaliser that goes on counting when it is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("count", torch.full((1,), 1e6))
+
+    def forward(self, x: Tensor) -> Any:
+        self.count.view(1)[0] += len(x)
+        return self.layer(x / self.count)
 
 
 class Noisy(nn.Module):
@@ -230,8 +306,12 @@ class Memory(nn.Module):
         return self.lstm(x)
 
 
+normal_object, beta_object = Objects("Normal"), Objects("Beta")
+choice_object, bits_object = Objects("Categorical"), Objects("Bernoulli")
+linear = nn.Linear(6, 2)
 betas, negative, noisy = Betas(), Negative(), Noisy()
-branches, fussy = Branches(), Fussy()
+branches, fussy, filled, sizes = Branches(), Fussy(), Filled(), Sizes()
+counting, threshold, cornered = Counting(), Threshold(), Cornered()
 
 
 def Remembers() -> nn.Module:  # noqa: N802 # named as a class is

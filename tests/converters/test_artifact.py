@@ -255,13 +255,13 @@ def test_what_an_import_refuses_is_named_by_the_users_file(folder: Path, tmp_pat
     source, new = artifact.load(folder), tmp_path / "new" / "v2.0.0"
     observations, pickled = tmp_path / "recorded.npy", tmp_path / "statistics.pkl"
     observations.write_bytes(b"no array")
-    with pytest.raises(ArtifactError, match=f"^{observations}: no numpy array"):
+    with pytest.raises(ArtifactError, match=f"^--observations {observations}: no numpy array"):
         _create(new, source, observations=observations)
     with pytest.raises(ArtifactError, match=f"^{pickled}: refused: "):
         _create(new, source, pickled=b"", origins={artifact.PREPROCESSOR: pickled})
     with pytest.raises(ArtifactError, match=f"^{new / 'model.pt'}: refused: "):
         _create(new, source, model=artifact.state_dict_bytes({}))
-    with pytest.raises(ArtifactError, match=f"^{tmp_path / 'none'}: no such file"):
+    with pytest.raises(ArtifactError, match=f"^--observations {tmp_path / 'none'}: no such file"):
         _create(new, source, observations=tmp_path / "none")
     with pytest.raises(ArtifactError, match=f"^{observations / 'v2.0.0'}: "):
         _create(observations / "v2.0.0", source)

@@ -249,6 +249,23 @@ def test_an_ensemble_of_gaussians(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples.std(axis=0), spread, rtol=0.04)
 
 
+@pytest.mark.parametrize("squash", ["clip", "tanh"])
+def test_an_ensemble_of_deterministic_policies(squash: str, tmp_path: Path) -> None:
+    def make() -> nn.Module:
+        policy = own_policies.Chained().mean
+        with torch.no_grad():
+            policy.weight.copy_(torch.randn(2, 6) * 2)
+        return policy
+
+    members, given = _members(tmp_path, make)
+    space = ("--env", f"{HERE}:Road", "--squash", squash)
+    source = _served(tmp_path, "linear", *given, *space)
+    (rows,) = _rows(source)
+    mean = np.mean([_own(one, rows).numpy() for one in members], axis=0)
+    expected = np.tanh(mean) if squash == "tanh" else mean.clip(-1, 1)
+    np.testing.assert_allclose(_answers(source, [rows]), expected, atol=1e-5)
+
+
 def test_an_ensemble_of_categoricals(tmp_path: Path) -> None:
     agents, given = _members(
         tmp_path, lambda: own_policies.agent(own_policies.DiscreteAgent, own_policies.Lanes, None)
@@ -300,6 +317,54 @@ def test_a_module_that_gives_a_distribution(tmp_path: Path) -> None:
     assert source.card.distribution.std == "parameter"
 
 
+def test_the_deviation_is_of_what_the_last_method_takes(tmp_path: Path) -> None:
+    policy = own_policies.Chained()
+    path = _saved(policy, tmp_path / "own.pt")
+    given = ("--method", "body,mean", "--log-std", "log_std", "--fields", "vector:6")
+    source = _served(tmp_path, "Chained", *given, "--checkpoint", path)
+    rows = torch.randn(50, 6)
+    with torch.inference_mode():
+        _, std = source.policy.gaussian(rows)
+        expected = policy.log_std(policy.body(rows)).exp()
+    torch.testing.assert_close(std, expected)
+
+
+PEDALS = ("--layout", "steer,acceleration")
+CHOICE, BITS = (
+    "{observation_space: {type: Box, dtype: float32, shape: [4], low: -1, high: 1}, "
+    f"action_space: {space}}}"
+    for space in ("{type: Discrete, n: 3}", "{type: MultiBinary, n: 3}")
+)
+VECTOR = ("--fields", "vector:4")
+OBJECTS = {
+    "normal_object": ((*VECTOR, *PEDALS), ("normal", "parameter")),
+    "beta_object": ((*VECTOR, *PEDALS), ("none", "none")),
+    "choice_object": (("--spec", CHOICE), ("gumbel", "none")),
+    "bits_object": (("--spec", BITS), ("logistic", "none")),
+}
+
+
+@pytest.mark.parametrize("module", OBJECTS)
+def test_an_object_decides_the_distribution(module: str, tmp_path: Path) -> None:
+    given, expected = OBJECTS[module]
+    source = _served(tmp_path, module, *given)
+    assert (source.card.signature.noise, source.card.distribution.std) == expected
+    if module == "beta_object":
+        rows = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+        alpha, beta = np.exp(rows[:, :2].astype(float)), np.exp(rows[:, 2:].astype(float))
+        both = (alpha > 1) & (beta > 1)
+        mode = (alpha - 1) / (alpha + beta - 2)
+        with torch.inference_mode():
+            answers = source.policy.gaussian(torch.from_numpy(rows))[0].numpy()
+        assert both.any()
+        np.testing.assert_allclose(answers[both], 2 * mode[both] - 1, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("module", ["sizes", "threshold"])
+def test_what_can_be_traced(module: str, tmp_path: Path) -> None:
+    _served(tmp_path, module, *VECTOR)
+
+
 def test_a_module_in_the_working_directory(tmp_path: Path, monkeypatch: Any) -> None:
     (tmp_path / "my_own_policy.py").write_text(
         "import torch\nprint('loading')\npolicy = torch.nn.Linear(4, 3)\n"
@@ -324,6 +389,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "many": {**weights, "actor.9.weight": torch.zeros(1)},
         "wide": {name: torch.zeros(3, *one.shape) for name, one in weights.items()},
         "two": {"online": weights, "target": weights},
+        "extra": {
+            "model": {**weights, "value.weight": torch.zeros(1)},
+            "old_model": {name: one + 1 for name, one in weights.items()},
+        },
+        "misfit": {"policy": {"actor.0.weight": torch.zeros(2)}, "old": weights},
+        "whole numbers": {name: one.to(torch.int8) for name, one in weights.items()},
+        "normalised": {
+            "actor_critic": weights,
+            "critic_norm": {"running_mean": torch.ones(2), "running_var": torch.ones(2)},
+            "obs_norm_state_dict": {"_mean": torch.ones(6), "count": torch.tensor(9)},
+        },
+        "counted": {"net": weights, "n": {"running_mean": torch.ones(6), "count": 3}},
         "whole": agent,
         "empty": {"step": 3},
     }
@@ -345,6 +422,9 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "many": ("DiscreteAgent", "many", GOOD, "not this module's: too many: actor.9.weight"),
     "wide": ("DiscreteAgent", "wide", GOOD, "of another shape: critic.0.weight 3 × 8 × 6 inst"),
     "two": ("DiscreteAgent", "two", GOOD, "several weights in it fit: say which with --key: on"),
+    "extra": ("DiscreteAgent", "extra", GOOD, "old_model in it fit, and model, which .*value.weig"),
+    "misfit": ("DiscreteAgent", "misfit", GOOD, "weights old in it fit, and policy, .* with --key"),
+    "whole numbers": ("DiscreteAgent", "whole numbers", GOOD, "whole numbers in place of floats"),
     "whole": ("DiscreteAgent", "whole", GOOD, "it holds objects of tests.converters.own_policie"),
     "empty": ("DiscreteAgent", "empty", GOOD, "no weights in it: save them with torch.save"),
     "no key": ("DiscreteAgent", "two", (*GOOD, "--key", "third"), "under --key third"),
@@ -358,6 +438,18 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "arguments": ("DiscreteAgent", "good", (*GOOD, "--arguments", "[1]"), "names with values"),
     "no method": ("DiscreteAgent", "good", (*LANES, "--method", "policy"), "has no policy; it ha"),
     "no forward": ("DiscreteAgent", "good", LANES, "--method what is called instead; its"),
+    "another object": (
+        "normal_object", "", (*VECTOR, *PEDALS, "--distribution", "beta"),
+        "--distribution beta: the module gives a torch.distributions.Normal: leave it away",
+    ),
+    "second of an object": (
+        "normal_object", "", (*VECTOR, "--second-output", "log-std"),
+        "--second-output log-std: the module gives a torch.distributions.Normal: leave",
+    ),
+    "object of another space": (
+        "bits_object", "", ("--spec", CHOICE), "Bernoulli, and the action is a Discrete: return"
+    ),
+    "beta object unbounded": ("beta_object", "", VECTOR, "the action needs finite bounds"),
     "sampled": ("noisy", "", ("--fields", "vector:6"), "it gives another action each time for t"),
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
     "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
@@ -376,8 +468,11 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
         ("--fields", "vector:4", "--distribution", "beta", "--layout", "steer,acceleration"),
         "both must be positive",
     ),
-    "branches": ("branches", "", ("--fields", "vector:4"), "traced: use torch.where. by"),
-    "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: RuntimeError: out of road"),
+    "branches": ("branches", "", VECTOR, r"s.py, line \d+: Python decides .* torch.where"),
+    "corner": ("cornered", "", ("--env", f"{HERE}:Road"), "differ from the module's own .* by 1$"),
+    "numpy": ("filled", "", VECTOR, r"own_policies.py, line \d+: Python decides .* torch instead"),
+    "counting": ("counting", "", VECTOR, "changes its attribute count whenever it is called"),
+    "raises": ("fussy", "", ("--fields", "vector:4"), "can't be called: AssertionError: out of ro"),
     "scaled integers": (
         "Driver", "good", ("--env", f"{HERE}:Camera", "--preprocessor", own_policies.__file__),
         "it makes other numbers of the observation's Discrete",
@@ -415,6 +510,31 @@ def test_the_command_knows_all_distributions() -> None:
 
 def test_key_says_which_weights(files: dict[str, str], tmp_path: Path) -> None:
     _served(tmp_path, "DiscreteAgent", "--checkpoint", files["two"], "--key", "target", *GOOD)
+
+    _served(
+        tmp_path / "old",
+        "DiscreteAgent",
+        "--checkpoint",
+        files["extra"],
+        "--key",
+        "old_model",
+        *GOOD,
+    )
+
+
+def test_it_tells_which_weights_it_took(files: dict[str, str], tmp_path: Path) -> None:
+    def notes(name: str) -> str:
+        given = ("--checkpoint", files[name], *GOOD)
+        result = _import(tmp_path / name, "DiscreteAgent", *given)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "note:" not in notes("good")
+    told = notes("normalised")
+    assert "normalised: the weights are those named actor_critic\n" in told
+    assert "it holds obs_norm_state_dict, which is not in the policy: give it with --prepr" in told
+    assert "critic_norm" not in told
+    assert "it holds n.running_mean, which is not in the policy" in notes("counted")
 
 
 def test_sampling_a_beta_policy_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,7 @@ def test_acts_as_the_program(
     folder = import_torchscript(
         path, "v0.3.0", tmp_path / "artifacts", fields=_fields(sensors),
         layout=layout, squash=squash, preprocessor=tmp_path / "scaler.pkl",
+        second_output=None if outputs == 1 else "std",
     )  # fmt: skip
     source = artifact.load(folder)
     assert source.card.distribution.std == ("none" if outputs == 1 else "parameter")
@@ -124,6 +127,27 @@ class Counts(nn.Module):
         return made
 
 
+class Changes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(7, 3)
+        self.register_buffer("mean", torch.zeros(7))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if bool(features.sum() > 900):
+            self.mean[0].mul_(0.9)
+        made: Tensor = self.layer(features - self.mean)
+        return made
+
+
+class Trains(Changes):
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training and features.shape[0] > 1:
+            self.mean.mul_(0.9)
+        made: Tensor = self.layer(features - self.mean)
+        return made
+
+
 class WithoutForward(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +184,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "value": (lambda: traced(lambda s, x, f: (x, s.value(f))), r"shape \(16, 1\).*action, value"),
     "one action": (
         lambda: traced(lambda s, x, f: (s.value(f), s.value(f).exp())),
-        "may be a standard deviation, or a value",
+        "may be a standard deviation, its logarithm, or something else: say what it is",
+    ),
+    "positive": (
+        lambda: traced(lambda _, x, f: (x, x.tanh() + 2)),
+        "may be a standard deviation, its log.*: say what it is with --second-output",
     ),
     "three": (lambda: traced(lambda _, x, f: (x, x, x)), "it gives Tensor, Tensor, Tensor: it mu"),
     "list": (lambda: traced(lambda _, x, f: [x]), "it gives list: it must give one tensor"),
@@ -180,6 +208,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "not finite": (lambda: traced(lambda _, x, f: x / 0 * 0), "is not finite"),
     "raises": (lambda: torch.jit.script(OneRow()), "builtins.ValueError: one row only"),
     "no forward": (lambda: torch.jit.script(WithoutForward()), "no method forward"),
+    "changes": (lambda: torch.jit.script(Changes()), "changes its attribute mean whenever"),
     "counts": (lambda: torch.jit.script(Counts()), "changes its attribute calls whenever"),
 }
 
@@ -205,11 +234,24 @@ def test_no_policy(name: str, tmp_path: Path) -> None:
         lambda: traced(same, nn.Dropout(0.5)),
         lambda: traced(same, nn.BatchNorm1d(8)),
         lambda: torch.jit.script(nn.Sequential(nn.Linear(7, 3), nn.Dropout(0.5)).train()),
+        lambda: torch.jit.script(Trains()),
+        lambda: torch.jit.script(nn.Sequential(nn.Linear(7, 3), nn.BatchNorm1d(3))),
         lambda: traced(lambda _, x, f: x.double() * torch.ones(3, dtype=torch.float64)),
         lambda: traced(lambda _, x, f: x.bfloat16()),
         lambda: traced(lambda _, x, f: x.half()),
     ],
-    ids=["LeakyReLU", "ELU", "dropout", "batch norm", "scripted", "float64", "bfloat16", "half"],
+    ids=[
+        "LeakyReLU",
+        "ELU",
+        "dropout",
+        "batch norm",
+        "scripted",
+        "trains",
+        "scripted norm",
+        "float64",
+        "bfloat16",
+        "half",
+    ],
 )
 def test_taken_and_exported(make: Any, tmp_path: Path) -> None:
     make().save(tmp_path / "program.pt")
@@ -380,6 +422,9 @@ def test_refused(tmp_path: Path) -> None:
     assert "it gives 3 numbers for each row, and the action needs 2" in narrow
     wrong = refused(path, layout=("gas", "brake", "steer"))
     assert "--layout: control.layout: must be throttle, brake, steer" in wrong
+    os.mkfifo(tmp_path / "seen.npy")
+    waiting = refused(path, observations=tmp_path / "seen.npy")
+    assert re.fullmatch("--observations .*/seen.npy: no regular file", waiting)
     torch.save({"weights": torch.zeros(2)}, tmp_path / "weights.pt")
     assert "this is a checkpoint of torch.save" in refused(tmp_path / "weights.pt")
     assert not list(artifacts.glob("*"))
