@@ -32,7 +32,7 @@ test-reliability: .venv/.installed-test  ## break the service under load, and th
 	@for tool in haproxy wrk; do command -v $$tool >/dev/null || { echo "make: apt-get install $$tool" >&2; exit 1; }; done
 	$(BIN)/python -m pytest -m reliability
 
-test-support: .venv/.installed-test  ## try each kind of policy, an hour; writes docs/SUPPORT.md
+test-support: .venv/.installed-test  ## try each kind of policy, 20 minutes; writes docs/SUPPORT.md
 	$(BIN)/python -m pytest -m support --numprocesses 2 tests/support
 
 test-foreign: .venv/.installed-test .venv/.installed-foreign  ## train and drive in environments of other projects; writes docs/SUPPORT.md
