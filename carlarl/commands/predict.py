@@ -100,6 +100,11 @@ def predict(
         request = {}
     if images:
         metadata = options.call_gateway(url, "/metadata", api_key, method="GET")
+        if version not in (None, metadata["version"]):
+            raise click.UsageError(
+                f"--image: the active version alone decodes files, and that is "
+                f"{metadata['version']}: promote {version}, or leave --version away"
+            )
         seen = request.setdefault("observations", [metadata["exampleObservation"]])
         if not isinstance(seen, list) or len(seen) != 1:
             raise click.UsageError("--image: --file must have one observation")

@@ -134,6 +134,7 @@ def test_predict_has_one_place_for_an_image(
     for given, told in (
         (["--file", str(rows)], "--file must have one observation"),
         (["--field", "camera=5"], "there is no place for front"),
+        (["--version", "v9.0.0"], "the active version alone decodes files, and that is v1.0.0"),
     ):
         done = command("predict", "--url", url, "--image", image, *given)
         assert done.returncode == 2
