@@ -23,6 +23,8 @@ def make(env: str, arguments: Any) -> Any:
     given = user_code.keywords("--env-arguments", arguments)
     if _REGISTERED.fullmatch(env):
         with user_code.running(f"--env {env}"):
+            if ":" in env:
+                user_code.import_module(env.partition(":")[0])
             return gymnasium.make(env, **given)
     found = user_code.load("--env ", env)
     with user_code.running(f"--env {env}: it can't be made"):

@@ -1,6 +1,5 @@
 """The classes that a zip names: of Stable-Baselines3, of torch, or of a module the user trusts."""
 
-import importlib
 import operator
 from collections.abc import Collection
 from types import FunctionType
@@ -125,7 +124,7 @@ def _trusted(what: str, held: type[Foreign], trusted: Collection[str]) -> Any:
         )
     advice = "run the command where `import` finds it"
     with user_code.running(f"--trust: {name} can't be imported", advice):
-        found = operator.attrgetter(held.name)(importlib.import_module(module))
+        found = operator.attrgetter(held.name)(user_code.import_module(module))
     if not isinstance(found, type | FunctionType) or found.__module__ != module:
         told = f"no class or function that {module} defines itself"
         raise ValueError(f"{what} is {name}, which is {told}: {ADVICE}")

@@ -16,12 +16,7 @@ NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 @contextmanager
 def running(what: str, advice: str = "") -> Iterator[None]:
-    """Turn whatever the user's code raises into an ArtifactError: `what`, the error, `advice`.
-
-    The working directory is importable, as with `python -m`.
-    """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+    """Turn whatever the user's code raises into an ArtifactError: `what`, the error, `advice`."""
     try:
         yield
     except ConversionError:
@@ -29,6 +24,16 @@ def running(what: str, advice: str = "") -> Iterator[None]:
     except (Exception, SystemExit) as error:  # code of the user can raise anything
         told = (what, type(error).__name__, one_line(error), advice)
         raise ArtifactError(": ".join(filter(None, told))) from None
+
+
+def import_module(module: str) -> Any:
+    """Import a module that the user named, from the working directory too, as `python -m` does.
+
+    From then on that directory is importable: what a user did not name must not call this.
+    """
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return importlib.import_module(module)
 
 
 def load(flag: str, text: str) -> Any:
@@ -42,7 +47,7 @@ def load(flag: str, text: str) -> Any:
             f"{flag}{text!r} must be module:attribute as Python imports it, like agents.ppo:Agent"
         )
     with running(f"{flag}{text}: {module} can't be imported"):
-        found: Any = importlib.import_module(module)
+        found = import_module(module)
     for name in attribute.split("."):
         if not hasattr(found, name):
             raise ArtifactError(f"{flag}{text}: {module} has no {attribute}")

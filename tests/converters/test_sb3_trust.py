@@ -28,7 +28,7 @@ from converters.importers import sb3_zip
 from converters.importers.sb3 import import_sb3
 from tests.converters.sb3_actions import actor_and_images, distribution
 from tests.converters.test_sb3_spaces import act, inputs
-from tests.converters.test_sb3_zip import observations
+from tests.converters.test_sb3_zip import FOLDER, observations
 
 NETS = """
 import torch
@@ -360,6 +360,21 @@ def changed(folder: Path, **entries: Any) -> Path:
         to.writestr("data", json.dumps(json.loads(source.read("data")) | entries))
         to.writestr("policy.pth", source.read("policy.pth"))
     return folder / "changed.zip"
+
+
+def test_only_a_named_module_makes_the_working_directory_importable(
+    nets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a file there, named like some library's module, would run without anybody's leave."""
+    save(tmp_path, nets, CASES["Rays"])
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one])
+    before = list(sys.path)
+    plain = FOLDER / "dqn-discrete-np2.zip"
+    import_sb3(plain, "v1.0.0", tmp_path / "plain", fields=None, vecnormalize="none")
+    assert sys.path == before
+    given: Any = {"vecnormalize": "none", "trust": ["my_project"]}
+    import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "own", **given)
+    assert sys.path == ["", *before]
 
 
 def test_the_command_finds_modules_where_it_runs(
