@@ -93,8 +93,8 @@ def declared_options(name: str) -> options.Decorator:
         click.option(
             "--second-output",
             type=click.Choice(["std", "log-std", "ignore"]),
-            help="What the second of two outputs is. Of a Box it must be named, here "
-            "or by --distribution; import-onnx takes a positive one for std.",
+            help="What the second of two outputs is. Of a Box it must be named, here or by "
+            "--distribution.",
         ),
         click.option(
             "--preprocessor",

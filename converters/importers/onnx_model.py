@@ -22,11 +22,6 @@ from policy_spec.leaves import Leaf, leaves
 
 _VALUE = re.compile(r"(?<![a-z])(?<!q[^a-z])(values?|critic|v)(?![a-z])")
 _ACTION = re.compile(r"(^|[^a-z])(actions?|actor|mean|mu|loc|logits?|policy|pi)([^a-z]|$)")
-_UNSURE = re.compile(
-    rf"log[^a-z]?(std|sigma|scale|var)|(^|[^a-z])(scale|var|variance|alpha|beta)([^a-z]|$)"
-    rf"|{_VALUE.pattern}"
-)
-"""Names of a second output that may be no standard deviation."""
 
 
 def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
@@ -166,12 +161,6 @@ def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
         raise ArtifactError(
             f"{path}: its first output is {names[0]}, and the action is taken of the first: export "
             f"it with {action} as the first"
-        )
-    silent = second is None and declared.said.get("distribution") is None
-    if len(names) == 2 and silent and _UNSURE.search(names[1].lower()):
-        raise ArtifactError(
-            f"{path}: its second output is called {names[1]}: say what it is with --second-output: "
-            "std, log-std, or ignore; or with --distribution"
         )
     if len(names) > 1 and second == "ignore":
         declared = replace(declared, said={**declared.said, "second_output": None})

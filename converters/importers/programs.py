@@ -139,13 +139,12 @@ def read(
             _check_beta(path, parts, declared)
         elif second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
             _check_std(path, parts, asked=True)
-        data = traced(outputs.served(program, declared), declared.features, declared.rasters)
-        program = opened(path, data)
-        parts = _outputs(path, program, rows)
+        if second != "std" or parts[1].shape != parts[0].shape:
+            data = traced(outputs.served(program, declared), declared.features, declared.rasters)
+            program = opened(path, data)
+            parts = _outputs(path, program, rows)
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
-        # An ONNX model with a second output as wide as the action is taken to give a deviation.
-        taken = opened is not open_program and parts[0].shape[1] > 1
-        _check_std(path, parts, asked=second is not None or taken)
+        _check_std(path, parts, asked=second is not None)
     _check_repeats(path, program, rows, parts)
     return data, parts[0].shape[1], len(parts)
 
