@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,8 +23,6 @@ from websockets.sync.client import connect
 
 from carlarl.promotion.promote import Recorded, recorded
 from carlarl.promotion.triton_control import TritonControl
-from carlarl.serving.cleanup import own_folder
-from carlarl.serving.triton_server import TritonServer
 from converters.artifact import artifact
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn, json_form
@@ -41,7 +38,7 @@ from policy_spec.validate import MAX_NUMBERS, unpack
 from tests.converters.policies_of_spaces import make, random_signature
 from tests.gateway.processes import gateway_process
 from tests.gateway.wire.proxies import PROXIES, needs, proxy
-from tests.stack import free_ports
+from tests.triton import running_triton
 
 FEW, ALL, TOGETHER = 8, 500, 16
 STARTS = [0, *(pytest.param(n, marks=pytest.mark.reliability) for n in range(FEW, ALL, TOGETHER))]
@@ -65,27 +62,21 @@ def check_served(folders: list[Path], target: Path) -> None:
     export(folders, target)  # it compares ONNX Runtime and TorchScript with PyTorch, or raises
     models = [path.name for path in target.iterdir() if "torchscript" not in path.name]
     models.remove(configs.ALIAS)
-    http, grpc, metrics = free_ports(3)
-    with own_folder() as folder:
-        server = TritonServer(folder, target, models, http=http, grpc=grpc, metrics=metrics)
-        try:
-            wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
-            for module, port in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
-                with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
-                    for path in folders:
-                        _compare(artifact.load(path), module, client)
-            with TritonControl(f"http://127.0.0.1:{http}", grpc_port=grpc) as control:
+    with running_triton(target, models) as (http, grpc):
+        for module, port in ((tritonclient.http, http), (tritonclient.grpc, grpc)):
+            with module.InferenceServerClient(f"127.0.0.1:{port}") as client:
                 for path in folders:
-                    _repeat_golden(recorded(target, path.name), control)
-            triton = f"http://127.0.0.1:{http}"
-            with ExitStack() as stack:
-                started = gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name)
-                url = stack.enter_context(started)
-                ways = [url, *(stack.enter_context(proxy(name, url)) for name in PROXIES)]
-                for path, way in zip(folders, cycle(ways), strict=False):
-                    _compare_gateway(artifact.load(path), way)
-        finally:
-            server.stop()
+                    _compare(artifact.load(path), module, client)
+        triton = f"http://127.0.0.1:{http}"
+        with TritonControl(triton, grpc_port=grpc) as control:
+            for path in folders:
+                _repeat_golden(recorded(target, path.name), control)
+        with ExitStack() as stack:
+            started = gateway_process(TRITON_URL=triton, MODEL_VERSION=folders[0].name)
+            url = stack.enter_context(started)
+            ways = [url, *(stack.enter_context(proxy(name, url)) for name in PROXIES)]
+            for path, way in zip(folders, cycle(ways), strict=False):
+                _compare_gateway(artifact.load(path), way)
 
 
 def _repeat_golden(told: Recorded, control: TritonControl) -> None:
@@ -93,17 +84,6 @@ def _repeat_golden(told: Recorded, control: TritonControl) -> None:
     for model in (f"carla_policy-{told.version}", f"carla_policy_fused-{told.version}"):
         actions = control.act(model, told.observations)
         np.testing.assert_allclose(actions, told.actions, rtol=0, atol=told.tolerance)
-
-
-def wait_ready(server: TritonServer, url: str) -> None:
-    deadline = time.monotonic() + 120
-    while server.exit_code() is None and time.monotonic() < deadline:
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise RuntimeError(server.log_tail())
 
 
 def _compare(source: Artifact, module: ModuleType, client: Any) -> None:

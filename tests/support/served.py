@@ -10,17 +10,14 @@ import httpx
 import msgspec
 import numpy as np
 
-from carlarl.serving.cleanup import own_folder
-from carlarl.serving.triton_server import TritonServer
 from converters.artifact import artifact
 from converters.export.export import export
 from converters.repository import configs
 from policy_spec.leaves import leaves
 from policy_spec.signature import Signature
 from policy_spec.validate import unpack
-from tests.converters.test_random_spaces import wait_ready
 from tests.gateway.processes import gateway_process
-from tests.stack import free_ports
+from tests.triton import running_triton
 
 AT_ONCE = 250
 """Observations of a request: as many as a body of images may have."""
@@ -71,16 +68,7 @@ def served(folders: list[Path], target: Path) -> Iterator[list[Served]]:
     export(folders, target)
     models = [path.name for path in target.iterdir() if "torchscript" not in path.name]
     models.remove(configs.ALIAS)
-    http, grpc, metrics = free_ports(3)
-    with own_folder() as folder:
-        server = TritonServer(folder, target, models, http=http, grpc=grpc, metrics=metrics)
-        try:
-            triton = f"http://127.0.0.1:{http}"
-            wait_ready(server, f"{triton}/v2/health/ready")
-            settings = {"TRITON_URL": triton, "MODEL_VERSION": folders[0].name}
-            with gateway_process(**settings, REQUEST_TIMEOUT_MS="60000") as url:
-                yield [
-                    Served(url, path.name, artifact.load(path).card.signature) for path in folders
-                ]
-        finally:
-            server.stop()
+    with running_triton(target, models) as (http, _):
+        settings = {"TRITON_URL": f"http://127.0.0.1:{http}", "MODEL_VERSION": folders[0].name}
+        with gateway_process(**settings, REQUEST_TIMEOUT_MS="60000") as url:
+            yield [Served(url, path.name, artifact.load(path).card.signature) for path in folders]

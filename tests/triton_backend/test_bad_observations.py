@@ -10,12 +10,10 @@ import pytest
 import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
-from carlarl.serving.cleanup import own_folder
-from carlarl.serving.triton_server import TritonServer
 from converters.export.export import export
 from tests.converters.policies_of_spaces import make
-from tests.converters.test_random_spaces import infer, wait_ready
-from tests.stack import free_ports
+from tests.converters.test_random_spaces import infer
+from tests.triton import running_triton
 
 SPACE = {
     "type": "Dict",
@@ -67,17 +65,9 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         make(place / "v1.1.0", data | {"distribution": {"noise": "none"}}),
     ]
     export(folders, place / "repository", ["onnx"])
-    http, grpc, metrics = free_ports(3)
     models = [path.name for path in (place / "repository").iterdir()]
-    with own_folder() as folder:
-        server = TritonServer(
-            folder, place / "repository", models, http=http, grpc=grpc, metrics=metrics
-        )
-        try:
-            wait_ready(server, f"http://127.0.0.1:{http}/v2/health/ready")
-            yield f"127.0.0.1:{http}"
-        finally:
-            server.stop()
+    with running_triton(place / "repository", models) as (http, _):
+        yield f"127.0.0.1:{http}"
 
 
 def ask(triton: str, model: str, given: dict[str, np.ndarray], **more: np.ndarray) -> np.ndarray:
