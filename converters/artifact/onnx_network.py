@@ -90,7 +90,7 @@ class _Call(torch.autograd.Function):
 class Network(nn.Module):
     """An ONNX model: a tensor for each of its inputs, in order → its output, or a tuple of all.
 
-    In float64, after `double()`, it computes so what the model computes in float32.
+    After `double()` it computes in float64 what the model computes in float32.
     """
 
     kind: Tensor

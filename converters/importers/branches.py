@@ -21,7 +21,7 @@ _TAKEN |= {torch.equal, torch.allclose, torch.is_nonzero}
 
 
 class Branches(TorchFunctionMode):
-    """Finds the first place where Python takes numbers that come of `inputs` out of their tensor.
+    """Finds the first place where Python takes numbers out of a tensor that comes from `inputs`.
 
     Sizes are none of them. Places in torch itself, which checks its arguments so, do not count, and
     neither does an `assert`. `found` is "FILE, line N", or None.

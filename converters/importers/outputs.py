@@ -69,8 +69,8 @@ class Ensemble(nn.Module):
 
     Of Gaussians these are the mixture's mean and standard deviation (Lakshminarayanan et al. 2017,
     "Simple and scalable predictive uncertainty estimation using deep ensembles"), of logits the
-    logits of its probabilities; of actions and values the mean. It is so before a Box is clipped or
-    squashed.
+    logits of its probabilities; of actions and values the mean. A Box is clipped or squashed after
+    that.
     """
 
     def __init__(self, members: Sequence[Any], space: LeafSpace, name: str) -> None:
