@@ -1,8 +1,9 @@
-"""What a policy's graph takes: features, noise, and the rasters of an observation as they are."""
+"""What a policy's graph takes: features, noise, the rasters of an observation, and a memory."""
 
 from dataclasses import dataclass
 
 from policy_spec.leaves import Path, leaves
+from policy_spec.signature import EPISODE_START, Signature, StateLeaf
 from policy_spec.spaces import Discrete, LeafSpace, MultiDiscrete, Space
 
 
@@ -15,12 +16,24 @@ class Input:
     shape: tuple[int, ...]
 
 
-def graph_inputs(space: Space, noise: int) -> tuple[Input, ...]:
-    """Return the inputs of the graph of a policy with `noise` numbers of noise a row, in order.
+def graph_inputs(signature: Signature) -> tuple[Input, ...]:
+    """Return the inputs of the graph of a policy, in order.
 
-    `features` (absent where an observation is rasters alone) and `noise` are float32. Each raster
-    follows under the name of its leaf's tensor, in the card's order.
+    `features` (absent where an observation is rasters alone) and `noise` are float32; a policy
+    without noise takes one number of it. Each raster follows under the name of its leaf's tensor,
+    in the card's order. A policy with a memory takes `episode_start`, a bool, and its state.
     """
+    taken = program_inputs(signature.observation_space, signature.state)
+    features = [one for one in taken if one.name == "features"]
+    state = taken[len(taken) - len(signature.state) :]
+    rasters = taken[len(features) : len(taken) - len(state)]
+    noise = Input("noise", "float32", (max(signature.noise_width, 1),))
+    start = [Input(EPISODE_START, "bool", (1,))] if state else []
+    return (*features, noise, *rasters, *start, *state)
+
+
+def program_inputs(space: Space, state: tuple[StateLeaf, ...] = ()) -> tuple[Input, ...]:
+    """Return what an artifact's TorchScript or ONNX model takes: features, rasters, state."""
     width = features_width(space)
     features = [Input("features", "float32", (width,))] if width else []
     rasters = [
@@ -28,7 +41,7 @@ def graph_inputs(space: Space, noise: int) -> tuple[Input, ...]:
         for leaf in leaves(space)
         if leaf.raster
     ]
-    return (*features, Input("noise", "float32", (noise,)), *rasters)
+    return (*features, *rasters, *(Input(one.tensor, one.dtype, one.shape) for one in state))
 
 
 def features_width(space: Space) -> int:

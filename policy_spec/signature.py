@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +14,8 @@ from typing import Any
 from policy_spec.checks import SpecError, dtype_of, fields, integer, shape_of, shown, text
 from policy_spec.control import Control
 from policy_spec.control_parsing import parse_control
-from policy_spec.leaves import Layout
+from policy_spec.dtypes import DTYPES
+from policy_spec.leaves import Layout, leaves
 from policy_spec.parsing import parse_space
 from policy_spec.spaces import (
     Box,
@@ -36,13 +39,40 @@ NOISES: dict[type, tuple[str, ...]] = {
 """Action space → the kinds of noise that its policies may take."""
 
 
+EPISODE_START = "episode_start"
+"""The tensor that says for each row whether an episode starts with it: then its state is zero."""
+
+_STATE, _NEXT = "state.", "next_state."
+
+
 @dataclass(frozen=True)
 class StateLeaf:
-    """One part of a recurrent policy's state: zero at an episode's start."""
+    """One part of a policy's memory: zero at an episode's start.
+
+    Attributes:
+        name: letters, digits, `_` and `-`.
+        dtype: numpy's name.
+        shape: of one row, at least one dimension.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+
+    @property
+    def tensor(self) -> str:
+        """The name of its tensor."""
+        return _STATE + self.name
+
+    @property
+    def next_tensor(self) -> str:
+        """The name of the tensor that it is answered in."""
+        return _NEXT + self.name
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -81,17 +111,18 @@ class Signature:
                 )
         if "action_space" not in card:
             raise SpecError("action_space", "is missing")
+        observation = parse_space(card["observation_space"], "observation_space")
         action = parse_space(card["action_space"], "action_space")
         if isinstance(action, (Dict, Tuple)):
             known = ", ".join(kind.__name__ for kind in NOISES)
             raise SpecError("action_space", f"must be one of {known}, without parts")
         mapping = card.get("control")
         return cls(
-            parse_space(card["observation_space"], "observation_space"),
+            observation,
             action,
             None if mapping is None else parse_control(mapping, action),
             _noise(card, action),
-            _state(card.get("state") or {}),
+            parse_state(card.get("state") or {}, observation),
             integer(card.get("repeat", 1), "repeat", 1),
         )
 
@@ -136,6 +167,11 @@ class Signature:
     def stateful(self) -> bool:
         """Whether the policy has a memory."""
         return bool(self.state)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the memory of one session."""
+        return sum(leaf.nbytes for leaf in self.state)
 
     @property
     def sensors(self) -> int | None:
@@ -234,16 +270,28 @@ def _noise(card: Mapping[str, Any], action: LeafSpace) -> str:
     return str(noise)
 
 
-def _state(data: Any) -> tuple[StateLeaf, ...]:
+def parse_state(data: Any, observation: Space) -> tuple[StateLeaf, ...]:
+    """Return the parts of a card's `state`, of a policy that takes such observations.
+
+    Raises SpecError.
+    """
     if not isinstance(data, Mapping):
         raise SpecError("state", f"must be a mapping, not {shown(data)}")
-    leaves = []
+    found = []
     for name, leaf in data.items():
         path = f"state.{text(name, 'state')}"
+        if not re.fullmatch("[A-Za-z0-9_-]+", name):
+            raise SpecError(path, "its name may have letters, digits, _ and - alone")
         fields(leaf, path, ("dtype", "shape"))
         dtype = dtype_of(leaf["dtype"], f"{path}.dtype")
-        leaves.append(StateLeaf(name, dtype, shape_of(leaf["shape"], f"{path}.shape")))
-    return tuple(leaves)
+        shape = shape_of(leaf["shape"], f"{path}.shape")
+        if not shape:
+            raise SpecError(f"{path}.shape", "must have a dimension: [1] for one number")
+        found.append(StateLeaf(name, dtype, shape))
+    taken = [leaf.name for leaf in leaves(observation) if leaf.name.startswith((_STATE, _NEXT))]
+    if found and taken:
+        raise SpecError("state", f"the observation has {taken[0]}, whose tensor is of the memory")
+    return tuple(found)
 
 
 def _canonical(data: Any) -> bytes:

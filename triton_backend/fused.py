@@ -1,4 +1,4 @@
-"""The Triton model `carla_policy_fused-vX.Y.Z`: observations → action in one process.
+"""The Triton model `carla_policy_fused-vX.Y.Z`: observations and state → action in one process.
 
 It runs the same code and gives the same answers as the ensemble. But it has fewer tensors, and data
 goes only once from Triton to a Python process and back: that takes most of the time of a call.
@@ -12,9 +12,10 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from policy_spec.noise import NoiseSource
+from policy_spec.signature import EPISODE_START
 from triton_backend import joining, tracing
 from triton_backend.observations import PackedObservations
-from triton_backend.policy import OnnxPolicy, TorchScriptPolicy, action_names
+from triton_backend.policy import OnnxPolicy, TorchScriptPolicy, inputs, output_names
 from triton_backend.preprocessing import FILE_NAME, NO_NOISE, Preprocessing
 
 
@@ -27,7 +28,10 @@ class TritonPythonModel:
         self._preprocessing = Preprocessing.load(directory / FILE_NAME)
         self._observations = PackedObservations(self._preprocessing)
         self._noise = NoiseSource(self._preprocessing.kind)
-        self._outputs = action_names(args)
+        self._outputs = output_names(args)
+        taken = inputs(args)
+        names = [name for name, _ in taken]
+        self._memory = taken[names.index(EPISODE_START) :] if EPISODE_START in names else []
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
         self._infer = here.load(directory, args)
         self._steps = tracing.steps()
@@ -46,8 +50,10 @@ class TritonPythonModel:
             self._steps.close()
 
     def _read(self, request: Any) -> joining.Arrays:
-        """Return a request's observations and noise, rows first."""
+        """Return a request's observations, memory and noise, rows first."""
         rows = self._observations.read(request)
+        if self._memory:
+            rows = *rows, *(joining.tensor(request, *one) for one in self._memory)
         key = pb.get_input_tensor_by_name(request, "noise_key")
         width = self._preprocessing.noise
         if key is None:
@@ -62,6 +68,9 @@ class TritonPythonModel:
     def _compute(self, *arrays: Any) -> joining.Arrays:
         *rows, noise = arrays
         given = (noise, *self._observations.rasters(rows))
+        if self._memory:
+            given = *given, *rows[-len(self._memory) :]
+            rows = rows[: -len(self._memory)]
         if self._preprocessing.width:
             features = self._preprocessing.features(self._observations.flatten(rows))
             given = (features, *given)

@@ -1,4 +1,4 @@
-"""The Triton models `policy_<format>-vX.Y.Z`: features, noise and rasters → action."""
+"""The Triton models `policy_<format>-vX.Y.Z`: features, noise, rasters, state → action, state."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,16 @@ from typing import Any, ClassVar
 from triton_backend import joining, runtimes
 
 
-def action_names(args: dict[str, str]) -> list[str]:
+def output_names(args: dict[str, str]) -> list[str]:
     """Return the names of the outputs that a policy computes, in order, from a model's `args`."""
     outputs = json.loads(args["model_config"])["output"]
-    return [one["name"] for one in outputs if one["name"] in ("action", "policy_action")]
+    return [one["name"] for one in outputs if one["name"] != "nonce_echo"]
+
+
+def inputs(args: dict[str, str]) -> list[tuple[str, int]]:
+    """Return the name of each input but the nonce, and how many dimensions it has."""
+    taken = json.loads(args["model_config"])["input"]
+    return [(one["name"], 1 + len(one["dims"])) for one in taken if one["name"] != "nonce"]
 
 
 class _PolicyModel:
@@ -23,12 +29,8 @@ class _PolicyModel:
         """Load the version's policy on the device of this model instance."""
         directory = Path(args["model_repository"]) / args["model_version"]
         self._infer = self.load(directory, args)
-        self._outputs = action_names(args)
-        self._inputs = [
-            (one["name"], 1 + len(one["dims"]))
-            for one in json.loads(args["model_config"])["input"]
-            if one["name"] != "nonce"
-        ]
+        self._outputs = output_names(args)
+        self._inputs = inputs(args)
 
     @classmethod
     def load(cls, directory: Path, args: dict[str, str]) -> runtimes.Runtime:

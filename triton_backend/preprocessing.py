@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policy_spec.graph import Input, choices, feature_columns, features_width, graph_inputs
+from policy_spec.graph import choices, feature_columns, features_width
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.noise import KINDS
 from policy_spec.parsing import parse_space
@@ -108,11 +108,6 @@ class Preprocessing:
     def rasters(self) -> tuple[Leaf, ...]:
         """The other leaves, which the policy takes as they are."""
         return tuple(leaf for leaf in self.leaves if leaf.raster)
-
-    @cached_property
-    def inputs(self) -> tuple[Input, ...]:
-        """What the policy's graph takes."""
-        return graph_inputs(self.observation_space, self.noise)
 
     @cached_property
     def width(self) -> int:

@@ -17,7 +17,7 @@ from converters.artifact import pickles, preprocessor, signature
 from converters.artifact.card import CARD, ArtifactError, ModelCard, read_bytes
 from converters.artifact.observations import FILES, Rows, file_name
 from converters.artifact.onnx_network import Network
-from converters.artifact.policy import Policy, Scripted, network, zeros
+from converters.artifact.policy import Policy, Scripted, StatefulPolicy, network, zeros
 from converters.artifact.versions import triton_version
 from converters.errors import one_line
 from triton_backend.engine import digest
@@ -34,7 +34,7 @@ class Artifact:
         card: the model card.
         digest: `sha256:…` of the card. It identifies the artifact, as the card holds all hashes.
         preprocessing: observation → features.
-        policy: features, noise and rasters → action, in PyTorch.
+        policy: features, noise, rasters and state → action and next state, in PyTorch.
         observations: recorded ones, for each leaf an array of shape (n, …); n may be 0.
     """
 
@@ -118,7 +118,7 @@ def load(directory: Path, key: Ed25519PublicKey | None = None) -> Artifact:
 
 
 def _policy(path: Path, data: bytes, card: ModelCard, preprocessing: Preprocessing) -> Policy:
-    features, noise, *rasters = zeros(preprocessing, 2)
+    two = zeros(card.signature, 2)
     try:
         if card.model_type == "pytorch":
             policy = Policy(network(preprocessing.width, card), card)
@@ -127,10 +127,10 @@ def _policy(path: Path, data: bytes, card: ModelCard, preprocessing: Preprocessi
         else:
             opened = Network(data) if card.model_type == "onnx" else open_program(data)
             program = Scripted(opened, card)
-            program.check(features, *rasters)
-            policy = Policy(program, card)
+            program.check()
+            policy = (StatefulPolicy if card.signature.stateful else Policy)(program, card)
         policy = policy.eval().requires_grad_(False)
-        made, again = (policy(features, noise, *rasters) for _ in range(2))
+        made, again = (policy(*two) for _ in range(2))
     except Exception as error:  # whatever a foreign model file can provoke
         raise ArtifactError(
             f"{path}: refused: no {card.model_type} model as its card says: {one_line(error)}"
@@ -141,7 +141,7 @@ def _policy(path: Path, data: bytes, card: ModelCard, preprocessing: Preprocessi
     if not all(map(torch.equal, actions, others)):
         raise ArtifactError(f"{path}: refused: it gives another action each time for the same rows")
     try:
-        policy(*zeros(preprocessing, 3))
+        policy(*zeros(card.signature, 3))
     except Exception as error:  # as above
         raise ArtifactError(
             f"{path}: refused: it runs on two rows and not on three, as if it had been traced with "

@@ -117,7 +117,7 @@ class Action(BaseModel):
 class ModelCard(BaseModel):
     """`model_card.yaml`. Unknown fields are kept and shown unchanged.
 
-    The signature is `observation_space`, `action_space`, `control` and `repeat` (see
+    The signature is `observation_space`, `action_space`, `control`, `state` and `repeat` (see
     docs/SIGNATURE.md), or `sensors` and `action` with their shapes in older cards.
     """
 
@@ -136,6 +136,7 @@ class ModelCard(BaseModel):
     observation_space: dict[str, Any] | None = None
     action_space: dict[str, Any] | None = None
     control: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
     repeat: int | None = None
     architecture: Architecture | None = None
     distribution: Distribution = Distribution()
@@ -159,8 +160,11 @@ class ModelCard(BaseModel):
         action = self.signature.action_space
         if self.observation_space is None:
             self._check_shapes()
-        if self.signature.stateful:
-            raise ValueError("state: policies with a memory can't be served yet")
+        if self.signature.stateful and self.model_type == "pytorch":
+            raise ValueError(
+                "state: a pytorch model is a perceptron, which has no memory: use a torchscript or "
+                "an onnx model"
+            )
         if self.model_type == "pytorch" and self.architecture is None:
             raise ValueError("a pytorch model needs its architecture in the card")
         rasters = [leaf for leaf in leaves(self.signature.observation_space) if leaf.raster]

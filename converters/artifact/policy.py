@@ -1,9 +1,10 @@
-"""The served policy as one pure graph in PyTorch: features, noise and rasters → action.
+"""The served policy as one pure graph in PyTorch: features, noise, rasters and state → action.
 
 A network gives the parameters of a distribution, the action is made of them and the noise, and the
 card's control maps it. Every format is exported from this module.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,16 @@ from torch import Tensor, nn
 
 from converters.artifact.card import Activation, Architecture, ModelCard
 from policy_spec.control import RANGES, Lookup
-from policy_spec.graph import choices, feature_width, features_width
-from policy_spec.leaves import Leaf
+from policy_spec.graph import (
+    Input,
+    choices,
+    feature_width,
+    features_width,
+    graph_inputs,
+    program_inputs,
+)
+from policy_spec.signature import Signature
 from policy_spec.spaces import Box, MultiBinary, at
-from triton_backend.preprocessing import Preprocessing
 
 ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -91,7 +98,10 @@ def network(features: int, card: ModelCard) -> nn.Module:
 
 
 class Scripted(nn.Module):
-    """A TorchScript or ONNX artifact: features and rasters → mean, mean and std, or logits."""
+    """A TorchScript or ONNX artifact: features and rasters → mean, mean and std, or logits.
+
+    That of a policy with a memory takes its state behind them, and gives the next state behind.
+    """
 
     def __init__(self, program: nn.Module, card: ModelCard) -> None:
         """Wrap the loaded program, or the `Network`."""
@@ -100,34 +110,48 @@ class Scripted(nn.Module):
         self.box = isinstance(card.signature.action_space, Box)
         self.has_std = card.distribution.std != "none"
         self.width = feature_width(card.signature.action_space)
+        self.signature = card.signature
         self.takes_features = features_width(card.signature.observation_space) > 0
 
-    def run(self, features: Tensor, *rasters: Tensor) -> Any:
-        """Call the program. It takes the rasters alone where an observation has no features."""
-        return self.program(*((features,) if self.takes_features else ()), *rasters)
+    def forward(self, features: Tensor, *others: Tensor) -> Any:
+        """(n, features), (n, …) → what `Gaussian` or `Logits` gives, in the features' type.
 
-    def forward(self, features: Tensor, *rasters: Tensor) -> Any:
-        """(n, features), (n, …) → what `Gaussian` or `Logits` gives, in the features' type."""
-        made = self.run(features, *rasters)
+        The next state follows, where the policy has one. The program takes no features where an
+        observation is rasters alone.
+        """
+        made = self.program(*((features,) if self.takes_features else ()), *others)
         given = made if isinstance(made, tuple) else (made,)
         # A program may compute in another type than its caller's.
         parts = [part if part.dtype == features.dtype else part.to(features) for part in given]
         if not self.box:
-            return parts[0]
-        return parts[0], (parts[1] if self.has_std else torch.zeros_like(parts[0]))
+            scores = parts[0]
+        else:
+            scores = parts[0], (parts[1] if self.has_std else torch.zeros_like(parts[0]))
+        return (scores, *given[1 + self.has_std :]) if self.signature.stateful else scores
 
-    def check(self, features: Tensor, *rasters: Tensor) -> None:
+    def check(self) -> None:
         """Run the program; raise ValueError for outputs of another number, shape or kind."""
-        made = self.run(features, *rasters)
+        state, rows = self.signature.state, 2
+        taken = program_inputs(self.signature.observation_space, state)
+        made = self.program(*zeros_of(taken, rows))
         parts = made if isinstance(made, tuple) else (made,)
-        if len(parts) != 1 + self.has_std:
-            raise ValueError(f"it gives {len(parts)} outputs, not {1 + self.has_std}")
-        shape = (len(features), self.width)
-        for part in parts:
-            if not isinstance(part, Tensor) or not part.is_floating_point():
+        own = 1 + self.has_std
+        if len(parts) != own + len(state):
+            more = f" and {len(state)} of its state" if state else ""
+            raise ValueError(f"it gives {len(parts)} outputs, not {own}{more}")
+        if not all(isinstance(part, Tensor) for part in parts):
+            raise ValueError("it gives something else than tensors")
+        for part in parts[:own]:
+            if not part.is_floating_point():
                 raise ValueError("it gives something else than tensors of floats")
-            if tuple(part.shape) != shape:
-                raise ValueError(f"it gives the shape {tuple(part.shape)}, not {shape}")
+            if tuple(part.shape) != (rows, self.width):
+                raise ValueError(f"it gives the shape {tuple(part.shape)}, not {rows, self.width}")
+        for leaf, part in zip(state, parts[own:], strict=True):
+            if tuple(part.shape) != (rows, *leaf.shape) or part.dtype != getattr(torch, leaf.dtype):
+                raise ValueError(
+                    f"it gives the next {leaf.name} as {part.dtype} of shape {tuple(part.shape)}, "
+                    f"not {leaf.dtype} of {(rows, *leaf.shape)}"
+                )
 
 
 class Policy(nn.Module):
@@ -172,11 +196,15 @@ class Policy(nn.Module):
 
     def scores(self, features: Tensor, noise: Tensor, *rasters: Tensor) -> Tensor:
         """Return a Box's action before it is squashed, or logits with noise, shape (n, width)."""
+        return self.with_noise(self.gaussian(features, *rasters), noise)
+
+    def with_noise(self, given: Any, noise: Tensor) -> Tensor:
+        """Return the scores, shape (n, width), of what the network gives."""
         if isinstance(self.space, Box):
-            mean, std = self.gaussian(features, *rasters)
+            mean, std = given
             raw: Tensor = mean + (0.0 if self.noise == "none" else std) * noise
             return raw
-        logits: Tensor = self.gaussian(features, *rasters)
+        logits: Tensor = given
         # Without noise its tensor stays an input, as every graph has two. ONNX drops unused ones.
         return logits + (0.0 * noise if self.noise == "none" else noise)
 
@@ -221,15 +249,84 @@ class Policy(nn.Module):
         return scaled + column.offset
 
 
-def zeros(preprocessing: Preprocessing, rows: int) -> list[Tensor]:
-    """Return so many rows of zeros for `Policy`: features, noise and rasters."""
-    return [
-        torch.zeros(rows, preprocessing.width),
-        torch.zeros(rows, preprocessing.noise),
-        *(zeros_of(leaf, rows) for leaf in preprocessing.rasters),
-    ]
+class StatefulPolicy(Policy):
+    """A `Policy` with a memory: it takes its state, and gives the next one behind its actions.
+
+    Behind the rasters it takes `episode_start`, (n, 1) and bool, and each leaf of the state. The
+    state of a row where an episode starts is taken as zero, whatever it is.
+    """
+
+    __module__ = Policy.__module__
+
+    def __init__(self, program: nn.Module, card: ModelCard) -> None:
+        """Apply the card's distribution and control to the output of the `program`."""
+        super().__init__(program, card)
+        self.leaves = len(card.signature.state)
+
+    def forward(self, features: Tensor, noise: Tensor, *others: Tensor) -> Any:
+        """Return the action, the policy's own where it differs, and each leaf of the next state."""
+        return self.answers(*self.step(features, noise, *others))
+
+    def answers(self, scores: Tensor, *after: Tensor) -> tuple[Tensor, ...]:
+        """Return what `forward` does, of what `step` returned."""
+        raw = self.choose(scores)
+        if self.control is None:
+            return (raw, *after)
+        action = self.controls(raw)
+        return (action, raw, *after) if self.two else (action, *after)
+
+    def scores(self, features: Tensor, noise: Tensor, *others: Tensor) -> Tensor:
+        """As those of `Policy`."""
+        return self.step(features, noise, *others)[0]
+
+    def step(self, features: Tensor, noise: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Return the scores and each leaf of the next state."""
+        split = len(others) - self.leaves
+        *rasters, episode_start = others[:split]
+        state = [
+            one.masked_fill(episode_start.view(-1, *[1] * (one.dim() - 1)), 0)
+            for one in others[split:]
+        ]
+        given, *after = self.gaussian(features, *rasters, *state)
+        return (self.with_noise(given, noise), *after)
 
 
-def zeros_of(leaf: Leaf, rows: int) -> Tensor:
-    """Return so many rows of zeros of one leaf, in its own type and shape."""
-    return torch.zeros(rows, *leaf.space.shape, dtype=getattr(torch, leaf.space.dtype))
+class Drive(nn.Module):
+    """A policy with a memory over the rows of a call, as steps of one drive that follow each other.
+
+    Its arguments are those of the policy, but of the state it takes the first row alone.
+    """
+
+    def __init__(self, policy: StatefulPolicy) -> None:
+        """Drive with the policy."""
+        super().__init__()
+        self.policy, self.space, self.two = policy, policy.space, policy.two
+        self.controls = policy.controls
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the policy does, with the state after each step."""
+        return self.policy.answers(*self._steps(inputs))
+
+    def scores(self, *inputs: Tensor) -> Tensor:
+        """Return the scores of each step."""
+        return self._steps(inputs)[0]
+
+    def _steps(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given, state = inputs[: -self.policy.leaves], inputs[-self.policy.leaves :]
+        after, made = [one[:1] for one in state], []
+        for row in zip(*(torch.split(one, 1) for one in given), strict=True):
+            made.append(self.policy.step(*row, *after))
+            after = list(made[-1][1:])
+        return tuple(map(torch.cat, zip(*made, strict=True)))
+
+
+def zeros(signature: Signature, rows: int) -> list[Tensor]:
+    """Return so many rows of zeros for `Policy`, of features and all that follows them."""
+    made = zeros_of(graph_inputs(signature), rows)
+    wide = features_width(signature.observation_space)
+    return made if wide else [torch.zeros(rows, 0), *made]
+
+
+def zeros_of(inputs: Sequence[Input], rows: int) -> list[Tensor]:
+    """Return so many rows of zeros for each input."""
+    return [torch.zeros(rows, *one.shape, dtype=getattr(torch, one.dtype)) for one in inputs]

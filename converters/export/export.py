@@ -143,7 +143,7 @@ def _write_version(
 
     rows = max_batch_size(signature)
     with _foreign(version):
-        program = Program.trace(source.policy, source.preprocessing, rows, capabilities, half)
+        program = Program.trace(source.policy, signature, rows, capabilities, half)
     cells: list[dict[str, Any]] = []
     onnx: dict[str, bytes] = {}
     for name in formats:

@@ -19,9 +19,9 @@ from converters.artifact.onnx_network import Network
 from converters.artifact.policy import Policy, zeros
 from converters.export import onnx_file, tensorrt
 from converters.export.onnx_file import ExportError
-from policy_spec.graph import Input
+from policy_spec.graph import Input, graph_inputs
+from policy_spec.signature import Signature
 from triton_backend import engine, runtimes
-from triton_backend.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,24 @@ class Program:
     def trace(
         cls,
         policy: Policy,
-        preprocessing: Preprocessing,
+        signature: Signature,
         rows: int,
         capabilities: tuple[str, ...] = (),
         half: bool = False,
     ) -> Program:
-        """Trace the `policy` that has this preprocessing.
+        """Trace the `policy` that has this signature.
 
         Raises ExportError for one that changes an attribute of itself.
         """
-        example = tuple(zeros(preprocessing, 2))
+        inputs, example = graph_inputs(signature), tuple(zeros(signature, 2))
         module: torch.nn.Module = policy.eval()
-        if not preprocessing.width:
+        if len(inputs) < len(example):
             example, module = example[1:], _WithoutFeatures(policy).eval()
         if not any(isinstance(one, Network) for one in module.modules()):
             module = _frozen(module, example)
-        outputs = ("action", "policy_action") if policy.two else ("action",)
-        return cls(module, preprocessing.inputs, example, outputs, rows, capabilities, half)
+        names = ("action", "policy_action") if policy.two else ("action",)
+        outputs = (*names, *(leaf.next_tensor for leaf in signature.state))
+        return cls(module, inputs, example, outputs, rows, capabilities, half)
 
 
 def _frozen(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
@@ -91,14 +92,14 @@ def _forbid_tf32(graph: Any) -> None:
 
 
 class _WithoutFeatures(torch.nn.Module):
-    """A policy that takes noise and rasters alone."""
+    """A policy that takes no features."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, noise: torch.Tensor, *rasters: torch.Tensor) -> Any:
-        return self.policy(noise[:, :0], noise, *rasters)
+    def forward(self, noise: torch.Tensor, *others: torch.Tensor) -> Any:
+        return self.policy(noise[:, :0], noise, *others)
 
 
 @dataclass(frozen=True)

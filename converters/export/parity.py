@@ -1,5 +1,6 @@
 """Compare an exported policy with the trained policy."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ BATCH_SIZES = (1, 2, 7, 32, MAX_BATCH_SIZE)
 REPEATS = 3
 DRAWN = 64
 """Observations to compare on where none are recorded."""
+STEPS = 100
+"""Steps of the drive that a policy with a memory is compared on."""
 MOST_BYTES = 4 << 20
 """Of recorded rasters, so many bytes are compared on, and at least `DRAWN` rows."""
 
@@ -67,17 +70,51 @@ def rasters(artifact: Artifact, rows: Rows) -> list[NDArray[Any]]:
 
 
 def inputs(artifact: Artifact, rows: Rows) -> Arrays:
-    """Return what `Policy` takes for the deterministic action: features, noise and rasters."""
-    noise = np.zeros((len(rows[0]), artifact.preprocessing.noise), np.float32)
-    return features(artifact, rows), noise, *rasters(artifact, rows)
+    """Return what `Policy` takes for the deterministic action: features, noise and rasters.
+
+    In each row an episode starts, for a policy with a memory.
+    """
+    count = len(rows[0])
+    noise = np.zeros((count, artifact.preprocessing.noise), np.float32)
+    state = artifact.card.signature.state
+    start = [np.ones((count, 1), bool)] if state else []
+    memory = [*start, *(np.zeros((count, *leaf.shape), leaf.dtype) for leaf in state)]
+    return features(artifact, rows), noise, *rasters(artifact, rows), *memory
+
+
+def _episodes(artifact: Artifact, given: Arrays) -> Arrays:
+    """Return `inputs` with other starts: about each tenth step, and the first."""
+    starts = np.random.RandomState(0).uniform(size=(len(given[0]), 1)) < 0.1
+    starts[0] = True
+    split = len(given) - len(artifact.card.signature.state)
+    return *given[: split - 1], starts, *given[split:]
+
+
+def drive(step: Runtime, given: Arrays, leaves: int) -> tuple[Arrays, Arrays]:
+    """Let a policy with a memory of so many leaves drive, one row of `given` after the other.
+
+    Return `given` with the state that it had before each step, and its outputs.
+    """
+    kept, after = given[:-leaves], tuple(one[:1] for one in given[-leaves:])
+    before, made = [], []
+    for row in range(len(given[0])):
+        before.append(after)
+        made.append(step(*(one[row : row + 1] for one in kept), *after))
+        after = made[-1][-leaves:]
+    states, outputs = (map(np.concatenate, zip(*each, strict=True)) for each in (before, made))
+    return (*kept, *states), tuple(outputs)
 
 
 def probes(artifact: Artifact) -> Arrays:
-    """Return the features, noise and rasters of `observations`, for the comparison of exports.
+    """Return what `Policy` takes for `observations`, for the comparison of exports.
 
-    The first half of the rows is deterministic; the second half is the same with noise.
+    The first half of the rows is deterministic; the second half is the same with noise. The state
+    of a policy with a memory is what it has when it drives over these observations.
     """
     given, zeros, *others = inputs(artifact, observations(artifact))
+    if state := artifact.card.signature.state:
+        steps = _episodes(artifact, (given, zeros, *others))
+        (_, _, *others), _ = drive(partial(run, artifact.policy), steps, len(state))
     rows = np.arange(len(given))
     source = NoiseSource(artifact.preprocessing.kind)
     noise = source.draw(np.zeros(len(rows), bool), rows, rows, zeros.shape[1])
@@ -103,6 +140,9 @@ def measure(
     artifact: Artifact, form: str, runtime: Runtime, half: bool = False
 ) -> list[dict[str, Any]]:
     """Compare one format with the trained policy and with itself. Return a cell per batch size.
+
+    That of one row has `steps_error` for a policy with a memory: the largest difference within a
+    drive of `steps`, in which each has its own memory.
 
     `max_error` is the largest difference from the trained policy, for discrete choices that of
     their scores. `repeats_bit_exact` says whether a row's action was bitwise the same each time,
@@ -139,7 +179,27 @@ def measure(
                 "alone_error": _difference(answers[0], same),
             }
         )
+    if artifact.card.signature.stateful:
+        cells[0] |= {"steps": STEPS, "steps_error": _driven(artifact, where, runtime, half)}
     return cells
+
+
+def _driven(artifact: Artifact, where: str, runtime: Runtime, half: bool) -> float:
+    """Return how far an export is away from the trained policy within a drive of `STEPS`."""
+    rows = observations(artifact)
+    picked = np.resize(np.arange(len(rows[0])), STEPS)
+    given = inputs(artifact, tuple(values[picked] for values in rows))
+    given = _episodes(artifact, given)
+    truth = Truth.of(artifact.policy, *given, half=half, drive=True)
+    step = partial(_batches, runtime, order=np.arange(1), batch=1)
+    _, made = drive(lambda *row: step(row), given, len(artifact.card.signature.state))
+    error, good = truth.errors(made, np.arange(STEPS))
+    if not good:
+        raise ParityError(
+            f"{where}: within {STEPS} steps an action or the memory differs from the trained "
+            f"policy's by {error:.2g}, allowed is {max(truth.allowed):.2g}"
+        )
+    return float(f"{error:.1e}")
 
 
 def _key(form: str, batch: int, half: bool) -> dict[str, Any]:
@@ -166,10 +226,13 @@ def not_measured(
     """
     figures = ("max_error", "repeats_bit_exact", "repeats_error", "alone_bit_exact", "alone_error")
     nothing = dict.fromkeys(figures)
-    return [
+    cells = [
         {**_key(form, batch, half), "repeats": 0, **nothing, "reason": reason}
         for batch in batch_sizes(artifact)
     ]
+    if artifact.card.signature.stateful:
+        cells[0] |= {"steps": STEPS, "steps_error": None}
+    return cells
 
 
 def _check_corners(artifact: Artifact, where: str, runtime: Runtime) -> None:
@@ -177,7 +240,7 @@ def _check_corners(artifact: Artifact, where: str, runtime: Runtime) -> None:
     rows = corners(space)
     given = inputs(artifact, rows)
     made = _batches(runtime, given, np.arange(len(rows[0])), len(rows[0]))
-    finite = [np.isfinite(one).all(axis=1) for one in (given[0], *made)]
+    finite = [np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in (given[0], *made)]
     bad = np.flatnonzero(~np.logical_and.reduce(finite))
     if len(bad):
         found = leaves(space)
@@ -190,10 +253,12 @@ def _check_corners(artifact: Artifact, where: str, runtime: Runtime) -> None:
 
 
 def _check_types(artifact: Artifact, where: str, outputs: Arrays) -> None:
-    expected = [np.dtype(np.float32)] * len(outputs)
+    state = [np.dtype(leaf.dtype) for leaf in artifact.card.signature.state]
+    expected = [np.dtype(np.float32)] * (len(outputs) - len(state))
     space = artifact.policy.space
     if not isinstance(space, Box):
         expected[-1] = np.dtype(space.dtype)
+    expected += state
     found = [one.dtype for one in outputs]
     if found != expected:
         raise ParityError(f"{where}: it answers in {found}, not in {expected}")

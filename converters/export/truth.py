@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from converters.artifact.policy import Policy
+from converters.artifact.policy import Drive, Policy, StatefulPolicy
 from policy_spec.graph import choices
 from policy_spec.spaces import Box, MultiBinary
 from triton_backend.runtimes import Arrays
@@ -37,15 +37,15 @@ MOST_OWN = 1e-3
 """A larger error is none of rounding: the program does something else in float64. Relative."""
 
 
-def run(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
-    """Return the trained policy's outputs for features, noise and rasters, `rows` at a time."""
+def run(policy: Policy | Drive, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
+    """Return the trained policy's outputs for what it takes, `rows` at a time."""
     with torch.inference_mode():
         made = [policy(*part) for part in _parts(inputs, rows)]
     parts = [one if isinstance(one, tuple) else (one,) for one in made]
     return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
 
 
-def _scores(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> NDArray[Any]:
+def _scores(policy: Policy | Drive, *inputs: NDArray[Any], rows: int = 1) -> NDArray[Any]:
     with torch.inference_mode():
         return torch.cat([policy.scores(*part) for part in _parts(inputs, rows)]).numpy()
 
@@ -79,36 +79,44 @@ class Truth:
 
     Attributes:
         policy: in float64; in float32 if it computes only in that.
-        outputs: its own.
+        outputs: its own, the next state among them.
         scores: of a discrete choice, with noise; those of a Box do not count.
-        allowed: the largest difference of each of `outputs`, or of the scores. No element has its
-            own: one that is nearly always clipped has a small error by chance.
+        allowed: the largest difference of each of `outputs`; of a discrete choice, of the scores
+            and of each leaf of the next state. No element has its own: one that is nearly always
+            clipped has a small error by chance.
         own: the largest error of the trained policy in float32.
     """
 
-    policy: Policy
+    policy: Policy | Drive
     outputs: Arrays
     scores: NDArray[Any]
     allowed: tuple[float, ...]
     own: float
 
     @classmethod
-    def of(cls, policy: Policy, *inputs: NDArray[Any], half: bool = False) -> Truth:
-        """Compute the policy in both types for features, noise and rasters.
+    def of(
+        cls, policy: Policy | Drive, *inputs: NDArray[Any], half: bool = False, drive: bool = False
+    ) -> Truth:
+        """Compute the policy in both types for what it takes, as `Policy` does.
 
-        If `half`, what is `allowed` is that of FP16.
+        If `half`, what is `allowed` is that of FP16. With `drive` the rows are the steps of one
+        `Drive`, and each type has its own memory.
         """
+        rows, together = (len(inputs[0]),) * 2 if drive else (1, TOGETHER)
+        if drive:
+            assert isinstance(policy, StatefulPolicy)
+            policy = Drive(policy)
         exact, wide = copy.deepcopy(policy).double(), tuple(map(_widened, inputs))
-        as_it_is = run(policy, *inputs), _scores(policy, *inputs)
+        as_it_is = run(policy, *inputs, rows=rows), _scores(policy, *inputs, rows=rows)
         try:
             with _Wide():  # type: ignore[no-untyped-call]
-                outputs = run(exact, *wide, rows=TOGETHER)
-                scores = _scores(exact, *wide, rows=TOGETHER)
+                outputs = run(exact, *wide, rows=together)
+                scores = _scores(exact, *wide, rows=together)
         except RuntimeError:  # a program may have constants of its own in float32
             exact, outputs, scores = policy, *as_it_is
-        pairs = [(as_it_is[1], scores)]
-        if isinstance(policy.space, Box):
-            pairs = list(zip(as_it_is[0], outputs, strict=True))
+        pairs = list(zip(as_it_is[0], outputs, strict=True))
+        if not isinstance(policy.space, Box):
+            pairs = [(as_it_is[1], scores), *pairs[1 + policy.two :]]
         own = [float(np.abs(one.astype(np.float64) - other).max()) for one, other in pairs]
         sizes = [1 + np.abs(other).max() for _, other in pairs]
         if any(one > MOST_OWN * size for one, size in zip(own, sizes, strict=True)):
@@ -134,18 +142,17 @@ class Truth:
 
     def errors(self, outputs: Arrays, order: NDArray[Any]) -> tuple[float, bool]:
         """Return how far the `outputs` of the rows `order` are away, and if that is allowed."""
-        if isinstance(self.policy.space, Box):
-            away = [
-                np.abs(one.astype(np.float64) - other[order])
-                for one, other in zip(outputs, self.outputs, strict=True)
-            ]
-            good = all((one <= most).all() for one, most in zip(away, self.allowed, strict=True))
-            return max(float(one.max()) for one in away), good
-        own = outputs[-1]
-        if not self._mapped(outputs):
-            return float("inf"), False
-        lost = self._lost(own, self.scores[order])
-        return float(lost.max()), bool((lost <= self.allowed[0]).all())
+        away = [
+            np.abs(one.astype(np.float64) - other[order])
+            for one, other in zip(outputs, self.outputs, strict=True)
+        ]
+        if not isinstance(self.policy.space, Box):
+            actions = 1 + self.policy.two
+            if not self._mapped(outputs[:actions]):
+                return float("inf"), False
+            away[:actions] = [self._lost(outputs[actions - 1], self.scores[order])]
+        good = all((one <= most).all() for one, most in zip(away, self.allowed, strict=True))
+        return max(float(one.max()) for one in away), good
 
     def _mapped(self, outputs: Arrays) -> bool:
         """Whether the control is the one for the policy's own action in the same answer."""

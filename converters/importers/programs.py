@@ -16,7 +16,7 @@ from converters.artifact.policy import zeros_of
 from converters.errors import one_line
 from converters.importers import outputs
 from converters.importers.declared import Declared
-from policy_spec.graph import feature_width
+from policy_spec.graph import Input, feature_width
 from policy_spec.leaves import Leaf
 from policy_spec.spaces import Box
 
@@ -35,7 +35,8 @@ def zeros(features: int, rasters: Sequence[Leaf]) -> Inputs:
     type.
     """
     rows = (torch.zeros(2, features),) if features else ()
-    return (*rows, *(zeros_of(leaf, 2) for leaf in rasters))
+    seen = [Input(leaf.name, leaf.space.dtype, leaf.space.shape) for leaf in rasters]
+    return (*rows, *zeros_of(seen, 2))
 
 
 def trace(policy: nn.Module, features: int, rasters: Sequence[Leaf] = ()) -> bytes:

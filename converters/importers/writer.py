@@ -97,7 +97,9 @@ def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose:
     ends = corners(space)
     with np.errstate(all="ignore"):
         made = run(written.policy, *parity.inputs(written, ends))
-        finite = np.logical_and.reduce([np.isfinite(one).all(axis=1) for one in made])
+        finite = np.logical_and.reduce(
+            [np.isfinite(one).reshape(len(one), -1).all(axis=1) for one in made]
+        )
         if finite.any():
             _compare_rows(written, predict, whose, tuple(values[finite] for values in ends))
 

@@ -17,7 +17,8 @@ class Line(NamedTuple):
     Attributes:
         version: `vX.Y.Z`.
         format: as in `--formats`; a GPU's FP16 has a line of its own, like `torchscript fp16`.
-        parity: largest difference from the trained policy, in any batch size.
+        parity: largest difference from the trained policy, in any batch size, and of a policy with
+            a memory within a drive.
         repeated: `bit-exact`, or the largest difference between repeats.
         alone: `bit-exact`, or the largest difference of a row alone and in a batch, and where.
     """
@@ -58,7 +59,7 @@ def lines(version: str, certificate: dict[str, Any]) -> list[Line]:
         if not any(cell["repeats"] for cell in cells):
             found.append(Line(version, form, *("not measured",) * 3))
             continue
-        parity = max(cell["max_error"] for cell in cells)
+        parity = max(max(cell["max_error"], cell.get("steps_error", 0.0)) for cell in cells)
         found.append(
             Line(version, form, f"{parity:.1e}", _worst(cells, "repeats"), _worst(cells, "alone"))
         )

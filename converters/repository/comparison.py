@@ -13,7 +13,7 @@ from converters.repository.tensors import MAX_BATCH_SIZE
 from triton_backend import engine
 
 _MEASURED = {
-    *("repeats", "max_error", "repeats_error", "alone_error", "repeats_bit_exact"),
+    *("repeats", "max_error", "repeats_error", "alone_error", "steps_error", "repeats_bit_exact"),
     *("alone_bit_exact", "reason"),
 }
 

@@ -15,7 +15,7 @@ from converters.repository.tensors import (
     NONCE,
     OPTIONAL,
     Tensor,
-    action_tensors,
+    answer_tensors,
     graph_tensors,
     max_batch_size,
     observation_tensors,
@@ -161,7 +161,7 @@ def policy(
     If `half`, the Python backend computes in FP16 where it has a GPU.
     """
     name, backend = policy_name(version, form), flavour.policy(form)
-    inputs, outputs = graph_tensors(signature), action_tensors(signature)
+    inputs, outputs = graph_tensors(signature), answer_tensors(signature)
     rows, warm = max_batch_size(signature), zero_rasters_are_valid(signature)
     return text(_served(name, backend, inputs, outputs, rows, device, warm=warm, half=half))
 
@@ -176,7 +176,7 @@ def ensemble(
 ) -> str:
     """Config of an ensemble whose steps are those of `version`."""
     observation, features = flavour.observation(signature), flavour.features(signature)
-    taken, actions = graph_tensors(signature), action_tensors(signature)
+    taken, actions = graph_tensors(signature), answer_tensors(signature)
     known = [*observation, *features]
     inputs, outputs = [*observation, *(one for one in taken if one not in known)], actions
     if not flavour.pure:
@@ -213,7 +213,7 @@ def fused(version: str, signature: Signature, half: bool = False) -> str:
     batcher, which costs a single call 0.1 ms: the gateways join their requests before they call.
     """
     name, warm = ensemble_name(version, FUSED), zeros_are_valid(signature)
-    inputs, outputs = packed_tensors(signature), action_tensors(signature)
+    inputs, outputs = packed_tensors(signature), answer_tensors(signature)
     rows = max_batch_size(signature)
     config = _served(name, Backend("python"), inputs, outputs, rows, warm=warm, half=half)
     config.ClearField("dynamic_batching")

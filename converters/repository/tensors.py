@@ -6,10 +6,10 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
 from policy_spec.dtypes import DTYPES
+from policy_spec.graph import graph_inputs
 from policy_spec.leaves import PACKED, Leaf, leaves
 from policy_spec.signature import Signature
 from policy_spec.spaces import Box
-from triton_backend.preprocessing import Preprocessing
 
 MAX_BATCH_SIZE = 256
 """The most rows in one call of a model, where a row is small."""
@@ -46,25 +46,33 @@ def packed_tensors(signature: Signature) -> list[Tensor]:
     """Inputs of the fused model."""
     layout = signature.layout
     packed: list[Tensor] = [(PACKED, pb.TYPE_FP32, (layout.width,))] if layout.packed else []
-    return [*packed, *map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
+    apart = [*map(_leaf, layout.apart), ("noise_key", pb.TYPE_INT64, (2,))]
+    memory = 1 + len(signature.state) if signature.stateful else 0
+    return [*packed, *apart, *graph_tensors(signature)[-memory:]] if memory else [*packed, *apart]
 
 
 def graph_tensors(signature: Signature) -> list[Tensor]:
     """Inputs of the policy models."""
-    return [
-        (one.name, pb.DataType.Value(f"TYPE_{DTYPES[one.dtype].triton}"), one.shape)
-        for one in Preprocessing.of(signature).inputs
-    ]
+    return [(one.name, _kind(one.dtype), one.shape) for one in graph_inputs(signature)]
+
+
+def _kind(dtype: str) -> Any:
+    return pb.TYPE_BOOL if dtype == "bool" else pb.DataType.Value(f"TYPE_{DTYPES[dtype].triton}")
 
 
 def max_batch_size(signature: Signature) -> int:
-    """Return the most rows in one call: their raw observations take at most `BATCH_BYTES`."""
-    row = sum(leaf.nbytes for leaf in leaves(signature.observation_space))
+    """Return the most rows in one call: raw observations and memory are at most `BATCH_BYTES`."""
+    row = sum(leaf.nbytes for leaf in leaves(signature.observation_space)) + signature.state_bytes
     return max(1, min(MAX_BATCH_SIZE, BATCH_BYTES // row))
 
 
-def action_tensors(signature: Signature) -> list[Tensor]:
-    """Outputs of the policy models: the control, and the policy's own action if that differs."""
+def answer_tensors(signature: Signature) -> list[Tensor]:
+    """Outputs of the policy models: the control, the policy's own action if that differs, state."""
+    state = [(one.next_tensor, _kind(one.dtype), one.shape) for one in signature.state]
+    return [*_action_tensors(signature), *state]
+
+
+def _action_tensors(signature: Signature) -> list[Tensor]:
     space, control = signature.action_space, signature.control
     kind = (
         pb.TYPE_FP32
