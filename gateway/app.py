@@ -37,6 +37,7 @@ from gateway.observability.otlp import traces_url
 from gateway.reload import Configuration, read_keys
 from gateway.security.access_control import AccessControl
 from gateway.security.api_keys import Keys
+from gateway.security.state_tokens import StateTokens, kept_secret
 from gateway.triton.client import Triton
 from policy_spec.signature import Signature
 
@@ -65,7 +66,8 @@ def create_app(settings: Settings, triton: Triton | None = None) -> Arrival:
     git = settings.git_commit or _git_commit()
     stopping = GracefulShutdown(settings.shutdown_notice_s)
     observers = Observers(metrics, AccessLog(live), traces)
-    service = Service(live, access_control, versions, predictor, observers)
+    tokens = StateTokens(settings.state_keys or [kept_secret()])
+    service = Service(live, access_control, versions, predictor, observers, tokens)
     edge = Edge(service, stopping)
     endpoints = Routes(service, triton, stopping, git)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from pydantic import SecretStr
 from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
@@ -24,6 +25,7 @@ from gateway.http.places import allowed_connections
 from gateway.observability import log_config as logs
 from gateway.observability import otlp
 from gateway.observability.workers import MULTIPROCESS_DIR
+from gateway.security.state_tokens import kept_secret
 
 METRICS_BYTES = 1 << 16
 """Largest size of one worker's file of metrics, with the new one beside it."""
@@ -45,6 +47,8 @@ def serve(settings: Settings) -> None:
         _check_certificate(settings)
         headers.append(("strict-transport-security", "max-age=31536000"))
     listener = _listen(settings.host, settings.port)
+    if not settings.state_keys:  # the same for all workers
+        settings = settings.model_copy(update={"state_secret": SecretStr(kept_secret())})
     if settings.config_file is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
     config = uvicorn.Config(

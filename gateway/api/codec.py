@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 
 from gateway.api.errors import ValidationFailed
 from gateway.api.images import joined
@@ -15,7 +15,9 @@ from gateway.api.messages import (
     MAX_OBSERVATIONS,
     Options,
     PredictRequest,
+    RequestOptions,
     Step,
+    StepOptions,
     StepRequest,
     WarmupRequest,
 )
@@ -35,15 +37,20 @@ TURN_BYTES = 1 << 16
 # Where a request can't be decoded as a whole, these say why, and of which version it is.
 
 
-class _Versioned(Struct):
+class Asked(Struct):
+    """Of what a request or a step says, that which decides on the policy that answers it."""
+
     version: str | None = None
+    states: list[str | None] | None = None
+    state: str | None = None
+    start: bool = field(default=False, name="episodeStart")
 
 
 class _Numbered(Struct, rename="camel"):
     step_id: Step | None = None
 
 
-class PredictEnvelope(Options, kw_only=True):
+class PredictEnvelope(RequestOptions, kw_only=True):
     """A body of `POST /predict` whose observations are not decoded yet."""
 
     observations: Annotated[list[Raw], Meta(min_length=1, max_length=MAX_OBSERVATIONS)]
@@ -58,13 +65,13 @@ _Rows: Any = msgspec.defstruct(
 )
 
 
-class _JsonEnvelope(Options, kw_only=True):
+class _JsonEnvelope(RequestOptions, kw_only=True):
     """The same in JSON, where a list would be read to its end before its length is refused."""
 
     observations: _Rows
 
 
-class _StepEnvelope(Options, kw_only=True):
+class _StepEnvelope(StepOptions, kw_only=True):
     step_id: Step
     observation: Raw
 
@@ -84,7 +91,7 @@ encode: dict[str, Callable[[Any], bytes]] = {
     MSGPACK: msgspec.msgpack.Encoder().encode,
 }
 """Writes an answer, for each format."""
-_version, _number, _warmup = _decoders(_Versioned), _decoders(_Numbered), _decoders(WarmupRequest)
+_asked, _number, _warmup = _decoders(Asked), _decoders(_Numbered), _decoders(WarmupRequest)
 _envelope = {"request": _decoders(PredictEnvelope), "step": _decoders(_StepEnvelope)}
 _envelope["request"][JSON] = _decoders(_JsonEnvelope)[JSON]
 
@@ -95,13 +102,13 @@ def request_type(observation: Any) -> type[Struct]:
         list[observation], Meta(min_length=1, max_length=MAX_OBSERVATIONS)
     ]
     doc = "Observations to act on; each is answered independently of the others."
-    return _extended("PredictRequest", doc, [("observations", observations)])
+    return _extended("PredictRequest", doc, RequestOptions, [("observations", observations)])
 
 
 def step_type(observation: Any) -> type[Struct]:
     """Return the type of a frame of `/stream`, given that of an observation."""
     fields = [("step_id", Step), ("observation", observation)]
-    return _extended("StepRequest", "One observation to act on.", fields)
+    return _extended("StepRequest", "One observation to act on.", StepOptions, fields)
 
 
 class Codec:
@@ -227,7 +234,8 @@ def read_step_envelope(frame: bytes, form: str) -> _StepEnvelope:
 
 
 def _options(envelope: Options) -> dict[str, Any]:
-    return {name: getattr(envelope, name) for name in Options.__struct_fields__}
+    kind = StepOptions if isinstance(envelope, StepOptions) else RequestOptions
+    return {name: getattr(envelope, name) for name in kind.__struct_fields__}
 
 
 def codec_of(space: Space) -> Codec:
@@ -238,18 +246,18 @@ def codec_of(space: Space) -> Codec:
 _codec_of = lru_cache(maxsize=64)(Codec)
 
 
-def version_of(body: bytes, form: str) -> str | None:
-    """Return the version that a body or a frame names, even where other fields are wrong.
+def asked_of(body: bytes, form: str) -> Asked:
+    """Return what a body or a frame asks for, even where other fields are wrong.
 
-    Raises ValidationFailed where it is no object, or names something else as its version.
+    Raises ValidationFailed where it is no object, or these fields are wrong, too.
     """
     try:
-        version: str | None = _version[form](body).version
+        asked: Asked = _asked[form](body)
     except NOT_READ as error:
         raise failed(error, form) from None
-    if version is not None and not re.fullmatch(VERSION_PATTERN, version):
+    if asked.version is not None and not re.fullmatch(VERSION_PATTERN, asked.version):
         raise ValidationFailed([BAD_VERSION])
-    return version
+    return asked
 
 
 def step_of(frame: bytes, form: str) -> int | None:
@@ -270,7 +278,9 @@ def check_warmup(body: bytes, form: str) -> None:
         raise failed(error, form) from None
 
 
-def _extended(name: str, doc: str, fields: list[tuple[str, Any]]) -> type[Struct]:
+def _extended(
+    name: str, doc: str, base: type[Struct], fields: list[tuple[str, Any]]
+) -> type[Struct]:
     return msgspec.defstruct(
-        name, fields, bases=(Options,), namespace={"__doc__": doc}, kw_only=True, rename="camel"
+        name, fields, bases=(base,), namespace={"__doc__": doc}, kw_only=True, rename="camel"
     )

@@ -83,6 +83,13 @@ class ModelNotFound(GatewayError):
     status = 404
 
 
+class StateMismatch(GatewayError):
+    """A state is no token of this service, or not of the policy that is to go on with it."""
+
+    code = "STATE_MISMATCH"
+    status = 409
+
+
 class ResourceExhausted(GatewayError):
     """Too much waits already, or this caller sends too much."""
 

@@ -40,6 +40,38 @@ class Options(Struct, forbid_unknown_fields=True, gc=False, kw_only=True, rename
     ] = False
 
 
+State = Annotated[
+    str, Meta(description="A token of an answer: the policy's memory, to go on with.")
+]
+
+
+class RequestOptions(Options, kw_only=True, rename="camel"):
+    """What a caller may choose in a request."""
+
+    states: Annotated[
+        list[State | None] | None,
+        Meta(
+            description="For each observation what the last answer of its session had in `states`; "
+            "null where an episode starts. All start one where absent or null."
+        ),
+    ] = None
+
+
+class StepOptions(Options, kw_only=True, rename="camel"):
+    """What a caller may choose in a step."""
+
+    episode_start: Annotated[
+        bool,
+        Meta(description="Whether an episode starts: the policy's memory is empty before it."),
+    ] = False
+    return_state: Annotated[
+        bool, Meta(description="Whether to answer the policy's memory as a token, too.")
+    ] = False
+    state: Annotated[
+        State | None, Meta(description="In the first frame: a memory to go on with.")
+    ] = None
+
+
 class Chosen(Protocol):
     """The options of a decoded request or step."""
 
@@ -53,6 +85,7 @@ class PredictRequest(Chosen, Protocol):
     """A decoded body of `POST /predict`."""
 
     observations: list[Any]
+    states: list[str | None] | None
 
 
 class StepRequest(Chosen, Protocol):
@@ -60,6 +93,9 @@ class StepRequest(Chosen, Protocol):
 
     step_id: int
     observation: Any
+    episode_start: bool
+    return_state: bool
+    state: str | None
 
 
 class WarmupRequest(Struct, forbid_unknown_fields=True):
@@ -96,6 +132,13 @@ class PredictAnswer(Struct, gc=False, rename="camel"):
     deterministic: bool
     seed: _Sampled | UnsetType = UNSET
     policy_actions: list[PolicyAction] | UnsetType = UNSET
+    states: (
+        Annotated[
+            list[State],
+            Meta(description="Of a policy with a memory, for each observation. Send them back."),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class StepAnswer(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
@@ -108,6 +151,9 @@ class StepAnswer(Struct, gc=False, rename="camel", forbid_unknown_fields=True):
     deterministic: bool
     seed: _Sampled | UnsetType = UNSET
     policy_action: PolicyAction | UnsetType = UNSET
+    state: (
+        Annotated[State, Meta(description="Only where asked for with `returnState`.")] | UnsetType
+    ) = UNSET
 
 
 class StepSkipped(Struct, gc=False, rename="camel", forbid_unknown_fields=True):

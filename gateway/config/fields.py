@@ -45,6 +45,18 @@ def _secret(value: object) -> object:
     return value
 
 
+def _secrets(value: object) -> object:
+    if isinstance(value, str) and "/" in value:
+        with suppress(OSError):
+            value = Path(value).read_text()
+    if isinstance(value, str):
+        parts = value.replace(",", " ").split()
+        if not parts or not all(map(_SECRET.fullmatch, parts)):
+            raise ValueError
+        value = ",".join(parts)
+    return value
+
+
 def field(default: object, meaning: str, allowed: str, *, live: bool = False, **bounds: Any) -> Any:
     """Describe a setting; `live` ones change while the gateway serves."""
     extra: Any = {"allowed": allowed, "live": live}
@@ -73,3 +85,4 @@ Switch = Annotated[bool, BeforeValidator(_switch)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)]
 Versions = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_versions)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+Secrets = Annotated[SecretStr | None, BeforeValidator(_secrets)]

@@ -14,6 +14,7 @@ from gateway.config.fields import (
     VERSION_PATTERN,
     Origins,
     Secret,
+    Secrets,
     Switch,
     Versions,
     field,
@@ -117,6 +118,13 @@ class Settings(BaseSettings):
         "What Triton's closed APIs ask for as the header `carlarl-secret`; unset: one is drawn for "
         "the embedded Triton, none is sent to another.",
         "8 to 256 letters, digits, - and _, or the path of a file that holds them, with a / in it",
+    )
+    state_secret: Secrets = field(
+        None,
+        "What signs the state that callers of a policy with a memory hold; of several the first "
+        "signs, and all are accepted. Unset: one is made and kept for this user.",
+        "secrets of 8 to 256 letters, digits, - and _, separated by commas, or the path of a file "
+        "with one a line, with a / in it",
     )
     api_keys_file: Path | None = field(
         None,
@@ -239,6 +247,11 @@ class Settings(BaseSettings):
         return None if self.triton_secret is None else self.triton_secret.get_secret_value()
 
     @property
+    def state_keys(self) -> list[str]:
+        """What `state_secret` hides; empty where that is unset."""
+        return [] if self.state_secret is None else self.state_secret.get_secret_value().split(",")
+
+    @property
     def triton_endpoint(self) -> str:
         """Triton's HTTP endpoint: `triton_url`, or the embedded server's where that is unset."""
         return self.triton_url or f"http://127.0.0.1:{self.triton_http_port}"
@@ -301,5 +314,5 @@ def _sentence(problem: Any, sources: dict[str, str], path: object) -> str:
     allowed = extra["allowed"] if isinstance(extra, dict) else ""
     section = sources[name].partition("file:")[2]
     where = f"CONFIG_FILE={path}: {section}: " if section else ""
-    shown = "" if name == "triton_secret" else problem["input"]
+    shown = "" if name in ("triton_secret", "state_secret") else problem["input"]
     return f"{where}{name if section else name.upper()}={shown}: must be {allowed}"

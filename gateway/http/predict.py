@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from gateway.api import codec
-from gateway.api.errors import DeadlineExceeded, PayloadTooLarge, ValidationFailed
+from gateway.api.errors import DeadlineExceeded, ModelNotFound, PayloadTooLarge, ValidationFailed
 from gateway.api.messages import PredictAnswer, PredictRequest
 from gateway.api.observations import Packed
 from gateway.api.paths import PREDICT
@@ -18,6 +18,7 @@ from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import PIECE_BYTES
+from gateway.security.state_tokens import Memory, gone
 from gateway.triton.batch import Rows
 
 Outcome = Prediction | Exception
@@ -30,7 +31,7 @@ class Predict:
     """
 
     __slots__ = (
-        "_caller", "_done", "_inference", "_max_bytes", "_own_actions", "_parts", "_service",
+        "_caller", "_done", "_inference", "_max_bytes", "_memory", "_own_actions", "_parts", "_service",
         "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
         "keep_alive",
     )  # fmt: skip
@@ -57,6 +58,7 @@ class Predict:
         self._size = 0
         self._inference: Inference | None = None
         self._own_actions = False
+        self._memory: Memory | None = None
         self._task: asyncio.Task[None] | None = None
         self.complete = False
         self.form = JSON
@@ -110,11 +112,12 @@ class Predict:
                 except NOT_READ as error:
                     failed = error.with_traceback(None)
                 else:
-                    policy = versions.known(request.version)
+                    policy = versions.known(self._version_of(request.version, request.states))
                     if policy is not None and policy.codec is active.codec:
                         self._ask(policy, request)
                         return
-            version = codec.version_of(body, self.form)
+            asked = codec.asked_of(body, self.form)
+            version = self._version_of(asked.version, asked.states)
             policy = versions.known(version)
             if policy is not None:
                 failed = failed if active is not None and policy.codec is active.codec else None
@@ -126,6 +129,16 @@ class Predict:
             done(self, error)
             return
         self._task = asyncio.ensure_future(self._ask_later(self._resolve, version, body))
+
+    def _version_of(self, version: str | None, states: list[str | None] | None) -> str | None:
+        """Return the version that a request names, itself or by its states. Raises StateMismatch.
+
+        Keeps the memory that is in these.
+        """
+        if states is None:
+            return version
+        self._memory = self._service.tokens.read(states, version, "states")
+        return self._memory.version or version
 
     def abandon(self) -> None:
         """Stop: the caller has gone. What was not sent to Triton yet is never sent."""
@@ -149,13 +162,19 @@ class Predict:
             answer.seed = prediction.seed
         if self._own_actions:
             answer.policy_actions = prediction.policy.actions.own(prediction.rows)
+        if prediction.states:
+            tokens, policy = self._service.tokens, prediction.policy
+            answer.states = [
+                tokens.sign(policy.version, policy.artifact_digest, state)
+                for state in prediction.states
+            ]
         return seconds, codec.encode[self.form](answer)
 
     async def _resolve(
         self, version: str | None, body: bytes
     ) -> tuple[PolicyVersion, PredictRequest]:
         """Ask Triton for the policy, then decode."""
-        policy = await self._service.versions.resolve(version)
+        policy = await self._resolved(version)
         return policy, policy.codec.read_request_apart(body, self.form)
 
     async def _read_large(self, body: bytes) -> tuple[PolicyVersion, PredictRequest, Packed]:
@@ -164,11 +183,19 @@ class Predict:
         try:
             envelope = codec.read_envelope(body, self.form)
         except ValidationFailed:
-            await versions.resolve(codec.version_of(body, self.form))  # which comes first
+            await versions.resolve(codec.asked_of(body, self.form).version)  # which comes first
             raise
         await asyncio.sleep(0)
-        policy = await versions.resolve(envelope.version)
+        policy = await self._resolved(self._version_of(envelope.version, envelope.states))
         return policy, *await policy.codec.read_large(envelope, self.form)
+
+    async def _resolved(self, version: str | None) -> PolicyVersion:
+        try:
+            return await self._service.versions.resolve(version)
+        except ModelNotFound:
+            if self._memory is None or self._memory.version is None:
+                raise
+            raise gone(self._memory) from None
 
     async def _ask_later(
         self,
@@ -194,11 +221,19 @@ class Predict:
         if request.policy_actions:
             policy.check_own_actions()
             self._own_actions = True
+        states: Sequence[bytes | None] = ()
+        if self._memory is not None:
+            if len(self._memory.states) != len(observations):
+                said = f"Expected `array` of length {len(observations)}, as observations"
+                raise ValidationFailed(
+                    [{"field": "states", "message": said, "type": "wrong_length"}]
+                )
+            states = policy.states_of(self._memory)
         seed = policy.seed_of(request.deterministic, request.seed)
         packed = packed or policy.codec.pack(observations)
         inference = self._service.predictor.predict(
             policy,
-            Rows.of(policy.tensors, len(observations), packed, seed),
+            Rows.of(policy.tensors, len(observations), packed, seed, states),
             seed,
             self.deadline,
             self._settled,

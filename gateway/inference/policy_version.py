@@ -9,7 +9,14 @@ from typing import Any
 
 from gateway.api.actions import Actions, actions_of
 from gateway.api.codec import Codec, codec_of
-from gateway.api.errors import GatewayError, InferenceFailed, ServiceUnavailable, Unsupported
+from gateway.api.errors import (
+    GatewayError,
+    InferenceFailed,
+    ServiceUnavailable,
+    StateMismatch,
+    Unsupported,
+)
+from gateway.security.state_tokens import TOKEN_BYTES, Memory
 from gateway.triton.batch import Rows
 from gateway.triton.client import FUSED, Triton
 from gateway.triton.tensors import Tensors
@@ -94,7 +101,7 @@ class PolicyVersion:
             codec = codec_of(signature.observation_space)
             apart = any(one["name"] == OWN_ACTION for one in config.get("output", ()))
             actions = actions_of(signature.action_space, signature.control, apart)
-            tensors = Tensors(signature.layout, actions.outputs)
+            tensors = Tensors(signature.layout, actions.outputs, signature.state)
             observations = codec.read_observations(golden["observations"])
             packed = codec.pack(observations)
             taken = {one["name"] for one in fused.get("input", ())}
@@ -131,13 +138,28 @@ class PolicyVersion:
     def body_bytes(self) -> int:
         """Bytes of a JSON request with `max_batch_size` rows, in base64 where that is allowed."""
         row = sum(min(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
-        return OPTIONS_BYTES + row * self.max_batch_size
+        return OPTIONS_BYTES + (row + self._token_bytes) * self.max_batch_size
 
     @property
     def frame_bytes(self) -> int:
         """Bytes of a JSON step, in the longest form that each leaf may have."""
         row = sum(max(_json_bytes(leaf)) for leaf in leaves(self.signature.observation_space))
-        return OPTIONS_BYTES + row
+        return OPTIONS_BYTES + row + self._token_bytes
+
+    @property
+    def _token_bytes(self) -> int:
+        state = self.signature.state_bytes
+        return (state + TOKEN_BYTES) * 4 // 3 if state else 0
+
+    def states_of(self, memory: Memory) -> list[bytes | None]:
+        """Return the states that it can go on with. Raises StateMismatch."""
+        if memory.version is None:
+            return memory.states
+        if (memory.version, memory.digest) != (self.version, self.artifact_digest):
+            raise StateMismatch(
+                f"the memory is of {memory.version} before it was replaced: start an episode"
+            )
+        return memory.states
 
     def seed_of(self, deterministic: bool, seed: int | None) -> int | None:
         """Return the seed to sample with, a new one if none is given; None if deterministic.
@@ -183,7 +205,8 @@ class PolicyVersion:
         rows = min(len(self.golden.actions), self.max_batch_size, max_rows)
         data = await triton.infer(self.model, self.golden.rows(rows), timeout_s, probe=probe)
         size = self.actions.outputs[0].size
-        for row, expected in zip(self.actions.rows(data), self.golden.actions, strict=False):
+        actions, _ = self.tensors.parted(data)
+        for row, expected in zip(self.actions.rows(actions), self.golden.actions, strict=False):
             for value, right in zip(row[:size], expected, strict=True):
                 if not abs(value - right) <= self.golden.tolerance:
                     raise InferenceFailed(f"{self.model} does not give its golden actions")

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Prediction:
-    """What Triton gave for each row, which policy computed it, and its seed if sampled."""
+    """What Triton gave for each row, which policy computed it, and its seed if sampled.
+
+    `states` is the next state of each row of a policy with a memory.
+    """
 
     rows: list[Row]
     policy: PolicyVersion
     seed: int | None
+    states: list[bytes]
 
 
 class Predictor:
@@ -69,7 +73,8 @@ class Predictor:
         cache_bytes = self._live.now.cache_bytes
         if self._cache.bytes > cache_bytes:  # which was more until now
             self._cache.shrink(cache_bytes)
-        cache = self._cache if cache_bytes and seed is None else None
+        plain = seed is None and not policy.tensors.state
+        cache = self._cache if cache_bytes and plain else None
         found: list[bytes | None] = []
         missing: list[int] = []
         keys: list[bytes] = []
@@ -107,12 +112,15 @@ class Predictor:
                 self._versions.forget(policy)
             done(outcome)
             return
+        states: list[bytes] = []
+        if policy.tensors.state:
+            outcome, states = policy.tensors.parted(outcome)
         given = policy.actions.rows(outcome)
         if not policy.actions.finite(given):
             done(InferenceFailed(f"{policy.model} gave an action that is not finite"))
             return
         self._metrics.acted(len(given), outcome, policy.actions)
-        done(Prediction(given, policy, seed))
+        done(Prediction(given, policy, seed, states))
 
 
 def _filled(

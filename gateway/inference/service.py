@@ -7,17 +7,19 @@ from gateway.inference.predictor import Predictor
 from gateway.inference.registry import Registry
 from gateway.observability.exchange import Observers
 from gateway.security.access_control import AccessControl
+from gateway.security.state_tokens import StateTokens
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Settings, access control, versions, predictor and observers of one gateway."""
+    """Settings, access control, versions, predictor, observers and tokens of one gateway."""
 
     live: LiveSettings
     access_control: AccessControl
     versions: Registry
     predictor: Predictor
     observers: Observers
+    tokens: StateTokens
 
     @property
     def max_body_bytes(self) -> int:

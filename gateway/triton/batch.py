@@ -17,7 +17,8 @@ class Rows:
     """`count` rows, little-endian.
 
     `observations` holds for each row the leaves that are packed, as FP32, and `others` for each
-    leaf that travels apart its own bytes, or its images as they came. `keys` holds for each row its
+    leaf that travels apart its own bytes, or its images as they came, and then the tensors of the
+    policy's memory, if it has one. `keys` holds for each row its
     seed (or `DETERMINISTIC`) and its index as INT64, or nothing where all rows are deterministic.
     `tensors` says which is which, and what comes back.
     """
@@ -34,12 +35,25 @@ class Rows:
         return bool(self.others) and any(isinstance(data, tuple) for data in self.others)
 
     @classmethod
-    def of(cls, tensors: Tensors, count: int, packed: Packed, seed: int | None) -> "Rows":
-        """Lay out the observations of one request; deterministic where `seed` is None."""
+    def of(
+        cls,
+        tensors: Tensors,
+        count: int,
+        packed: Packed,
+        seed: int | None,
+        states: Sequence[bytes | None] = (),
+    ) -> "Rows":
+        """Lay out the observations of one request; deterministic where `seed` is None.
+
+        `states` is the memory of each row; without it an episode starts in all of them.
+        """
         keys = b""
         if seed is not None:
             keys = array("q", [n for row in range(count) for n in (seed, row)]).tobytes()
-        return cls(tensors, count, *packed, keys)
+        observations, others = packed
+        if tensors.state:
+            others = (*others, *tensors.memory(states or [None] * count))
+        return cls(tensors, count, observations, others, keys)
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":

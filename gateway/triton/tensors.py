@@ -1,6 +1,7 @@
 """The input and output tensors of a policy's models, and where an answer holds each output."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -10,6 +11,7 @@ from gateway.api.errors import ImagesRefused
 from gateway.api.images import Data
 from policy_spec.dtypes import DTYPES
 from policy_spec.leaves import PACKED, Layout
+from policy_spec.signature import EPISODE_START, StateLeaf
 
 Offsets = dict[str, tuple[int, int]]
 """Output → where its bytes begin and end."""
@@ -18,25 +20,62 @@ Offsets = dict[str, tuple[int, int]]
 class Tensors:
     """The inputs and outputs of the models of one signature."""
 
-    def __init__(self, layout: Layout, outputs: Sequence[Output]) -> None:
-        """Take how a row of observations travels, and the outputs that are asked for."""
+    def __init__(
+        self, layout: Layout, outputs: Sequence[Output], state: Sequence[StateLeaf] = ()
+    ) -> None:
+        """Take how a row of observations travels, the outputs of an action, and the memory."""
         self.layout = layout
-        self.outputs = tuple(outputs)
-        self.row_bytes = sum(one.row_bytes for one in outputs)
+        self.state = tuple(state)
+        after = [Output(one.next_tensor, one.dtype, math.prod(one.shape)) for one in state]
+        self.outputs = (*outputs, *after)
+        self.action_bytes = sum(one.row_bytes for one in outputs)
+        self.row_bytes = sum(one.row_bytes for one in self.outputs)
         found = [*(slot.leaf for slot in layout.packed), *layout.apart]
         self._dims = {leaf.name: leaf.dims for leaf in found}
         self._fused_dims = {leaf.name: leaf.dims for leaf in layout.apart}
         self._fused_dims |= {leaf.encoded: (1,) for leaf in layout.apart}
+        for dims in (self._dims, self._fused_dims):
+            dims |= {leaf.tensor: leaf.shape for leaf in state}
+        self._memory = [(one.tensor, DTYPES[one.dtype].triton) for one in state]
+        if state:
+            self._memory.insert(0, (EPISODE_START, "BOOL"))
         self._paths = {leaf.name: leaf.path for leaf in layout.apart}
 
     def apart(self, others: Iterable[Data]) -> list[tuple[str, str, bytes]]:
-        """Return name, data type and bytes of the leaves with tensors of their own in any model."""
+        """Return name, data type and bytes of what has tensors of its own in any model.
+
+        `others` are the leaves that travel apart, and then what `memory` returns.
+        """
+        names = [(leaf.name, leaf.triton) for leaf in self.layout.apart] + self._memory
         return [
-            (leaf.encoded, "BYTES", b"".join(data))
+            (f"{name}.encoded", "BYTES", b"".join(data))
             if isinstance(data, tuple)
-            else (leaf.name, leaf.triton, data)
-            for leaf, data in zip(self.layout.apart, others, strict=True)
+            else (name, kind, data)
+            for (name, kind), data in zip(names, others, strict=True)
         ]
+
+    def memory(self, states: Sequence[bytes | None]) -> tuple[bytes, ...]:
+        """Return the tensors of a memory of so many rows; in a row with None an episode starts.
+
+        Without a memory there are none. A state has all its leaves behind each other.
+        """
+        if not self.state:
+            return ()
+        whole = [bytes(self.row_bytes - self.action_bytes) if one is None else one for one in states]
+        found, start = [bytes(one is None for one in states)], 0
+        for leaf in self.state:
+            stop = start + leaf.nbytes
+            found.append(b"".join([one[start:stop] for one in whole]))
+            start = stop
+        return tuple(found)
+
+    def parted(self, content: bytes) -> tuple[bytes, list[bytes]]:
+        """Return of outputs row by row the actions, and the next state of each row."""
+        if not self.state:
+            return content, []
+        starts = range(0, len(content), self.row_bytes)
+        actions = b"".join([content[at : at + self.action_bytes] for at in starts])
+        return actions, [content[at + self.action_bytes : at + self.row_bytes] for at in starts]
 
     def refused(self, body: bytes, count: int) -> ImagesRefused | None:
         """Return which images of `count` rows a model can't decode; None for any other answer."""

@@ -1,0 +1,126 @@
+"""State tokens: a policy's memory in a caller's hands, which it can give back but not change."""
+
+import binascii
+import hmac
+import logging
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.api.errors import StateMismatch
+
+TAG_BYTES = 32
+TOKEN_BYTES = 160
+"""More than the bytes of a token beside the state: its tag, a version and a digest."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the tokens of one request say.
+
+    `version` and `digest` are of the policy that gave them, None where all rows start an episode;
+    `states` has the state of each row, None where an episode starts.
+    """
+
+    version: str | None
+    digest: str | None
+    states: list[bytes | None]
+
+
+class StateTokens:
+    """Makes and reads tokens: base64url of an HMAC-SHA256, the version, its digest and the state."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Take the secrets: the first one signs, all are accepted."""
+        self._keys = [key.encode() for key in keys]
+
+    def sign(self, version: str, digest: str, state: bytes) -> str:
+        """Return the token of a state of the policy `version`, whose artifact has this digest."""
+        named = f"{version} {digest}"
+        filled = -(TAG_BYTES + len(named) + 1 + len(state)) % 3  # no bit of the text is unused
+        content = b"".join((named.encode(), b" " * filled, b"\n", state))
+        tag = hmac.digest(self._keys[0], content, "sha256")
+        return binascii.b2a_base64(tag + content, newline=False).translate(_URL).decode()
+
+    def read(self, tokens: Sequence[str | None], version: str | None, field: str) -> Memory:
+        """Read the tokens of a request that names `version`; `field` is its field.
+
+        Raises StateMismatch for one that was changed, and where they are of other versions.
+        """
+        policies: set[tuple[str, str]] = set()
+        states: list[bytes | None] = []
+        for index, token in enumerate(tokens):
+            if token is None:
+                states.append(None)
+                continue
+            *policy, state = self._opened(token, f"{field}.{index}" if len(tokens) > 1 else field)
+            policies.add((policy[0], policy[1]))
+            states.append(state)
+        if not policies:
+            return Memory(None, None, states)
+        if len(policies) > 1:
+            raise StateMismatch(f"{field}: they are of several versions: send one request for each")
+        ((own, digest),) = policies
+        if version not in (None, own):
+            raise StateMismatch(
+                f"{field}: they are of {own}, and {version} is asked for: start its episodes anew"
+            )
+        return Memory(own, digest, states)
+
+    def _opened(self, token: str, where: str) -> tuple[str, str, bytes]:
+        try:
+            data = binascii.a2b_base64(token.encode().translate(_PLAIN), strict_mode=True)
+        except ValueError:
+            data = b""
+        tag, content = data[:TAG_BYTES], data[TAG_BYTES:]
+        good = [hmac.compare_digest(tag, hmac.digest(key, content, "sha256")) for key in self._keys]
+        if not any(good):
+            raise StateMismatch(
+                f"{where}: it is no token of this service: send it as it came, or null to start an "
+                "episode"
+            )
+        head, _, state = content.partition(b"\n")
+        version, digest = head.decode().split()
+        return version, digest, state
+
+
+def gone(memory: Memory) -> StateMismatch:
+    """Say that no policy can go on with a memory."""
+    return StateMismatch(f"the memory is of {memory.version}, which is gone: start an episode")
+
+
+_URL, _PLAIN = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/", b"+/!!")
+
+
+def kept_secret() -> str:
+    """Return the secret of this user's services, which is made once and kept.
+
+    It is in `carlarl/state_secret` of `XDG_STATE_HOME`, which is `~/.local/state` by default. Where
+    no file can be written, it is a new one, and a warning is logged.
+    """
+    try:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        path = home / "carlarl" / "state_secret"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drawn = secrets.token_hex(32)
+        made = path.with_name(f".{path.name}.{drawn[:8]}")
+        try:
+            with open(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(drawn)
+            os.link(made, path)  # whole, or not at all
+        except FileExistsError:
+            pass
+        finally:
+            made.unlink(missing_ok=True)
+        return path.read_text()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        log.warning(
+            "no secret for state tokens can be kept (%s), so that tokens end with this process: set "
+            "STATE_SECRET",
+            error,
+        )
+        return secrets.token_hex(32)
