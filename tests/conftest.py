@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ import pytest
 
 from carlarl.cli import main
 from tests.stack import ROOT, Stack, clean_environment, running_stack
+
+# A shell without job control lets `pytest &` and all that it starts ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

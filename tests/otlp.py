@@ -6,12 +6,14 @@ import base64
 import re
 import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.http_server import HttpServer
 
 _ID = re.compile(rb'"(traceId|spanId|parentSpanId)":"([0-9a-f]*)"')
 
@@ -22,7 +24,7 @@ class Receiver:
 
     port: int = 0
     spans: list[tuple[str, Span]] = field(default_factory=list)
-    _server: ThreadingHTTPServer | None = None
+    _server: HttpServer | None = None
 
     @property
     def url(self) -> str:
@@ -53,8 +55,7 @@ class Receiver:
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
+        self._server = HttpServer(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

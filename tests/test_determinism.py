@@ -89,6 +89,7 @@ def test_alone_and_in_any_company(company: Company, composition: list[list[int]]
     company.check(composition)
 
 
+@pytest.mark.reliability
 def test_thousands_of_compositions(company: Company) -> None:
     """What the property test and this one sent together, with requests up to the largest."""
     generator = np.random.default_rng(0)

@@ -107,6 +107,7 @@ def test_a_version_whose_configuration_is_cut_off_is_damaged(target: Path, model
         assert model in start.plan(target, formats=["torchscript"]).damaged["v0.1.0"]
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_held_loaded_unloaded_and_removed(target: Path, carlarl: Command) -> None:
     for version in ("v0.0.8", "v0.0.9"):
@@ -178,6 +179,7 @@ def test_a_card_that_can_t_be_read_hides_no_other(target: Path, command: Command
             assert told.json()["active"] == "v0.2.0"
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_a_version_that_is_replaced_gives_no_old_actions(target: Path, carlarl: Command) -> None:
     """Not even from the cache, where nobody has asked for it between its removal and its return."""
@@ -302,6 +304,7 @@ def of_an_earlier_release(tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.reliability
 @pytest.mark.live
 def test_a_repository_of_an_earlier_release(tmp_path: Path, carlarl: Command) -> None:
     target = of_an_earlier_release(tmp_path)

@@ -158,6 +158,7 @@ def test_killed_itself_it_leaves_no_triton() -> None:
         assert shared_memory(stack) == []
 
 
+@pytest.mark.reliability
 def test_no_worker_of_a_killed_gateway_is_left() -> None:
     with running_stack(WORKERS="2", RESTART_TRIES="0") as stack:
         processes = family(stack)
@@ -188,6 +189,7 @@ def test_a_good_start_warns_of_nothing(stack: Stack) -> None:
     assert "WARNING" not in stack.output().partition("Ctrl-C ends it.")[0]
 
 
+@pytest.mark.reliability
 def test_a_triton_url_where_nobody_answers() -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     began = time.monotonic()
@@ -232,6 +234,7 @@ def test_a_broken_model(repository: Path) -> None:
     assert not any(line.startswith(("|", "+", "I")) for line in told)
 
 
+@pytest.mark.reliability
 def test_a_model_that_fails_its_warm_up_is_not_served(repository: Path) -> None:
     """Ready means warm: Triton runs the configured warm-up before it serves a model."""
     (repository / "policy_onnx-v0.2.0" / "2000" / "model.py").write_text(

@@ -143,6 +143,7 @@ def test_a_killed_gateway_and_a_killed_worker_come_back(own_stack: tuple[Stack, 
     assert len(list(folders)) == 2  # Triton's, and that of the metrics of the new workers
 
 
+@pytest.mark.reliability
 def test_while_triton_is_away_all_say_so(own_stack: tuple[Stack, Path]) -> None:
     """With its repository moved away it can't come back before the test lets it."""
     stack, target = own_stack

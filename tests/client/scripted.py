@@ -8,8 +8,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.http_server import HttpServer
 
 ACTION = {"throttle": 0.5, "brake": 0.0, "steer": -0.25}
 GOOD = {"actions": [ACTION], "version": "v0.2.0", "timingMs": 0.5, "deterministic": True}
@@ -32,11 +34,8 @@ def error(status: int, code: str, **headers: str) -> Answer:
     return Answer(status, content, named)
 
 
-class Scripted(ThreadingHTTPServer):
+class Scripted(HttpServer):
     """Return its `answers` in turn, the last one for ever."""
-
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

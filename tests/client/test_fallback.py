@@ -74,6 +74,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.reliability
 def test_the_service_is_killed_in_mid_drive() -> None:
     names = ("PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     ports = dict(zip(names, map(str, lasting_ports(4)), strict=True))

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from examples.drive import DriveError, DriveResult, Service, drive, plot
+from tests.http_server import HttpServer
 
 API_KEY = "let-me-in"
 
@@ -74,10 +75,8 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
-class Server(ThreadingHTTPServer):
+class Server(HttpServer):
     """Remembers what it was asked, and on how many connections."""
-
-    daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

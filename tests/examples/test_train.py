@@ -25,6 +25,7 @@ def test_each_action_is_a_row_of_the_table() -> None:
         np.testing.assert_array_equal(seen, track.step(row)[0])
 
 
+@pytest.mark.reliability
 def test_a_seed_repeats_the_training() -> None:
     def weights(seed: int) -> np.ndarray:
         model, _ = train(1, seed, table=read_table())  # one rollout

@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 
 from policy_spec.dtypes import DTYPES
 from tests.gateway.driving import CARD
 from tests.gateway.processes import OBSERVATION, held_port
+from tests.http_server import HttpServer
 
 ACTION = (0.5, 0.25, -0.125)
 OUTPUTS = {"action": np.array(ACTION, np.float32)}
@@ -42,7 +43,7 @@ class StandIn:
         self.heads: list[dict[str, str]] = []
         self.go = threading.Event()
         """What calls of callers wait for in the mode `held`."""
-        self._server: ThreadingHTTPServer | None = None
+        self._server: HttpServer | None = None
         self.port = held_port()
 
     @property
@@ -65,8 +66,7 @@ class StandIn:
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self._server.daemon_threads = True
+        self._server = HttpServer(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:

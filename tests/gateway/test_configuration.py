@@ -239,6 +239,7 @@ def _write_a_gigabyte(path: Path) -> None:
     os.truncate(path, 1 << 30)
 
 
+@pytest.mark.reliability
 def test_a_file_of_keys_that_comes_later(
     gateway: tuple[Running, httpx.Client], tmp_path: Path
 ) -> None:

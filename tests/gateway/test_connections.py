@@ -64,6 +64,7 @@ def flood(connection: socket.socket, data: bytes) -> None:
         connection.sendall(data)
 
 
+@pytest.mark.reliability
 def test_slow_callers_are_cut_off(run_gateway: Callable, triton_http: str) -> None:
     url = run_gateway(TRITON_URL=f"http://{triton_http}")
     starts = {
@@ -101,6 +102,7 @@ def test_slow_callers_are_cut_off(run_gateway: Callable, triton_http: str) -> No
     }
 
 
+@pytest.mark.reliability
 def test_who_never_reads_is_cut_off(run_gateway: Callable, triton_http: str) -> None:
     url = run_gateway(TRITON_URL=f"http://{triton_http}", REQUEST_TIMEOUT_MS="60000")
     probe = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -190,6 +190,7 @@ def test_an_error_shows_as_one_and_goes(page: Browser, stack: Stack) -> None:
     page.wait("Number(document.getElementById('car-speed').textContent) > 5")
 
 
+@pytest.mark.reliability
 def test_a_key_is_asked_for_and_a_fallen_gateway_is_survived(page: Browser, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text(hashlib.sha256(KEY.encode()).hexdigest())
@@ -301,6 +302,7 @@ def test_less_motion_where_it_is_asked_for(page: Browser, stack: Stack) -> None:
     page.wait(says("state", "Driving"))
 
 
+@pytest.mark.reliability
 def test_a_policy_of_another_form_has_a_text(page: Browser, tmp_path: Path) -> None:
     """No track and no cars, until a policy is active that drives them; and back again."""
     observation = {"type": "Dict", "subspaces": {"mode": {"type": "Discrete", "n": 4}}}

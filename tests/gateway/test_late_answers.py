@@ -113,6 +113,7 @@ def make_late(repository: Path, name: str, module: str, class_name: str) -> Path
     return source.parent / "late"
 
 
+@pytest.mark.reliability
 def test_a_late_answer_is_never_handed_out(repository: Path) -> None:
     """The fused model is late: the ensemble answers. Then it is late, too: nobody gets an answer.
 

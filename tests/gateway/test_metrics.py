@@ -230,6 +230,7 @@ def test_the_queue_and_the_wait_in_it(run_gateway: Callable[..., str]) -> None:
     stand_in.stop()
 
 
+@pytest.mark.reliability
 def test_ready_warm_and_reconnects(run_gateway: Callable[..., str]) -> None:
     stand_in = StandIn()
     stand_in.start()

@@ -6,15 +6,16 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
 
 from perf.studies import proxies
+from tests.http_server import HttpServer
 
 
-class Upstream(ThreadingHTTPServer):
+class Upstream(HttpServer):
     """Answers everything with 200, and remembers connections and headers."""
 
     def __init__(self) -> None:

@@ -139,6 +139,7 @@ def test_segments_leave_apart(form: Form) -> None:
     assert received // requests == form.segments
 
 
+@pytest.mark.reliability
 def test_the_gate_asks_in_every_form() -> None:
     said: list[str] = []
     found = request_forms.check_forms(said.append, rounds=1, seconds=SECONDS)

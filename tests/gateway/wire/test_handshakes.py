@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.gateway.certificates import make
 from tests.gateway.processes import until
 from tests.gateway.wire.wire import Answer, Connection, check_error, request
@@ -41,6 +43,7 @@ def lasts_s(connection: Connection, drop: bytes) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.reliability
 def test_handshakes_that_do_not_come(tmp_path: Path, triton_url: str) -> None:
     """Mute, half sent, sent byte by byte, and one that is left alone after the server's part."""
     certificates = make(tmp_path)
