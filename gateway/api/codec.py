@@ -43,7 +43,7 @@ class Asked(Struct):
     version: str | None = None
     states: list[str | None] | None = None
     state: str | None = None
-    start: bool = field(default=False, name="episodeStart")
+    episode_start: bool = field(default=False, name="episodeStart")
 
 
 class _Numbered(Struct, rename="camel"):

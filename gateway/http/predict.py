@@ -31,8 +31,8 @@ class Predict:
     """
 
     __slots__ = (
-        "_caller", "_done", "_inference", "_max_bytes", "_memory", "_own_actions", "_parts", "_service",
-        "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
+        "_caller", "_done", "_inference", "_max_bytes", "_memory", "_own_actions", "_parts",
+        "_service", "_size", "_task", "complete", "deadline", "error", "exchange", "form", "head",
         "keep_alive",
     )  # fmt: skip
 

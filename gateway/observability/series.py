@@ -73,6 +73,10 @@ class Series:
             "carla_rl_cache_lookups", "Deterministic observations looked up in the cache.", "result"
         )
         self.streams = Gauge("carla_rl_streams", "Streams that are open.")
+        self.streams_behind = Gauge(
+            "carla_rl_streams_behind",
+            "Streams that stay with a version that is active no more until their episode ends.",
+        )
         self.skipped = Counter(
             "carla_rl_skipped", "Steps that a later one overtook before they went to Triton."
         )

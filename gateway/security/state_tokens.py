@@ -32,7 +32,7 @@ class Memory:
 
 
 class StateTokens:
-    """Makes and reads tokens: base64url of an HMAC-SHA256, the version, its digest and the state."""
+    """Makes and reads tokens: base64url of an HMAC-SHA256, version, digest and state."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         """Take the secrets: the first one signs, all are accepted."""
@@ -119,8 +119,8 @@ def kept_secret() -> str:
         return path.read_text()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         log.warning(
-            "no secret for state tokens can be kept (%s), so that tokens end with this process: set "
-            "STATE_SECRET",
+            "no secret for state tokens can be kept (%s), so that these end with this process: "
+            "set STATE_SECRET",
             error,
         )
         return secrets.token_hex(32)

@@ -12,7 +12,13 @@ from starlette.types import Scope
 
 from gateway.api import codec
 from gateway.api.asyncapi import KEY_PREFIX
-from gateway.api.errors import DeadlineExceeded, Unauthorized, payload_of
+from gateway.api.errors import (
+    DeadlineExceeded,
+    ModelNotFound,
+    StateMismatch,
+    Unauthorized,
+    payload_of,
+)
 from gateway.api.messages import StepAnswer, StepRequest
 from gateway.api.paths import STREAM
 from gateway.api.problems import JSON, MSGPACK, NOT_READ
@@ -23,6 +29,7 @@ from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import PIECE_BYTES, RateLimit
+from gateway.stream.episode import Episode, Start
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
@@ -60,12 +67,14 @@ class Vehicle:
 
 @dataclass(eq=False, slots=True)
 class _Taken:
-    """A step that came in; `step` is None until its version is known."""
+    """A step that came in; `step` is None until its policy is known, `start` until it is asked."""
 
     frame: bytes
     form: str
-    step: StepRequest | None
     exchange: Exchange
+    step: StepRequest | None = None
+    version: str | None = None
+    start: Start | None = None
 
     @property
     def id(self) -> int | None:
@@ -127,6 +136,7 @@ class Stream:
         self._place: tuple[PolicyVersion, float] | None = None
         """The policy that an overtaken step waited for, and since when it waited."""
         self._lost = False
+        self._episode = Episode(service)
         service.observers.metrics.streams.add(1)
 
     @property
@@ -142,12 +152,12 @@ class Stream:
             *(self._service.observers, STREAM, "WS", time.perf_counter()),
             f"{self._vehicle.request_id}-{self._received}",
         )
-        taken = _Taken(data, form, None, exchange)
+        taken = _Taken(data, form, exchange)
         try:
             self._service.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
             if len(data) > PIECE_BYTES:
                 self._service.access_control.charge_body(self._vehicle.caller, len(data))
-            taken.step = self._read(data, form)
+            self._read(taken)
         except Exception as error:
             self._refuse(taken, error)
             if isinstance(error, Unauthorized):
@@ -170,32 +180,43 @@ class Stream:
         self._lost = True
         self._latest = None
         self._service.observers.metrics.streams.add(-1)
+        self._episode.close()
 
-    def _read(self, data: bytes, form: str) -> StepRequest | None:
-        """Decode a frame by the active version's signature, or by that of the version in it.
+    def _read(self, taken: _Taken) -> None:
+        """Decode a frame by the signature of the episode's policy, or of the one that it names.
 
-        Returns None where that version, or the active one, is not known yet. Raises
-        ValidationFailed.
+        The step stays None where that policy, or the active one, is not known yet. Raises
+        ValidationFailed and StateMismatch.
         """
-        active = self._service.versions.active
-        if active is not None:
+        data, form, versions = taken.frame, taken.form, self._service.versions
+        usual = self._episode.policy or versions.active
+        if usual is not None:
             try:
-                return active.codec.read_step[form](data)
+                step = usual.codec.read_step[form](data)
             except NOT_READ:
                 pass
-        version = codec.version_of(data, form)
-        policy = self._service.versions.known(version)
+            else:
+                taken.step, taken.version = step, step.version
+                self._episode.take(step)
+                return
+        asked = codec.asked_of(data, form)
+        self._episode.take(asked)
+        taken.version = asked.version
+        version = self._episode.version(asked.version)
+        policy = versions.known(version)
         if policy is not None:
-            return policy.codec.read_step_apart(data, form)
-        if version is None:  # none is active yet
+            taken.step = policy.codec.read_step_apart(data, form)
+        elif version is None:  # none is active yet
             codec.read_step_envelope(data, form)
-        return None
 
     def _begin(self, taken: _Taken) -> None:
         """Start to answer a step."""
         self._current = taken
-        step = taken.step
-        version = codec.version_of(taken.frame, taken.form) if step is None else step.version
+        try:
+            version = self._episode.version(taken.version)
+        except StateMismatch as error:
+            self._settled(error)
+            return
         policy = self._service.versions.known(version)
         if policy is not None:
             self._ask(taken, policy)
@@ -210,6 +231,8 @@ class Stream:
                 policy = await self._service.versions.resolve(version)
         except TimeoutError:
             self._settled(DeadlineExceeded(LATE))
+        except ModelNotFound as error:
+            self._settled(self._episode.missing(error))
         except Exception as error:
             self._settled(error)
         else:
@@ -223,6 +246,7 @@ class Stream:
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
             if step.policy_actions:
                 policy.check_own_actions()
+            taken.start, states = self._episode.states(policy)
             seed = policy.seed_of(step.deterministic, step.seed)
             packed = policy.codec.pack((step.observation,), step=True)
         except Exception as error:
@@ -238,7 +262,7 @@ class Stream:
         taken.exchange.version = policy.version
         self._service.predictor.predict(
             policy,
-            Rows.of(policy.tensors, 1, packed, seed),
+            Rows.of(policy.tensors, 1, packed, seed, states),
             seed,
             self._deadline(taken),
             self._settled,
@@ -277,11 +301,13 @@ class Stream:
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
         seconds = taken.exchange.answer(200)
         assert taken.step is not None
-        actions = prediction.policy.actions
+        policy = prediction.policy
+        actions = policy.actions
+        self._episode.answered(taken.start, policy, prediction.states)
         answer = StepAnswer(
             taken.step.step_id,
             actions.answered(prediction.rows)[0],
-            prediction.policy.version,
+            policy.version,
             round(seconds * 1000, 3),
             prediction.seed is None,
         )
@@ -289,6 +315,9 @@ class Stream:
             answer.seed = prediction.seed
         if taken.step.policy_actions:
             answer.policy_action = actions.own(prediction.rows)[0]
+        if taken.step.return_state and prediction.states:
+            digest, (state,) = policy.artifact_digest, prediction.states
+            answer.state = self._service.tokens.sign(policy.version, digest, state)
         self._send(answer, taken.form)
 
     def _skip(self, taken: _Taken) -> None:

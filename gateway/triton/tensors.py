@@ -61,7 +61,8 @@ class Tensors:
         """
         if not self.state:
             return ()
-        whole = [bytes(self.row_bytes - self.action_bytes) if one is None else one for one in states]
+        empty = bytes(self.row_bytes - self.action_bytes)
+        whole = [empty if one is None else one for one in states]
         found, start = [bytes(one is None for one in states)], 0
         for leaf in self.state:
             stop = start + leaf.nbytes
