@@ -137,7 +137,7 @@ class Predict:
         """
         if states is None:
             return version
-        self._memory = self._service.tokens.read(states, version, "states")
+        self._memory = self._service.tokens.read(states, version, "states.{}")
         return self._memory.version or version
 
     def abandon(self) -> None:

@@ -47,7 +47,9 @@ class StateTokens:
         return binascii.b2a_base64(tag + content, newline=False).translate(_URL).decode()
 
     def read(self, tokens: Sequence[str | None], version: str | None, field: str) -> Memory:
-        """Read the tokens of a request that names `version`; `field` is its field.
+        """Read the tokens of a request that names `version`; `field` is the field of each.
+
+        A `{}` in it stands for its index.
 
         Raises StateMismatch for one that was changed, and where they are of other versions.
         """
@@ -57,17 +59,17 @@ class StateTokens:
             if token is None:
                 states.append(None)
                 continue
-            *policy, state = self._opened(token, f"{field}.{index}" if len(tokens) > 1 else field)
+            *policy, state = self._opened(token, field.format(index))
             policies.add((policy[0], policy[1]))
             states.append(state)
         if not policies:
             return Memory(None, None, states)
         if len(policies) > 1:
-            raise StateMismatch(f"{field}: they are of several versions: send one request for each")
+            raise StateMismatch("states: they are of several versions: send one request for each")
         ((own, digest),) = policies
         if version not in (None, own):
             raise StateMismatch(
-                f"{field}: they are of {own}, and {version} is asked for: start its episodes anew"
+                f"the memory is of {own}, and {version} is asked for: start an episode"
             )
         return Memory(own, digest, states)
 
