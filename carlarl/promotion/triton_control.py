@@ -24,7 +24,7 @@ from converters.errors import one_line
 from converters.repository import configs
 from gateway.triton.client import ECHO, NONCE, SECRET_HEADER
 from policy_spec.leaves import Layout
-from policy_spec.signature import Signature
+from policy_spec.signature import EPISODE_START, Signature
 from policy_spec.validate import pack
 
 LOAD_TIMEOUT_S = 300.0
@@ -127,17 +127,21 @@ class TritonControl:
     def act(self, model: str, observations: Sequence[Any]) -> NDArray[np.float64]:
         """Return the deterministic actions of an ensemble or a fused model, shape (n, elements).
 
-        Observations are in JSON form. The answer must have the nonce that was sent, if the model
-        gives it back.
+        Observations are in JSON form; an episode starts with each. The answer must have the nonce
+        that was sent, if the model gives it back.
         """
         fused = configs.ensemble_name("", configs.FUSED)
         card = self.parameters(model.replace(fused, configs.ensemble_name("")))["model_card"]
-        space = Signature.from_card(json.loads(card)).observation_space
+        signature = Signature.from_card(json.loads(card))
+        space = signature.observation_space
         rows: list[Any] = [pack(space, one) for one in observations]
         if model.startswith(fused):
             rows = [Layout.of(space).join(row) for row in rows]
         nonce = np.full((len(rows), 1), secrets.randbits(62), np.int64)
-        given = {"deterministic": np.ones_like(nonce, bool), "seed": 0 * nonce, NONCE: nonce}
+        yes = np.ones_like(nonce, bool)
+        given = {"deterministic": yes, "seed": 0 * nonce, NONCE: nonce, EPISODE_START: yes}
+        for leaf in signature.state:
+            given[leaf.tensor] = np.zeros((len(rows), *leaf.shape), leaf.dtype)
         inputs = []
         config = self._ask("GET", f"/v2/models/{model}/config")
         for told in config["input"]:
@@ -153,6 +157,7 @@ class TritonControl:
         wanted = [
             tritonclient.http.InferRequestedOutput(one["name"], binary_data=False)
             for one in config["output"]
+            if one["name"] in ("action", ECHO)
         ]
         client = tritonclient.http.InferenceServerClient
         body, length = client.generate_request_body(inputs, wanted)
