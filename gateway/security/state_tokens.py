@@ -95,7 +95,7 @@ def gone(memory: Memory) -> StateMismatch:
     return StateMismatch(f"the memory is of {memory.version}, which is gone: start an episode")
 
 
-_URL, _PLAIN = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/", b"+/!!")
+_URL, _PLAIN = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/=", b"+/!!!")
 
 
 def kept_secret() -> str:
