@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.sight import SHAPES, SightEnv
+from examples import memory, sight
 from examples.track import DT, SENSOR_ANGLES, TrackEnv
 
 Progress = Callable[[int, float], None]
@@ -78,7 +78,8 @@ def environment(metadata: dict[str, Any]) -> type[TrackEnv] | None:
     if metadata["control"] is None or not isinstance(parts, dict):
         return None
     shapes = {name: part.get("shape") for name, part in parts.items()}
-    return SightEnv if shapes == SHAPES else None
+    kinds = ((sight.SHAPES, sight.SightEnv), (memory.SHAPES, memory.MemoryEnv))
+    return next((kind for expected, kind in kinds if shapes == expected), None)
 
 
 def drive(
@@ -156,6 +157,7 @@ class Service:
         self._deterministic = deterministic
         self._seed = None if deterministic else seed
         self._version = version
+        self._state: str | None = None
         headers = {} if api_key is None else {"X-API-Key": api_key}
         host = httpx.URL(url).host
         local = host in ("localhost", "::1") or host.startswith("127.")  # no proxy can reach it
@@ -174,7 +176,8 @@ class Service:
         """Return the action, shape (3,), the version that computed it, and milliseconds taken.
 
         Sampled actions are asked for with the seed plus `step`. All answers are of the version that
-        answered first, also where another is promoted meanwhile. Raises DriveError.
+        answered first, also where another is promoted meanwhile. A policy with a memory remembers
+        the steps since step 0. Raises DriveError.
         """
         request: dict[str, Any] = {
             "observations": [to_json(observation)],
@@ -184,22 +187,27 @@ class Service:
             request["seed"] = (self._seed + step) % 2**63
         if self._version is not None:
             request["version"] = self._version
+        if step > 0 and self._state is not None:
+            request["states"] = [self._state]
         started = time.perf_counter()
-        action, self._version = _predict(self._client, request)
+        action, self._version, self._state = _predict(self._client, request)
         return action, self._version, (time.perf_counter() - started) * 1000.0
 
 
 def to_json(observation: Any) -> dict[str, Any]:
-    """Return an observation of `TrackEnv` or `SightEnv` as the API takes it."""
+    """Return an observation of `TrackEnv`, `MemoryEnv` or `SightEnv` as the API takes it."""
     if isinstance(observation, dict):
         road = base64.b64encode(observation["road"].tobytes()).decode()
         return {"road": road, "speed": observation["speed"].tolist()}
-    speed, steering, *sensors = observation.tolist()
-    return {"speed": speed, "steering": steering, "sensors": sensors}
+    numbers = observation.tolist()
+    names = ("speed", "steering") if len(numbers) == 7 else ("steering",)
+    return dict(zip(names, numbers, strict=False)) | {"sensors": numbers[len(names) :]}
 
 
-def _predict(client: httpx.Client, request: dict[str, Any]) -> tuple[NDArray[np.float32], str]:
-    """Return the action, shape (3,), and the version that computed it."""
+def _predict(
+    client: httpx.Client, request: dict[str, Any]
+) -> tuple[NDArray[np.float32], str, str | None]:
+    """Return the action, shape (3,), the version that computed it, and its state if it has one."""
     try:
         response = client.post("/predict", json=request)
     except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -209,7 +217,8 @@ def _predict(client: httpx.Client, request: dict[str, Any]) -> tuple[NDArray[np.
         if response.is_success:
             action = answer["actions"][0]
             values = [action["throttle"], action["brake"], action["steer"]]
-            return np.array(values, dtype=np.float32), answer["version"]
+            (state,) = answer.get("states", [None])
+            return np.array(values, dtype=np.float32), answer["version"], state
         code, message = answer["error"], answer["message"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DriveError(

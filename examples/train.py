@@ -22,7 +22,7 @@ from examples.sight import SightEnv
 from examples.track import DT, TrackEnv
 
 Floats = NDArray[np.float32]
-Policy = Callable[[Any], Floats]
+Policy = Callable[[Any, bool], Floats]
 
 # environment steps
 PRESETS = {"v0.1.0": 200_000, "v0.2.0": 800_000, "steps": 400_000, "sight": 400_000}
@@ -122,10 +122,16 @@ def train(
 
 
 def deterministic(model: PPO, normalize: VecNormalize, table: Floats | None = None) -> Policy:
-    """Return the policy without noise: raw observation to control, shape (3,)."""
+    """Return the policy without noise: raw observation, is it an episode's first → control, (3,).
 
-    def act(observation: Any) -> Floats:
-        action, _ = model.predict(normalize.normalize_obs(observation), deterministic=True)
+    One with a memory remembers what it was asked before in the episode.
+    """
+    state = None
+
+    def act(observation: Any, start: bool) -> Floats:
+        nonlocal state
+        seen, begin = normalize.normalize_obs(observation), np.array([start])
+        action, state = model.predict(seen, state, begin, deterministic=True)
         return np.asarray(action, dtype=np.float32) if table is None else table[action]
 
     return act
@@ -140,16 +146,17 @@ def evaluate(
         The metrics, and at most `RECORDED` observations spread evenly over all laps.
     """
     env = kind(max_steps=LAP_LIMIT)
-    observations, speeds, lap_times, returns, off_track = [], [], [], [], 0
+    observations, speeds, lap_times, returns, driven, off_track = [], [], [], [], [], 0
     for lap in range(laps):
         observation, info = env.reset(seed=seed + lap)
-        total, done = 0.0, False
+        total, done, start = 0.0, False, True
         while not done:
             observations.append(observation)
-            observation, reward, terminated, truncated, info = env.step(policy(observation))
+            observation, reward, terminated, truncated, info = env.step(policy(observation, start))
             speeds.append(info["speed"])
             total += reward
-            done = terminated or truncated or bool(info["lap_times"])
+            done, start = terminated or truncated or bool(info["lap_times"]), False
+        driven.append(info["progress"])
         returns.append(total)
         lap_times.extend(info["lap_times"])
         off_track += info["off_track"]
@@ -158,6 +165,7 @@ def evaluate(
         "laps_attempted": laps,
         "success_rate": len(lap_times) / laps,
         "off_track_events": off_track,
+        "mean_distance_m": round(float(np.mean(driven)), 1),
         "mean_lap_time_s": round(float(np.mean(lap_times)), 3) if lap_times else None,
         "mean_speed_kmh": round(float(np.mean(speeds)), 2),
         "mean_return": round(float(np.mean(returns)), 2),
@@ -166,6 +174,28 @@ def evaluate(
     }
     chosen = np.linspace(0, len(observations) - 1, min(RECORDED, len(observations))).astype(int)
     return metrics, [observations[index] for index in chosen]
+
+
+def save(
+    output: Path,
+    model: PPO,
+    normalize: VecNormalize,
+    metrics: dict[str, Any],
+    observations: list[Any],
+) -> None:
+    """Write a policy, and what `evaluate` told of it, into a folder, and tell the metrics."""
+    output.mkdir(parents=True, exist_ok=True)
+    model.save(output / "policy.zip")
+    normalize.save(str(output / "vecnormalize.pkl"))
+    if isinstance(observations[0], dict):
+        parts = {key: np.stack([one[key] for one in observations]) for key in observations[0]}
+        np.savez_compressed(output / "observations.npz", **parts)
+    else:
+        np.save(output / "observations.npy", np.stack(observations))
+    # JSON scalars are YAML scalars.
+    lines = [f"{name}: {json.dumps(value)}\n" for name, value in metrics.items()]
+    (output / "metrics.yaml").write_text("".join(lines), encoding="utf-8")
+    click.echo("".join(lines), nl=False)
 
 
 @click.command()
@@ -197,19 +227,7 @@ def main(preset: str | None, steps: int | None, seed: int, output: Path) -> None
     policy = deterministic(model, normalize, table)
     metrics, observations = evaluate(policy, SightEnv if sight else TrackEnv)
     metrics |= {"training_steps": model.num_timesteps, "seed": seed}
-
-    output.mkdir(parents=True, exist_ok=True)
-    model.save(output / "policy.zip")
-    normalize.save(str(output / "vecnormalize.pkl"))
-    if sight:
-        parts = {key: np.stack([one[key] for one in observations]) for key in observations[0]}
-        np.savez_compressed(output / "observations.npz", **parts)
-    else:
-        np.save(output / "observations.npy", np.stack(observations))
-    # JSON scalars are YAML scalars.
-    lines = [f"{name}: {json.dumps(value)}\n" for name, value in metrics.items()]
-    (output / "metrics.yaml").write_text("".join(lines), encoding="utf-8")
-    click.echo("".join(lines), nl=False)
+    save(output, model, normalize, metrics, observations)
 
 
 if __name__ == "__main__":

@@ -124,9 +124,9 @@ def _environment(metadata: dict[str, Any], version: str | None) -> "type[TrackEn
     kind = environment(metadata)
     if kind is None and version in (None, active):
         raise CommandError(
-            f"{active} takes other observations than the track's (speed, steering and five range "
-            "finders, or speed and a raster of the road), or answers no throttle, brake and steer: "
-            "`carlarl predict` asks it for an action"
+            f"{active} takes other observations than the track's (steering and five range finders, "
+            "with or without the speed, or speed and a raster of the road), or answers no "
+            "throttle, brake and steer: `carlarl predict` asks it for an action"
         )
     return kind or TrackEnv
 
