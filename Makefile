@@ -143,10 +143,10 @@ browser:
 	@mkdir -p .proxies && cd .proxies && get() { names=$$(apt-get install --simulate --no-install-recommends nginx haproxy curl | sed -n 's/^Inst \([^ ]*\).*/\1/p') && test -n "$$names" && apt-get download -qq -o APT::Sandbox::User=root $$names; } && { { get || { apt-get update -qq && get; }; } && for package in *.deb; do dpkg -x $$package . || exit 1; done && rm *.deb; } >/dev/null 2>&1 || { echo "make: nginx, haproxy or curl is missing: apt-get install nginx haproxy curl" >&2; exit 1; }
 	@touch $@
 
-secrets: secrets/api_keys secrets/triton_secret secrets/grafana_password  ## the files that compose.yaml hands out; each is made once
+secrets: secrets/api_keys secrets/triton_secret secrets/state_secret secrets/grafana_password  ## the files that compose.yaml hands out; each is made once
 
 # In the containers others must read them; out here the folder is closed.
-secrets/triton_secret secrets/grafana_password:
+secrets/triton_secret secrets/state_secret secrets/grafana_password:
 	@mkdir -p -m 700 secrets && python3 -c 'import secrets; print(secrets.token_urlsafe(32))' > $@ && chmod 644 $@
 
 secrets/api_keys:

@@ -22,7 +22,12 @@ WARMUP_ERRORS: Errors = (
     errors.ValidationFailed,
     errors.ResourceExhausted,
 )
-PREDICT_ERRORS: Errors = (*WARMUP_ERRORS, errors.Unsupported, errors.ModelNotFound)
+PREDICT_ERRORS: Errors = (
+    *WARMUP_ERRORS,
+    errors.Unsupported,
+    errors.ModelNotFound,
+    errors.StateMismatch,
+)
 
 SCHEMA_REF = "#/components/schemas/{name}"
 SECURITY_SCHEMES: dict[str, dict[str, str]] = {

@@ -62,6 +62,7 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     secrets.mkdir(0o700)
     (secrets / "api_keys").write_text(hashlib.sha256(KEY.encode()).hexdigest() + "\n")
     (secrets / "triton_secret").write_text(SECRET + "\n")
+    (secrets / "state_secret").write_text(SECRET + "\n")
     (secrets / "grafana_password").write_text("unused")
     for path in secrets.iterdir():
         path.chmod(0o644)
@@ -75,6 +76,7 @@ def deployed(containers: Containers, images: dict[str, str], secrets: Path) -> I
         "PORT": str(port),
         "API_KEYS_FILE": str(secrets / "api_keys"),
         "TRITON_SECRET_FILE": str(secrets / "triton_secret"),
+        "STATE_SECRET_FILE": str(secrets / "state_secret"),
         "GRAFANA_PASSWORD_FILE": str(secrets / "grafana_password"),
     }
     made = Deployed(containers, variables, f"http://127.0.0.1:{port}")

@@ -137,9 +137,10 @@ def test_they_fit_each_other(folder: str, tmp_path: Path) -> None:
     file.write_text(configuration["data"]["carlarl.yaml"])
     secret = tmp_path / "secret"
     secret.write_text("eight-or-more")
-    here = {"CONFIG_FILE": str(file), "TRITON_SECRET": str(secret)}
+    here = {"CONFIG_FILE": str(file), "TRITON_SECRET": str(secret), "STATE_SECRET": str(secret)}
     told = read_settings(**{name.lower(): v for name, v in (environment | here).items()})
     assert told.triton_token == "eight-or-more"
+    assert told.state_keys == ["eight-or-more"]
     assert (ROOT / "model_repository" / f"carla_policy-{told.model_version}").is_dir()
     named = read_settings(config_file=ROOT / "carlarl.yaml", profile=told.profile)
     logs = {"log_level", "log_format", "access_log"}

@@ -108,7 +108,7 @@ def test_the_first_errors_of_a_process_raise_a_rate(
     assert codes == {
         "VALIDATION_ERROR", "UNSUPPORTED_MEDIA_TYPE", "PAYLOAD_TOO_LARGE", "UNAUTHORIZED",
         "MODEL_NOT_FOUND", "RESOURCE_EXHAUSTED", "INFERENCE_ERROR", "SERVICE_UNAVAILABLE",
-        "DEADLINE_EXCEEDED", "HTTP_ERROR", "INTERNAL_ERROR", "UNSUPPORTED",
+        "DEADLINE_EXCEEDED", "HTTP_ERROR", "INTERNAL_ERROR", "UNSUPPORTED", "STATE_MISMATCH",
     }  # fmt: skip
     assert "_created" not in text
 
