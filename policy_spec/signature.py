@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -135,9 +135,7 @@ class Signature:
         if self.control is not None:
             data["control"] = self.control.to_data()
         if self.state:
-            data["state"] = {
-                leaf.name: {"dtype": leaf.dtype, "shape": list(leaf.shape)} for leaf in self.state
-            }
+            data["state"] = state_data(self.state)
         if self.repeat != 1:
             data["repeat"] = self.repeat
         return data | {"distribution": {"noise": self.noise}}
@@ -292,6 +290,11 @@ def parse_state(data: Any, observation: Space) -> tuple[StateLeaf, ...]:
     if found and taken:
         raise SpecError("state", f"the observation has {taken[0]}, whose tensor is of the memory")
     return tuple(found)
+
+
+def state_data(state: Iterable[StateLeaf]) -> dict[str, Any]:
+    """Return the card's form of a state, as `parse_state` takes it."""
+    return {leaf.name: {"dtype": leaf.dtype, "shape": list(leaf.shape)} for leaf in state}
 
 
 def _canonical(data: Any) -> bytes:

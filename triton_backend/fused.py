@@ -30,8 +30,9 @@ class TritonPythonModel:
         self._noise = NoiseSource(self._preprocessing.kind)
         self._outputs = output_names(args)
         taken = inputs(args)
-        names = [name for name, _ in taken]
-        self._memory = taken[names.index(EPISODE_START) :] if EPISODE_START in names else []
+        stateful = any(name == EPISODE_START for name, _ in taken)
+        memory = (EPISODE_START, "state.")
+        self._memory = [one for one in taken if stateful and one[0].startswith(memory)]
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
         self._infer = here.load(directory, args)
         self._steps = tracing.steps()

@@ -15,7 +15,11 @@ from converters.errors import one_line
 NODE = "carlarl::Network"
 """What stands for the model in an ONNX file that is exported from PyTorch, until it is put in."""
 
-_TYPES = {"tensor(double)": torch.float64, "tensor(float16)": torch.float16}
+_TYPES = {
+    "tensor(double)": torch.float64,
+    "tensor(float16)": torch.float16,
+    **{f"tensor({name})": getattr(torch, name) for name in ("int64", "int32", "int8", "uint8")},
+}
 
 
 class Model:

@@ -82,12 +82,21 @@ def inputs(artifact: Artifact, rows: Rows) -> Arrays:
     return features(artifact, rows), noise, *rasters(artifact, rows), *memory
 
 
-def _episodes(artifact: Artifact, given: Arrays) -> Arrays:
-    """Return `inputs` with other starts: about each tenth step, and the first."""
-    starts = np.random.RandomState(0).uniform(size=(len(given[0]), 1)) < 0.1
+def steps(rows: Rows) -> Rows:
+    """Return the observations of a drive of `STEPS`, given some."""
+    picked = np.resize(np.arange(len(rows[0])), STEPS)
+    return tuple(values[picked] for values in rows)
+
+
+def episodes(artifact: Artifact, given: Arrays) -> tuple[Arrays, NDArray[np.bool_]]:
+    """Return `inputs` with other starts: about each tenth step, and the first. Return these, too.
+
+    The starts are of shape (n,).
+    """
+    starts = np.random.RandomState(0).uniform(size=len(given[0])) < 0.1
     starts[0] = True
     split = len(given) - len(artifact.card.signature.state)
-    return *given[: split - 1], starts, *given[split:]
+    return (*given[: split - 1], starts[:, None], *given[split:]), starts
 
 
 def drive(step: Runtime, given: Arrays, leaves: int) -> tuple[Arrays, Arrays]:
@@ -113,8 +122,8 @@ def probes(artifact: Artifact) -> Arrays:
     """
     given, zeros, *others = inputs(artifact, observations(artifact))
     if state := artifact.card.signature.state:
-        steps = _episodes(artifact, (given, zeros, *others))
-        (_, _, *others), _ = drive(partial(run, artifact.policy), steps, len(state))
+        driven, _ = episodes(artifact, (given, zeros, *others))
+        (_, _, *others), _ = drive(partial(run, artifact.policy), driven, len(state))
     rows = np.arange(len(given))
     source = NoiseSource(artifact.preprocessing.kind)
     noise = source.draw(np.zeros(len(rows), bool), rows, rows, zeros.shape[1])
@@ -186,10 +195,7 @@ def measure(
 
 def _driven(artifact: Artifact, where: str, runtime: Runtime, half: bool) -> float:
     """Return how far an export is away from the trained policy within a drive of `STEPS`."""
-    rows = observations(artifact)
-    picked = np.resize(np.arange(len(rows[0])), STEPS)
-    given = inputs(artifact, tuple(values[picked] for values in rows))
-    given = _episodes(artifact, given)
+    given, _ = episodes(artifact, inputs(artifact, steps(observations(artifact))))
     truth = Truth.of(artifact.policy, *given, half=half, drive=True)
     step = partial(_batches, runtime, order=np.arange(1), batch=1)
     _, made = drive(lambda *row: step(row), given, len(artifact.card.signature.state))

@@ -18,9 +18,9 @@ from converters.importers.interface import Options
 from policy_spec import checks
 from policy_spec.checks import SpecError
 from policy_spec.control import RANGES
-from policy_spec.graph import choices, feature_width, features_width
+from policy_spec.graph import Input, choices, feature_width, features_width, program_inputs
 from policy_spec.leaves import Leaf, leaves
-from policy_spec.signature import Signature
+from policy_spec.signature import Signature, StateLeaf
 from policy_spec.spaces import (
     Box,
     Discrete,
@@ -33,7 +33,7 @@ from policy_spec.spaces import (
 )
 from triton_backend.preprocessing import MAX_FEATURES
 
-SPEC = ("observation_space", "action_space", "control", "repeat", "distribution")
+SPEC = ("observation_space", "action_space", "control", "state", "repeat", "distribution")
 """The card's fields that a specification may have."""
 
 
@@ -145,6 +145,16 @@ class Declared:
     def features(self) -> int:
         """Number of features of an observation."""
         return features_width(self.observation)
+
+    @property
+    def state(self) -> tuple[StateLeaf, ...]:
+        """The parts of its memory; none without `--spec`."""
+        return () if self.spec is None else self.spec.state
+
+    @property
+    def taken(self) -> tuple[Input, ...]:
+        """What a program of it takes."""
+        return program_inputs(self.observation, self.state)
 
     @property
     def rasters(self) -> list[Leaf]:

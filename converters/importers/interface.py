@@ -11,7 +11,7 @@ from policy_spec.checks import SpecError
 from policy_spec.control import RANGES, Control
 from policy_spec.leaves import Leaf, leaves
 from policy_spec.parsing import parse_space
-from policy_spec.signature import Signature, driving_space
+from policy_spec.signature import Signature, StateLeaf, driving_space, state_data
 from policy_spec.spaces import Box, Dict, LeafSpace, Space, at, to_data, uniform
 from policy_spec.validate import takes_images
 
@@ -57,12 +57,17 @@ def read_space(source: Path, data: Any, name: str) -> Space:
 
 
 def card_fields(
-    source: Path, observation: Space, action: Space, options: Options
+    source: Path,
+    observation: Space,
+    action: Space,
+    options: Options,
+    state: Sequence[StateLeaf] = (),
 ) -> dict[str, Any]:
     """Return the card's fields for the signature; raise ArtifactError for a bad control."""
     data: dict[str, Any] = {
         "observation_space": to_data(observation),
         "action_space": to_data(action),
+        "state": state_data(state),
     }
     given: dict[str, Any] = {
         name: value for name in MAPPINGS if (value := options.get(name)) is not None
@@ -186,6 +191,9 @@ def described(signature: Signature) -> list[tuple[str, str, str, str, str]]:
             colours = space.dtype == "uint8" and 3 in space.shape
             unit = space.description or ("channel order unknown" if colours else "")
         rows.append((part, name, _kind(leaf), range_text(space), unit))
+    for held in signature.state:
+        sizes = " × ".join(map(str, held.shape))
+        rows.append(("state", held.name, f"{sizes} {held.dtype}", "0 at an episode's start", ""))
     if signature.repeat > 1:
         rows.append(("repeat", "", f"an action holds for {signature.repeat} steps", "", ""))
     if signature.control is None:

@@ -70,9 +70,9 @@ def _constants(model: onnx.ModelProto) -> dict[str, int]:
     return {name: int(numpy_helper.to_array(one).item()) for name, one in alone}
 
 
-def check_outputs(path: Path, model: onnx.ModelProto) -> None:
-    """Raise ArtifactError for an output that is not of floats."""
-    for one in model.graph.output:
+def check_outputs(path: Path, outputs: Sequence[onnx.ValueInfoProto]) -> None:
+    """Raise ArtifactError for an output of an action that is not of floats."""
+    for one in outputs:
         kind = one.type.tensor_type.elem_type if one.type.HasField("tensor_type") else 0
         if kind not in FLOATS:
             shown = TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
@@ -93,8 +93,8 @@ def check_inputs(
     if states:
         shown = ", ".join(sorted(one.name for one in inputs))
         raise ArtifactError(
-            f"{path}: its inputs are {shown}, as of a policy with a memory, which is not served "
-            "yet: export one that takes the observation alone"
+            f"{path}: its inputs are {shown}, as of a policy with a memory: declare its state in "
+            "--spec, like state: {h: {dtype: float32, shape: [1, 64]}}"
         )
 
 

@@ -36,6 +36,7 @@ class Route:
         columns: the features that it takes, (start, stop); None for all, and for a raster.
         values: what these are, if it takes values and no one-hot codes.
         turned: whether a raster's channels go to the front.
+        second: whether the rows become the second dimension, as for the state of an LSTM.
         scaled: whether it is divided by 255.
         shape: of a row, if it is given another one.
         plain: whether nothing is done at all.
@@ -47,6 +48,7 @@ class Route:
     columns: tuple[int, int] | None = None
     values: LeafSpace | None = None
     turned: bool = False
+    second: bool = False
     scaled: bool = False
     shape: tuple[int, ...] | None = None
     plain: bool = False
@@ -65,6 +67,8 @@ class Route:
         """Return the input of what it takes."""
         if self.turned:
             made = made.permute(0, 3, 1, 2)
+        if self.second:
+            made = made.transpose(0, 1)
         if self.shape is not None:
             made = made.reshape(-1, *self.shape)
         made = made.to(self.dtype)
@@ -72,16 +76,27 @@ class Route:
 
 
 class Routed(nn.Module):
-    """An ONNX model that takes what a program does."""
+    """An ONNX model that takes and gives what a program does."""
 
-    def __init__(self, network: nn.Module, routes: Sequence[Route]) -> None:
-        """Take the model, and a route for each of its inputs."""
+    def __init__(
+        self, network: nn.Module, routes: Sequence[Route], seconds: Sequence[bool] = ()
+    ) -> None:
+        """Take the model, a route for each input, and `second` of each part of the next state."""
         super().__init__()
-        self.network, self.routes = network, tuple(routes)
+        self.network, self.routes, self.seconds = network, tuple(routes), tuple(seconds)
 
     def forward(self, *given: Tensor) -> Any:
         """Compute the model."""
-        return self.network(*(route(*given) for route in self.routes))
+        return rows_first(self.network(*(route(*given) for route in self.routes)), self.seconds)
+
+
+def rows_first(made: Any, seconds: Sequence[bool]) -> Any:
+    """Return outputs with the rows first, of which the last ones may have them second."""
+    if not any(seconds):
+        return made
+    begin = len(made) - len(seconds)
+    pairs = zip(made[begin:], seconds, strict=True)
+    return (*made[:begin], *(one.transpose(0, 1) if second else one for one, second in pairs))
 
 
 class Named(nn.Module):
@@ -106,7 +121,7 @@ class Named(nn.Module):
         for leaf in found:
             part = next(rasters) if leaf.raster else given[0][:, slice(*places[leaf.path])]
             for name in fed.keys() & _names(leaf, short=False):
-                if leaf.raster or len(fed) == len(found):
+                if leaf.raster or len(fed) - len(self.declared.state) == len(found):
                     values = self.routes[name].values is not None
                     made = value(leaf.space, part) if values else part
                     fed[name] = self.routes[name].form(made)

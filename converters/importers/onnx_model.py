@@ -11,26 +11,27 @@ from onnx import TensorProto, external_data_helper
 
 from converters.artifact.card import ArtifactError
 from converters.artifact.onnx_network import Network, tensors
+from converters.artifact.policy import zeros_of
 from converters.errors import one_line
 from converters.export import onnx_file
-from converters.importers import onnx_checks, programs
+from converters.importers import onnx_checks, onnx_state, programs
 from converters.importers.declared import Declared
 from converters.importers.files import MOST
 from converters.importers.interface import teller
-from converters.importers.onnx_inputs import FLOATS, Named, Routed, routes
-from policy_spec.leaves import Leaf, leaves
+from converters.importers.onnx_inputs import FLOATS, Named, Routed, routes, rows_first
+from policy_spec.graph import Input
+from policy_spec.leaves import leaves
 
 _VALUE = re.compile(r"(?<![a-z])(?<!q[^a-z])(values?|critic|v)(?![a-z])")
 _ACTION = re.compile(r"(^|[^a-z])(actions?|actor|mean|mu|loc|logits?|policy|pi)([^a-z]|$)")
 
 
-def trace(module: Any, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
+def trace(module: Any, taken: Sequence[Input]) -> bytes:
     """Return the ONNX file of a module with an ONNX model in it; see `programs.trace`."""
-    example = programs.zeros(features, rasters)
-    names = (["features"] if features else []) + [leaf.name for leaf in rasters]
+    example = tuple(zeros_of(taken, 2))
     made = programs.parts(module(*example))
     outputs = [f"output/{index}" for index in range(len(made))]
-    return onnx_file.export(module.eval(), example, names, outputs)
+    return onnx_file.export(module.eval(), example, [one.name for one in taken], outputs)
 
 
 def open_model(path: Path, data: bytes) -> Network:
@@ -50,9 +51,9 @@ def read(
     """Check the content of an ONNX file; return one that takes what a program does.
 
     It is the same where it does so already. It holds what was in other files, has a batch of any
-    size, and one or two outputs. What is left to say of these is returned beside it, and what
-    computes the user's own model of a row of what a program takes. Raises ArtifactError for a model
-    that can't be a policy's.
+    size, one or two outputs, and the next state behind these. What is left to say of these is
+    returned beside it, and what computes the user's own model of a row of what a program takes.
+    Raises ArtifactError for a model that can't be a policy's.
     """
     path = declared.source
     model = _parse(path, data)
@@ -62,39 +63,56 @@ def read(
     onnx_checks.check_operators(path, model)
     held = {one.name for one in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in held]
-    onnx_checks.check_inputs(path, inputs, model, declared)
+    state = onnx_state.of_inputs(inputs, declared) if declared.state else {}
+    seen = [one for place, one in enumerate(inputs) if place not in state]
+    onnx_checks.check_inputs(path, seen, model, declared)
+    held_outputs = [one.name for one in model.graph.output]
     declared = _keep_outputs(model, declared)
     _prune(model.graph)
-    onnx_checks.check_outputs(path, model)
     onnx_checks.check_random(path, model)
-    ways = routes(inputs, declared, scale_images)
-    if ways is None:
-        raise ArtifactError(_misfit(path, inputs, declared))
+    found = routes(seen, declared, scale_images)
+    if found is None:
+        raise ArtifactError(_misfit(path, seen, declared))
+    of_seen = iter(found)
+    ways = [state.get(place) or next(of_seen) for place in range(len(inputs))]
+    ways = [replace(way, plain=way.plain and way.source == at) for at, way in enumerate(ways)]
+    seconds = [way.second for way in sorted(state.values(), key=lambda way: way.source)]
     if scale_images and not any(way.scaled for way in ways):
         raise ArtifactError(f"{path}: --scale-images: no input of floats takes a uint8 image")
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    fixed = _free_batch(model)
+    fixed = _free_batch(model, [way.second for way in ways], seconds)
     try:
         if (changed := model.SerializeToString(deterministic=True)) != before:
             data = changed
     except ValueError as error:
         raise ArtifactError(f"{path}: it is larger than 2 GB: {one_line(error)}") from None
     network = open_model(path, data)
-    if not all(way.plain for way in ways):
-        data = trace(Routed(network, ways), declared.features, declared.rasters)
-        network = open_model(path, data)
-    if fixed:
-        _check_freed(path, network, declared, fixed)
+    try:
+        if not all(way.plain for way in ways):
+            data = trace(Routed(network, ways, seconds), declared.taken)
+            network = open_model(path, data)
+        if fixed:
+            _check_freed(network, declared)
+    except RuntimeError as error:
+        why = f"it does not run on two rows of {programs.shown(declared.taken)}"
+        if fixed:
+            why = (
+                f"it is made for batches of {fixed} alone: export it again with a dynamic batch, "
+                "as torch.onnx.export(…, dynamic_axes={'obs': {0: 'batch'}}) does"
+            )
+        raise ArtifactError(f"{path}: {why}: {one_line(error)}") from None
     for way in ways:
         if way.note:
             teller(declared.said)(way.note)
-    names, outputs = [one.name for one in inputs], len(model.graph.output)
+    names = [one.name for one in inputs]
+    kept = [held_outputs.index(one.name) for one in model.graph.output]
     user = Named(open_model(path, original), names, ways, declared)
 
     def own(*given: Any) -> Any:
-        made = user(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))[:outputs]
-        return made[0][:1] if outputs == 1 else tuple(one[:1] for one in made)
+        made = user(*(one.expand(fixed or 1, *one.shape[1:]) for one in given))
+        made = rows_first([made[place] for place in kept], seconds)
+        return made[0][:1] if len(kept) == 1 else tuple(one[:1] for one in made)
 
     return data, declared, own
 
@@ -146,7 +164,10 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> None:
 
 def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
     """Leave away the outputs that are not needed; return what is left to say of the others."""
-    path, outputs, second = declared.source, model.graph.output, declared.second
+    path, second = declared.source, declared.second
+    places = onnx_state.of_outputs(model.graph.output, declared) if declared.state else []
+    state = [model.graph.output[place] for place in places]
+    outputs = [one for place, one in enumerate(model.graph.output) if place not in places]
     names = [one.name for one in outputs]
     if len(names) > 2 and second is None:
         raise ArtifactError(
@@ -167,7 +188,12 @@ def _keep_outputs(model: onnx.ModelProto, declared: Declared) -> Declared:
     kept = 1 if second == "ignore" else 2
     if names[kept:]:
         teller(declared.said)(f"left away of its outputs: {', '.join(names[kept:])}")
-    del outputs[kept:]
+    onnx_checks.check_outputs(path, outputs[:kept])
+    left = [
+        onnx.ValueInfoProto.FromString(one.SerializeToString()) for one in (*outputs[:kept], *state)
+    ]
+    del model.graph.output[:]
+    model.graph.output.extend(left)
     return declared
 
 
@@ -189,7 +215,7 @@ def _prune(graph: onnx.GraphProto) -> None:
 
 def _misfit(path: Path, inputs: Sequence[onnx.ValueInfoProto], declared: Declared) -> str:
     taken = " and ".join(_shown(one) for one in inputs)
-    given = programs.shown(programs.zeros(declared.features, declared.rasters))
+    given = programs.shown(declared.taken[: len(declared.taken) - len(declared.state)])
     advice = "say what it takes with --fields or --spec"
     integers = any(one.type.tensor_type.elem_type not in FLOATS for one in inputs)
     if integers and all(one.space.element.floating for one in leaves(declared.observation)):
@@ -207,32 +233,31 @@ def _shown(one: onnx.ValueInfoProto) -> str:
     return f"{one.name} ({sizes}) of {kind}"
 
 
-def _free_batch(model: onnx.ModelProto) -> int:
-    """Make a fixed batch one of any size, and return it; 0 if it was none."""
+def _free_batch(model: onnx.ModelProto, inputs: Sequence[bool], state: Sequence[bool]) -> int:
+    """Make a fixed batch one of any size, and return it; 0 if it was none.
+
+    `inputs` says of each input whether the batch is its second dimension, `state` of each of the
+    last outputs.
+    """
+    given = list(zip(model.graph.input, inputs, strict=True))
+    actions = len(model.graph.output) - len(state)
+    made = zip(model.graph.output, [False] * actions + [*state], strict=True)
     fixed = 0
-    for one in model.graph.input:
+    for one, second in given:
         dims = one.type.tensor_type.shape.dim
-        fixed = max(fixed, dims[0].dim_value if dims else 0)
+        fixed = max(fixed, dims[second].dim_value if dims else 0)
     if fixed:
         del model.graph.value_info[:]
-        for one in (*model.graph.input, *model.graph.output):
+        for one, second in (*given, *made):
             dims = one.type.tensor_type.shape.dim
-            if dims and dims[0].dim_value == fixed:
-                dims[0].dim_param = "batch"
+            if len(dims) > second and dims[second].dim_value == fixed:
+                dims[second].dim_param = "batch"
     return fixed
 
 
-def _check_freed(path: Path, network: Network, declared: Declared, fixed: int) -> None:
-    example = programs.zeros(declared.features, declared.rasters)
-    try:
-        for rows in (1, 2, 3):
-            given = (one[:1].expand(rows, *one.shape[1:]) for one in example)
-            first = programs.parts(network(*given))[0]
-            if len(first) != rows:
-                raise RuntimeError(f"for {rows} rows it gives {len(first)}")
-    except RuntimeError as error:
-        raise ArtifactError(
-            f"{path}: it is made for batches of {fixed} alone: export it again with a dynamic "
-            "batch, as torch.onnx.export(…, dynamic_axes={'obs': {0: 'batch'}}) does: "
-            f"{one_line(error)}"
-        ) from None
+def _check_freed(network: Network, declared: Declared) -> None:
+    """Raise RuntimeError if a model does not take one, two and three rows."""
+    for rows in (1, 2, 3):
+        first = programs.parts(network(*zeros_of(declared.taken, rows)))[0]
+        if len(first) != rows:
+            raise RuntimeError(f"for {rows} rows it gives {len(first)}")

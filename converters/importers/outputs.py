@@ -39,14 +39,15 @@ class Served(nn.Module):
         self.register_buffer("high", torch.tensor(high))
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return the action's mean, or mean and standard deviation, or logits."""
-        action, other = self.program(*inputs)
-        if self.second == "ignore":
-            return action
+        """Return the action's mean, or mean and standard deviation, or logits; then the state."""
+        action, other, *state = self.program(*inputs)
         if self.second.startswith("beta"):
             part = _beta(action, other, mode=self.second == "beta mode")
-            return self.low + part * (self.high - self.low)
-        return action, (other.exp() if self.second == "log-std" else other).expand_as(action)
+            action = self.low + part * (self.high - self.low)
+        elif self.second != "ignore":
+            std = (other.exp() if self.second == "log-std" else other).expand_as(action)
+            return action, std, *state
+        return (action, *state) if state else action
 
 
 def _beta(alpha: Tensor, beta: Tensor, mode: bool) -> Tensor:

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from converters.artifact.policy import zeros_of
 from converters.errors import one_line
 from converters.importers import outputs
 from converters.importers.declared import Declared
+from policy_spec.dtypes import DTYPES
 from policy_spec.graph import Input, feature_width
 from policy_spec.leaves import Leaf
+from policy_spec.signature import StateLeaf
 from policy_spec.spaces import Box
 
 ROWS = 16
@@ -28,22 +31,13 @@ Inputs = tuple[Tensor, ...]
 _EVAL = "call eval() on the policy before it is traced"
 
 
-def zeros(features: int, rasters: Sequence[Leaf]) -> Inputs:
-    """Return two rows of what `Scripted` gives a program.
-
-    That is (n, features), left away where there are none, and each raster, (n, *shape) of its own
-    type.
-    """
-    rows = (torch.zeros(2, features),) if features else ()
-    seen = [Input(leaf.name, leaf.space.dtype, leaf.space.shape) for leaf in rasters]
-    return (*rows, *zeros_of(seen, 2))
-
-
-def trace(policy: nn.Module, features: int, rasters: Sequence[Leaf] = ()) -> bytes:
-    """Return the TorchScript file of a policy: what `zeros` gives it → what it returns."""
-    given = zeros(features, rasters)
+def trace(policy: nn.Module, taken: Sequence[Input]) -> bytes:
+    """Return the TorchScript file of a policy that takes what `program_inputs` tells."""
+    given = tuple(zeros_of(taken, 2))
     # Whoever writes an artifact compares it; the errors of torch's own comparison are long.
-    traced = torch.jit.trace(policy.eval(), given, check_trace=False)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a trace would miss
+        traced = torch.jit.trace(policy.eval(), given, check_trace=False)  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
     torch.jit.save(traced, buffer)
     return buffer.getvalue()
@@ -65,8 +59,9 @@ def open_program(path: Path, data: bytes) -> Any:
     changed = kept[1] if kept else _changed(graph)
     if changed is not None:
         raise ArtifactError(
-            f"{path}: it changes its attribute {changed} whenever it is called, and a policy "
-            "must remember nothing: leave that away, or compute with a copy (clone)"
+            f"{path}: it changes its attribute {changed} whenever it is called: compute with a "
+            "copy (clone), or take what it remembers as an input and return the next one, declared "
+            "as `state:` in --spec"
         )
     return program
 
@@ -120,9 +115,10 @@ def read(
     `opened` and `traced` are for another kind of program than TorchScript. It is called as `trace`
     says, with random numbers. The program of the returned bytes gives what
     an artifact's does: a second output that `declared` names is made a standard deviation, or is
-    left away; of alpha and beta the action is made.
-    Raises ArtifactError for a program that can't be a policy's, and one whose second output is no
-    standard deviation where nobody said what it is.
+    left away; of alpha and beta the action is made. The outputs that are counted are those of the
+    action, without the state.
+    Raises ArtifactError for a program that can't be a policy's, one whose second output is no
+    standard deviation where nobody said what it is, and one whose state is not as declared.
     """
     path, second = declared.source, declared.second
     program = opened(path, data)
@@ -131,7 +127,9 @@ def read(
     rows = ((normal,) if declared.features else ()) + tuple(
         _random(leaf, source) for leaf in declared.rasters
     )
-    parts = _outputs(path, program, rows)
+    rows += tuple(_remembered(leaf, source) for leaf in declared.state)
+    whole = _outputs(program, rows, declared)
+    parts = whole[: len(whole) - len(declared.state)]
     if second is not None and len(parts) != 2:
         flag = "--second-output" if "second_output" in declared.said else "--distribution"
         raise ArtifactError(f"{path}: {flag}: it has one output alone, and {second} needs two")
@@ -141,12 +139,14 @@ def read(
         elif second != "ignore" and parts[1].shape[-1:] != parts[0].shape[-1:]:
             _check_std(path, parts, asked=True)
         if second != "std" or parts[1].shape != parts[0].shape:
-            data = traced(outputs.served(program, declared), declared.features, declared.rasters)
+            data = traced(outputs.served(program, declared), declared.taken)
             program = opened(path, data)
-            parts = _outputs(path, program, rows)
+            whole = _outputs(program, rows, declared)
+            parts = whole[: len(whole) - len(declared.state)]
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
         _check_std(path, parts, asked=second is not None)
-    _check_repeats(path, program, rows, parts)
+    _check_repeats(path, program, rows, whole)
+    _check_memory(program, rows, whole, declared)
     return data, parts[0].shape[1], len(parts)
 
 
@@ -161,9 +161,9 @@ def parts(made: Any) -> tuple[Any, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-def _outputs(path: Path, program: Any, rows: Inputs) -> tuple[Tensor, ...]:
+def _outputs(program: Any, rows: Inputs, declared: Declared) -> tuple[Tensor, ...]:
     """Run a program on one, two, three and all rows; return its outputs for all."""
-    ran: list[int] = []
+    path, ran = declared.source, list[int]()
     for count in (2, 1, 3, ROWS):
         try:
             with torch.inference_mode():
@@ -176,20 +176,20 @@ def _outputs(path: Path, program: Any, rows: Inputs) -> tuple[Tensor, ...]:
                     f"rows had been built in when it was traced: {why}"
                 ) from None
             raise ArtifactError(
-                f"{path}: it does not run on two rows of {shown(rows)}: {why}"
+                f"{path}: it does not run on two rows of {shown(declared.taken)}: {why}"
             ) from None
-        check_outputs(path, made, count)
+        check_outputs(path, made, count, declared.state)
         ran.append(count)
     return run(program, *rows)
 
 
-def shown(rows: Inputs) -> str:
+def shown(taken: Sequence[Input]) -> str:
     """Return what a program is called with, like `12 float32 features and 96 × 96 × 3 uint8`."""
     shown = []
-    for one in rows:
-        dtype, shape = str(one.dtype).removeprefix("torch."), one.shape[1:]
-        plain = f"{shape[0]} {dtype} features" if len(shape) == 1 else ""
-        shown.append(plain or f"{' × '.join(map(str, shape))} {dtype}")
+    for one in taken:
+        name = {"features": " features"}.get(one.name, "")
+        name = f" of {one.name}" if one.name.startswith("state.") else name
+        shown.append(f"{' × '.join(map(str, one.shape))} {one.dtype}{name}")
     return " and ".join(shown)
 
 
@@ -207,21 +207,35 @@ def _random(leaf: Leaf, source: np.random.RandomState) -> Tensor:
     return torch.from_numpy(values.astype(leaf.space.dtype))
 
 
+def _remembered(leaf: StateLeaf, source: np.random.RandomState) -> Tensor:
+    """Return `ROWS` random rows of a part of the state: small numbers, or from 0 to 3."""
+    size = (ROWS, *leaf.shape)
+    floats = DTYPES[leaf.dtype].floating
+    values = source.normal(size=size) if floats else source.randint(0, 4, size)
+    return torch.from_numpy(values.astype(leaf.dtype))
+
+
 def _last_line(error: Exception) -> str:
     """Return the reason in an error of TorchScript, which begins with a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return one_line(lines[-1] if lines else type(error).__name__)
 
 
-def check_outputs(path: Path, made: Any, rows: int) -> None:
-    """Raise ArtifactError for what a program gives for so many rows, if that is no action's."""
+def check_outputs(path: Path, made: Any, rows: int, state: Sequence[StateLeaf] = ()) -> None:
+    """Raise ArtifactError for what a program gives for so many rows.
+
+    It must be an action's one or two outputs, and then each part of the next `state`.
+    """
     given = parts(made)
-    if len(given) not in (1, 2) or not all(isinstance(part, Tensor) for part in given):
+    own = len(given) - len(state)
+    if own not in (1, 2) or not all(isinstance(part, Tensor) for part in given):
         kinds = ", ".join(type(part).__name__ for part in given)
+        behind = f"; behind that the next {', '.join(one.name for one in state)}" if state else ""
         raise ArtifactError(
             f"{path}: it gives {kinds}: it must give one tensor (the action's mean, or logits), or "
-            "a tuple of two, a mean and a standard deviation"
+            f"a tuple of two, a mean and a standard deviation{behind}"
         )
+    given, after = given[:own], given[own:]
     for part in given:
         if not part.is_floating_point():
             raise ArtifactError(
@@ -233,6 +247,43 @@ def check_outputs(path: Path, made: Any, rows: int) -> None:
             f"{path}: for a batch of {rows} it gives the shape {tuple(given[0].shape)}, and not "
             f"({rows}, actions)"
         )
+    found = [(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for one in after]
+    wanted = [(leaf.dtype, (rows, *leaf.shape)) for leaf in state]
+    for leaf, one, right in zip(state, found, wanted, strict=True):
+        if one != right:
+            told = ""
+            if sorted(found) == sorted(wanted):
+                told = ": give the state in the order in which it is declared"
+            elif one[1] == (*leaf.shape[:1], rows, *leaf.shape[1:]):
+                told = (
+                    ": the rows come first, so transpose(0, 1) what a layer of torch takes, gives"
+                )
+            raise ArtifactError(
+                f"{path}: it gives the next {leaf.name} as {one[0]} of shape {one[1]}, and by its "
+                f"state: it is {right[0]} of {right[1]}{told}"
+            )
+
+
+def check_order(path: Path, names: Sequence[str], state: Sequence[StateLeaf], first: int) -> None:
+    """Raise ArtifactError where a program's inputs, which have names, are not as declared.
+
+    The state must begin at the input `first`, in its order.
+    """
+    wanted = [leaf.name for leaf in state]
+    if not state or list(names[first:]) == wanted:
+        return
+    shown = ", ".join(names)
+    if len(names) != first + len(state):
+        raise ArtifactError(
+            f"{path}: it takes {shown or 'nothing'}, and it must take {first} of the observation "
+            f"and then its state: {', '.join(wanted)}"
+        )
+    for place, name in enumerate(wanted, first):
+        if name in names and names[place] != name:
+            raise ArtifactError(
+                f"{path}: it takes {shown}, and the state is declared as {', '.join(wanted)}: "
+                "declare it in the order of these"
+            )
 
 
 def _check_repeats(path: Path, program: Any, rows: Inputs, parts: tuple[Tensor, ...]) -> None:
@@ -248,6 +299,29 @@ def _check_repeats(path: Path, program: Any, rows: Inputs, parts: tuple[Tensor, 
             f"{path}: its action for an observation depends on the others in the batch, as with "
             f"BatchNorm in training mode: {_EVAL}"
         )
+
+
+def _check_memory(
+    program: Any, rows: Inputs, whole: tuple[Tensor, ...], declared: Declared
+) -> None:
+    """Raise ArtifactError for a part of the state that has no effect, or that never changes."""
+    begin = len(rows) - len(declared.state)
+    empty = (*rows[:begin], *map(torch.zeros_like, rows[begin:]))
+    first = run(program, *empty)
+    for place, leaf in enumerate(declared.state, begin):
+        changed = run(program, *rows[:place], empty[place], *rows[place + 1 :])
+        if all(map(torch.equal, changed, whole)):
+            raise ArtifactError(
+                f"{declared.source}: its {leaf.name} has no effect on what it gives: leave it out "
+                "of state:, or compute with it"
+            )
+        after = place - len(rows)
+        kept = (whole[after], rows[place]), (first[after], empty[place])
+        if all(torch.equal(made, given.to(torch.float32)) for made, given in kept):
+            raise ArtifactError(
+                f"{declared.source}: it gives the next {leaf.name} as it was, always: give the new "
+                "one, or leave it out of state:"
+            )
 
 
 def _close(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:

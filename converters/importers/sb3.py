@@ -28,7 +28,7 @@ from converters.importers.interface import Options
 from converters.importers.sb3_actor import Actor
 from converters.importers.sb3_images import Images, Layout
 from converters.importers.sb3_zip import SavedPolicy
-from policy_spec.graph import feature_columns, features_width
+from policy_spec.graph import feature_columns, program_inputs
 from policy_spec.leaves import leaves
 from policy_spec.spaces import Box, Dict, MultiBinary, Space
 
@@ -88,17 +88,21 @@ def import_sb3(
     with user_code.running(*own_code):
         model, card = _model(actor, observation)
 
-    def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
-        seen = _batch(space, images, rows, features)
-        mask = {} if actor.mask is None else {"action_masks": rows[-1]}
-        with user_code.running(*own_code):
-            actions: NDArray[Any] = saved.policy.predict(seen, deterministic=True, **mask)[0]
-        return actions
+    state: Any = None
 
-    def spread(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
-        predict(rows, features)  # which leaves its distribution
-        std: NDArray[Any] = saved.network.action_dist.distribution.stddev.numpy()
-        return std
+    def predict(rows: Rows, features: NDArray[np.float32], start: bool) -> Sequence[NDArray[Any]]:
+        nonlocal state
+        seen = _batch(space, images, rows, features)
+        more = {} if actor.mask is None else {"action_masks": rows[-1]}
+        with user_code.running(*own_code):
+            action, state = saved.policy.predict(
+                seen, state, np.array([start]), deterministic=True, **more
+            )
+        return action, *(np.moveaxis(one, 1, 0) for one in state or ())
+
+    def spread(*one: Any) -> Sequence[NDArray[Any]]:
+        predict(*one)  # which leaves its distribution
+        return (saved.network.action_dist.distribution.stddev.numpy(),)
 
     return writer.write(
         artifacts / version,
@@ -110,7 +114,7 @@ def import_sb3(
         kind=saved.algorithm.lower(),
         preprocessor=statistics,
         spread=spread if actor.output == "gaussian" else None,
-        **interface.card_fields(policy, observation, action, options) | card,
+        **interface.card_fields(policy, observation, action, options, actor.state) | card,
     )
 
 
@@ -178,8 +182,7 @@ def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:
     """Return the content of `model.pt`, and the card's fields for it."""
     plain = sb3_actor.perceptron(actor)
     if plain is None:
-        rasters = [leaf for leaf in leaves(observation) if leaf.raster]
-        model = programs.trace(actor, features_width(observation), rasters)
+        model = programs.trace(actor, program_inputs(observation, actor.state))
         std = "parameter" if actor.output == "gaussian" else "none"
         card: dict[str, Any] = {"model_type": "torchscript"}
     else:

@@ -22,6 +22,7 @@ from converters.importers.sb3_images import Images
 from converters.importers.sb3_zip import SavedPolicy
 from policy_spec.graph import features_width
 from policy_spec.leaves import leaves
+from policy_spec.signature import StateLeaf
 
 Output = Literal["gaussian", "mean", "logits", "q_values"]
 
@@ -52,11 +53,32 @@ class Mask(nn.Module):
         return torch.cat([one - one.amax(1, keepdim=True) for one in branches], dim=1)
 
 
+class Memory(nn.Module):
+    """An LSTM whose state has the rows first: latent, h and c → what the body takes, h and c."""
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        """Take the layers."""
+        super().__init__()
+        self.lstm = lstm
+        shape = lstm.num_layers, lstm.hidden_size
+        self.state = tuple(StateLeaf(name, "float32", shape) for name in ("h", "c"))
+
+    def forward(self, latent: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Return the latent, (n, hidden), and the next state, each (n, layers, hidden)."""
+        before = tuple(one.transpose(0, 1).contiguous() for one in state)
+        made, after = self.lstm(latent[None], before)
+        return made[0], *(one.transpose(0, 1) for one in after)
+
+
 class Actor(nn.Module):
     """(n, features) and rasters → mean and standard deviation, a mean, logits or q-values.
 
+    With a memory it takes its state behind the rasters, and gives the next one behind its outputs.
+
     Attributes:
-        observed: what makes the body's input; None where the features are that.
+        observed: what makes the extractor's input; None where the features are that.
+        extractor: what makes the input of the body, or of the memory.
+        memory: what is between the extractor and the body; None for a policy without memory.
         mask: what masks the logits; the action mask is the last features then. None without one.
         output: what `forward` returns. `gaussian`: mean and standard deviation, each (n, actions);
             with gSDE the marginal one. `mean`: (n, actions), as for TD3 and DDPG, which have no
@@ -72,6 +94,8 @@ class Actor(nn.Module):
         """Take the layers; `std` maps the body's output to the standard deviation."""
         super().__init__()
         self.observed: Observed | None = None
+        self.extractor: nn.Module = nn.Identity()
+        self.memory: Memory | None = None
         self.mask: Mask | None = None
         self.body, self.head, self.std = body, head, std
         self.output, self.squash = output, squash
@@ -87,10 +111,19 @@ class Actor(nn.Module):
         return self._decide(*inputs)
 
     def _decide(self, *inputs: Tensor) -> Any:
-        latent = self.body(inputs[0] if self.observed is None else self.observed(*inputs))
-        if self.output == "gaussian":
-            return self.head(latent), self.std(latent)
-        return self.head(latent)
+        split = len(inputs) - len(self.state)
+        seen, state = inputs[:split], inputs[split:]
+        latent = self.extractor(seen[0] if self.observed is None else self.observed(*seen))
+        if self.memory is not None:
+            latent, *state = self.memory(latent, *state)
+        latent = self.body(latent)
+        made = (self.head(latent), *([self.std(latent)] if self.output == "gaussian" else []))
+        return (*made, *state) if len(made) + len(state) > 1 else made[0]
+
+    @property
+    def state(self) -> tuple[StateLeaf, ...]:
+        """The parts of its memory."""
+        return () if self.memory is None else self.memory.state
 
 
 class _Parameter(nn.Module):
@@ -148,7 +181,9 @@ def actor_of(saved: SavedPolicy, images: Images) -> Actor:
             for keys in (images.transposed, images.scaled)
         )
         actor.observed = Observed(space, first, scaled, coded=True)
-        actor.body = nn.Sequential(saved.extractor, actor.body)
+        actor.extractor = saved.extractor
+    if saved.algorithm == "RecurrentPPO":
+        actor.memory = Memory(saved.network.lstm_actor)
     if saved.algorithm == "MaskablePPO":
         binary = isinstance(saved.action_space, spaces.MultiBinary)
         action: Any = saved.action_space
@@ -216,7 +251,7 @@ def perceptron(actor: Actor) -> tuple[Architecture, str, dict[str, Tensor]] | No
 
     Returns None for a network that is no plain perceptron of an activation of `ACTIVATIONS`.
     """
-    if actor.observed is not None or actor.mask is not None:
+    if any(part is not None for part in (actor.observed, actor.mask, actor.memory)):
         return None
     *hidden, head = [*_layers(actor.body), *_layers(actor.head)]
     linears, between = hidden[::2], hidden[1::2]

@@ -21,6 +21,7 @@ from converters.artifact.pickles import Foreign
 from converters.importers import files, user_code
 
 BASES: dict[type[Any], str] = {
+    recurrent.RecurrentActorCriticPolicy: "RecurrentPPO",
     policies.ActorCriticPolicy: "A2C",
     maskable.MaskableActorCriticPolicy: "MaskablePPO",
     ars.ARSPolicy: "ARS",
@@ -39,6 +40,7 @@ _LIBRARY = {module.__name__: module for module in (
 _ACTING = (
     *("predict", "_predict", "extract_features", "unscale_action", "obs_to_tensor"),
     *("get_distribution", "_get_action_dist_from_latent", "get_action_dist_params"),
+    "_process_sequence",
 )
 """The methods by which a policy or its actor acts."""
 _PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "builtins")
@@ -56,8 +58,6 @@ def policy(held: type[Foreign], trusted: Collection[str]) -> type[Any]:
             f"its policy is the class {name}, which derives from no policy of Stable-Baselines3 "
             f"that can be imported: {ADVICE}"
         )
-    if issubclass(found, recurrent.RecurrentActorCriticPolicy):
-        raise ValueError(f"RecurrentPPO needs {MEMORY}: train a policy without one, e.g. with PPO")
     return found
 
 

@@ -31,7 +31,7 @@ from converters.importers.sb3_spaces import Space
 ALGORITHMS = ("PPO", "TRPO", "DDPG", *sb3_classes.BASES.values())
 """What can be read."""
 
-ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "ARS")
+ON_POLICY = ("PPO", "A2C", "TRPO", "MaskablePPO", "RecurrentPPO", "ARS")
 
 _IGNORED = ("optimizer_class", "optimizer_kwargs", "sde_net_arch")
 """Arguments that no policy needs to act. `sde_net_arch` has no effect since 1.3."""
@@ -115,7 +115,7 @@ def read(path: Path, trusted: Collection[str] = ()) -> SavedPolicy:
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: {one_line(error)}") from None
     weights = _weights(path, members["policy.pth"])
-    if algorithm in ("PPO", "A2C", "TRPO"):
+    if algorithm in ("PPO", "A2C", "TRPO", "RecurrentPPO"):
         arguments["use_sde"] = bool(data["use_sde"])
         _split_shared_layers(arguments, weights)
         _split_shared_extractor(weights)

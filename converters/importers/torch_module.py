@@ -9,9 +9,11 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, distributions, nn
+from torch.utils._pytree import tree_leaves
 
 from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
+from converters.artifact.policy import zeros_of
 from converters.importers import (
     branches,
     checkpoints,
@@ -60,7 +62,9 @@ def import_torch(
     batch of observations as tensors: (n, features) where an observation is a vector or `fields`
     names its numbers; else a Box (n, *shape) as float32, or as it is if it is a raster of integers,
     a Discrete (n,) and a MultiDiscrete (n, branches) as int64, a MultiBinary as int8, a Dict of
-    them, or a tuple. It returns what the distribution needs, see `torchscript`. With several
+    them, or a tuple. Then it takes each part of the `state` that `spec` declares, in order and with
+    the rows first. It returns what the distribution needs, see `torchscript`, and then each part of
+    the next state. With several
     checkpoints the policy is the mixture of their policies, see `outputs.Ensemble`. The artifact's
     actions are compared with the module's own. Raises ArtifactError for what can't be served.
     """
@@ -88,6 +92,10 @@ def import_torch(
                 tell = interface.teller(said)
                 checkpoints.load(one, path, said.get("key"), tell, preprocessor is not None)
         members.append(_Called(declared, one))
+    if declared.state and len(members) > 1:
+        raise ArtifactError(
+            "--checkpoint: policies with a state can't be an ensemble: give one checkpoint"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing: what it would miss is compared below
         declared = _of_object(declared, members[0])
@@ -96,7 +104,7 @@ def import_torch(
         if len(read) > 1:
             name = declared.name(width, count)
             ensemble = outputs.Ensemble([artifact.open_program(one) for one, *_ in read], *name)
-            data = programs.trace(ensemble, declared.features, declared.rasters)
+            data = programs.trace(ensemble, declared.taken)
         own = [outputs.served(one, declared) for one in members]
         compared = own[0] if len(own) == 1 else outputs.Ensemble(own, *name)
         with user_code.running(f"{source}: it can't be called"):
@@ -159,7 +167,7 @@ def _of_environment(declared: Declared, made: Any, given: dict[str, Any]) -> dic
 
 def _traced(declared: Declared, called: nn.Module) -> bytes:
     source = declared.source
-    given = programs.zeros(declared.features, declared.rasters)
+    given = zeros_of(declared.taken, 2)
     with user_code.running(f"{source}: it can't be called"), torch.inference_mode():
         with branches.Branches(*given) as seen:
             first = called(*given)
@@ -169,7 +177,7 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
             f"{source}: {seen.found}: Python decides or computes there by an observation's "
             "numbers, which can't be traced: use torch.where, or torch instead of numpy"
         )
-    programs.check_outputs(source, first, 2)
+    programs.check_outputs(source, first, 2, declared.state)
     pairs = zip(programs.parts(first), programs.parts(second), strict=False)
     if not all(torch.allclose(one, other, equal_nan=True) for one, other in pairs):
         raise ArtifactError(
@@ -177,7 +185,7 @@ def _traced(declared: Declared, called: nn.Module) -> bytes:
             "mode too: say with --method what gives the mean or the logits, and draw nothing in it"
         )
     with user_code.running(f"{source}: it can't be traced"):
-        return programs.trace(called, declared.features, declared.rasters)
+        return programs.trace(called, declared.taken)
 
 
 _OBJECTS: dict[type, tuple[str, tuple[str, ...]]] = {
@@ -191,9 +199,9 @@ _OBJECTS: dict[type, tuple[str, tuple[str, ...]]] = {
 
 def _of_object(declared: Declared, called: "_Called") -> Declared:
     """Return what is declared, with the distribution of the object that a module gives, if so."""
-    given = programs.zeros(declared.features, declared.rasters)
+    given = zeros_of(declared.taken, 2)
     with user_code.running(f"{declared.source}: it can't be called"), torch.inference_mode():
-        kind = type(_base(called.made(*given)))
+        kind = type(_base(called.made(*given)[0]))
     if kind not in _OBJECTS:
         return declared
     name, said = _OBJECTS[kind][0], declared.said
@@ -253,30 +261,55 @@ class _Called(nn.Module):
                 name = f"--{flag.replace('_', '-')}"
                 raise ArtifactError(f"{name}: an observation has no image for it: leave it away")
         self.observed = Observed(space, first, scaled)
+        self.leaves = len(declared.state)
+        if self.leaves:
+            self._check_called(declared)
         called = nn.ModuleList(one for one in self.calls if isinstance(one, nn.Module))
         inside = called if len(called) == len(self.calls) else module
         memory = [
             part for part in inside.modules() if isinstance(part, nn.RNNBase | nn.RNNCellBase)
         ]
-        if memory:
+        if memory and not self.leaves:
             raise ArtifactError(
-                f"{source}: it has a memory ({type(memory[0]).__name__}): stacked frames and "
-                "memories are not served yet: import a policy of single observations"
+                f"{source}: it has a memory ({type(memory[0]).__name__}): let it take its state "
+                "and return the next one, and declare that in --spec, like "
+                "state: {h: {dtype: float32, shape: [1, 64]}}"
             )
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return _parameters(self.made(*inputs))
+    def _check_called(self, declared: Declared) -> None:
+        """Raise ArtifactError where what is called can't take the state, or not in this order."""
+        if len(self.calls) > 1:
+            raise ArtifactError("--method: what takes a state must be one method: name that alone")
+        (call,) = self.calls
+        called = call.forward if isinstance(call, nn.Module) else call
+        taken = inspect.signature(called).parameters.values()
+        if all(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken):
+            names = [one.name for one in taken]
+            programs.check_order(declared.source, names, declared.state, 1)
 
-    def made(self, *inputs: Tensor) -> Any:
-        """Return what the user's module does, a distribution as it is."""
-        given = inputs[0] if self.flat else self.observed(*inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        made, state = self.made(*inputs)
+        made = _parameters(made)
+        if not state:
+            return made
+        return (*(made if isinstance(made, tuple) else (made,)), *state)
+
+    def made(self, *inputs: Tensor) -> tuple[Any, list[Any]]:
+        """Return what the user's module does, a distribution as it is, and the next state."""
+        split = len(inputs) - self.leaves
+        given = inputs[0] if self.flat else self.observed(*inputs[:split])
         made: Any = given
         for call in self.calls:
-            given, made = made, call(made)
+            given, made = made, call(made, *inputs[split:])
+        after: list[Any] = []
+        if self.leaves:  # which may be nested, as a layer of torch gives it
+            flat = tree_leaves(made)
+            made, after = flat[: -self.leaves], flat[-self.leaves :]
+            made = made[0] if len(made) == 1 else made
         for one in self.log_std:
             found = one if isinstance(one, Tensor) else one(given)
             made = (made, found.exp().expand_as(made))
-        return made
+        return made, after
 
 
 def _part(source: Path, flag: str, module: nn.Module, name: str) -> Any:

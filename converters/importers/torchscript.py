@@ -1,15 +1,17 @@
 """A TorchScript program of a policy → artifact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from converters.artifact import artifact
 from converters.artifact.observations import Rows
+from converters.artifact.policy import zeros_of
 from converters.importers import files, programs, writer
 from converters.importers.declared import Declared, Said
 from policy_spec.leaves import leaves
@@ -30,12 +32,16 @@ def import_torchscript(
     rasters alone where nothing else is in an observation. It returns what the distribution needs:
     an action's mean, shape (n, actions), or mean and standard deviation, or alpha and beta, or the
     logits of a discrete action. Without `spec` and `env` the action is what `layout`, `table` or
-    `axes` is for, or else a Box without bounds. The artifact's actions are compared with the
+    `axes` is for, or else a Box without bounds. A `state` of `spec` follows both what it takes and
+    what it gives, each part with the rows first. The artifact's actions are compared with the
     program's own. Raises ArtifactError for a program that can't be a policy's, for another kind of
     file, and for a version that exists.
     """
     data = files.read(program, "torchscript")
     declared = Declared.of(program, said)
+    names = programs.open_program(program, data).forward.schema.arguments[1:]
+    first = len(declared.taken) - len(declared.state)
+    programs.check_order(program, [one.name for one in names], declared.state, first)
     data, width, outputs = programs.read(data, declared)
     opened = artifact.open_program(data)
     whose = "the program's own"
@@ -60,12 +66,19 @@ def write(
     """
     space, name = declared.name(width, outputs)
 
-    def predict(rows: Rows, features: NDArray[np.float32]) -> NDArray[Any]:
+    state: list[Tensor] = []
+
+    def predict(rows: Rows, features: NDArray[np.float32], start: bool) -> Sequence[NDArray[Any]]:
+        if start:
+            state[:] = zeros_of(declared.taken, 1)[len(declared.taken) - len(declared.state) :]
         found = zip(leaves(declared.observation), rows, strict=True)
         given = [features] if features.shape[1] else []
         given += [values for leaf, values in found if leaf.raster]
-        made = programs.run(own, *map(torch.from_numpy, given))[0]
-        return declared.choose(space, made.numpy())
+        with torch.inference_mode():
+            made = programs.parts(own(*map(torch.from_numpy, given), *state))
+        state[:] = made[len(made) - len(state) :]
+        action = declared.choose(space, made[0].to(torch.float32).numpy())
+        return action, *(one.numpy() for one in state)
 
     return writer.write(
         folder,

@@ -1,6 +1,6 @@
 """Write the artifact of an imported policy, and compare its actions with the policy's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from converters.importers import columns, files, interface, user_code
 from converters.importers.interface import Options
 from policy_spec.leaves import leaves
 
-Predict = Callable[[Rows, NDArray[np.float32]], NDArray[Any]]
-"""Observations, for each leaf its values, and their features → actions."""
+Predict = Callable[[Rows, NDArray[np.float32], bool], Sequence[NDArray[Any]]]
+"""One observation, for each leaf its values, (1, …), its features, (1, features), and whether an
+episode starts with it → the policy's deterministic action in its own space, (1, …), and each part
+of its next state, (1, …). A policy with a state remembers that since the last call."""
 
 _SPREADS = 64
 """How many rows the standard deviations are compared of."""
@@ -44,11 +46,10 @@ def write(
     """Write the artifact `folder` of the policy in the user's file `source`, and return the folder.
 
     `model` is the content of the model's file, `preprocessor` the user's pickle. `fields` are
-    further fields of the card; its default name is `carla-{kind}`. `predict` maps observations (for
-    each leaf its values) and their features, shape (n, features), to the original policy's
-    deterministic actions in its own space, shape (n, …); an error calls them `whose`. `spread` maps
-    them to the standard deviation that it is sampled with, shape (n, actions), if it has one of its
-    own. Raises ArtifactError, and then leaves nothing.
+    further fields of the card; its default name is `carla-{kind}`. `predict` is the original
+    policy; an error calls its actions `whose`. `spread` gives the standard deviation that it is
+    sampled with, shape (1, actions), in an action's place, if it has one of its own. Raises
+    ArtifactError, and then leaves nothing.
     """
     name = options.get("name")
     framework = onnxruntime if kind == "onnx" else torch
@@ -84,11 +85,14 @@ def write(
 def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose: str) -> None:
     """Compare the original policy's actions with the artifact's, by the rule for exports.
 
-    It computes one row at a time, as `Truth` does: a batch is rounded in another way. Corners of
-    a space without wide ranges are compared apart; exports tell what is not finite.
+    It computes one row at a time, as `Truth` does: a batch is rounded in another way. In each row
+    an episode starts; a policy with a state is also compared in a drive. Corners of a space without
+    wide ranges are compared apart; exports tell what is not finite.
     """
     rows = parity.observations(written)
     _compare_rows(written, predict, whose, rows)
+    if written.card.signature.stateful:
+        _compare_rows(written, predict, whose, rows, drive=True)
     if spread is not None:
         _compare_spread(written, spread, whose, rows)
     space = written.card.signature.observation_space
@@ -104,26 +108,44 @@ def _compare(written: Artifact, predict: Predict, spread: Predict | None, whose:
             _compare_rows(written, predict, whose, tuple(values[finite] for values in ends))
 
 
-def _compare_rows(written: Artifact, predict: Predict, whose: str, rows: Rows) -> None:
-    features, *others = parity.inputs(written, rows)
-    truth = Truth.of(written.policy, features, *others)
-    alone = (
-        predict(tuple(values[i : i + 1] for values in rows), features[i : i + 1])
+def _compare_rows(
+    written: Artifact, predict: Predict, whose: str, rows: Rows, drive: bool = False
+) -> None:
+    if drive:
+        rows = parity.steps(rows)
+    given = parity.inputs(written, rows)
+    starts = np.ones(len(given[0]), bool)
+    if drive:
+        given, starts = parity.episodes(written, given)
+    truth = Truth.of(written.policy, *given, drive=drive)
+    made = _alone(predict, rows, given[0], starts)
+    outputs = (*_outputs(written.policy, made[0].reshape(len(starts), -1)), *made[1:])
+    error, good = truth.errors(outputs, np.arange(len(starts)))
+    if not good:
+        what = f"within {parity.STEPS} steps its actions or its state" if drive else "its actions"
+        raise ArtifactError(f"{what} differ from {whose} by {error:.2g}")
+
+
+def _alone(
+    predict: Predict, rows: Rows, features: NDArray[np.float32], starts: NDArray[np.bool_]
+) -> list[NDArray[Any]]:
+    """Return what `predict` gives for one row after the other."""
+    made = (
+        predict(tuple(values[i : i + 1] for values in rows), features[i : i + 1], bool(starts[i]))
         for i in range(len(features))
     )
-    raw = np.concatenate([one.reshape(1, -1) for one in alone])
-    error, good = truth.errors(_outputs(written.policy, raw), np.arange(len(features)))
-    if not good:
-        raise ArtifactError(f"its actions differ from {whose} by {error:.2g}")
+    return [np.concatenate(column) for column in zip(*made, strict=True)]
 
 
 def _compare_spread(written: Artifact, spread: Predict, whose: str, rows: Rows) -> None:
     """Compare the standard deviation of some rows, to a thousandth."""
-    features, _, *others = parity.inputs(written, tuple(values[:_SPREADS] for values in rows))
-    some = [torch.from_numpy(one) for one in (features, *others)]
+    rows = tuple(values[:_SPREADS] for values in rows)
+    features, _, *others = parity.inputs(written, rows)
+    others = [one for one in others if one.dtype != bool]  # `episode_start`
     with torch.inference_mode():
-        _, std = written.policy.gaussian(*some)
-    own = spread(tuple(values[:_SPREADS] for values in rows), features)
+        made = written.policy.gaussian(*map(torch.from_numpy, (features, *others)))
+    _, std = made[0] if written.card.signature.stateful else made
+    (own,) = _alone(spread, rows, features, np.ones(len(features), bool))
     if not np.allclose(std.numpy(), own, rtol=1e-3):
         told = "the standard deviation of its noise differs from that of"
         raise ArtifactError(f"{told} {whose} by {np.abs(std.numpy() - own).max():.2g}")

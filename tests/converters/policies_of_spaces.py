@@ -14,6 +14,7 @@ from converters.artifact import artifact, pickles
 from converters.artifact.card import Architecture, Distribution, ModelCard
 from converters.artifact.policy import network
 from converters.importers import programs
+from policy_spec.graph import program_inputs
 from policy_spec.leaves import leaves
 from policy_spec.parsing import parse_space
 from policy_spec.spaces import Box
@@ -79,7 +80,7 @@ def make(folder: Path, data: Data, *, pickled: bytes = pickles.NOTHING, **more: 
         # Like the program of a policy without a standard deviation.
         fixed = isinstance(card.signature.action_space, Box) and card.distribution.std == "none"
         made = _First(policy) if fixed else policy
-        model = programs.trace(made, preprocessing.width, preprocessing.rasters)
+        model = programs.trace(made, program_inputs(card.signature.observation_space))
     given = {"observations": None, "check": lambda _: None} | more
     return artifact.create(folder, card, model, pickled, **given)
 

@@ -721,7 +721,7 @@ WRONG: dict[str, tuple[Callable[[Path], Path], list[str], str]] = {
               outputs=[_output(TensorProto.STRING, 1)]), GEAR,
         "its output other is string: it must give floats",
     ),
-    "a memory": (_memory, VECTOR, "a memory, which is not served yet"),
+    "a memory": (_memory, VECTOR, "as of a policy with a memory: declare its state in --spec"),
     "a memory by hand": (
         lambda folder: watching(
             folder / "p.onnx", {"front": _SMALL, "rear": _SMALL}, "state", state=True

@@ -452,7 +452,7 @@ WRONG: dict[str, tuple[str, str, tuple[str, ...], str]] = {
     "beta object unbounded": ("beta_object", "", VECTOR, "the action needs finite bounds"),
     "sampled": ("noisy", "", ("--fields", "vector:6"), "it gives another action each time for t"),
     "chosen": ("DiscreteAgent", "good", (*LANES, "--method", "act"), "it gives torch.int64"),
-    "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: stacked fram"),
+    "memory": ("Remembers", "", ("--fields", "vector:6"), "it has a memory .LSTM.: let it take"),
     "wrong width": ("noisy", "", ("--fields", "vector:5"), "it can't be called: RuntimeError: mat"),
     "no image": ("DiscreteAgent", "good", (*GOOD, "--scale-images"), "has no image for it"),
     "distribution": (
