@@ -38,6 +38,8 @@ from carlarl_client.leaderboard import CarlaRLAgent
 from carlarl_client.policy import RemotePolicy
 from converters.artifact.artifact import Artifact
 from converters.export.export import export
+from examples.drive import Service, drive
+from examples.latency import drive_late
 from examples.track import TrackEnv
 from tests.client.kinds import SEEN
 from tests.client.scripted import GOOD, Answer, Scripted, error, scripted
@@ -300,6 +302,37 @@ def test_a_leaderboard_agent_starts_an_episode_with_each_route(tmp_path: Path) -
                 world.vehicle.apply_control(agent.run_step(sensed, step * 0.05))
             agent.destroy()
     assert starting(server) == [0, 3]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_drive_starts_an_episode_where_the_car_is_put_back(late: bool) -> None:
+    with scripted() as server, Service(server.url) as service:
+        server.answers = [DONE]
+        for _ in range(2):
+            begun = len(server.requests)
+            if late:
+                off_track = drive_late(service, 0.0, 1, limit_s=15.0).off_track
+            else:
+                off_track = drive(service, 1, max_steps=300).off_track
+            starts = [index for index in starting(server) if index >= begun]
+            assert off_track > 1
+            assert len(starts) == 1 + off_track
+            assert starts[0] == begun
+
+
+def test_a_drive_through_the_service_remembers(served: Served) -> None:
+    local, env = served.local(), TrackEnv(put_back=True)
+    seen, info = env.reset(options={"start": 0.0})
+    begun = info["x"]
+    with Service(served.url) as service:
+        x = drive(service, 1, max_steps=60).x
+    for there in x:
+        speed, steering, *sensors = seen
+        action = local.act({"speed": speed, "steering": steering, "sensors": sensors})
+        seen, *_, info = env.step(action)
+        assert info["off_track"] == 0
+        assert info["x"] == pytest.approx(there, abs=1e-5)
+    assert info["x"] > begun + 4.0  # metres: it drove
 
 
 def test_a_driver_says_how_old_its_memory_is() -> None:
