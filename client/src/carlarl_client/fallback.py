@@ -120,7 +120,7 @@ class _Driving(Generic[Client]):
         self.missed = 0
 
     def reset(self) -> None:
-        """Let the next step start an episode, with nothing remembered and no action to hold."""
+        """Let the next step start an episode, as that of a new driver, with no action to hold."""
         self.session.reset()
         self._last = self._held = None
 
