@@ -40,15 +40,10 @@ class Recurrent(nn.Module):
         return mean, self.log_std.exp().expand_as(mean), h.transpose(0, 1), c.transpose(0, 1)
 
 
-def lstm_artifact(
-    folder: Path, version: str, hidden: int = 32, seed: int = 0, network: nn.Module | None = None
-) -> Artifact:
-    """Write an artifact of today's observations and controls, with an LSTM, into `folder`.
-
-    `network` takes the place of a `Recurrent`, whose arguments and results it has.
-    """
+def lstm_artifact(folder: Path, version: str, hidden: int = 32, seed: int = 0) -> Artifact:
+    """Write an artifact of today's observations and controls, with an LSTM, into `folder`."""
     torch.manual_seed(seed)
-    network = (network or Recurrent(7, hidden)).eval()
+    network = Recurrent(7, hidden).eval()
     shape = [LAYERS, hidden]
     example = torch.zeros(2, 7), torch.zeros(2, *shape), torch.zeros(2, *shape)
     with warnings.catch_warnings():

@@ -19,7 +19,6 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from torch import Tensor, nn
 
 from carlarl_client import (
     AsyncPolicyClient,
@@ -38,33 +37,20 @@ from carlarl_client.leaderboard import CarlaRLAgent
 from carlarl_client.policy import RemotePolicy
 from converters.artifact.artifact import Artifact
 from converters.export.export import export
+from converters.importers.sb3 import import_sb3
 from examples.drive import Service, drive
 from examples.latency import drive_late
 from examples.track import TrackEnv
 from tests.client.kinds import SEEN
 from tests.client.scripted import GOOD, Answer, Scripted, error, scripted
 from tests.client.small_world import World
-from tests.memory import LAYERS, LocalPolicy, lstm_artifact, observations
+from tests.memory import LocalPolicy, lstm_artifact, observations
 from tests.stack import Stack, running_stack
 
-HIDDEN, CARS, EPISODES, SEED = 32, 4, 8, 10_000
+CARS, EPISODES, SEED = 4, 8, 10_000
+LAYOUT = ["throttle", "brake", "steer"]
 EXACT = {"rtol": 0, "atol": 1e-6}
 DONE = Answer(content={**GOOD, "states": ["abc"]})
-
-
-class Ported(nn.Module):
-    """The actor of a RecurrentPPO."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.lstm, self.body = policy.lstm_actor, policy.mlp_extractor.policy_net
-        self.mean, self.log_std = policy.action_net, policy.log_std
-
-    def forward(self, features: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-        before = h.transpose(0, 1).contiguous(), c.transpose(0, 1).contiguous()
-        out, (h, c) = self.lstm(features[None], before)
-        mean = self.mean(self.body(out[0]))
-        return mean, self.log_std.exp().expand_as(mean), h.transpose(0, 1), c.transpose(0, 1)
 
 
 def tracks() -> DummyVecEnv:
@@ -75,7 +61,7 @@ def tracks() -> DummyVecEnv:
 
 def recurrent() -> Any:
     """A model that drives off the track sooner or later, and minds what it remembers."""
-    lstm = {"lstm_hidden_size": HIDDEN, "n_lstm_layers": LAYERS}
+    lstm = {"lstm_hidden_size": 32, "n_lstm_layers": 2}
     model = RecurrentPPO("MlpLstmPolicy", tracks(), policy_kwargs=lstm, seed=1, device="cpu")
     with torch.no_grad():
         model.policy.lstm_actor.weight_ih_l0[:, 0] /= 200  # km/h
@@ -85,27 +71,34 @@ def recurrent() -> Any:
 
 
 class Served:
-    """A service with policies that remember, of which `artifacts` are the local twins."""
+    """A service with `model` as v0.1.0, and an LSTM as v0.2.0, which is active."""
 
-    def __init__(self, stack: Stack, model: Any, artifacts: list[Artifact]) -> None:
+    def __init__(self, stack: Stack, model: Any, artifact: Artifact) -> None:
         self.stack, self.url, self.model = stack, stack.gateway_url, model
-        self.artifacts = {one.card.version: one for one in artifacts}
+        self._artifact = artifact
 
-    def local(self, version: str = "v0.2.0") -> LocalPolicy:
-        return LocalPolicy(self.artifacts[version])
+    def local(self) -> LocalPolicy:
+        """v0.2.0 in this process."""
+        return LocalPolicy(self._artifact)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, model = tmp_path_factory.mktemp("memory"), recurrent()
-    artifacts = [
-        lstm_artifact(folder, "v0.1.0", HIDDEN, network=Ported(model.policy)),
-        lstm_artifact(folder, "v0.2.0", HIDDEN, seed=1),
-    ]
-    versions = [folder / one.card.version for one in artifacts]
-    export(versions, folder / "repository", ["torchscript"], activate="v0.2.0")
+    model.save(folder / "model.zip")
+    imported = import_sb3(
+        folder / "model.zip",
+        "v0.1.0",
+        folder,
+        vecnormalize="none",
+        fields=["speed", "steering", "sensors"],
+        layout=LAYOUT,
+        scale="clip",
+    )
+    artifact = lstm_artifact(folder, "v0.2.0", seed=1)
+    export([imported, folder / "v0.2.0"], folder / "repository", ["onnx"], activate="v0.2.0")
     with running_stack(MODEL_REPOSITORY=str(folder / "repository")) as stack:
-        yield Served(stack, model, artifacts)
+        yield Served(stack, model, artifact)
 
 
 @contextmanager
@@ -237,7 +230,7 @@ def test_evaluates_as_the_local_recurrent_model_does(served: Served) -> None:
 
     expected, lengths = evaluate(served.model)
     with PolicyClient(served.url, timeout=20.0) as client:
-        remote = RemotePolicy(client, version="v0.1.0", layout=["throttle", "brake", "steer"])
+        remote = RemotePolicy(client, version="v0.1.0", layout=LAYOUT)
         got, got_lengths = evaluate(remote)
     assert got_lengths == lengths
     assert len(set(lengths)) > 2  # they end, and start, at different steps
