@@ -104,11 +104,15 @@ def drive(
     """
     env = kind(put_back=True, max_steps=max_steps)
     observation, info = env.reset(options={"start": 0.0})
+    service.reset()
     latencies, trajectory, seen, served, steps, truncated = [], [], [], "", 0, False
     while len(info["lap_times"]) < laps and not truncated:
         action, served, took_ms = service.predict(observation, steps)
         latencies.append(took_ms)
+        off_track = info["off_track"]
         observation, _, _, truncated, info = env.step(action)
+        if info["off_track"] > off_track:
+            service.reset()  # put back on the track, it drives as if it had just set out
         trajectory.append((info["x"], info["y"], info["speed"]))
         steps += 1
         if isinstance(observation, dict) and steps % SEEN == 0:
@@ -157,7 +161,7 @@ class Service:
         self._deterministic = deterministic
         self._seed = None if deterministic else seed
         self._version = version
-        self._state: str | None = None
+        self._states: list[str] | None = None
         headers = {} if api_key is None else {"X-API-Key": api_key}
         host = httpx.URL(url).host
         local = host in ("localhost", "::1") or host.startswith("127.")  # no proxy can reach it
@@ -171,6 +175,10 @@ class Service:
     def __exit__(self, *_: object) -> None:
         """Close the connection."""
         self._client.close()
+
+    def reset(self) -> None:
+        """Let the next request start an episode, for a policy that remembers."""
+        self._states = None
 
     def predict(self, observation: Any, step: int) -> tuple[NDArray[np.float32], str, float]:
         """Return the action, shape (3,), the version that computed it, and milliseconds taken.
@@ -187,11 +195,12 @@ class Service:
             request["seed"] = (self._seed + step) % 2**63
         if self._version is not None:
             request["version"] = self._version
-        if step > 0 and self._state is not None:
-            request["states"] = [self._state]
+        if self._states is not None:
+            request["states"] = self._states
         started = time.perf_counter()
-        action, self._version, self._state = _predict(self._client, request)
-        return action, self._version, (time.perf_counter() - started) * 1000.0
+        action, version, self._states = _predict(self._client, request)
+        self._version = version
+        return action, version, (time.perf_counter() - started) * 1000.0
 
 
 def to_json(observation: Any) -> dict[str, Any]:
@@ -206,8 +215,8 @@ def to_json(observation: Any) -> dict[str, Any]:
 
 def _predict(
     client: httpx.Client, request: dict[str, Any]
-) -> tuple[NDArray[np.float32], str, str | None]:
-    """Return the action, shape (3,), the version that computed it, and its state if it has one."""
+) -> tuple[NDArray[np.float32], str, list[str] | None]:
+    """Return the action, shape (3,), the version that computed it, and what it remembers."""
     try:
         response = client.post("/predict", json=request)
     except (httpx.TransportError, httpx.InvalidURL) as error:
@@ -217,8 +226,7 @@ def _predict(
         if response.is_success:
             action = answer["actions"][0]
             values = [action["throttle"], action["brake"], action["steer"]]
-            (state,) = answer.get("states", [None])
-            return np.array(values, dtype=np.float32), answer["version"], state
+            return np.array(values, dtype=np.float32), answer["version"], answer.get("states")
         code, message = answer["error"], answer["message"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DriveError(

@@ -73,6 +73,7 @@ def drive_late(
     """
     env = kind(put_back=True, max_steps=None, dt=SIMULATED_MS / 1000)
     observation, info = env.reset(options={"start": 0.0})
+    service.reset()
     current: NDArray[np.float32] = np.zeros(3, dtype=np.float32)
     coming, left, version = current, 0, ""
     charged, errors = [], []
@@ -86,7 +87,10 @@ def drive_late(
             left = math.floor(charged[-1] / SIMULATED_MS + 0.5)
             current = coming if left == 0 else current
         left = max(left - 1, 0)
+        off_track = info["off_track"]
         observation, _, _, _, info = env.step(current)
+        if info["off_track"] > off_track:
+            service.reset()
         errors.append(abs(env.track.locate(env.x, env.y)[1]))
         if on_progress is not None and step % 100 == 0:
             on_progress(info["laps"])

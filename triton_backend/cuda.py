@@ -33,7 +33,7 @@ class Graph(Protocol):
 
 
 class Graphs:
-    """A `runtimes.Runtime`: features, noise and rasters → outputs, by the graphs of a policy.
+    """A `runtimes.Runtime`: what a policy's graph takes → outputs, by the graphs of a policy.
 
     They are captured at the first call, which Triton's warm-up makes: it shows the inputs. Use
     them in one thread at a time.
@@ -159,8 +159,11 @@ def onnx(path: Path, most: int = SIZES[-1]) -> Graphs:
     return Graphs(lambda inputs: _OnnxGraph(session, inputs), most)
 
 
-DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int8)": np.int8}
-"""ONNX Runtime's names of the types of an action."""
+DTYPES = {
+    **{"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64},
+    **{"tensor(int32)": np.int32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8},
+}
+"""ONNX Runtime's names of the types of an action, or of a state."""
 
 
 class _OnnxGraph:
@@ -176,7 +179,7 @@ class _OnnxGraph:
         for taken, held in zip(session.get_inputs(), self._held, strict=True):
             self._binding.bind_ortvalue_input(taken.name, held)
         for output in session.get_outputs():
-            shape, dtype = (rows, output.shape[1]), DTYPES[output.type]
+            shape, dtype = (rows, *output.shape[1:]), DTYPES[output.type]
             action = OrtValue.ortvalue_from_shape_and_type(shape, dtype, "cuda", 0)
             self._binding.bind_ortvalue_output(output.name, action)
             self._actions.append(action)

@@ -131,7 +131,7 @@ def digest(content: bytes) -> str:
 
 
 class Engine:
-    """A plan on the first GPU, a `runtimes.Runtime`: features, noise and rasters → outputs.
+    """A plan on the first GPU, a `runtimes.Runtime`: what a policy's graph takes → outputs.
 
     Only the check of the record has been run: there was no GPU for these engines when this class
     was written.
@@ -162,12 +162,13 @@ class Engine:
         if self._engine is None:
             raise ValueError(f"{path}: {record.builder} {record.version} can't read it")
         self._context = self._engine.create_execution_context()
-        types = {"FLOAT": torch.float32, "INT64": torch.int64, "INT8": torch.int8}
+        types = {"FLOAT": torch.float32, "INT64": torch.int64, "INT32": torch.int32}
+        types |= {"INT8": torch.int8, "UINT8": torch.uint8}
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         taken = [self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT for name in names]
         self._inputs = [name for name, is_input in zip(names, taken, strict=True) if is_input]
         self._outputs = [
-            (name, self._engine.get_tensor_shape(name)[-1], types[dtype.name])
+            (name, tuple(self._engine.get_tensor_shape(name))[1:], types[dtype.name])
             for name in names
             if name not in self._inputs
             for dtype in [self._engine.get_tensor_dtype(name)]
@@ -185,8 +186,8 @@ class Engine:
                 if not context.set_input_shape(name, tuple(tensor.shape)):
                     raise ValueError(f"the engine does not take {name} of {tuple(tensor.shape)}")
             actions = [
-                torch.empty((len(inputs[0]), width), dtype=dtype, device=self._device)
-                for _, width, dtype in self._outputs
+                torch.empty((len(inputs[0]), *shape), dtype=dtype, device=self._device)
+                for _, shape, dtype in self._outputs
             ]
             buffers |= {name: one for (name, *_), one in zip(self._outputs, actions, strict=True)}
             for name, tensor in buffers.items():

@@ -14,7 +14,7 @@ Runtime = Callable[..., Arrays]
 """The arrays of `policy_spec.graph.graph_inputs`, rows first → each output of the policy.
 
 The outputs are of shape (n, elements): the action, and the policy's own action where that is
-another.
+another. The next state follows, of a policy with a memory.
 """
 
 

@@ -78,6 +78,7 @@ async function learn() {
   describeVersion();
   trial.offer(metadata);
   fleet.repeat = metadata.repeat;
+  fleet.stateful = metadata.stateful;
   drives = metadata.sensors === RANGE_FINDERS && metadata.control !== null;
   document.body.classList.toggle("plain", !drives);
   if (drives) fleet.connect();

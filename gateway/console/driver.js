@@ -28,6 +28,8 @@ export class Driver {
   #askedAt = 0;
   #asked = null;
   #left = 0; // steps for which the last answer still holds
+  #starts = false; // whether an episode starts with the next step
+  #remembers = ""; // the version whose episode it is
   #firstAsked = null; // since it drives without a break
   #looks = 0; // at a step whose answer is overdue
   #last = null;
@@ -73,6 +75,7 @@ export class Driver {
     this.#from = pose(this.car);
     this.#last = this.answer = this.#asked = null;
     this.#left = 0;
+    this.#starts = true;
     this.action = { throttle: 0, brake: 0, steer: 0 };
     this.missed = 0;
     this.trail = [];
@@ -117,6 +120,7 @@ export class Driver {
       this.marks = [...this.marks, [this.#from.x, this.#from.y]].slice(-MOST_MARKS);
       this.trail = [];
       this.#from = pose(this.car);
+      this.#starts = true;
     }
     this.trail.push([this.#from.x, this.#from.y]);
     if (this.trail.length > TRAIL_STEPS) this.trail.shift();
@@ -147,7 +151,15 @@ export class Driver {
     this.#askedAt = now;
     const { version, deterministic } = this.#fleet;
     const step = { observation: this.car.observation(), deterministic };
-    this.#asked = this.#stream.ask(version ? { ...step, version } : step);
+    if (version) step.version = version;
+    // Without a memory a stream that names its episodes would no more follow a promotion at once.
+    if (this.#fleet.stateful && (this.#starts || this.#remembers !== version)) {
+      step.episodeStart = true;
+    }
+    this.#asked = this.#stream.ask(step);
+    if (this.#asked === null) return;
+    this.#starts = false;
+    this.#remembers = version;
   }
 
   #answered(stepId, frame, roundTripMs) {

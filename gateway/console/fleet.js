@@ -17,6 +17,7 @@ export class Fleet {
   version = ""; // asked for with each step; the active one where empty
   deterministic = true;
   repeat = 1; // steps for which an answer holds
+  stateful = false; // whether the policy has a memory
 
   #open = false;
   #driving = false;

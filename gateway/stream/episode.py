@@ -42,7 +42,7 @@ class Episode:
         self._start: Start | None = Start(None, Memory(None, None, [None]))
         self._policy: PolicyVersion | None = None
         self._state: bytes | None = None
-        self._named = False
+        self._begun = self._named = False
         self._behind = False
 
     @property
@@ -56,8 +56,9 @@ class Episode:
             memory = self._service.tokens.read([asked.state], asked.version, "state")
             self._start = Start(asked.version, memory)
         elif asked.episode_start:
-            self._named = self._named or self._policy is not None
+            self._named = self._named or self._begun
             self._start = Start(asked.version, Memory(None, None, [None]))
+        self._begun = True
 
     def version(self, version: str | None) -> str | None:
         """Return the version that answers a step that names `version`, None for the active one.

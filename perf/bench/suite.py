@@ -58,12 +58,17 @@ def jobs(plan: Plan, stack: Stack) -> tuple[Jobs, list[str]]:
     found, left_out = Jobs(), list[str]()
     target = gateway(stack.url, stack.api_key)
     policy: dict[str, Any] = {"version": target.version, "form": target.format}
-    if "in-process" in plan.layers:
+    layers = plan.layers
+    if target.stateful:
+        layers = tuple(layer for layer in layers if layer == "gateway")
+        if layers != plan.layers:
+            left_out.append(f"all but the gateway: {target.version} has a memory")
+    if "in-process" in layers:
         seconds = min(plan.duration, IN_PROCESS_S)
         for batch in plan.batch_sizes:
             measure = partial(in_process.run, stack.repository, seconds, batch, **policy)
             found[f"in-process, batch {batch}"] = measure
-    if any(layer.startswith("triton") for layer in plan.layers):
+    if any(layer.startswith("triton") for layer in layers):
         found |= _triton(plan, stack, target, left_out)
     if "gateway" in plan.layers:
         if not closed_loop.have_wrk():

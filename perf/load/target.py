@@ -37,6 +37,7 @@ class Target:
     version: str = "v0.2.0"
     format: str = "onnx"
     space: Space = DRIVING
+    stateful: bool = False
     api_key: str | None = None
 
     @property
@@ -72,8 +73,9 @@ def gateway(url: str, api_key: str | None = None) -> Target:
         version, form = told["version"], told["format"]
         described = told.get("observationSpace")  # not by earlier releases
         space = parse_space(described, "space") if described else driving_space(told["sensors"])
+        stateful = told.get("stateful", False)
     except (httpx.TransportError, httpx.InvalidURL) as error:
         raise TargetError(f"{url}: no answer ({error})") from None
     except (ValueError, KeyError, TypeError):
         raise TargetError(f"{url}: no gateway of CarlaRL answers") from None
-    return Target(url, version=version, format=form, space=space, api_key=api_key)
+    return Target(url, "carlarl", version, form, space, stateful, api_key)

@@ -196,9 +196,9 @@ def test_many_observations_have_an_action_each(client: PolicyClient) -> None:
     assert actions.shape == (CARS, 3)
     assert actions.dtype == np.float32
     assert state is None
-    one, kept = policy.predict(observations[0], state=(1,), deterministic=True)
+    one, state = policy.predict(observations[0], None, np.array([True]), deterministic=True)
     np.testing.assert_array_equal(one, actions[0])
-    assert kept == (1,)
+    assert state is None
 
 
 def test_a_seed_repeats_a_sampled_drive(client: PolicyClient) -> None:

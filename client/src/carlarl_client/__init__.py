@@ -1,6 +1,6 @@
 """Ask a CarlaRL service for driving actions."""
 
-from carlarl_client.client import AsyncPolicyClient, PolicyClient
+from carlarl_client.client import AsyncPolicyClient, AsyncSession, PolicyClient, Session
 from carlarl_client.errors import (
     BadAnswer,
     ClientClosed,
@@ -11,6 +11,7 @@ from carlarl_client.errors import (
     PolicyError,
     ResourceExhausted,
     ServiceUnavailable,
+    StateMismatch,
     Unauthorized,
     Unsupported,
     ValidationFailed,
@@ -23,6 +24,7 @@ __all__ = [
     "Action",
     "AsyncPolicyClient",
     "AsyncSafeDriver",
+    "AsyncSession",
     "BadAnswer",
     "ClientClosed",
     "ConnectionFailed",
@@ -39,6 +41,8 @@ __all__ = [
     "ResourceExhausted",
     "SafeDriver",
     "ServiceUnavailable",
+    "Session",
+    "StateMismatch",
     "Unauthorized",
     "Unsupported",
     "ValidationFailed",

@@ -13,8 +13,6 @@ from carlarl_client._spaces import Described, number, own_action
 from carlarl_client.errors import BY_CODE, BadAnswer, ConnectionFailed, PolicyError
 from carlarl_client.types import Action, Prediction
 
-LONGEST = 2_000_000
-"""Bytes of an answer's body: what is longer is no answer, and takes too long to read."""
 RANGES = {"throttle": (0.0, 1.0), "brake": (0.0, 1.0), "steer": (-1.0, 1.0)}
 SWITCHES = ("reverse", "hand_brake")
 
@@ -101,6 +99,11 @@ def prediction(
         own = None
         if asked.get("policyActions"):
             own = tuple(own_action(each, space) for each in _of(list, content["policyActions"]))
+        states: tuple[str, ...] | None = None
+        if "states" in content:
+            states = tuple(_of(str, each) for each in _of(list, content["states"]))
+        elif any(asked.get("states", ())):
+            raise ValueError("states were sent, and none came")
         read = Prediction(
             actions=tuple(actions),
             version=_of(str, content["version"]),
@@ -110,10 +113,11 @@ def prediction(
             seed=None if asked["deterministic"] else _of(int, content["seed"]),
             request_id=answer.request_id,
             policy_actions=own,
+            states=states,
         )
-        for each in (read.actions, read.policy_actions or read.actions):
-            if len(each) != rows:
-                raise ValueError(f"{rows} observations were sent, {len(each)} actions came")
+        for name, each in {"actions": actions, "policyActions": own, "states": states}.items():
+            if each is not None and len(each) != rows:
+                raise ValueError(f"{rows} observations were sent, {len(each)} {name} came")
         for name in ("version", "deterministic", *([] if read.deterministic else ["seed"])):
             if asked.get(name) not in (None, getattr(read, name)):
                 raise ValueError(f"{name} is {content[name]!r}, asked for was {asked[name]!r}")

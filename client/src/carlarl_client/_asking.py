@@ -7,7 +7,7 @@ from typing import Any, Callable, Generator, Generic, TypeVar
 
 import httpcore
 
-from carlarl_client._answers import LONGEST, Answer, check_whose, prediction, speaks_own
+from carlarl_client._answers import Answer, check_whose, prediction, speaks_own
 from carlarl_client._core import Call, Deadline, LargeArray, Requests, Try, predict_call
 from carlarl_client._network import AsyncPools, Pools
 from carlarl_client._spaces import Described, Space
@@ -17,6 +17,7 @@ from carlarl_client.types import Observations, Prediction
 METADATA, VERSIONS = Call("GET", "/metadata"), Call("GET", "/versions")
 HEALTH, WARMUP = Call("GET", "/healthz"), Call("POST", "/warmup")
 Connections = TypeVar("Connections", Pools, AsyncPools)
+Client = TypeVar("Client")
 Steps = Generator[Call, Answer, Prediction]
 """The calls of a prediction: takes the answer to each, and gives the prediction in the end."""
 
@@ -105,6 +106,27 @@ class Asking(Generic[Connections]):
         self._described, self._active = {}, None
 
 
+class Memory(Generic[Client]):
+    """What a session and its asyncio twin share; see `Session`."""
+
+    def __init__(self, client: Client, state: str | None = None) -> None:
+        """Take who is asked, and the memory to go on with."""
+        self.client = client
+        self.state = state
+
+    def reset(self) -> None:
+        """Let the next call start an episode."""
+        self.state = None
+
+    @property
+    def _states(self) -> list[str] | None:
+        return None if self.state is None else [self.state]
+
+    def _remember(self, answer: Prediction) -> Prediction:
+        self.state = answer.states[0] if answer.states else None
+        return answer
+
+
 def check(response: httpcore.Response, tried: Try) -> None:
     """Raise ConnectionFailed, before the body is read, where an answer is another request's."""
     stream = response.extensions["network_stream"]
@@ -113,7 +135,7 @@ def check(response: httpcore.Response, tried: Try) -> None:
 
 def add(body: bytearray, part: bytes, tried: Try) -> None:
     body += part
-    if len(body) > LONGEST:
+    if len(body) > tried.longest:
         raise BadAnswer(
-            f"{tried.url} answered with more than {LONGEST} bytes", request_id=tried.token
+            f"{tried.url} answered with more than {tried.longest} bytes", request_id=tried.token
         )

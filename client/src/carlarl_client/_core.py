@@ -23,13 +23,16 @@ from carlarl_client.types import Observation, Observations
 PAUSE_S = 0.05
 """Longest pause before the first retry; each further one may be twice as long."""
 LONGEST_PAUSE_S = 2.0
+LONGEST = 2_000_000
+"""Bytes of an answer's body for each observation: what is longer takes too long to read."""
 
 
 @dataclass(frozen=True)
 class Call:
     """One call of the API.
 
-    `repeatable` says that sending it twice does no harm, `asked` what `/predict` is asked.
+    `repeatable` says that sending it twice does no harm, `asked` what `/predict` is asked, and
+    `longest` how many bytes the answer may have.
     """
 
     method: str
@@ -37,6 +40,7 @@ class Call:
     body: bytes = b""
     repeatable: bool = True
     asked: Mapping[str, Any] = field(default_factory=dict)
+    longest: int = LONGEST
 
 
 class Deadline:
@@ -64,12 +68,14 @@ class Try:
     Attributes:
         token: random; the service's log has it as the request's id, and its answer as an echo.
         url: that is asked.
+        longest: bytes that the answer may have.
     """
 
-    def __init__(self, url: str, deadline: Deadline) -> None:
+    def __init__(self, url: str, deadline: Deadline, longest: int) -> None:
         """Draw the token."""
         self.token = os.urandom(16).hex()
         self.url = url
+        self.longest = longest
         self._deadline = deadline
 
     def exceeded(self) -> DeadlineExceeded:
@@ -127,7 +133,7 @@ class Requests:
 
     def write(self, call: Call, deadline: Deadline) -> tuple[Try, httpcore.Request]:
         """Write a request that tells the service how long its caller waits."""
-        tried = Try(self.url + call.path, deadline)
+        tried = Try(self.url + call.path, deadline, call.longest)
         left = deadline.left()
         token = tried.token.encode()
         headers = [
@@ -199,7 +205,8 @@ def predict_call(
         body = (_encode_small if space is None else _encode)(request).encode()
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValidationFailed(f"observations: {error}", unsent=True) from error
-    return Call("POST", "/predict", body, request["deterministic"] or "seed" in request, request)
+    repeatable = request["deterministic"] or "seed" in request
+    return Call("POST", "/predict", body, repeatable, request, LONGEST * max(1, len(rows)))
 
 
 ONE = (Mapping, Observation, Number, str, bytes)

@@ -246,8 +246,8 @@ class Lidar:
 class CarlaAgent:
     """Drives one vehicle of a CARLA world in synchronous mode.
 
-    Within the `with` block the world is synchronous; after it, it is as it was, and the vehicle
-    brakes.
+    The `with` block is an episode. Within it the world is synchronous; after it, it is as it was,
+    and the vehicle brakes.
     """
 
     def __init__(
@@ -283,7 +283,8 @@ class CarlaAgent:
         self._before: Any = None
 
     def __enter__(self) -> CarlaAgent:
-        """Make the world synchronous."""
+        """Start an episode, and make the world synchronous."""
+        self._driver.reset()
         self._before = self._world.get_settings()
         settings = self._world.get_settings()
         settings.synchronous_mode = True

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Sequence
 
 import httpcore
 
 from carlarl_client._answers import Answer, read
-from carlarl_client._asking import HEALTH, METADATA, VERSIONS, WARMUP, Asking, add, check
+from carlarl_client._asking import HEALTH, METADATA, VERSIONS, WARMUP, Asking, Memory, add, check
 from carlarl_client._core import Call, Deadline, Retries, Try
 from carlarl_client._network import AsyncPools, Pools
 from carlarl_client.errors import BadAnswer, PolicyError, ValidationFailed
-from carlarl_client.types import Observations, Prediction
+from carlarl_client.types import AnyObservation, Observations, Prediction
 
 
 class PolicyClient(Asking[Pools]):
@@ -34,6 +34,7 @@ class PolicyClient(Asking[Pools]):
         seed: int | None = None,
         version: str | None = None,
         policy_actions: bool = False,
+        states: Sequence[str | None] | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask for one action for each observation.
@@ -45,15 +46,18 @@ class PolicyClient(Asking[Pools]):
                 elements travel as bytes: for them, `/metadata` is asked once.
             deterministic: ask for the policy's mean action; else for a sampled one.
             seed: repeats sampled actions, 0 to 2^63-1; the service draws one where absent.
-            version: of the policy, such as `v0.2.0`; the active one where absent.
+            version: of the policy, such as `v0.2.0`; that of `states`, or else the active one,
+                where absent.
             policy_actions: also ask for the actions in the policy's own space, before they become
                 controls.
+            states: for each observation what the last answer of its episode had in `states`, or
+                None where an episode starts; all start one where absent. See `session`.
             timeout: seconds, in the place of the client's.
         """
         deadline = self._deadline(timeout)
         options = {"deterministic": deterministic, "seed": seed, "version": version}
         own = policy_actions or None
-        steps = self._predict(observations, deadline, **options, policyActions=own)
+        steps = self._predict(observations, deadline, **options, states=states, policyActions=own)
         call = next(steps)
         try:
             while True:
@@ -64,6 +68,10 @@ class PolicyClient(Asking[Pools]):
         except (BadAnswer, ValidationFailed):
             self._forget()
             raise
+
+    def session(self, state: str | None = None) -> Session:
+        """Begin an episode of one car, or go on with one whose `Session.state` this is."""
+        return Session(self, state)
 
     def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
@@ -120,6 +128,50 @@ class PolicyClient(Asking[Pools]):
         return read(response.status, response.headers, body, tried)
 
 
+class Session(Memory[PolicyClient]):
+    """One episode of a policy that may remember: each call goes on where the last answer left it.
+
+    A policy without a memory is asked as by `PolicyClient`. A call that fails leaves the memory as
+    it was. The version that answers an episode's first call answers all of it, if it remembers.
+    Make a session for each car; it takes one call at a time.
+
+    Attributes:
+        client: that is asked.
+        state: a token of what the policy remembers, None where an episode starts or it has no
+            memory. `session(state=…)` of another client, also of another gateway, goes on with it.
+    """
+
+    def predict(
+        self,
+        observation: AnyObservation,
+        *,
+        deterministic: bool = False,
+        seed: int | None = None,
+        version: str | None = None,
+        policy_actions: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Ask for the action of the episode's next step; see `PolicyClient.predict`."""
+        return self._remember(
+            self.client.predict(
+                [observation],
+                deterministic=deterministic,
+                seed=seed,
+                version=version,
+                policy_actions=policy_actions,
+                states=self._states,
+                timeout=timeout,
+            )
+        )
+
+    def __enter__(self) -> Session:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave it as it is: another client may go on with `state`."""
+
+
 class AsyncPolicyClient(Asking[AsyncPools]):
     """The twin of `PolicyClient` for asyncio: the same arguments, results and errors."""
 
@@ -133,13 +185,14 @@ class AsyncPolicyClient(Asking[AsyncPools]):
         seed: int | None = None,
         version: str | None = None,
         policy_actions: bool = False,
+        states: Sequence[str | None] | None = None,
         timeout: float | None = None,
     ) -> Prediction:
         """Ask for one action for each observation; see `PolicyClient.predict`."""
         deadline = self._deadline(timeout)
         options = {"deterministic": deterministic, "seed": seed, "version": version}
         own = policy_actions or None
-        steps = self._predict(observations, deadline, **options, policyActions=own)
+        steps = self._predict(observations, deadline, **options, states=states, policyActions=own)
         call = next(steps)
         try:
             while True:
@@ -150,6 +203,10 @@ class AsyncPolicyClient(Asking[AsyncPools]):
         except (BadAnswer, ValidationFailed):
             self._forget()
             raise
+
+    def session(self, state: str | None = None) -> AsyncSession:
+        """Begin an episode of one car, or go on with one whose `Session.state` this is."""
+        return AsyncSession(self, state)
 
     async def metadata(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Describe the active version."""
@@ -207,3 +264,37 @@ class AsyncPolicyClient(Asking[AsyncPools]):
         except Exception as error:  # whatever a network does, a car gets one kind of error
             raise tried.failed(error) from error
         return read(response.status, response.headers, body, tried)
+
+
+class AsyncSession(Memory[AsyncPolicyClient]):
+    """The twin of `Session` for asyncio."""
+
+    async def predict(
+        self,
+        observation: AnyObservation,
+        *,
+        deterministic: bool = False,
+        seed: int | None = None,
+        version: str | None = None,
+        policy_actions: bool = False,
+        timeout: float | None = None,
+    ) -> Prediction:
+        """Ask for the action of the episode's next step; see `PolicyClient.predict`."""
+        return self._remember(
+            await self.client.predict(
+                [observation],
+                deterministic=deterministic,
+                seed=seed,
+                version=version,
+                policy_actions=policy_actions,
+                states=self._states,
+                timeout=timeout,
+            )
+        )
+
+    async def __aenter__(self) -> AsyncSession:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave it as it is: another client may go on with `state`."""

@@ -82,6 +82,15 @@ class ModelNotFound(PolicyError):
     default_code = "MODEL_NOT_FOUND"
 
 
+class StateMismatch(PolicyError):
+    """The service can't go on with the memory that was sent: start an episode.
+
+    It is of a version that is gone or that was not asked for, of another service, or was changed.
+    """
+
+    default_code = "STATE_MISMATCH"
+
+
 class Unsupported(PolicyError):
     """The policy can't do what is asked, such as to sample, or to drive a car."""
 

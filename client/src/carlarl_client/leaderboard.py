@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "deadline": 0.05,
     "hold_steps": 4,
     "brake": 0.5,
+    "forget_steps": None,
     "steer_scale": 0.33,
 }
 
@@ -63,12 +64,16 @@ class CarlaRLAgent(_Base):  # type: ignore[misc, valid-type]
     """Drives by lidar and speed, asking a CarlaRL service at every step.
 
     The configuration is a JSON file with any of `url`, `api_key`, `version`, `deadline` (seconds
-    for a step's answer), `hold_steps` and `brake` (see `Fallback`), and `steer_scale` (CARLA's
-    steer at the policy's full lock; 0.33 is 0.4 rad of a wheel that turns by 70 degrees).
+    for a step's answer), `hold_steps`, `brake` and `forget_steps` (see `Fallback`), and
+    `steer_scale` (CARLA's steer at the policy's full lock; 0.33 is 0.4 rad of a wheel that turns by
+    70 degrees).
     """
 
     def setup(self, path_to_conf_file: str) -> None:
-        """Read the configuration. Raises ValueError for a name that is none of the above."""
+        """Read the configuration, and start an episode, as each route is set up by itself.
+
+        Raises ValueError for a name that is none of the above.
+        """
         given = {}
         if path_to_conf_file:
             with open(path_to_conf_file, encoding="utf-8") as file:
@@ -84,7 +89,7 @@ class CarlaRLAgent(_Base):  # type: ignore[misc, valid-type]
         self.driver = SafeDriver(
             self.client,
             deadline=config["deadline"],
-            fallback=Fallback(config["hold_steps"], config["brake"]),
+            fallback=Fallback(config["hold_steps"], config["brake"], config["forget_steps"]),
             version=config["version"],
         )
         self._finders = RangeFinders()

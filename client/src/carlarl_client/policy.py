@@ -63,17 +63,20 @@ class RemotePolicy:
 
         Args:
             observation: of the policy's space, or arrays with n of them, at most 1000.
-            state: given back as it came; the served policies have none.
-            episode_start: not looked at, for the same reason.
+            state: what the call before returned, for as many observations; None where all start an
+                episode.
+            episode_start: whether an episode starts, for each observation: n bools, or one for all.
+                None where those with a state go on.
             deterministic: ask for the policy's mean action; else for a sampled one.
 
         Returns:
             Actions as the policy's action space has them, an array of its shape or of (n, *shape),
-            and `state`.
+            and what the policy remembers: a token for each observation, None where it has no
+            memory.
 
         Raises:
-            ValueError: the observation has another shape, or what the policy's actions are can't be
-                known.
+            ValueError: the observation has another shape, `state` or `episode_start` another
+                length, or what the policy's actions are can't be known.
             PolicyError: the service could not answer; `ModelNotFound` where it no longer serves the
                 version that answered first.
         """
@@ -85,6 +88,7 @@ class RemotePolicy:
         if self._seed is not None and not deterministic:
             asked["seed"], self._seed = self._seed, (self._seed + 1) % 2**63
         asked["version"] = self.version
+        asked["states"] = states(state, episode_start, len(rows))
         try:
             answer = self.client.predict(rows, policy_actions=self._layout is None, **asked)
         except Unsupported:
@@ -102,7 +106,7 @@ class RemotePolicy:
             assert self._described.action is not None
             space = self._described.action
             actions = np.array(answer.policy_actions, DTYPES.get(space["type"]) or space["dtype"])
-        return (actions.squeeze(axis=0) if alone else actions), state
+        return (actions.squeeze(axis=0) if alone else actions), answer.states
 
     def _learn(self) -> None:
         """Ask what the active version is. Raises ValueError where that is not `version`."""
@@ -119,6 +123,21 @@ class RemotePolicy:
 
 DTYPES = {"Discrete": np.int64, "MultiDiscrete": np.int64, "MultiBinary": np.float32}
 """What Stable-Baselines3 gives for an action space; for a Box it is the Box's own."""
+
+
+def states(state: Any, episode_start: Any, rows: int) -> list[Any] | None:
+    """Return the token that is sent for each of the rows; None where all start an episode.
+
+    Raises ValueError for other lengths.
+    """
+    tokens = [None] * rows if state is None else list(state)
+    starts = np.ravel(False if episode_start is None else episode_start).tolist()
+    starts = starts * rows if len(starts) == 1 else starts
+    for name, each in {"state": tokens, "episode_start": starts}.items():
+        if len(each) != rows:
+            raise ValueError(f"{name} has {len(each)} elements for {rows} observations")
+    sent = [None if start else token for token, start in zip(tokens, starts)]
+    return None if sent.count(None) == rows else sent
 
 
 def driving(observation: Any) -> Space:

@@ -102,6 +102,8 @@ class Prediction:
         seed: repeats sampled actions; None where deterministic.
         request_id: by which the service's log knows the request.
         policy_actions: the actions in the policy's own space; None where they were not asked for.
+        states: tokens, one for each observation, of what the policy remembers now; None where it
+            has no memory. Send them with the next observations of the same episodes.
     """
 
     actions: tuple[Any, ...]
@@ -112,6 +114,7 @@ class Prediction:
     seed: int | None
     request_id: str
     policy_actions: tuple[Any, ...] | None = None
+    states: tuple[str, ...] | None = None
 
     @property
     def action(self) -> Any:
