@@ -9,7 +9,7 @@ BIN := .venv/bin
 help:  ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-run: .venv/.installed$(if $(EXAMPLE),-convert)  ## set up and serve the default policy; EXAMPLE=steps or sight serves that example's
+run: .venv/.installed$(if $(EXAMPLE),-convert)  ## set up and serve the default policy; EXAMPLE=steps, sight or memory serves that example's
 	$(if $(EXAMPLE),$(BIN)/carlarl export --artifacts examples/artifacts/$(EXAMPLE) --repository runs/$(EXAMPLE)/model_repository)
 	exec $(BIN)/carlarl serve $(if $(EXAMPLE),--repository runs/$(EXAMPLE)/model_repository)
 
@@ -91,6 +91,8 @@ create-artifacts: .venv/.installed-test  ## train the policies again, into runs/
 	$(BIN)/python -m examples.train --preset v0.2.0 --output runs/v0.2.0
 	$(BIN)/python -m examples.train --preset steps --output runs/steps
 	$(BIN)/python -m examples.train --preset sight --output runs/sight
+	$(BIN)/python -m examples.imitate --no-memory --output runs/memory-v0.1.0
+	$(BIN)/python -m examples.imitate --output runs/memory-v0.2.0
 
 export: .venv/.installed-test  ## artifacts/ → model_repository/
 	$(BIN)/carlarl export

@@ -184,8 +184,7 @@ class Service:
         """Return the action, shape (3,), the version that computed it, and milliseconds taken.
 
         Sampled actions are asked for with the seed plus `step`. All answers are of the version that
-        answered first, also where another is promoted meanwhile. A policy with a memory remembers
-        the steps since step 0. Raises DriveError.
+        answered first, also where another is promoted meanwhile. Raises DriveError.
         """
         request: dict[str, Any] = {
             "observations": [to_json(observation)],

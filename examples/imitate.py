@@ -23,9 +23,9 @@ from examples.memory import MemoryEnv, hide
 from examples.track import TrackEnv
 from examples.train import Floats, deterministic, evaluate, save
 
-ROUNDS = 12  # of driving, then learning from all drives so far
-CARS, STEPS = 16, 400  # that drive in a round; together 76,800 steps
-UPDATES, BATCH = 100, 32  # of a round; drives for an update
+ROUNDS = 20  # of driving, then learning from all drives so far
+CARS, STEPS = 16, 400  # that drive in a round; together 128,000 steps
+UPDATES, BATCH = 60, 32  # of a round; drives for an update
 HIDDEN = 64
 LAYERS = {"activation_fn": torch.nn.Tanh, "log_std_init": -2.0}
 
