@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import Tensor
 
@@ -45,46 +47,32 @@ class Teacher:
         return np.asarray(self._model.predict(seen, deterministic=True)[0], dtype=np.float32)
 
 
-def imitate(teacher: Teacher, seed: int, *, memory: bool) -> tuple[PPO, VecNormalize]:
+def imitate(teacher: Teacher, seed: int, *, memory: bool) -> tuple[BaseAlgorithm, VecNormalize]:
     """Train a policy to do what the teacher does; the same seed gives the same policy.
 
-    Without `memory` a linear layer is in the place of the LSTM.
+    Without `memory` a dense layer is in the place of the LSTM.
     """
     torch.set_num_threads(1)
     env = VecNormalize(DummyVecEnv([MemoryEnv]), training=False)
-    # The value network is not trained: it is small.
-    model: Any = (
-        RecurrentPPO(
-            "MlpLstmPolicy",
-            env,
-            policy_kwargs={
-                **LAYERS,
-                "net_arch": {"pi": [64], "vf": []},
-                "lstm_hidden_size": HIDDEN,
-                "enable_critic_lstm": False,
-            },
-            seed=seed,
-            device="cpu",
-        )
-        if memory
-        else PPO(
-            "MlpPolicy",
-            env,
-            policy_kwargs={**LAYERS, "net_arch": {"pi": [HIDDEN, 64], "vf": []}},
-            seed=seed,
-            device="cpu",
-        )
-    )
+    kind: Any
+    layers: dict[str, Any]
+    kind, name, layers = PPO, "MlpPolicy", {"net_arch": {"pi": [HIDDEN, 64], "vf": []}}
+    if memory:
+        kind, name = RecurrentPPO, "MlpLstmPolicy"
+        layers = {
+            "net_arch": {"pi": [64], "vf": []},  # the value network is not trained: it is small
+            "lstm_hidden_size": HIDDEN,
+            "enable_critic_lstm": False,
+        }
+    model: Any = kind(name, env, policy_kwargs=LAYERS | layers, seed=seed, device="cpu")
     optimizer = torch.optim.Adam(model.policy.parameters())
     draw = np.random.default_rng(seed)
     drives: list[tuple[Floats, Floats]] = []
     for index in range(ROUNDS):
         starts = draw.integers(2**31, size=CARS)
+        drives.append(_drive(starts, teacher, model if drives else None, env))
         if index == 0:
-            drives.append(_drive(starts, teacher, None, env))
             env.obs_rms.update(drives[0][0].reshape(-1, 6))
-        else:
-            drives.append(_drive(starts, teacher, model, env))
         seen, done = (np.concatenate(parts) for parts in zip(*drives, strict=True))
         seen = np.asarray(env.normalize_obs(seen))
         model.policy.set_training_mode(True)
@@ -125,15 +113,14 @@ def _drive(
 
 
 def _loss(model: Any, seen: Tensor, done: Tensor) -> Tensor:
-    """Return how unlikely the teacher's actions are, (n, steps, 3), where an episode begins."""
-    state = []
+    """Return how unlikely the teacher's actions `done` are, (n, steps, 3): n whole drives."""
+    more = []
     if isinstance(model, RecurrentPPO):
-        zero = torch.zeros(1, len(seen), HIDDEN)
-        state = [(zero, zero), torch.zeros(seen.shape[:2]).flatten()]
-    distribution = model.policy.get_distribution(seen.flatten(0, 1), *state)
-    if isinstance(distribution, tuple):
-        distribution, _ = distribution
-    loss: Tensor = -distribution.log_prob(done.flatten(0, 1)).mean()
+        empty = (torch.zeros(1, len(seen), HIDDEN),) * 2
+        more = [RNNStates(empty, empty), torch.zeros(seen.shape[:2]).flatten()]
+    actions = done.flatten(0, 1)
+    _, likelihood, _ = model.policy.evaluate_actions(seen.flatten(0, 1), actions, *more)
+    loss: Tensor = -likelihood.mean()
     return loss
 
 

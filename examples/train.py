@@ -16,6 +16,7 @@ import yaml
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from examples.sight import SightEnv
@@ -121,7 +122,9 @@ def train(
     return model, env
 
 
-def deterministic(model: PPO, normalize: VecNormalize, table: Floats | None = None) -> Policy:
+def deterministic(
+    model: BaseAlgorithm, normalize: VecNormalize, table: Floats | None = None
+) -> Policy:
     """Return the policy without noise: raw observation, is it an episode's first → control, (3,).
 
     One with a memory remembers what it was asked before in the episode.
@@ -178,7 +181,7 @@ def evaluate(
 
 def save(
     output: Path,
-    model: PPO,
+    model: BaseAlgorithm,
     normalize: VecNormalize,
     metrics: dict[str, Any],
     observations: list[Any],
