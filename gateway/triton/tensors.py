@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 from gateway.api.actions import Output
@@ -36,6 +36,9 @@ class Tensors:
         self._fused_dims |= {leaf.encoded: (1,) for leaf in layout.apart}
         for dims in (self._dims, self._fused_dims):
             dims |= {leaf.tensor: leaf.shape for leaf in state}
+        ends = list(accumulate(one.nbytes for one in state))
+        self._parts = [slice(*ends) for ends in zip([0, *ends], ends, strict=False)]
+        self._empty = bytes(ends[-1]) if ends else b""
         self._memory = [(one.tensor, DTYPES[one.dtype].triton) for one in state]
         if state:
             self._memory.insert(0, (EPISODE_START, "BOOL"))
@@ -61,14 +64,11 @@ class Tensors:
         """
         if not self.state:
             return ()
-        empty = bytes(self.row_bytes - self.action_bytes)
-        whole = [empty if one is None else one for one in states]
-        found, start = [bytes(one is None for one in states)], 0
-        for leaf in self.state:
-            stop = start + leaf.nbytes
-            found.append(b"".join([one[start:stop] for one in whole]))
-            start = stop
-        return tuple(found)
+        whole = [self._empty if one is None else one for one in states]
+        starts = bytes([one is None for one in states])
+        if len(whole) == 1:
+            return starts, *[whole[0][part] for part in self._parts]
+        return starts, *[b"".join([one[part] for one in whole]) for part in self._parts]
 
     def parted(self, content: bytes) -> tuple[bytes, list[bytes]]:
         """Return of outputs row by row the actions, and the next state of each row."""
@@ -111,13 +111,12 @@ class Tensors:
         if len(self.outputs) == 1:
             start, end = offsets[self.outputs[0].name]
             return body[start:end]
-        parts = [body[slice(*offsets[one.name])] for one in self.outputs]
-        sizes = [one.row_bytes for one in self.outputs]
-        return b"".join(
-            part[size * row : size * (row + 1)]
-            for row in range(count)
-            for part, size in zip(parts, sizes, strict=True)
-        )
+        parts = []
+        for one in self.outputs:
+            start, end = offsets[one.name]
+            size = one.row_bytes
+            parts.append([body[at : at + size] for at in range(start, end, size)])
+        return b"".join(chain.from_iterable(zip(*parts, strict=True)))
 
     def check(self, head: bytes, length: int, count: int) -> None:
         """Check the head of an answer of `length` bytes for `count` rows.
