@@ -36,6 +36,18 @@ class _Statistics(click.ParamType[Any]):
     "[default: as the environment has them; hwc where POLICY does not tell]",
 )
 @click.option(
+    "--frame-stack",
+    type=click.IntRange(2),
+    metavar="N",
+    help="The policy was trained behind VecFrameStack of N frames. Callers send one frame.",
+)
+@click.option(
+    "--channels-order",
+    type=click.Choice(["first", "last"]),
+    help="What VecFrameStack was told. [default: its own rule, the channels of an image, else the "
+    "last dimension]",
+)
+@click.option(
     "--trust",
     metavar="MODULE",
     multiple=True,
@@ -46,10 +58,11 @@ class _Statistics(click.ParamType[Any]):
 def import_sb3(policy: Path, **given: Any) -> None:
     """Make an artifact of a policy trained with Stable-Baselines3.
 
-    It takes PPO, A2C, TRPO, MaskablePPO, ARS, SAC, TQC, CrossQ, TD3, DDPG, DQN or QRDQN with any
-    policy of Stable-Baselines3 1.6 and newer. Callers send images as they are: the artifact
-    transposes and scales them as the policy did. The mask of MaskablePPO is the observation's part
-    action_mask. Without --layout, --table or --axes an action is answered as the policy gives it.
+    It takes PPO, A2C, TRPO, MaskablePPO, RecurrentPPO, ARS, SAC, TQC, CrossQ, TD3, DDPG, DQN or
+    QRDQN with any policy of Stable-Baselines3 1.6 and newer. Callers send images as they are: the
+    artifact transposes and scales them as the policy did. The mask of MaskablePPO is the
+    observation's part action_mask. Without --layout, --table or --axes an action is answered as the
+    policy gives it.
     POLICY is read as data: code in it does not run, and other code only with --trust.
 
     Example: carlarl import-sb3 policy.zip --version v0.3.0 --fields speed,steering,sensors

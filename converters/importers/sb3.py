@@ -1,6 +1,7 @@
 """A policy trained with Stable-Baselines3 → artifact."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -17,6 +18,7 @@ from converters.importers import (
     programs,
     sb3_actor,
     sb3_classes,
+    sb3_frames,
     sb3_images,
     sb3_normalisation,
     sb3_spaces,
@@ -26,6 +28,7 @@ from converters.importers import (
 )
 from converters.importers.interface import Options
 from converters.importers.sb3_actor import Actor
+from converters.importers.sb3_frames import Frames, Order, Parts, Stacked, Stacks
 from converters.importers.sb3_images import Images, Layout
 from converters.importers.sb3_zip import SavedPolicy
 from policy_spec.graph import feature_columns, program_inputs
@@ -41,6 +44,8 @@ def import_sb3(
     vecnormalize: Path | Literal["none"] | None = None,
     fields: Sequence[str] | None = None,
     image_layout: Layout | None = None,
+    frame_stack: int | None = None,
+    channels_order: Order | None = None,
     trust: Collection[str] = (),
     **options: Unpack[Options],
 ) -> Path:
@@ -50,10 +55,12 @@ def import_sb3(
     whose code then runs. `vecnormalize` is the file of the statistics that the policy was trained
     with, or "none": it saw the observations as they are. `fields` names the elements of a flat
     vector, see `interface.named`. `image_layout` is how callers send images; without it they send
-    the environment's layout, or the channels last where the zip does not tell it. The mask of
-    MaskablePPO is one more part of the observation, `action_mask`, 1 for what is allowed. The
-    artifact's actions are compared with `model.predict(deterministic=True)`, and the standard
-    deviation of its noise with the policy's own.
+    the environment's layout, or the channels last where the zip does not tell it. `frame_stack` is
+    how many frames VecFrameStack stacked, and `channels_order` what was said to it: callers send
+    one frame, and the state has the earlier ones. That of RecurrentPPO has its LSTM's `h` and `c`.
+    The mask of MaskablePPO is one more part of the observation, `action_mask`, 1 for what is
+    allowed. The artifact's actions are compared with `model.predict(deterministic=True)`, and the
+    standard deviation of its noise with the policy's own.
 
     Raises ArtifactError for another policy, for a flat vector without `fields`, and for a version
     that exists. It also raises it if `vecnormalize` is a file and the zip shows that the policy was
@@ -65,11 +72,17 @@ def import_sb3(
                 f"--trust {module!r} must be a module as Python imports it, like my_project.nets"
             )
     saved = sb3_zip.read(policy, trust)
+    if channels_order is not None and frame_stack is None:
+        raise ArtifactError("--channels-order: it is for --frame-stack: leave it away")
     tell = interface.teller(options)
     own_code = f"{policy}: its network can't be computed", sb3_classes.ADVICE
     try:
-        images = sb3_images.find(saved, image_layout, tell)
+        images = sb3_images.find(saved, image_layout, tell, frame_stack or 1)
         actor = sb3_actor.actor_of(saved, images)
+        frames = None
+        if frame_stack is not None:
+            frames = sb3_frames.find(images.space, frame_stack, channels_order)
+            images = replace(images, space=frames.space)
         space = sb3_spaces.parsed(images.space)
     except ValueError as error:
         raise ArtifactError(f"{policy}: {error}") from None
@@ -77,28 +90,42 @@ def import_sb3(
         with user_code.running(*own_code):
             raise error
     whole = {sb3_spaces.key(leaf) for leaf in leaves(space) if leaf.raster} | set(images.orders)
-    statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole)
-    observation = _observation(policy, saved, images, fields, tell)
+    statistics = sb3_normalisation.check(policy, saved, vecnormalize, whole, frame_stack or 1)
+    observation = _observation(policy, saved, images, frames, fields, tell)
     if actor.mask is not None:
         observation = _masked(policy, observation, sum(actor.mask.widths))
     seen = sb3_spaces.parts(images.space).values()
     if any(np.any(getattr(one, "start", 0)) for one in (saved.action_space, *seen)):
         tell("Stable-Baselines3 does not heed the start of a discrete space: its values begin at 0")
     action = interface.read_space(policy, sb3_spaces.card_form(saved.action_space), "action_space")
+    program: Actor | Stacked = actor
+    stacks = None
+    if frames is not None:
+        normalised = None
+        if statistics is not None:
+            normalised = sb3_frames.outside(statistics, frames, action)
+        statistics = None if normalised is not None else statistics
+        program, stacks = Stacked(actor, frames, normalised), Stacks(frames, normalised)
     with user_code.running(*own_code):
-        model, card = _model(actor, observation)
+        model, card = _model(program, observation)
 
     state: Any = None
 
     def predict(rows: Rows, features: NDArray[np.float32], start: bool) -> Sequence[NDArray[Any]]:
         nonlocal state
-        seen = _batch(space, images, rows, features)
+        batch, after = _batch(space, rows, features), list[NDArray[Any]]()
+        if stacks is not None:
+            batch, after = stacks.step(batch, start)
+        seen = {
+            key: np.moveaxis(one, -1, 1) if key in images.transposed else one
+            for key, one in batch.items()
+        }
         more = {} if actor.mask is None else {"action_masks": rows[-1]}
         with user_code.running(*own_code):
             action, state = saved.policy.predict(
-                seen, state, np.array([start]), deterministic=True, **more
+                seen.get(None, seen), state, np.array([start]), deterministic=True, **more
             )
-        return action, *(np.moveaxis(one, 1, 0) for one in state or ())
+        return action, *after, *(np.moveaxis(one, 1, 0) for one in state or ())
 
     def spread(*one: Any) -> Sequence[NDArray[Any]]:
         predict(*one)  # which leaves its distribution
@@ -114,7 +141,7 @@ def import_sb3(
         kind=saved.algorithm.lower(),
         preprocessor=statistics,
         spread=spread if actor.output == "gaussian" else None,
-        **interface.card_fields(policy, observation, action, options, actor.state) | card,
+        **interface.card_fields(policy, observation, action, options, program.state) | card,
     )
 
 
@@ -122,12 +149,14 @@ def _observation(
     path: Path,
     saved: SavedPolicy,
     images: Images,
+    frames: Frames | None,
     fields: Sequence[str] | None,
     tell: Callable[[str], None],
 ) -> Space:
     """Return the observation space; the bounds of a Box that did not hold are left away."""
     own = images.space
     seen = saved.last_observation if saved.last_original is None else saved.last_original
+    seen = seen if frames is None else frames.newest(seen)
     form, plain = sb3_spaces.card_form(own, seen), sb3_spaces.card_form(own)
     outside = form != plain
     for key, order in images.orders.items():
@@ -165,24 +194,24 @@ def _masked(path: Path, observation: Space, choices: int) -> Space:
     return Dict((*found.items(), (MASK, mask)))
 
 
-def _batch(space: Space, images: Images, rows: Rows, features: NDArray[Any]) -> Any:
-    """Return observations for the policy itself: of a Box its features, which are normalised."""
+def _batch(space: Space, rows: Rows, features: NDArray[Any]) -> Parts:
+    """Return the parts of observations: of a Box its features, which are normalised."""
     batch: dict[str | None, NDArray[Any]] = {}
     places = feature_columns(space)
     for leaf, seen in zip(leaves(space), rows, strict=False):  # a mask may follow
         if isinstance(leaf.space, Box) and not leaf.raster:
             start, stop = places[leaf.path]
             seen = features[:, start:stop].reshape(-1, *leaf.space.shape)
-        key = sb3_spaces.key(leaf)
-        batch[key] = np.moveaxis(seen, -1, 1) if key in images.transposed else seen
-    return batch if isinstance(space, Dict) else batch[None]
+        batch[sb3_spaces.key(leaf)] = seen
+    return batch
 
 
-def _model(actor: Actor, observation: Space) -> tuple[bytes, dict[str, Any]]:
+def _model(program: Actor | Stacked, observation: Space) -> tuple[bytes, dict[str, Any]]:
     """Return the content of `model.pt`, and the card's fields for it."""
-    plain = sb3_actor.perceptron(actor)
+    actor = program.actor if isinstance(program, Stacked) else program
+    plain = None if actor is not program else sb3_actor.perceptron(actor)
     if plain is None:
-        model = programs.trace(actor, program_inputs(observation, actor.state))
+        model = programs.trace(program, program_inputs(observation, program.state))
         std = "parameter" if actor.output == "gaussian" else "none"
         card: dict[str, Any] = {"model_type": "torchscript"}
     else:

@@ -46,7 +46,6 @@ _ACTING = (
 _PACKAGES = ("stable_baselines3", "sb3_contrib", "torch", "builtins")
 
 ADVICE = f"save the policy's network as TorchScript and use `{files.TORCHSCRIPT}`"
-MEMORY = "a memory, which is not served yet"
 
 
 def policy(held: type[Foreign], trusted: Collection[str]) -> type[Any]:

@@ -5,7 +5,7 @@ channels last (`VecTransposeImage`), and saves the space as the policy sees it.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,10 +44,13 @@ class Images:
     scaled: frozenset[str | None]
 
 
-def find(saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None]) -> Images:
+def find(
+    saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None], frames: int = 1
+) -> Images:
     """Find the images of a policy. `layout` is how callers send them, None if the user left it.
 
-    Tells what the zip does not tell. Raises ValueError for a `layout` where there is no image.
+    They are stacks of so many `frames`. Tells what the zip does not tell. Raises ValueError for a
+    `layout` where there is no image.
     """
     parts = dict(sb3_spaces.parts(saved.observation_space))
     orders: dict[str | None, str] = {}
@@ -65,26 +68,36 @@ def find(saved: SavedPolicy, layout: Layout | None, tell: Callable[[str], None])
         if is_image_space(part) and saved.policy.normalize_images:
             scaled.add(key)
         channels = part.shape[0]
-        if taken == "hwc" and (cnn or _channels_first(part.shape)):
+        if taken == "hwc" and (cnn or channels_first(part.shape)):
             transposed.add(key)
             low, high = (np.moveaxis(side, 0, -1) for side in (part.low, part.high))
             parts[key] = spaces.Box(low, high, dtype=part.dtype.type)
         elif taken == "hwc":
             channels = part.shape[-1]
-        if channels > 1:
+        if channels > frames:
+            which = "colours (RGB or BGR)"
+            if frames == 1:
+                which += (
+                    ", or stacked frames: if it was VecFrameStack that stacked N of them, say "
+                    "--frame-stack N, else each observation must bring all, in the environment's "
+                    "order"
+                )
             tell(
-                f"{sb3_spaces.named(key)} has {channels} channels, and the file does not tell "
-                "which: colours (RGB or BGR), or stacked frames, of which each observation must "
-                "bring all, in the environment's order"
+                f"{sb3_spaces.named(key)} has {channels // frames} channels, and the file does not "
+                f"tell which: {which}"
             )
     if layout is not None and not orders:
         raise ValueError("--image-layout: its observation has no image: leave it away")
-    named = OrderedDict((str(key), part) for key, part in parts.items())  # a dict would be sorted
-    space = parts[None] if None in parts else spaces.Dict(named)
+    space = parts[None] if None in parts else spaces.Dict(ordered(parts))
     return Images(space, orders, frozenset(transposed), frozenset(scaled))
 
 
-def _channels_first(shape: tuple[int, ...]) -> bool:
+def ordered(parts: Mapping[str | None, Space]) -> OrderedDict[str, Space]:
+    """Return the parts of a Dict in their order: Gymnasium sorts those of a plain dict."""
+    return OrderedDict((str(key), part) for key, part in parts.items())
+
+
+def channels_first(shape: tuple[int, ...]) -> bool:
     """Whether Stable-Baselines3 takes a shape for an image with the channels first."""
     return int(np.argmin(shape)) == 0
 
@@ -95,10 +108,10 @@ def _layout(
     """Return the layout that the environment has, as far as the zip tells; say so where not."""
     if not is_image_space(part):  # which is never transposed
         return "chw"
-    if not _channels_first(part.shape):  # which was to stay as it is
+    if not channels_first(part.shape):  # which was to stay as it is
         return "hwc"
     last = (*part.shape[1:], part.shape[0])
-    if _channels_first(last):  # which would not have been transposed
+    if channels_first(last):  # which would not have been transposed
         return "chw"
     original = saved.last_original
     seen = original.get(key) if isinstance(original, dict) else original

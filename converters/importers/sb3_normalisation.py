@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from converters.artifact import pickles
 from converters.artifact.card import ArtifactError
-from converters.importers import files, sb3_classes
+from converters.importers import files
 from converters.importers.sb3_spaces import named, outside
 from converters.importers.sb3_zip import ON_POLICY, SavedPolicy
 
@@ -35,18 +35,19 @@ def check(
     saved: SavedPolicy,
     given: Path | Literal["none"] | None,
     whole: Collection[str | None] = (),
+    frames: int = 1,
 ) -> Path | None:
     """Return the file of statistics to use, or None.
 
     Raises ArtifactError if `given` is None and the zip does not tell that observations were not
     normalised, if it tells that they were not and `given` is a VecNormalize that does, if `given`
-    normalises a part that is in `whole`, which no preprocessing changes, and for VecFrameStack.
+    normalises a part that is in `whole`, which no preprocessing changes, and if the zip shows
+    stacked frames where `frames` is 1.
     """
-    if _stacked(saved):
+    if frames == 1 and (count := _stacked(saved)):
         raise ArtifactError(
-            f"{path}: it was trained behind VecFrameStack, and stacked frames need "
-            f"{sb3_classes.MEMORY}: train it without, or {sb3_classes.ADVICE}, where each "
-            "observation brings all frames"
+            f"{path}: it was trained behind VecFrameStack: say --frame-stack {count}, if that is "
+            "its number of frames; callers then send one"
         )
     if given == "none":
         return None
@@ -114,20 +115,21 @@ def _pairs(saved: SavedPolicy, last: Any, original: Any) -> list[Any]:
     return [(last[key], original[key]) for key in keys]
 
 
-def _stacked(saved: SavedPolicy) -> bool:
-    """Whether VecFrameStack shows.
+def _stacked(saved: SavedPolicy) -> int:
+    """Return how many frames VecFrameStack stacked, 0 where it does not show.
 
     On policy it may have stacked what VecNormalize normalised: the original is smaller. Off policy,
     the last vector is the one before, one frame further.
     """
     last, original = saved.last_observation, saved.last_original
     if last is None or original is None:
-        return False
+        return 0
     keys = list(last) if isinstance(last, dict) else [None]
     pairs = [(last, original) if key is None else (last[key], original[key]) for key in keys]
     if saved.algorithm in ON_POLICY:
-        return any(seen.size != before.size for seen, before in pairs)
-    return any(_shifted(seen, before) for seen, before in pairs)
+        counts = (seen.size // before.size for seen, before in pairs if seen.size != before.size)
+        return max(counts, default=0)
+    return max(_shifted(seen, before) for seen, before in pairs)
 
 
 def _plain(last: NDArray[Any], before: NDArray[Any], clip: float) -> bool:
@@ -141,15 +143,15 @@ def _plain(last: NDArray[Any], before: NDArray[Any], clip: float) -> bool:
     return bool(kept.any())
 
 
-def _shifted(last: NDArray[Any], before: NDArray[Any]) -> bool:
-    """Whether both are vectors of stacked frames, and `last` is one frame further."""
+def _shifted(last: NDArray[Any], before: NDArray[Any]) -> int:
+    """Return how many frames two vectors have, of which `last` is one frame further; else 0."""
     width = last.shape[-1] if last.ndim == 2 else 0
     for size in range(1, width // 2 + 1):
         kept = last[:, :-size]
         # Whole numbers do not count, and one number alone: they may be alike by chance.
         if width % size == 0 and np.array_equal(kept, before[:, size:]):
-            return len(np.unique(kept[kept % 1 != 0])) > 1
-    return False
+            return width // size if len(np.unique(kept[kept % 1 != 0])) > 1 else 0
+    return 0
 
 
 def _outside(saved: SavedPolicy, batch: Any) -> bool:

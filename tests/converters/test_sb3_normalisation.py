@@ -112,7 +112,7 @@ def test_only_rewards_normalised_on_policy(tmp_path: Path) -> None:
     assert _import(tmp_path, vecnormalize=tmp_path / "vecnormalize.pkl").is_dir()
 
 
-STACKED = "behind VecFrameStack, and stacked frames need a memory, which is not served yet: train"
+STACKED = "it was trained behind VecFrameStack: say --frame-stack 3, if that is its number of fram"
 
 
 @pytest.mark.parametrize("kind", OFF_POLICY)
