@@ -58,7 +58,7 @@ def declared_options(name: str) -> options.Decorator:
             "--spec",
             metavar="FILE|YAML",
             help="observation_space and action_space of a card, and its control, instead of the "
-            "options for these.",
+            "options for these; state: of a policy with a memory.",
         ),
         click.option(
             "--env",

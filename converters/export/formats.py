@@ -77,7 +77,7 @@ def _frozen(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch
     if changed := graph.findAllNodes("prim::SetAttr"):
         raise ExportError(
             f"the program changes its own attribute {changed[0].s('name')}, and a policy that "
-            "is served can't remember anything"
+            "is served remembers nothing but the state that its card declares"
         )
     _forbid_tf32(frozen.graph)
     return frozen

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from converters.artifact import artifact
 from converters.artifact.card import ArtifactError
 from converters.artifact.policy import zeros_of
 from converters.errors import one_line
-from converters.importers import outputs
+from converters.importers import outputs, states
 from converters.importers.declared import Declared
-from policy_spec.dtypes import DTYPES
 from policy_spec.graph import Input, feature_width
 from policy_spec.leaves import Leaf
 from policy_spec.signature import StateLeaf
@@ -127,7 +127,7 @@ def read(
     rows = ((normal,) if declared.features else ()) + tuple(
         _random(leaf, source) for leaf in declared.rasters
     )
-    rows += tuple(_remembered(leaf, source) for leaf in declared.state)
+    rows += tuple(states.drawn(leaf, source, ROWS) for leaf in declared.state)
     whole = _outputs(program, rows, declared)
     parts = whole[: len(whole) - len(declared.state)]
     if second is not None and len(parts) != 2:
@@ -146,7 +146,7 @@ def read(
     if len(parts) == 2 and (declared.space is None or isinstance(declared.space, Box)):
         _check_std(path, parts, asked=second is not None)
     _check_repeats(path, program, rows, whole)
-    _check_memory(program, rows, whole, declared)
+    states.check_effect(partial(run, program), rows, whole, declared)
     return data, parts[0].shape[1], len(parts)
 
 
@@ -207,14 +207,6 @@ def _random(leaf: Leaf, source: np.random.RandomState) -> Tensor:
     return torch.from_numpy(values.astype(leaf.space.dtype))
 
 
-def _remembered(leaf: StateLeaf, source: np.random.RandomState) -> Tensor:
-    """Return `ROWS` random rows of a part of the state: small numbers, or from 0 to 3."""
-    size = (ROWS, *leaf.shape)
-    floats = DTYPES[leaf.dtype].floating
-    values = source.normal(size=size) if floats else source.randint(0, 4, size)
-    return torch.from_numpy(values.astype(leaf.dtype))
-
-
 def _last_line(error: Exception) -> str:
     """Return the reason in an error of TorchScript, which begins with a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -247,43 +239,7 @@ def check_outputs(path: Path, made: Any, rows: int, state: Sequence[StateLeaf] =
             f"{path}: for a batch of {rows} it gives the shape {tuple(given[0].shape)}, and not "
             f"({rows}, actions)"
         )
-    found = [(str(one.dtype).removeprefix("torch."), tuple(one.shape)) for one in after]
-    wanted = [(leaf.dtype, (rows, *leaf.shape)) for leaf in state]
-    for leaf, one, right in zip(state, found, wanted, strict=True):
-        if one != right:
-            told = ""
-            if sorted(found) == sorted(wanted):
-                told = ": give the state in the order in which it is declared"
-            elif one[1] == (*leaf.shape[:1], rows, *leaf.shape[1:]):
-                told = (
-                    ": the rows come first, so transpose(0, 1) what a layer of torch takes, gives"
-                )
-            raise ArtifactError(
-                f"{path}: it gives the next {leaf.name} as {one[0]} of shape {one[1]}, and by its "
-                f"state: it is {right[0]} of {right[1]}{told}"
-            )
-
-
-def check_order(path: Path, names: Sequence[str], state: Sequence[StateLeaf], first: int) -> None:
-    """Raise ArtifactError where a program's inputs, which have names, are not as declared.
-
-    The state must begin at the input `first`, in its order.
-    """
-    wanted = [leaf.name for leaf in state]
-    if not state or list(names[first:]) == wanted:
-        return
-    shown = ", ".join(names)
-    if len(names) != first + len(state):
-        raise ArtifactError(
-            f"{path}: it takes {shown or 'nothing'}, and it must take {first} of the observation "
-            f"and then its state: {', '.join(wanted)}"
-        )
-    for place, name in enumerate(wanted, first):
-        if name in names and names[place] != name:
-            raise ArtifactError(
-                f"{path}: it takes {shown}, and the state is declared as {', '.join(wanted)}: "
-                "declare it in the order of these"
-            )
+    states.check_next(path, after, state, rows)
 
 
 def _check_repeats(path: Path, program: Any, rows: Inputs, parts: tuple[Tensor, ...]) -> None:
@@ -299,29 +255,6 @@ def _check_repeats(path: Path, program: Any, rows: Inputs, parts: tuple[Tensor, 
             f"{path}: its action for an observation depends on the others in the batch, as with "
             f"BatchNorm in training mode: {_EVAL}"
         )
-
-
-def _check_memory(
-    program: Any, rows: Inputs, whole: tuple[Tensor, ...], declared: Declared
-) -> None:
-    """Raise ArtifactError for a part of the state that has no effect, or that never changes."""
-    begin = len(rows) - len(declared.state)
-    empty = (*rows[:begin], *map(torch.zeros_like, rows[begin:]))
-    first = run(program, *empty)
-    for place, leaf in enumerate(declared.state, begin):
-        changed = run(program, *rows[:place], empty[place], *rows[place + 1 :])
-        if all(map(torch.equal, changed, whole)):
-            raise ArtifactError(
-                f"{declared.source}: its {leaf.name} has no effect on what it gives: leave it out "
-                "of state:, or compute with it"
-            )
-        after = place - len(rows)
-        kept = (whole[after], rows[place]), (first[after], empty[place])
-        if all(torch.equal(made, given.to(torch.float32)) for made, given in kept):
-            raise ArtifactError(
-                f"{declared.source}: it gives the next {leaf.name} as it was, always: give the new "
-                "one, or leave it out of state:"
-            )
 
 
 def _close(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:

@@ -20,6 +20,7 @@ from converters.importers import (
     interface,
     outputs,
     programs,
+    states,
     torchscript,
     user_code,
 )
@@ -285,7 +286,7 @@ class _Called(nn.Module):
         taken = inspect.signature(called).parameters.values()
         if all(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in taken):
             names = [one.name for one in taken]
-            programs.check_order(declared.source, names, declared.state, 1)
+            states.check_order(declared.source, names, declared.state, 1)
 
     def forward(self, *inputs: Tensor) -> Any:
         made, state = self.made(*inputs)

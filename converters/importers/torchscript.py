@@ -12,7 +12,7 @@ from torch import Tensor
 from converters.artifact import artifact
 from converters.artifact.observations import Rows
 from converters.artifact.policy import zeros_of
-from converters.importers import files, programs, writer
+from converters.importers import files, programs, states, writer
 from converters.importers.declared import Declared, Said
 from policy_spec.leaves import leaves
 
@@ -41,7 +41,7 @@ def import_torchscript(
     declared = Declared.of(program, said)
     names = programs.open_program(program, data).forward.schema.arguments[1:]
     first = len(declared.taken) - len(declared.state)
-    programs.check_order(program, [one.name for one in names], declared.state, first)
+    states.check_order(program, [one.name for one in names], declared.state, first)
     data, width, outputs = programs.read(data, declared)
     opened = artifact.open_program(data)
     whose = "the program's own"

@@ -71,7 +71,7 @@ def test_card_of_the_new_form(tmp_path: Path) -> None:
         ({"control": {"table": []}}, r"control\.table: must be a list of 3"),
         ({"distribution": {"std": "parameter"}}, "distribution: std and squash are for a Box"),
         ({"distribution": {"noise": "normal"}}, r"distribution\.noise: of a Discrete must be"),
-        ({"state": {"h": {"dtype": "float32", "shape": [4]}}}, "state: policies with a memory"),
+        ({"state": {"h": {"dtype": "float32", "shape": [4]}}}, "state: a pytorch model is a perc"),
         ({"repeat": 0}, "repeat: must be an integer"),
         ({"description": "\ud800"}, "must be plain"),
     ],

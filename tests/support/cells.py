@@ -65,7 +65,7 @@ ALGORITHMS = {
     "A2C": Algorithm(stable_baselines3.A2C, tuple(ACTIONS), _ON_POLICY),
     "TRPO": Algorithm(sb3_contrib.TRPO, tuple(ACTIONS), _ON_POLICY | {"batch_size": 16}),
     "MaskablePPO": Algorithm(sb3_contrib.MaskablePPO, tuple(ACTIONS)[1:], _PPO),
-    "RecurrentPPO": Algorithm(sb3_contrib.RecurrentPPO, _BOX, _PPO),
+    "RecurrentPPO": Algorithm(sb3_contrib.RecurrentPPO, tuple(ACTIONS)[:3], _PPO),
     "SAC": Algorithm(stable_baselines3.SAC, _BOX, _OFF_POLICY),
     "TD3": Algorithm(stable_baselines3.TD3, _BOX, _OFF_POLICY),
     "DDPG": Algorithm(stable_baselines3.DDPG, _BOX, _OFF_POLICY),
@@ -76,20 +76,22 @@ ALGORITHMS = {
     "ARS": Algorithm(sb3_contrib.ARS, _BOX + _DISCRETE, {"n_delta": 2}, steps=40),
 }
 
+STACKED, FRAMES = "VecFrameStack", 3
+
 WRAPPERS: dict[str, Callable[[VecEnv], VecEnv]] = {
     "none": lambda env: env,
     "VecNormalize": VecNormalize,
     "VecNormalize, rewards alone": lambda env: VecNormalize(env, norm_obs=False),
     "VecNormalize of some keys": lambda env: VecNormalize(env, norm_obs_keys=["speed"]),
     "VecTransposeImage": VecTransposeImage,
-    "VecFrameStack": lambda env: VecFrameStack(env, 3),
+    STACKED: lambda env: VecFrameStack(env, FRAMES),
 }
 WRAPPED = {
     "VecNormalize": "vector",
     "VecNormalize, rewards alone": "vector",
     "VecNormalize of some keys": "Dict",
     "VecTransposeImage": "image",
-    "VecFrameStack": "image",
+    STACKED: "image",
 }
 """The columns of the second table, and what is observed there."""
 

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.vec_env.stacked_observations import StackedObservations
 
-from converters.artifact.card import ArtifactError
 from converters.artifact.observations import drawn
 from converters.importers.sb3 import import_sb3
-from tests.support.cells import ALGORITHMS, BRANCHES, SEEN, WRAPPED, Cell
+from tests.support.cells import ALGORITHMS, BRANCHES, FRAMES, SEEN, STACKED, WRAPPED, Cell
 from tests.support.served import Served, served
 
-OBSERVATIONS, DRAWS = 1000, 20_000
-NOT_TRAINED, GOOD, REFUSED, FRAMES = "–", "served", "refused", "all frames"
+OBSERVATIONS, DRAWS, SESSIONS = 1000, 20_000, 50
+NOT_TRAINED, GOOD = "–", "served"
 ROWS = [(name, action) for name, told in ALGORITHMS.items() for action in told.actions]
 MASK = "action_mask"
-RECURRENT, STACKED = "RecurrentPPO", "VecFrameStack"
 
 
 @pytest.mark.support
@@ -50,32 +49,29 @@ def results(cells: list[Cell], folder: Path) -> list[str]:
             continue
         statistics = place / "vecnormalize.pkl"
         vector = isinstance(SEEN[cell.seen], spaces.Box) and len(SEEN[cell.seen].shape) == 1
-        try:
-            made = import_sb3(
-                place / "policy.zip",
-                f"v1.0.{index}",
-                folder / "artifacts",
-                vecnormalize=statistics if statistics.exists() else "none",
-                fields=["vector"] if vector else None,
-            )
-        except ArtifactError:
-            if cell.algorithm != RECURRENT and cell.wrapper != STACKED:
-                raise
-            found[index] = REFUSED
-            continue
-        assert cell.algorithm != RECURRENT
+        made = import_sb3(
+            place / "policy.zip",
+            f"v1.0.{index}",
+            folder / "artifacts",
+            vecnormalize=statistics if statistics.exists() else "none",
+            fields=["vector"] if vector else None,
+            frame_stack=FRAMES if cell.wrapper == STACKED else None,
+        )
         folders.append(made)
         trained.append((index, cell, model))
     if folders:
         with served(folders, folder / "repository") as versions:
             for version, (index, cell, model) in zip(versions, trained, strict=True):
                 compare(version, cell, model)
-                found[index] = FRAMES if cell.wrapper == STACKED else GOOD
+                found[index] = GOOD
     return found
 
 
 def compare(version: Served, cell: Cell, model: Any) -> None:
-    """Compare 1,000 actions, and the moments of 20,000 samples, with the library's."""
+    """Compare 1,000 actions, and the moments of 20,000 samples, with the library's.
+
+    A policy with a memory drives in 50 sessions at once, each with new episodes in it.
+    """
     rows = dict(
         zip(
             version.leaves, drawn(version.signature.observation_space, OBSERVATIONS, 3), strict=True
@@ -84,16 +80,31 @@ def compare(version: Served, cell: Cell, model: Any) -> None:
     if MASK in rows:  # the first choice of each branch is allowed, so that no mask forbids all
         firsts = np.arange(rows[MASK].shape[1]) % BRANCHES[cell.action][1] == 0
         rows[MASK] = rows[MASK] | firsts
-    expected = own_actions(cell, model, rows, deterministic=True)
-    got = version.actions(rows, deterministic=True)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5, err_msg=str(cell))
+    sessions = SESSIONS if version.signature.stateful else OBSERVATIONS
+    library, own, tokens = Library(cell, model, sessions), [], np.full(sessions, None)
+    got, starts = [], np.random.default_rng(1)
+    for step in range(OBSERVATIONS // sessions):
+        some = {name: part[step * sessions :][:sessions] for name, part in rows.items()}
+        start = starts.uniform(size=sessions) < (0.1 if step else 1)
+        own.append(library.actions(some, start, deterministic=True))
+        if not version.signature.stateful:
+            got.append(version.actions(some, deterministic=True))
+            continue
+        tokens[start] = None
+        answer = version.act(some, deterministic=True, states=tokens.tolist())
+        assert "states" in answer, answer
+        tokens = np.array(answer["states"], object)
+        got.append(np.array(answer["policyActions"]).reshape(sessions, -1))
+    expected = np.concatenate(own)
+    np.testing.assert_allclose(np.concatenate(got), expected, rtol=0, atol=2e-5, err_msg=str(cell))
     one = {name: np.repeat(part[:1], DRAWS, axis=0) for name, part in rows.items()}
     if version.signature.noise == "none":
         some = {name: part[:10] for name, part in rows.items()}
         assert version.act(some)["error"] == "UNSUPPORTED"
         return
     ours = version.actions(one, deterministic=False)
-    theirs = own_actions(cell, model, one, deterministic=False)
+    library = Library(cell, model, DRAWS)
+    theirs = library.actions(one, np.ones(DRAWS, bool), deterministic=False)
     for sample, own in zip(moments(cell, ours), moments(cell, theirs), strict=True):
         spread = np.sqrt((sample.var(axis=0) + own.var(axis=0)) / DRAWS)
         gap = np.abs(sample.mean(axis=0) - own.mean(axis=0))
@@ -110,17 +121,34 @@ def moments(cell: Cell, actions: np.ndarray[Any, Any]) -> Iterator[np.ndarray[An
         yield (actions == value).astype(float)
 
 
-def own_actions(
-    cell: Cell, model: Any, rows: dict[str, Any], deterministic: bool
-) -> np.ndarray[Any, Any]:
-    """Return the library's own actions, shape (n, elements)."""
-    options = {}
-    if MASK in rows:
-        options["action_masks"] = rows[MASK].astype(bool)
-    seen = {name: part for name, part in rows.items() if name != MASK}
-    batch: Any = seen if isinstance(SEEN[cell.seen], spaces.Dict) else next(iter(seen.values()))
-    normalize = model.get_vec_normalize_env()
-    if normalize is not None:
-        batch = normalize.normalize_obs(batch)
-    actions = model.predict(batch, deterministic=deterministic, **options)[0]
-    return np.array(actions).reshape(len(actions), -1)
+class Library:
+    """The library's own policy, in so many environments: it remembers, and stacks frames."""
+
+    def __init__(self, cell: Cell, model: Any, count: int) -> None:
+        self._model, self._dict = model, isinstance(SEEN[cell.seen], spaces.Dict)
+        self._state: Any = None
+        self._frames: Any = None
+        if cell.wrapper == STACKED:
+            self._frames = StackedObservations(count, FRAMES, SEEN[cell.seen])  # type: ignore[arg-type]
+
+    def actions(
+        self, rows: dict[str, Any], start: np.ndarray[Any, Any], deterministic: bool
+    ) -> np.ndarray[Any, Any]:
+        """Return the actions in the next step, shape (n, elements)."""
+        options = {}
+        if MASK in rows:
+            options["action_masks"] = rows[MASK].astype(bool)
+        seen = {name: part for name, part in rows.items() if name != MASK}
+        batch: Any = seen if self._dict else next(iter(seen.values()))
+        if self._frames is not None:
+            told: Any = [{"terminal_observation": batch[0]}] * len(
+                start
+            )  # of which nothing is kept
+            batch, _ = self._frames.update(batch, start, [dict(one) for one in told])
+        normalize = self._model.get_vec_normalize_env()
+        if normalize is not None:
+            batch = normalize.normalize_obs(batch)
+        actions, self._state = self._model.predict(
+            batch, self._state, start, deterministic=deterministic, **options
+        )
+        return np.array(actions).reshape(len(actions), -1)
