@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import numpy as np
@@ -16,10 +17,16 @@ import psutil
 import pytest
 import torch
 import websockets
+from gymnasium import spaces
 from numpy.typing import NDArray
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack
 from websockets.asyncio.client import connect
 
 from converters.artifact.artifact import Artifact
+from converters.importers.sb3 import import_sb3
+from tests.converters.random_env import Random
 from tests.memory import NAMES, lstm_artifact, observations
 from tests.stack import Stack, running_stack
 
@@ -30,6 +37,7 @@ POOL = 256
 """Different observations; each session takes them in an order of its own."""
 EXACT = 1e-5
 SECRET = "one-for-both-gateways"
+WHEEL = spaces.Box(np.array([-1, -2], np.float32), np.array([1, 3], np.float32))
 
 Act = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float32]]
 """Which observation each session sees, and where an episode starts → their actions, (n, 3)."""
@@ -78,7 +86,8 @@ class Drivers:
                 group.create_task(driver(index))
 
     def _answered(self, session: int, step: int, answer: dict[str, Any], action: Any) -> None:
-        self.actions[session, step] = [action[name] for name in NAMES]
+        numbers = list(action.values()) if isinstance(action, dict) else action
+        self.actions[session, step, : len(numbers)] = numbers
         self.versions[session][step] = answer["version"]
 
     async def _predict(self, session: int) -> None:
@@ -146,8 +155,56 @@ class Drivers:
 
 
 def away(made: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    made = made[..., : expected.shape[-1]]
     assert not np.isnan(made).any()
     return float(np.abs(made - expected).max())
+
+
+class Recurrent:
+    """All sessions of sb3-contrib's own policy."""
+
+    seen = spaces.Box(-1, 1, (7,), np.float32)
+    options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, folder: Path) -> None:
+        self._model: Any = RecurrentPPO(
+            "MlpLstmPolicy",
+            Random(self.seen, WHEEL),
+            **{"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 1, "device": "cpu"},
+            policy_kwargs={"lstm_hidden_size": 64, "n_lstm_layers": 2},
+        ).learn(8)
+        self._model.save(folder / "policy.zip")
+        self.rows = np.random.RandomState(1).uniform(-1, 1, (POOL, 7)).astype(np.float32)
+        self.pool = [{"seen": row} for row in self.rows.tolist()]
+        self._state: Any = None
+
+    def __call__(self, seen: NDArray[np.int64], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
+        made, self._state = self._model.predict(self.rows[seen], self._state, starts, True)
+        return np.asarray(made)
+
+
+class Stacked:
+    """All sessions of Stable-Baselines3's NatureCNN behind VecFrameStack."""
+
+    seen = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    options: ClassVar[dict[str, Any]] = {"frame_stack": 4}
+
+    def __init__(self, folder: Path) -> None:
+        world = VecFrameStack(DummyVecEnv([lambda: Random(self.seen, WHEEL)]), 4)
+        training = {"n_steps": 8, "batch_size": 8, "n_epochs": 1, "seed": 1, "device": "cpu"}
+        self._model: Any = PPO("CnnPolicy", world, **training).learn(8)
+        self._model.save(folder / "policy.zip")
+        source = np.random.RandomState(1)
+        light = source.uniform(size=(POOL, 1, 1, 1))
+        self.rows = (source.randint(0, 256, (POOL, 84, 84, 1)) * light).astype(np.uint8)
+        self.pool = [base64.b64encode(one.tobytes()).decode() for one in self.rows]
+        self._frames = np.zeros((SESSIONS, 84, 84, 4), np.uint8)
+
+    def __call__(self, seen: NDArray[np.int64], starts: NDArray[np.bool_]) -> NDArray[np.float32]:
+        self._frames[starts] = 0
+        self._frames = np.concatenate([self._frames[..., 1:], self.rows[seen]], axis=-1)
+        made, _ = self._model.predict(self._frames, deterministic=True)
+        return np.asarray(made)
 
 
 class Local:
@@ -213,6 +270,24 @@ def stacks(repository: Path, count: int) -> Iterator[list[Stack]]:
             )
             for _ in range(count)
         ]
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Stacked])
+def test_as_the_library_does(
+    kind: type[Recurrent | Stacked], plan: Plan, tmp_path: Path, carlarl: Callable[..., Any]
+) -> None:
+    """Each step's action is that of the library, over two gateways and two Tritons."""
+    local = kind(tmp_path)
+    told = {"vecnormalize": "none", "fields": ["seen"]} if kind is Recurrent else kind.options
+    import_sb3(tmp_path / "policy.zip", "v1.0.0", tmp_path / "artifacts", **told)
+    where = ("--artifacts", str(tmp_path / "artifacts"), "--repository", str(tmp_path / "models"))
+    done = carlarl("export", *where)
+    assert done.returncode == 0, done.stderr
+    with stacks(tmp_path / "models", 2) as both:
+        drivers = Drivers([one.gateway_url for one in both], local.pool, plan)
+        asyncio.run(drivers.run())
+        assert drivers.moved > SESSIONS  # a stream goes on elsewhere about each hundred steps
+    assert away(drivers.actions, plan.expected(local)) < EXACT
 
 
 def test_a_gateway_is_killed_in_mid_episode(
