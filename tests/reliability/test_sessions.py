@@ -72,6 +72,7 @@ class Drivers:
     pause_s: float = 0.0
     actions: NDArray[np.float32] = field(init=False)
     versions: list[list[str]] = field(init=False)
+    refused: int = 0
     moved: int = 0
     """How often a session went on elsewhere."""
 
@@ -110,6 +111,7 @@ class Drivers:
                         self.moved += 1
                         continue
                     if answer.status_code == 503:
+                        self.refused += 1
                         continue
                     break
                 assert answer.status_code == 200, answer.text
@@ -143,6 +145,7 @@ class Drivers:
                         await connection.send(json.dumps(frame))
                         answer = json.loads(await connection.recv())
                         if answer.get("error") == "SERVICE_UNAVAILABLE":
+                            self.refused += 1
                             break
                         assert "action" in answer, answer
                         self._answered(session, step, answer, answer["action"])
@@ -344,6 +347,7 @@ def test_promoted_and_rolled_back(
     with stacks(repository, 1) as (stack,):
         drivers = asyncio.run(run(stack))
     expected = {source.card.version: plan.expected(Local(source, pool)) for source in sources[1]}
+    assert drivers.refused == 0
     versions = np.array(drivers.versions)
     assert set(expected) == set(versions.ravel())
     starts = plan.starts
