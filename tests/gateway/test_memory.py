@@ -292,7 +292,7 @@ def test_resumed_elsewhere(served: Served) -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_promotion_waits_for_the_next_episode(served: Served, carlarl: Run, begun: bool) -> None:
+def test_a_promotion_waits_for_the_next_episode(served: Served, command: Run, begun: bool) -> None:
     """A stream stays with its version until it starts an episode; rollbacks are the same."""
     where = ("--repository", str(served.folder / "repository"))
     seen = iter(observations(40))
@@ -310,9 +310,9 @@ def test_a_promotion_waits_for_the_next_episode(served: Served, carlarl: Run, be
 
         for index in range(5):
             drive(old, **({"episodeStart": True} if begun and not index else {}))
-        for command, before, after in (("promote", old, new), ("rollback", new, old)):
-            arguments = (command, *([after] if command == "promote" else []), *where)
-            done = carlarl(*arguments)
+        for word, before, after in (("promote", old, new), ("rollback", new, old)):
+            arguments = (word, *([after] if word == "promote" else []), *where)
+            done = command(*arguments)
             assert done.returncode == 0, done.stderr
             until(lambda: served.client.get("/metadata").json()["version"] == after)  # noqa: B023
             for _ in range(5):
@@ -325,12 +325,12 @@ def test_a_promotion_waits_for_the_next_episode(served: Served, carlarl: Run, be
                 drive(after)
 
 
-def test_a_version_that_is_gone(served: Served, carlarl: Run) -> None:
+def test_a_version_that_is_gone(served: Served, command: Run) -> None:
     token = served.token("v0.2.0")
     where = ("--repository", str(served.folder / "repository"))
     with stream(served.url) as vehicle:
         assert vehicle.ask(1, version="v0.2.0")["version"] == "v0.2.0"
-        done = carlarl("unload", "v0.2.0", *where)
+        done = command("unload", "v0.2.0", *where)
         assert done.returncode == 0, done.stderr
         try:
             until(lambda: "error" in served.predict(observations(1), states=[token]).json())
@@ -340,7 +340,7 @@ def test_a_version_that_is_gone(served: Served, carlarl: Run) -> None:
             assert vehicle.ask(2)["error"] == "STATE_MISMATCH"
             assert vehicle.ask(3, episodeStart=True)["version"] == "v0.1.0"
         finally:
-            done = carlarl("load", "v0.2.0", *where)
+            done = command("load", "v0.2.0", *where)
             assert done.returncode == 0, done.stderr
 
 
