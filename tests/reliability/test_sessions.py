@@ -268,7 +268,11 @@ def stacks(repository: Path, count: int) -> Iterator[list[Stack]]:
         yield [
             running.enter_context(
                 running_stack(
-                    "--repository", str(repository), STATE_SECRET=SECRET, RESTART_TRIES="0"
+                    "--repository",
+                    str(repository),
+                    STATE_SECRET=SECRET,
+                    RESTART_TRIES="0",
+                    REQUEST_TIMEOUT_MS="20000",
                 )
             )
             for _ in range(count)
