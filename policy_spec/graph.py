@@ -23,13 +23,12 @@ def graph_inputs(signature: Signature) -> tuple[Input, ...]:
     without noise takes one number of it. Each raster follows under the name of its leaf's tensor,
     in the card's order. A policy with a memory takes `episode_start`, a bool, and its state.
     """
-    taken = program_inputs(signature.observation_space, signature.state)
-    features = [one for one in taken if one.name == "features"]
-    state = taken[len(taken) - len(signature.state) :]
-    rasters = taken[len(features) : len(taken) - len(state)]
-    noise = Input("noise", "float32", (max(signature.noise_width, 1),))
-    start = [Input(EPISODE_START, "bool", (1,))] if state else []
-    return (*features, noise, *rasters, *start, *state)
+    taken = list(program_inputs(signature.observation_space, signature.state))
+    if signature.state:
+        taken.insert(len(taken) - len(signature.state), Input(EPISODE_START, "bool", (1,)))
+    first = 1 if features_width(signature.observation_space) else 0
+    taken.insert(first, Input("noise", "float32", (max(signature.noise_width, 1),)))
+    return tuple(taken)
 
 
 def program_inputs(space: Space, state: tuple[StateLeaf, ...] = ()) -> tuple[Input, ...]:

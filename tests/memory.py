@@ -40,12 +40,28 @@ class Recurrent(nn.Module):
         return mean, self.log_std.exp().expand_as(mean), h.transpose(0, 1), c.transpose(0, 1)
 
 
-def lstm_artifact(folder: Path, version: str, hidden: int = 32, seed: int = 0) -> Artifact:
+class Forgetful(nn.Module):
+    """The same without a memory."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.network, self.hidden = Recurrent(features, hidden), hidden
+
+    def forward(self, features: Tensor) -> tuple[Tensor, ...]:
+        empty = torch.zeros(features.shape[0], LAYERS, self.hidden)
+        mean, std, *_ = self.network(features, empty, empty)
+        return mean, std
+
+
+def lstm_artifact(
+    folder: Path, version: str, hidden: int = 32, seed: int = 0, *, remembers: bool = True
+) -> Artifact:
     """Write an artifact of today's observations and controls, with an LSTM, into `folder`."""
     torch.manual_seed(seed)
-    network = Recurrent(7, hidden).eval()
+    network = (Recurrent if remembers else Forgetful)(7, hidden).eval()
     shape = [LAYERS, hidden]
-    example = torch.zeros(2, 7), torch.zeros(2, *shape), torch.zeros(2, *shape)
+    state = [torch.zeros(2, *shape)] * 2 if remembers else []
+    example = torch.zeros(2, 7), *state
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own layers warn of their checks
         traced = torch.jit.trace(network, example, check_trace=False)
@@ -62,7 +78,7 @@ def lstm_artifact(folder: Path, version: str, hidden: int = 32, seed: int = 0) -
             **{"low": [0, 0, -1], "high": [1, 1, 1]},
         },
         control={"layout": list(NAMES), "scale": "clip"},
-        state={name: {"dtype": "float32", "shape": shape} for name in ("h", "c")},
+        state={name: {"dtype": "float32", "shape": shape} for name in "hc" if remembers} or None,
         distribution={"std": "parameter"},
         artifact_hashes={},
     )

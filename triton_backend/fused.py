@@ -30,9 +30,9 @@ class TritonPythonModel:
         self._noise = NoiseSource(self._preprocessing.kind)
         self._outputs = output_names(args)
         taken = inputs(args)
-        stateful = any(name == EPISODE_START for name, _ in taken)
-        memory = (EPISODE_START, "state.")
-        self._memory = [one for one in taken if stateful and one[0].startswith(memory)]
+        start = (EPISODE_START, 2)  # without it, `state.x` is a part of the observation
+        state = [one for one in taken if one[0].startswith("state.")]
+        self._memory = [start, *state] if start in taken else []
         here = TorchScriptPolicy if (directory / TorchScriptPolicy.file).exists() else OnnxPolicy
         self._infer = here.load(directory, args)
         self._steps = tracing.steps()

@@ -265,10 +265,7 @@ class StatefulPolicy(Policy):
 
     def forward(self, features: Tensor, noise: Tensor, *others: Tensor) -> Any:
         """Return the action, the policy's own where it differs, and each leaf of the next state."""
-        return self.answers(*self.step(features, noise, *others))
-
-    def answers(self, scores: Tensor, *after: Tensor) -> tuple[Tensor, ...]:
-        """Return what `forward` does, of what `step` returned."""
+        scores, *after = self.step(features, noise, *others)
         raw = self.choose(scores)
         if self.control is None:
             return (raw, *after)
@@ -289,35 +286,6 @@ class StatefulPolicy(Policy):
         ]
         given, *after = self.gaussian(features, *rasters, *state)
         return (self.with_noise(given, noise), *after)
-
-
-class Drive(nn.Module):
-    """A policy with a memory over the rows of a call, as steps of one drive that follow each other.
-
-    Its arguments are those of the policy, but of the state it takes the first row alone.
-    """
-
-    def __init__(self, policy: StatefulPolicy) -> None:
-        """Drive with the policy."""
-        super().__init__()
-        self.policy, self.space, self.two = policy, policy.space, policy.two
-        self.controls = policy.controls
-
-    def forward(self, *inputs: Tensor) -> Any:
-        """Return what the policy does, with the state after each step."""
-        return self.policy.answers(*self._steps(inputs))
-
-    def scores(self, *inputs: Tensor) -> Tensor:
-        """Return the scores of each step."""
-        return self._steps(inputs)[0]
-
-    def _steps(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        given, state = inputs[: -self.policy.leaves], inputs[-self.policy.leaves :]
-        after, made = [one[:1] for one in state], []
-        for row in zip(*(torch.split(one, 1) for one in given), strict=True):
-            made.append(self.policy.step(*row, *after))
-            after = list(made[-1][1:])
-        return tuple(map(torch.cat, zip(*made, strict=True)))
 
 
 def zeros(signature: Signature, rows: int) -> list[Tensor]:

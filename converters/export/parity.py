@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from converters.artifact.artifact import Artifact
 from converters.artifact.observations import Rows, corners, drawn
 from converters.errors import ConversionError
-from converters.export.truth import FP16_TIMES, OWN_ERRORS, Truth, run
+from converters.export.truth import FP16_TIMES, OWN_ERRORS, Truth, drive, run
 from converters.export.truth import TOLERANCE as TOLERANCE
 from converters.repository.tensors import MAX_BATCH_SIZE, max_batch_size
 from policy_spec.leaves import leaves
@@ -99,21 +99,6 @@ def episodes(artifact: Artifact, given: Arrays) -> tuple[Arrays, NDArray[np.bool
     return (*given[: split - 1], starts[:, None], *given[split:]), starts
 
 
-def drive(step: Runtime, given: Arrays, leaves: int) -> tuple[Arrays, Arrays]:
-    """Let a policy with a memory of so many leaves drive, one row of `given` after the other.
-
-    Return `given` with the state that it had before each step, and its outputs.
-    """
-    kept, after = given[:-leaves], tuple(one[:1] for one in given[-leaves:])
-    before, made = [], []
-    for row in range(len(given[0])):
-        before.append(after)
-        made.append(step(*(one[row : row + 1] for one in kept), *after))
-        after = made[-1][-leaves:]
-    states, outputs = (map(np.concatenate, zip(*each, strict=True)) for each in (before, made))
-    return (*kept, *states), tuple(outputs)
-
-
 def probes(artifact: Artifact) -> Arrays:
     """Return what `Policy` takes for `observations`, for the comparison of exports.
 
@@ -196,7 +181,7 @@ def measure(
 def _driven(artifact: Artifact, where: str, runtime: Runtime, half: bool) -> float:
     """Return how far an export is away from the trained policy within a drive of `STEPS`."""
     given, _ = episodes(artifact, inputs(artifact, steps(observations(artifact))))
-    truth = Truth.of(artifact.policy, *given, half=half, drive=True)
+    truth = Truth.of(artifact.policy, *given, half=half, driven=True)
     step = partial(_batches, runtime, order=np.arange(1), batch=1)
     _, made = drive(lambda *row: step(row), given, len(artifact.card.signature.state))
     error, good = truth.errors(made, np.arange(STEPS))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from converters.artifact.policy import Drive, Policy, StatefulPolicy
+from converters.artifact.policy import Policy, StatefulPolicy
 from policy_spec.graph import choices
 from policy_spec.spaces import Box, MultiBinary
-from triton_backend.runtimes import Arrays
+from triton_backend.runtimes import Arrays, Runtime
 
 TOLERANCE = 1e-5
 """Largest absolute difference of an action's element, where float32 itself is exact."""
@@ -37,7 +38,7 @@ MOST_OWN = 1e-3
 """A larger error is none of rounding: the program does something else in float64. Relative."""
 
 
-def run(policy: Policy | Drive, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
+def run(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
     """Return the trained policy's outputs for what it takes, `rows` at a time."""
     with torch.inference_mode():
         made = [policy(*part) for part in _parts(inputs, rows)]
@@ -45,7 +46,22 @@ def run(policy: Policy | Drive, *inputs: NDArray[Any], rows: int = 1) -> Arrays:
     return tuple(torch.cat(column).numpy() for column in zip(*parts, strict=True))
 
 
-def _scores(policy: Policy | Drive, *inputs: NDArray[Any], rows: int = 1) -> NDArray[Any]:
+def drive(step: Runtime, given: Arrays, leaves: int) -> tuple[Arrays, Arrays]:
+    """Let a policy with a memory of so many leaves drive, one row of `given` after the other.
+
+    Return `given` with the state that it had before each step, and its outputs.
+    """
+    kept, after = given[:-leaves], tuple(one[:1] for one in given[-leaves:])
+    before, made = [], []
+    for row in range(len(given[0])):
+        before.append(after)
+        made.append(step(*(one[row : row + 1] for one in kept), *after))
+        after = made[-1][-leaves:]
+    states, outputs = (map(np.concatenate, zip(*each, strict=True)) for each in (before, made))
+    return (*kept, *states), tuple(outputs)
+
+
+def _scores(policy: Policy, *inputs: NDArray[Any], rows: int = 1) -> NDArray[Any]:
     with torch.inference_mode():
         return torch.cat([policy.scores(*part) for part in _parts(inputs, rows)]).numpy()
 
@@ -87,7 +103,7 @@ class Truth:
         own: the largest error of the trained policy in float32.
     """
 
-    policy: Policy | Drive
+    policy: Policy
     outputs: Arrays
     scores: NDArray[Any]
     allowed: tuple[float, ...]
@@ -95,23 +111,26 @@ class Truth:
 
     @classmethod
     def of(
-        cls, policy: Policy | Drive, *inputs: NDArray[Any], half: bool = False, drive: bool = False
+        cls, policy: Policy, *inputs: NDArray[Any], half: bool = False, driven: bool = False
     ) -> Truth:
         """Compute the policy in both types for what it takes, as `Policy` does.
 
-        If `half`, what is `allowed` is that of FP16. With `drive` the rows are the steps of one
-        `Drive`, and each type has its own memory.
+        If `half`, what is `allowed` is that of FP16. If `driven`, the rows are the steps of a
+        `drive`, and each type has its own memory.
         """
-        rows, together = (len(inputs[0]),) * 2 if drive else (1, TOGETHER)
-        if drive:
+
+        def computed(policy: Policy, given: Arrays, rows: int) -> tuple[Arrays, NDArray[Any]]:
+            if not driven:
+                return run(policy, *given, rows=rows), _scores(policy, *given, rows=rows)
             assert isinstance(policy, StatefulPolicy)
-            policy = Drive(policy)
-        exact, wide = copy.deepcopy(policy).double(), tuple(map(_widened, inputs))
-        as_it_is = run(policy, *inputs, rows=rows), _scores(policy, *inputs, rows=rows)
+            given, outputs = drive(partial(run, policy), given, policy.leaves)
+            return outputs, _scores(policy, *given)
+
+        exact = copy.deepcopy(policy).double()
+        as_it_is = computed(policy, inputs, 1)
         try:
             with _Wide():  # type: ignore[no-untyped-call]
-                outputs = run(exact, *wide, rows=together)
-                scores = _scores(exact, *wide, rows=together)
+                outputs, scores = computed(exact, tuple(map(_widened, inputs)), TOGETHER)
         except RuntimeError:  # a program may have constants of its own in float32
             exact, outputs, scores = policy, *as_it_is
         pairs = list(zip(as_it_is[0], outputs, strict=True))

@@ -117,7 +117,7 @@ def _compare_rows(
     starts = np.ones(len(given[0]), bool)
     if drive:
         given, starts = parity.episodes(written, given)
-    truth = Truth.of(written.policy, *given, drive=drive)
+    truth = Truth.of(written.policy, *given, driven=drive)
     made = _alone(predict, rows, given[0], starts)
     outputs = (*_outputs(written.policy, made[0].reshape(len(starts), -1)), *made[1:])
     error, good = truth.errors(outputs, np.arange(len(starts)))

@@ -249,15 +249,19 @@ _codec_of = lru_cache(maxsize=64)(Codec)
 def asked_of(body: bytes, form: str) -> Asked:
     """Return what a body or a frame asks for, even where other fields are wrong.
 
-    Raises ValidationFailed where it is no object, or these fields are wrong, too.
+    Raises ValidationFailed where it is no object, or one of these has another type.
     """
     try:
         asked: Asked = _asked[form](body)
     except NOT_READ as error:
         raise failed(error, form) from None
-    if asked.version is not None and not re.fullmatch(VERSION_PATTERN, asked.version):
-        raise ValidationFailed([BAD_VERSION])
     return asked
+
+
+def check_version(version: str | None) -> None:
+    """Raise ValidationFailed for what names no version."""
+    if version is not None and not re.fullmatch(VERSION_PATTERN, version):
+        raise ValidationFailed([BAD_VERSION])
 
 
 def step_of(frame: bytes, form: str) -> int | None:

@@ -32,7 +32,8 @@ class Options(Struct, forbid_unknown_fields=True, gc=False, kw_only=True, rename
         ),
     ] = None
     version: Annotated[
-        Version | None, Meta(description="Policy version; the active one where absent or null.")
+        Version | None,
+        Meta(description="Policy version; where absent or null that of the memory, or the active."),
     ] = None
     policy_actions: Annotated[
         bool,
@@ -68,7 +69,7 @@ class StepOptions(Options, kw_only=True, rename="camel"):
         bool, Meta(description="Whether to answer the policy's memory as a token, too.")
     ] = False
     state: Annotated[
-        State | None, Meta(description="In the first frame: a memory to go on with.")
+        State | None, Meta(description="A token of another stream, whose episode goes on here.")
     ] = None
 
 

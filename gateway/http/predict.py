@@ -117,6 +117,7 @@ class Predict:
                         self._ask(policy, request)
                         return
             asked = codec.asked_of(body, self.form)
+            codec.check_version(asked.version)
             version = self._version_of(asked.version, asked.states)
             policy = versions.known(version)
             if policy is not None:
@@ -137,7 +138,8 @@ class Predict:
         """
         if states is None:
             return version
-        self._memory = self._service.tokens.read(states, version, "states.{}")
+        if self._memory is None:
+            self._memory = self._service.tokens.read(states, version, "states")
         return self._memory.version or version
 
     def abandon(self) -> None:
@@ -183,7 +185,9 @@ class Predict:
         try:
             envelope = codec.read_envelope(body, self.form)
         except ValidationFailed:
-            await versions.resolve(codec.asked_of(body, self.form).version)  # which comes first
+            asked = codec.asked_of(body, self.form)
+            codec.check_version(asked.version)
+            await versions.resolve(asked.version)  # which comes first
             raise
         await asyncio.sleep(0)
         policy = await self._resolved(self._version_of(envelope.version, envelope.states))

@@ -157,7 +157,7 @@ class PolicyVersion:
             return memory.states
         if (memory.version, memory.digest) != (self.version, self.artifact_digest):
             raise StateMismatch(
-                f"the memory is of {memory.version} before it was replaced: start an episode"
+                f"the memory is of another {memory.version} than is served: start an episode"
             )
         return memory.states
 

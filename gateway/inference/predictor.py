@@ -112,9 +112,7 @@ class Predictor:
                 self._versions.forget(policy)
             done(outcome)
             return
-        states: list[bytes] = []
-        if policy.tensors.state:
-            outcome, states = policy.tensors.parted(outcome)
+        outcome, states = policy.tensors.parted(outcome)
         given = policy.actions.rows(outcome)
         if not policy.actions.finite(given):
             done(InferenceFailed(f"{policy.model} gave an action that is not finite"))

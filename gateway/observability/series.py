@@ -75,7 +75,7 @@ class Series:
         self.streams = Gauge("carla_rl_streams", "Streams that are open.")
         self.streams_behind = Gauge(
             "carla_rl_streams_behind",
-            "Streams that stay with a version that is active no more until their episode ends.",
+            "Streams whose episode is answered by another version than the active one.",
         )
         self.skipped = Counter(
             "carla_rl_skipped", "Steps that a later one overtook before they went to Triton."

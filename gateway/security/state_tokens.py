@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.api.errors import StateMismatch
+from gateway.config.fields import SECRET
 
 TAG_BYTES = 32
 TOKEN_BYTES = 160
@@ -49,9 +50,7 @@ class StateTokens:
         return _write(tag + content)[1:-1].translate(_URL).decode()
 
     def read(self, tokens: Sequence[str | None], version: str | None, field: str) -> Memory:
-        """Read the tokens of a request that names `version`; `field` is the field of each.
-
-        A `{}` in it stands for its index.
+        """Read the tokens of a request that names `version`; `field` names each.
 
         Raises StateMismatch for one that was changed, and where they are of other versions.
         """
@@ -61,13 +60,15 @@ class StateTokens:
             if token is None:
                 states.append(None)
                 continue
-            *policy, state = self._opened(token, field.format(index))
-            policies.add((policy[0], policy[1]))
+            own, digest, state = self._opened(
+                token, field if field == "state" else f"{field}.{index}"
+            )
+            policies.add((own, digest))
             states.append(state)
         if not policies:
             return Memory(None, None, states)
         if len(policies) > 1:
-            raise StateMismatch("states: they are of several versions: send one request for each")
+            raise StateMismatch("states: they are of several policies: send a request for each")
         ((own, digest),) = policies
         if version not in (None, own):
             raise StateMismatch(
@@ -79,14 +80,14 @@ class StateTokens:
         try:
             # Twice as fast as `binascii`, and as strict.
             data = _read(token.translate(_PLAIN))
-        except ValueError:
+        except (ValueError, msgspec.MsgspecError):
             data = b""
         tag, content = data[:TAG_BYTES], data[TAG_BYTES:]
         good = [hmac.compare_digest(tag, hmac.digest(key, content, "sha256")) for key in self._keys]
         if not any(good):
             raise StateMismatch(
-                f"{where}: it is no token of this service: send it as it came, or null to start an "
-                "episode"
+                f"{where} is no token of this service: send it as it came, or start an episode "
+                "without it"
             )
         head, _, state = content.partition(b"\n")
         version, digest = head.decode().split()
@@ -95,7 +96,9 @@ class StateTokens:
 
 def gone(memory: Memory) -> StateMismatch:
     """Say that no policy can go on with a memory."""
-    return StateMismatch(f"the memory is of {memory.version}, which is gone: start an episode")
+    return StateMismatch(
+        f"the memory is of {memory.version}, which is not served: start an episode"
+    )
 
 
 _read, _write = partial(msgspec.convert, type=bytes), msgspec.json.Encoder().encode
@@ -122,8 +125,11 @@ def kept_secret() -> str:
             pass
         finally:
             made.unlink(missing_ok=True)
-        return path.read_text()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        kept = path.read_text()
+        if not SECRET.fullmatch(kept):
+            raise ValueError(f"{path} holds something else")
+        return kept
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: there is no home
         log.warning(
             "no secret for state tokens can be kept (%s), so that these end with this process: "
             "set STATE_SECRET",

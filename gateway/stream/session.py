@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from gateway.api import codec
 from gateway.api.asyncapi import KEY_PREFIX
 from gateway.api.errors import (
     DeadlineExceeded,
+    GatewayError,
     ModelNotFound,
     StateMismatch,
     Unauthorized,
@@ -29,7 +31,8 @@ from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import PIECE_BYTES, RateLimit
-from gateway.stream.episode import Episode, Start
+from gateway.security.state_tokens import Memory
+from gateway.stream.episode import Episode
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
@@ -74,7 +77,7 @@ class _Taken:
     exchange: Exchange
     step: StepRequest | None = None
     version: str | None = None
-    start: Start | None = None
+    memory: Memory | None = None
 
     @property
     def id(self) -> int | None:
@@ -153,12 +156,17 @@ class Stream:
             f"{self._vehicle.request_id}-{self._received}",
         )
         taken = _Taken(data, form, exchange)
+        read = False
         try:
             self._service.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
             if len(data) > PIECE_BYTES:
                 self._service.access_control.charge_body(self._vehicle.caller, len(data))
+            read = True
             self._read(taken)
         except Exception as error:
+            if not read:  # the next step starts the episode that this one was to start
+                with suppress(GatewayError):
+                    self._episode.take(codec.asked_of(data, form))
             self._refuse(taken, error)
             if isinstance(error, Unauthorized):
                 self._connection.end(POLICY_VIOLATION, error.message)
@@ -201,6 +209,7 @@ class Stream:
                 return
         asked = codec.asked_of(data, form)
         self._episode.take(asked)
+        codec.check_version(asked.version)
         taken.version = asked.version
         version = self._episode.version(asked.version)
         policy = versions.known(version)
@@ -246,7 +255,8 @@ class Stream:
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
             if step.policy_actions:
                 policy.check_own_actions()
-            taken.start, states = self._episode.states(policy)
+            taken.memory = self._episode.memory
+            states = self._episode.states(policy)
             seed = policy.seed_of(step.deterministic, step.seed)
             packed = policy.codec.pack((step.observation,), step=True)
         except Exception as error:
@@ -301,9 +311,10 @@ class Stream:
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
         seconds = taken.exchange.answer(200)
         assert taken.step is not None
+        assert taken.memory is not None
         policy = prediction.policy
         actions = policy.actions
-        self._episode.answered(taken.start, policy, prediction.states)
+        self._episode.answered(taken.memory, policy, prediction.states)
         answer = StepAnswer(
             taken.step.step_id,
             actions.answered(prediction.rows)[0],

@@ -39,9 +39,10 @@ class Tensors:
         ends = list(accumulate(one.nbytes for one in state))
         self._parts = [slice(*ends) for ends in zip([0, *ends], ends, strict=False)]
         self._empty = bytes(ends[-1]) if ends else b""
-        self._memory = [(one.tensor, DTYPES[one.dtype].triton) for one in state]
+        self._apart = [(leaf.name, leaf.triton, leaf.encoded) for leaf in layout.apart]
         if state:
-            self._memory.insert(0, (EPISODE_START, "BOOL"))
+            memory = [(one.tensor, DTYPES[one.dtype].triton, "") for one in state]
+            self._apart += [(EPISODE_START, "BOOL", ""), *memory]
         self._paths = {leaf.name: leaf.path for leaf in layout.apart}
 
     def apart(self, others: Iterable[Data]) -> list[tuple[str, str, bytes]]:
@@ -49,12 +50,9 @@ class Tensors:
 
         `others` are the leaves that travel apart, and then what `memory` returns.
         """
-        names = [(leaf.name, leaf.triton) for leaf in self.layout.apart] + self._memory
         return [
-            (f"{name}.encoded", "BYTES", b"".join(data))
-            if isinstance(data, tuple)
-            else (name, kind, data)
-            for (name, kind), data in zip(names, others, strict=True)
+            (encoded, "BYTES", b"".join(data)) if isinstance(data, tuple) else (name, kind, data)
+            for (name, kind, encoded), data in zip(self._apart, others, strict=True)
         ]
 
     def memory(self, states: Sequence[bytes | None]) -> tuple[bytes, ...]:

@@ -244,7 +244,9 @@ def test_msgpack_reads_as_json_does() -> None:
 def test_the_version_is_read_beside_other_errors() -> None:
     content = _many(1, version="v9.0.0", deterministic=1, nonsense={})
     assert codec.asked_of(content, JSON).version == "v9.0.0"
-    for bad in (_many(1, version="x"), _many(1, version=1), b"[]", b"{"):
+    with pytest.raises(ValidationFailed):
+        codec.check_version("x")
+    for bad in (_many(1, version=1), b"[]", b"{"):
         with pytest.raises(ValidationFailed):
             codec.asked_of(bad, JSON)
 

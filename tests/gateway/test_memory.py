@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import httpx
 import msgspec
-import numpy as np
+import psutil
 import pytest
 
 from carlarl.cli import main
@@ -20,6 +21,8 @@ from tests.memory import LocalPolicy, lstm_artifact, numbers, observations
 from tests.stack import Stack, running_stack
 
 VERSIONS = {"v0.1.0": 32, "v0.2.0": 64}
+FORGETFUL = "v0.0.1"
+"""A version without a memory."""
 EXACT = 1e-6
 SECRETS = ("the-first-secret", "the-second-secret")
 
@@ -57,11 +60,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("memory")
     for version, hidden in VERSIONS.items():
         lstm_artifact(folder / "artifacts", version, hidden)
+    lstm_artifact(folder / "artifacts", FORGETFUL, remembers=False)
     where = ["--artifacts", str(folder / "artifacts"), "--repository", str(folder / "repository")]
     main_or_fail(["export", *where, "--activate", "v0.1.0"])
     with running_stack(
         *("--repository", str(folder / "repository"), "--formats", "torchscript"),
-        SERVE_VERSIONS="v0.2.0",
+        SERVE_VERSIONS=f"v0.2.0,{FORGETFUL}",
         STATE_SECRET=SECRETS[0],
     ) as stack:
         found = Served(stack, folder)
@@ -163,6 +167,8 @@ def test_a_changed_token_is_refused(served: Served, wrong: Callable[[str], str])
         assert answer.json()["error"] == "STATE_MISMATCH"
         assert f"states.{states.index(changed)}" in answer.json()["message"]
     with stream(served.url) as vehicle:
+        both = vehicle.ask(1, state=token, episodeStart=True)
+        assert both["details"]["validation_errors"][0]["field"] == "state"
         assert vehicle.ask(1, state=changed)["error"] == "STATE_MISMATCH"
         assert "action" in vehicle.ask(2)  # the stream goes on
 
@@ -235,6 +241,64 @@ def test_a_refused_step_leaves_the_memory(served: Served) -> None:
         check(ask(vehicle, 6, third), local, third)
 
 
+def test_a_step_that_is_refused_for_its_rate_starts_the_episode_all_the_same(
+    served: Served,
+) -> None:
+    first, second, third = observations(3)
+    variables = {"TRITON_URL": f"http://{served.stack.triton_http}", "RATE_LIMIT_PER_S": "1"}
+    local = served.local()
+    with (
+        gateway_process(RATE_LIMIT_BURST="4", **variables) as url,
+        stream(url) as vehicle,
+    ):
+        for one in (first, second):
+            check(ask(vehicle, 1, one), local, one)
+        until(lambda: ask(vehicle, 2, first, episodeStart=True).get("error") is not None)
+        time.sleep(1.5)
+        check(ask(vehicle, 3, third), served.local(), third)
+
+
+def test_a_late_step_leaves_the_memory(served: Served) -> None:
+    """Its model stands still for a moment, and answers after the deadline."""
+    (model,) = (
+        one
+        for one in psutil.Process(served.stack.process.pid).children(recursive=True)
+        if "stub" in one.name() and "carla_policy_fused-v0.1.0" in " ".join(one.cmdline())
+    )
+    seen, local = observations(4), served.local()
+    with stream(served.url, additional_headers={"X-Deadline-Ms": "100"}) as vehicle:
+        check(ask(vehicle, 1, seen[0]), local, seen[0])
+        model.suspend()
+        try:
+            late = ask(vehicle, 2, seen[1], episodeStart=True)
+        finally:
+            model.resume()
+        assert late["error"] == "DEADLINE_EXCEEDED"
+        local.reset()
+        until(lambda: served.predict(seen[:1]).status_code == 200)
+        for step in (2, 3):
+            check(ask(vehicle, step, seen[step]), local, seen[step])
+
+
+def test_a_stream_of_both_kinds(served: Served) -> None:
+    """Without a memory it follows the alias; from there on the policy remembers."""
+    seen, local = observations(4), served.local()
+    with stream(served.url) as vehicle:
+        assert ask(vehicle, 1, seen[0], version=FORGETFUL)["version"] == FORGETFUL
+        for step in (1, 2):
+            answer = ask(vehicle, step, seen[step])
+            assert answer["version"] == "v0.1.0"
+            check(answer, local, seen[step])
+        refused = ask(vehicle, 3, seen[3], version=FORGETFUL)
+        assert refused["error"] == "STATE_MISMATCH"
+
+
+def test_a_full_batch_of_tokens_fits(served: Served) -> None:
+    token = served.token()
+    answer = served.predict(observations(256), states=[token] * 256)
+    assert len(answer.json()["states"]) == 256
+
+
 def test_skipped_steps_leave_the_memory(served: Served) -> None:
     """Each burst is overtaken by its last step; one that was overtaken starts an episode."""
     local, step = served.local(), 0
@@ -280,8 +344,6 @@ def test_resumed_elsewhere(served: Served) -> None:
             assert refused["error"] == "STATE_MISMATCH"  # of the old secret
             check(ask(vehicle, 20, seen[20], state=following["state"]), local, seen[20])
         state = following["state"]
-        fresh = served.local()
-        fresh.state = [np.copy(one) for one in served.local().state]
         answer = httpx.post(  # and over /predict
             f"{renewed}/predict",
             json={"observations": [seen[20]], "deterministic": True, "states": [state]},
@@ -336,7 +398,7 @@ def test_a_version_that_is_gone(served: Served, command: Run) -> None:
             until(lambda: "error" in served.predict(observations(1), states=[token]).json())
             refused = served.predict(observations(1), states=[token]).json()
             assert refused["error"] == "STATE_MISMATCH"
-            assert "v0.2.0, which is gone: start an episode" in refused["message"]
+            assert "v0.2.0, which is not served: start an episode" in refused["message"]
             assert vehicle.ask(2)["error"] == "STATE_MISMATCH"
             assert vehicle.ask(3, episodeStart=True)["version"] == "v0.1.0"
         finally:

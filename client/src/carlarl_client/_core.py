@@ -23,8 +23,8 @@ from carlarl_client.types import Observation, Observations
 PAUSE_S = 0.05
 """Longest pause before the first retry; each further one may be twice as long."""
 LONGEST_PAUSE_S = 2.0
-LONGEST = 2_000_000
-"""Bytes of an answer's body for each observation: what is longer takes too long to read."""
+LONGEST, LONGEST_ROW = 2_000_000, 1 << 17
+"""Bytes of an answer's body, and more for each observation: what is longer is no answer."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def predict_call(
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValidationFailed(f"observations: {error}", unsent=True) from error
     repeatable = request["deterministic"] or "seed" in request
-    return Call("POST", "/predict", body, repeatable, request, LONGEST * max(1, len(rows)))
+    return Call("POST", "/predict", body, repeatable, request, LONGEST + LONGEST_ROW * len(rows))
 
 
 ONE = (Mapping, Observation, Number, str, bytes)
