@@ -70,9 +70,7 @@ class StateTokens:
             raise StateMismatch("states: they are of several versions: send one request for each")
         ((own, digest),) = policies
         if version not in (None, own):
-            raise StateMismatch(
-                f"the memory is of {own}, and {version} is asked for: start an episode"
-            )
+            raise elsewhere(own, version)
         return Memory(own, digest, states)
 
     def _opened(self, token: str, where: str) -> tuple[str, str, bytes]:
@@ -93,9 +91,14 @@ class StateTokens:
         return version, digest, state
 
 
-def gone(memory: Memory) -> StateMismatch:
-    """Say that no policy can go on with a memory."""
-    return StateMismatch(f"the memory is of {memory.version}, which is gone: start an episode")
+def elsewhere(own: str, version: str | None) -> StateMismatch:
+    """Say that a memory is of the version `own`, and not of the one that is asked for."""
+    return StateMismatch(f"the memory is of {own}, and {version} is asked for: start an episode")
+
+
+def gone(version: str) -> StateMismatch:
+    """Say that no policy can go on with a memory of `version`."""
+    return StateMismatch(f"the memory is of {version}, which is gone: start an episode")
 
 
 _read, _write = partial(msgspec.convert, type=bytes), msgspec.json.Encoder().encode

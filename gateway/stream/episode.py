@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.api.errors import StateMismatch
+from gateway.api.errors import ValidationFailed
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.service import Service
-from gateway.security.state_tokens import Memory, gone
+from gateway.security.state_tokens import Memory, elsewhere, gone
 
 
 class Asked(Protocol):
@@ -18,15 +18,15 @@ class Asked(Protocol):
     episode_start: bool
 
 
-@dataclass(eq=False, frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Start:
-    """An episode that no answered step belongs to yet; it goes on with `memory`, if that has any.
+    """Where an episode starts; it goes on with `memory`, if that has any.
 
-    `version` is what its first frame asks for.
+    `version` is what its first frame asks for. `memory` is None once a step of it was answered.
     """
 
     version: str | None
-    memory: Memory
+    memory: Memory | None
 
 
 class Episode:
@@ -39,66 +39,73 @@ class Episode:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._start: Start | None = Start(None, Memory(None, None, [None]))
+        self.start = Start(None, Memory(None, None, [None]))
+        """Where the episode of the last frame starts."""
         self._policy: PolicyVersion | None = None
         self._state: bytes | None = None
         self._begun = self._named = False
-        self._behind = False
+        self._behind = self._closed = False
 
     @property
     def policy(self) -> PolicyVersion | None:
         """The policy of the last answered step."""
         return self._policy
 
-    def take(self, asked: Asked) -> None:
-        """Note what a frame says. Raises StateMismatch for a state that can't be gone on with."""
+    def take(self, asked: Asked) -> Start:
+        """Note what a frame says; return the start of its episode, which the others want back.
+
+        Raises StateMismatch for a state that can't be gone on with, and ValidationFailed for one in
+        a frame that starts an episode.
+        """
         if asked.state is not None:
+            if asked.episode_start:
+                said = "Send it without episodeStart, or start an episode without it"
+                raise ValidationFailed([{"field": "state", "message": said, "type": "excluded"}])
             memory = self._service.tokens.read([asked.state], asked.version, "state")
-            self._start = Start(asked.version, memory)
+            self.start = Start(asked.version, memory)
         elif asked.episode_start:
             self._named = self._named or self._begun
-            self._start = Start(asked.version, Memory(None, None, [None]))
+            self.start = Start(asked.version, Memory(None, None, [None]))
         self._begun = True
+        return self.start
 
-    def version(self, version: str | None) -> str | None:
+    def version(self, start: Start, version: str | None) -> str | None:
         """Return the version that answers a step that names `version`, None for the active one.
 
         Raises StateMismatch where another one holds the memory.
         """
-        start, policy = self._start, self._policy
-        if start is not None:
-            return start.memory.version or version or start.version
-        if policy is None or not self._stays(policy):
+        policy = self._policy
+        if start.memory is not None:
+            own, other = start.memory.version, start.version
+        elif policy is None or not self._stays(policy):
             return version
-        if version not in (None, policy.version) and policy.signature.stateful:
-            raise StateMismatch(
-                f"the memory is of {policy.version}, and {version} is asked for: start an episode"
-            )
-        return policy.version
+        else:
+            own, other = (policy.version if policy.signature.stateful else None), policy.version
+        if own is not None and version not in (None, own):
+            raise elsewhere(own, version)
+        return own or version or other
 
-    def missing(self, error: Exception) -> Exception:
+    def missing(self, start: Start, error: Exception) -> Exception:
         """Return what to say where the version of the memory is served no more."""
-        start, policy = self._start, self._policy
-        if start is None and policy is not None and policy.signature.stateful:
-            return gone(Memory(policy.version, None, []))
-        return error if start is None or start.memory.version is None else gone(start.memory)
+        version, policy = None, self._policy
+        if start.memory is not None:
+            version = start.memory.version
+        elif policy is not None and policy.signature.stateful:
+            version = policy.version
+        return error if version is None else gone(version)
 
-    def states(self, policy: PolicyVersion) -> tuple[Start | None, Sequence[bytes | None]]:
-        """Return the memory that `policy` goes on with, and what `answered` wants back.
-
-        Raises StateMismatch.
-        """
-        start, last = self._start, self._policy
-        if start is not None:
-            return start, policy.states_of(start.memory)
+    def states(self, start: Start, policy: PolicyVersion) -> Sequence[bytes | None]:
+        """Return the memory that `policy` goes on with. Raises StateMismatch."""
+        last = self._policy
+        if start.memory is not None:
+            return policy.states_of(start.memory)
         if last is None or not policy.signature.stateful:
-            return None, ()
-        return None, policy.states_of(Memory(last.version, last.artifact_digest, [self._state]))
+            return ()
+        return policy.states_of(Memory(last.version, last.artifact_digest, [self._state]))
 
-    def answered(self, start: Start | None, policy: PolicyVersion, states: Sequence[bytes]) -> None:
+    def answered(self, start: Start, policy: PolicyVersion, states: Sequence[bytes]) -> None:
         """Keep the memory after a step."""
-        if start is self._start:  # else another one began meanwhile
-            self._start = None
+        start.memory = None
         self._policy = policy
         self._state = states[0] if states else None
         active = self._service.versions.active
@@ -107,10 +114,13 @@ class Episode:
     def close(self) -> None:
         """Count it no more."""
         self._count(False)
+        self._closed = True  # a step may still be answered
 
     def _stays(self, policy: PolicyVersion) -> bool:
         return policy.signature.stateful or self._named
 
     def _count(self, behind: bool) -> None:
+        if self._closed:
+            return
         self._service.observers.metrics.streams_behind.add(behind - self._behind)
         self._behind = behind

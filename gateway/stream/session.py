@@ -67,14 +67,17 @@ class Vehicle:
 
 @dataclass(eq=False, slots=True)
 class _Taken:
-    """A step that came in; `step` is None until its policy is known, `start` until it is asked."""
+    """A step that came in, of the episode that began at `start`.
+
+    `step` is None until its policy is known.
+    """
 
     frame: bytes
     form: str
     exchange: Exchange
+    start: Start
     step: StepRequest | None = None
     version: str | None = None
-    start: Start | None = None
 
     @property
     def id(self) -> int | None:
@@ -152,7 +155,7 @@ class Stream:
             *(self._service.observers, STREAM, "WS", time.perf_counter()),
             f"{self._vehicle.request_id}-{self._received}",
         )
-        taken = _Taken(data, form, exchange)
+        taken = _Taken(data, form, exchange, self._episode.start)
         try:
             self._service.access_control.renew(self._vehicle.caller, self._vehicle.keyed)
             if len(data) > PIECE_BYTES:
@@ -197,12 +200,12 @@ class Stream:
                 pass
             else:
                 taken.step, taken.version = step, step.version
-                self._episode.take(step)
+                taken.start = self._episode.take(step)
                 return
         asked = codec.asked_of(data, form)
-        self._episode.take(asked)
+        taken.start = self._episode.take(asked)
         taken.version = asked.version
-        version = self._episode.version(asked.version)
+        version = self._episode.version(taken.start, asked.version)
         policy = versions.known(version)
         if policy is not None:
             taken.step = policy.codec.read_step_apart(data, form)
@@ -213,7 +216,7 @@ class Stream:
         """Start to answer a step."""
         self._current = taken
         try:
-            version = self._episode.version(taken.version)
+            version = self._episode.version(taken.start, taken.version)
         except StateMismatch as error:
             self._settled(error)
             return
@@ -232,7 +235,7 @@ class Stream:
         except TimeoutError:
             self._settled(DeadlineExceeded(LATE))
         except ModelNotFound as error:
-            self._settled(self._episode.missing(error))
+            self._settled(self._episode.missing(taken.start, error))
         except Exception as error:
             self._settled(error)
         else:
@@ -246,7 +249,7 @@ class Stream:
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
             if step.policy_actions:
                 policy.check_own_actions()
-            taken.start, states = self._episode.states(policy)
+            states = self._episode.states(taken.start, policy)
             seed = policy.seed_of(step.deterministic, step.seed)
             packed = policy.codec.pack((step.observation,), step=True)
         except Exception as error:
