@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 VERSION_PATTERN = r"^v(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$"
-_SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
+SECRET = re.compile(r"[A-Za-z0-9_-]{8,256}")
 _ORIGIN = re.compile(r"https?://[^\s/]+")
 
 
@@ -40,7 +40,7 @@ def _secret(value: object) -> object:
     if isinstance(value, str) and "/" in value:
         with suppress(OSError):
             value = Path(value).read_text().strip()
-    if isinstance(value, str) and not _SECRET.fullmatch(value):
+    if isinstance(value, str) and not SECRET.fullmatch(value):
         raise ValueError
     return value
 
@@ -51,7 +51,7 @@ def _secrets(value: object) -> object:
             value = Path(value).read_text()
     if isinstance(value, str):
         parts = value.replace(",", " ").split()
-        if not parts or not all(map(_SECRET.fullmatch, parts)):
+        if not parts or not all(map(SECRET.fullmatch, parts)):
             raise ValueError
         value = ",".join(parts)
     return value

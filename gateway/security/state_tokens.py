@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.api.errors import StateMismatch
+from gateway.config.fields import SECRET
 
 TAG_BYTES = 32
 TOKEN_BYTES = 160
@@ -125,8 +126,11 @@ def kept_secret() -> str:
             pass
         finally:
             made.unlink(missing_ok=True)
-        return path.read_text()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        kept = path.read_text(errors="replace").strip()
+        if not SECRET.fullmatch(kept):  # an empty one would let everybody sign
+            raise RuntimeError(f"{path} holds none: delete it")
+        return kept
+    except (OSError, RuntimeError) as error:  # RuntimeError: also where there is no home
         log.warning(
             "no secret for state tokens can be kept (%s), so that these end with this process: "
             "set STATE_SECRET",

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from carlarl.cli import main
+from gateway.security.state_tokens import kept_secret
 from tests.gateway.processes import gateway_process, until
 from tests.gateway.streams import Vehicle, metric, stream
 from tests.memory import LocalPolicy, lstm_artifact, numbers, observations
@@ -294,6 +295,20 @@ def test_streams_that_end_in_a_step_are_not_counted(served: Served) -> None:
                 vehicle.send(2)
         until(lambda: metric(served.url, "carla_rl_streams ") == 1)
         until(lambda: metric(served.url, "carla_rl_streams_behind") == 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
+def test_a_kept_secret_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """A disk that was full or a power cut left it so. It must sign nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = kept_secret()
+    assert kept_secret() == made
+    (tmp_path / "carlarl" / "state_secret").write_bytes(content)
+    drawn = kept_secret()
+    assert len(drawn) == len(made)
+    assert drawn not in (made, kept_secret())
 
 
 def test_resumed_elsewhere(served: Served) -> None:
