@@ -199,7 +199,7 @@ class Predict:
         except ModelNotFound:
             if self._memory is None or self._memory.version is None:
                 raise
-            raise gone(self._memory) from None
+            raise gone(self._memory.version) from None
 
     async def _ask_later(
         self,

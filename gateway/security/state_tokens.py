@@ -71,9 +71,7 @@ class StateTokens:
             raise StateMismatch("states: they are of several policies: send a request for each")
         ((own, digest),) = policies
         if version not in (None, own):
-            raise StateMismatch(
-                f"the memory is of {own}, and {version} is asked for: start an episode"
-            )
+            raise elsewhere(own, version)
         return Memory(own, digest, states)
 
     def _opened(self, token: str, where: str) -> tuple[str, str, bytes]:
@@ -94,11 +92,14 @@ class StateTokens:
         return version, digest, state
 
 
-def gone(memory: Memory) -> StateMismatch:
-    """Say that no policy can go on with a memory."""
-    return StateMismatch(
-        f"the memory is of {memory.version}, which is not served: start an episode"
-    )
+def elsewhere(own: str, version: str | None) -> StateMismatch:
+    """Say that a memory is of the version `own`, and not of the one that is asked for."""
+    return StateMismatch(f"the memory is of {own}, and {version} is asked for: start an episode")
+
+
+def gone(version: str) -> StateMismatch:
+    """Say that no policy can go on with a memory of `version`."""
+    return StateMismatch(f"the memory is of {version}, which is not served: start an episode")
 
 
 _read, _write = partial(msgspec.convert, type=bytes), msgspec.json.Encoder().encode
@@ -125,11 +126,11 @@ def kept_secret() -> str:
             pass
         finally:
             made.unlink(missing_ok=True)
-        kept = path.read_text()
-        if not SECRET.fullmatch(kept):
-            raise ValueError(f"{path} holds something else")
+        kept = path.read_text(errors="replace").strip()
+        if not SECRET.fullmatch(kept):  # an empty one would let everybody sign
+            raise RuntimeError(f"{path} holds none: delete it")
         return kept
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: there is no home
+    except (OSError, RuntimeError) as error:  # RuntimeError: also where there is no home
         log.warning(
             "no secret for state tokens can be kept (%s), so that these end with this process: "
             "set STATE_SECRET",

@@ -1,94 +1,101 @@
-"""The episode of a stream: which policy answers its steps, and what that policy remembers."""
+"""The episodes of a stream: which policy answers their steps, and what it remembers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gateway.api.codec import Asked
-from gateway.api.errors import StateMismatch, ValidationFailed
+from gateway.api.errors import ValidationFailed
 from gateway.api.messages import StepRequest
 from gateway.inference.policy_version import PolicyVersion
 from gateway.inference.service import Service
-from gateway.security.state_tokens import Memory, gone
+from gateway.security.state_tokens import Memory, elsewhere, gone
 
 
+@dataclass(eq=False, slots=True)
 class Episode:
-    """Keeps the memory after the last step that was answered, and the policy that answered it.
-
-    An episode of a policy with a memory stays with its version; so does any episode of a stream
-    that has started a second one. A step that was skipped or refused leaves the memory as it is; if
-    it was to start an episode, the next one does.
+    """One episode. That of a policy with a memory stays with its version.
 
     Attributes:
-        policy: of the last step that was answered, or None.
-        memory: what the next step goes on with. Without a version an episode starts; without states
-            its policy has no memory.
+        asked: the version that its first frame names.
+        stays: whether it stays with its version without a memory, too.
+        memory: after the last step that was answered; without a version there was none.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self.policy: PolicyVersion | None = None
-        self.memory = Memory(None, None, [None])
-        self._version: str | None = None
-        """What the first frame of the episode names."""
-        self._begun = self._named = self._behind = False
-
-    def take(self, asked: Asked | StepRequest) -> None:
-        """Note what a frame says.
-
-        Raises StateMismatch for a state that no policy here can go on with, ValidationFailed for
-        one beside the start of an episode.
-        """
-        if asked.state is not None:
-            if asked.episode_start:
-                problem = {"field": "state", "message": "Expected none where an episode starts"}
-                raise ValidationFailed([problem | {"type": "value_error"}])
-            self.memory = self._service.tokens.read([asked.state], asked.version, "state")
-        elif asked.episode_start:
-            self._named = self._named or self._begun
-            self.memory = Memory(None, None, [None])
-        if asked.state is not None or asked.episode_start or not self._begun:
-            self._version = asked.version
-        self._begun = True
+    asked: str | None
+    stays: bool
+    memory: Memory
 
     def version(self, version: str | None) -> str | None:
         """Return the version that answers a step that names `version`, None for the active one.
 
         Raises StateMismatch where another one holds the memory.
         """
-        held = self.memory
-        if held.version is None:
-            return version or self._version
-        if version in (None, held.version):
-            return held.version if held.states or self._named else version
-        if held.states:
-            raise StateMismatch(
-                f"the memory is of {held.version}, and {version} is asked for: start an episode"
-            )
-        return version
+        own = self.memory.version
+        if own is None:
+            return version or self.asked
+        if self.memory.states and version not in (None, own):
+            raise elsewhere(own, version)
+        return version or (own if self.memory.states or self.stays else None)
 
     def missing(self, error: Exception) -> Exception:
         """Return what to say where the version that answers is not served."""
-        held = self.memory
-        return gone(held) if held.version and held.states else error
+        own = self.memory.version
+        return gone(own) if own and self.memory.states else error
 
     def states(self, policy: PolicyVersion) -> Sequence[bytes | None]:
         """Return the memory that `policy` goes on with. Raises StateMismatch."""
         return policy.states_of(self.memory) if self.memory.states else ()
 
-    def answered(self, memory: Memory, policy: PolicyVersion, states: list[bytes]) -> None:
-        """Keep the memory after a step that went on with `memory`."""
+
+class Episodes:
+    """The episodes of one stream. A step belongs to that in which it was sent.
+
+    A step that was skipped or refused leaves the memory as it is; if it was to start an episode,
+    the next one does.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._current = Episode(None, False, Memory(None, None, [None]))
+        self.policy: PolicyVersion | None = None
+        """Of the last step that was answered."""
+        self._begun = self._behind = self._closed = False
+
+    def take(self, asked: Asked | StepRequest) -> Episode:
+        """Return the episode of a frame.
+
+        Raises StateMismatch for a state that no policy here can go on with, ValidationFailed for
+        one beside the start of an episode.
+        """
+        stays, begun, self._begun = self._current.stays, self._begun, True
+        if asked.state is not None:
+            if asked.episode_start:
+                said = "Send it without episodeStart, or start an episode without it"
+                raise ValidationFailed([{"field": "state", "message": said, "type": "excluded"}])
+            memory = self._service.tokens.read([asked.state], asked.version, "state")
+            self._current = Episode(asked.version, stays, memory)
+        elif asked.episode_start:
+            self._current = Episode(asked.version, stays or begun, Memory(None, None, [None]))
+        elif not begun:
+            self._current.asked = asked.version
+        return self._current
+
+    def answered(self, episode: Episode, policy: PolicyVersion, states: list[bytes]) -> None:
+        """Keep the memory after a step."""
         self.policy = policy
-        if memory is not self.memory:  # another episode began meanwhile
-            return
-        self.memory = Memory(policy.version, policy.artifact_digest, [*states])
+        episode.memory = Memory(policy.version, policy.artifact_digest, [*states])
         active = self._service.versions.active
         other = active is not None and active.version != policy.version
-        self._count(other and self._version is None and bool(states or self._named))
+        self._count(
+            other and episode.asked is None and (policy.signature.stateful or episode.stays)
+        )
 
     def close(self) -> None:
-        """Count it no more."""
+        """Count the stream no more."""
         self._count(False)
+        self._closed = True
 
     def _count(self, behind: bool) -> None:
-        if behind != self._behind:
+        if behind != self._behind and not self._closed:
             self._service.observers.metrics.streams_behind.add(behind - self._behind)
             self._behind = behind

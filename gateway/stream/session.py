@@ -31,8 +31,7 @@ from gateway.inference.predictor import Prediction
 from gateway.inference.service import Service
 from gateway.observability.exchange import Exchange
 from gateway.security.rate_limit import PIECE_BYTES, RateLimit
-from gateway.security.state_tokens import Memory
-from gateway.stream.episode import Episode
+from gateway.stream.episode import Episode, Episodes
 from gateway.triton.batch import Rows
 
 IDLE_FRAMES_PER_S = 1000
@@ -77,7 +76,7 @@ class _Taken:
     exchange: Exchange
     step: StepRequest | None = None
     version: str | None = None
-    memory: Memory | None = None
+    episode: Episode | None = None
 
     @property
     def id(self) -> int | None:
@@ -139,7 +138,7 @@ class Stream:
         self._place: tuple[PolicyVersion, float] | None = None
         """The policy that an overtaken step waited for, and since when it waited."""
         self._lost = False
-        self._episode = Episode(service)
+        self._episodes = Episodes(service)
         service.observers.metrics.streams.add(1)
 
     @property
@@ -166,7 +165,7 @@ class Stream:
         except Exception as error:
             if not read:  # the next step starts the episode that this one was to start
                 with suppress(GatewayError):
-                    self._episode.take(codec.asked_of(data, form))
+                    self._episodes.take(codec.asked_of(data, form))
             self._refuse(taken, error)
             if isinstance(error, Unauthorized):
                 self._connection.end(POLICY_VIOLATION, error.message)
@@ -188,7 +187,7 @@ class Stream:
         self._lost = True
         self._latest = None
         self._service.observers.metrics.streams.add(-1)
-        self._episode.close()
+        self._episodes.close()
 
     def _read(self, taken: _Taken) -> None:
         """Decode a frame by the signature of the episode's policy, or of the one that it names.
@@ -197,7 +196,7 @@ class Stream:
         ValidationFailed and StateMismatch.
         """
         data, form, versions = taken.frame, taken.form, self._service.versions
-        usual = self._episode.policy or versions.active
+        usual = self._episodes.policy or versions.active
         if usual is not None:
             try:
                 step = usual.codec.read_step[form](data)
@@ -205,13 +204,13 @@ class Stream:
                 pass
             else:
                 taken.step, taken.version = step, step.version
-                self._episode.take(step)
+                taken.episode = self._episodes.take(step)
                 return
         asked = codec.asked_of(data, form)
-        self._episode.take(asked)
+        taken.episode = episode = self._episodes.take(asked)
         codec.check_version(asked.version)
         taken.version = asked.version
-        version = self._episode.version(asked.version)
+        version = episode.version(asked.version)
         policy = versions.known(version)
         if policy is not None:
             taken.step = policy.codec.read_step_apart(data, form)
@@ -221,8 +220,9 @@ class Stream:
     def _begin(self, taken: _Taken) -> None:
         """Start to answer a step."""
         self._current = taken
+        assert taken.episode is not None
         try:
-            version = self._episode.version(taken.version)
+            version = taken.episode.version(taken.version)
         except StateMismatch as error:
             self._settled(error)
             return
@@ -241,7 +241,8 @@ class Stream:
         except TimeoutError:
             self._settled(DeadlineExceeded(LATE))
         except ModelNotFound as error:
-            self._settled(self._episode.missing(error))
+            assert taken.episode is not None
+            self._settled(taken.episode.missing(error))
         except Exception as error:
             self._settled(error)
         else:
@@ -255,8 +256,8 @@ class Stream:
                 step = taken.step = policy.codec.read_step_apart(taken.frame, taken.form)
             if step.policy_actions:
                 policy.check_own_actions()
-            taken.memory = self._episode.memory
-            states = self._episode.states(policy)
+            assert taken.episode is not None
+            states = taken.episode.states(policy)
             seed = policy.seed_of(step.deterministic, step.seed)
             packed = policy.codec.pack((step.observation,), step=True)
         except Exception as error:
@@ -311,10 +312,10 @@ class Stream:
     def _answer(self, taken: _Taken, prediction: Prediction) -> None:
         seconds = taken.exchange.answer(200)
         assert taken.step is not None
-        assert taken.memory is not None
+        assert taken.episode is not None
         policy = prediction.policy
         actions = policy.actions
-        self._episode.answered(taken.memory, policy, prediction.states)
+        self._episodes.answered(taken.episode, policy, prediction.states)
         answer = StepAnswer(
             taken.step.step_id,
             actions.answered(prediction.rows)[0],

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from carlarl.cli import main
+from gateway.security.state_tokens import kept_secret
 from tests.gateway.processes import gateway_process, until
 from tests.gateway.streams import Vehicle, metric, stream
 from tests.memory import LocalPolicy, lstm_artifact, numbers, observations
@@ -319,6 +320,61 @@ def test_skipped_steps_leave_the_memory(served: Served) -> None:
         assert metric(served.url, "carla_rl_skipped_total") > 0
 
 
+def test_a_refused_start_leaves_the_steps_before_it(served: Served) -> None:
+    """The step that waits when it comes still belongs to the episode that was."""
+    local = served.local()
+    with stream(served.url) as vehicle:
+        for burst in range(20):
+            first, second, third = observations(3, burst)
+            vehicle.send(1, observation=first, deterministic=True)
+            vehicle.send(2, observation=second, deterministic=True)
+            vehicle.send(3, observation={}, episodeStart=True)
+            answers = {answer["stepId"]: answer for answer in (vehicle.receive() for _ in "123")}
+            assert answers[3]["error"] == "VALIDATION_ERROR"
+            for step, one in ((1, first), (2, second)):
+                if "action" in answers[step]:
+                    check(answers[step], local, one)
+            local.reset()
+            check(ask(vehicle, 4, third), local, third)
+
+
+def test_a_frame_that_contradicts_itself_or_its_episode(served: Served) -> None:
+    (one,), token = observations(1), served.token("v0.1.0")
+    with stream(served.url) as vehicle:
+        both = ask(vehicle, 1, one, state=token, episodeStart=True)
+        assert both["error"] == "VALIDATION_ERROR"
+        assert both["details"]["validation_errors"][0]["field"] == "state"
+        check(ask(vehicle, 2, one), served.local(), one)
+        assert ask(vehicle, 3, {}, state=token)["error"] == "VALIDATION_ERROR"
+        assert ask(vehicle, 4, one, version="v0.2.0")["error"] == "STATE_MISMATCH"
+        assert ask(vehicle, 5, one)["version"] == "v0.1.0"
+
+
+def test_streams_that_end_in_a_step_are_not_counted(served: Served) -> None:
+    with stream(served.url) as waiting:
+        waiting.ask(1, version="v0.2.0")
+        for _ in range(20):
+            with stream(served.url) as vehicle:
+                vehicle.ask(1, version="v0.2.0")
+                vehicle.send(2)
+        until(lambda: metric(served.url, "carla_rl_streams ") == 1)
+        until(lambda: metric(served.url, "carla_rl_streams_behind") == 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"short\n", b"\xff\xfe" * 20])
+def test_a_kept_secret_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """A disk that was full or a power cut left it so. It must sign nothing."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    made = kept_secret()
+    assert kept_secret() == made
+    (tmp_path / "carlarl" / "state_secret").write_bytes(content)
+    drawn = kept_secret()
+    assert len(drawn) == len(made)
+    assert drawn not in (made, kept_secret())
+
+
 def test_resumed_elsewhere(served: Served) -> None:
     """The gateway is lost in an episode; another one with the same secret goes on."""
     variables = {"TRITON_URL": f"http://{served.stack.triton_http}"}
@@ -417,3 +473,4 @@ def test_a_stateless_stream_that_names_its_episodes_changes_there(
         assert vehicle.ask(2, episodeStart=True, version="v0.1.0")["version"] == "v0.1.0"
         assert vehicle.ask(3)["version"] == "v0.1.0"
         assert vehicle.ask(4, episodeStart=True)["version"] == "v0.2.0"
+        assert vehicle.ask(5, version="v0.1.0")["version"] == "v0.1.0"
