@@ -351,11 +351,12 @@ def test_a_frame_that_contradicts_itself_or_its_episode(served: Served) -> None:
 
 
 def test_streams_that_end_in_a_step_are_not_counted(served: Served) -> None:
+    token = served.token("v0.2.0")
     with stream(served.url) as waiting:
-        waiting.ask(1, version="v0.2.0")
+        waiting.ask(1, state=token)
         for _ in range(20):
             with stream(served.url) as vehicle:
-                vehicle.ask(1, version="v0.2.0")
+                vehicle.ask(1, state=token)
                 vehicle.send(2)
         until(lambda: metric(served.url, "carla_rl_streams ") == 1)
         until(lambda: metric(served.url, "carla_rl_streams_behind") == 1)
