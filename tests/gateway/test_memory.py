@@ -97,6 +97,23 @@ def test_tokens_carry_the_memory(served: Served, version: str) -> None:
             assert numbers(action) == pytest.approx(session.act(one), abs=EXACT)
 
 
+def test_more_rows_than_a_call_takes(served: Served) -> None:
+    """Their tokens are many: they are read and signed beside the other requests."""
+    seen = observations(300)
+    states = served.predict(seen, version="v0.2.0").json()["states"]
+    starts = [None if row % 3 == 0 else state for row, state in enumerate(states)]
+    answer = served.predict(seen, states=starts).json()
+    for row in (0, 1, 2, 255, 256, 257, 299):
+        alone = served.predict([seen[row]], states=[starts[row]], version="v0.2.0").json()
+        assert (alone["actions"], alone["states"]) == (
+            [answer["actions"][row]],
+            [answer["states"][row]],
+        )
+    refused = served.predict(seen, states=[*starts[:-1], flipped(states[-1], 3)])
+    assert refused.json()["error"] == "STATE_MISMATCH"
+    assert "states.299" in refused.json()["message"]
+
+
 def test_without_states_all_start_an_episode(served: Served) -> None:
     seen = observations(5)
     for options in ({}, {"states": None}, {"states": [None] * 5}):
