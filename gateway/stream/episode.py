@@ -16,7 +16,7 @@ class Episode:
     """One episode. That of a policy with a memory stays with its version.
 
     Attributes:
-        asked: the version that its first frame names.
+        asked: the version that the frame names which starts it; None for a stream's first episode.
         stays: whether it stays with its version without a memory, too.
         memory: after the last step that was answered; without a version there was none.
     """
@@ -76,8 +76,6 @@ class Episodes:
             self._current = Episode(asked.version, stays, memory)
         elif asked.episode_start:
             self._current = Episode(asked.version, stays or begun, Memory(None, None, [None]))
-        elif not begun:
-            self._current.asked = asked.version
         return self._current
 
     def answered(self, episode: Episode, policy: PolicyVersion, states: list[bytes]) -> None:
@@ -86,9 +84,7 @@ class Episodes:
         episode.memory = Memory(policy.version, policy.artifact_digest, [*states])
         active = self._service.versions.active
         other = active is not None and active.version != policy.version
-        self._count(
-            other and episode.asked is None and (policy.signature.stateful or episode.stays)
-        )
+        self._count(other and (policy.signature.stateful or episode.stays))
 
     def close(self) -> None:
         """Count the stream no more."""

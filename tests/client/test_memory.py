@@ -211,11 +211,11 @@ def test_a_policy_without_a_memory_gets_no_states(gateway_url: str) -> None:
 
 
 def test_many_large_memories_are_an_answer() -> None:
-    states = ["x" * 1_500_000] * 4
-    content = {**GOOD, "actions": GOOD["actions"] * 4, "states": states}
+    states = ["x" * 120_000] * 30
+    content = {**GOOD, "actions": GOOD["actions"] * 30, "states": states}
     with scripted() as server, PolicyClient(server.url, timeout=20.0) as client:
         server.answers = [Answer(content=content)]
-        assert client.predict([SEEN] * 4, deterministic=True).states == tuple(states)
+        assert client.predict([SEEN] * 30, deterministic=True).states == tuple(states)
 
 
 def test_evaluates_as_the_local_recurrent_model_does(served: Served) -> None:
