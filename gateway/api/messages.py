@@ -68,7 +68,7 @@ class StepOptions(Options, kw_only=True, rename="camel"):
         bool, Meta(description="Whether to answer the policy's memory as a token, too.")
     ] = False
     state: Annotated[
-        State | None, Meta(description="In the first frame: a memory to go on with.")
+        State | None, Meta(description="In the first frame, without `episodeStart`: a memory to go on with.")
     ] = None
 
 

@@ -99,8 +99,8 @@ class Episode:
         last = self._policy
         if start.memory is not None:
             return policy.states_of(start.memory)
-        if last is None or not policy.signature.stateful:
-            return ()
+        if last is None or self._state is None:  # the last one had no memory
+            return [None]
         return policy.states_of(Memory(last.version, last.artifact_digest, [self._state]))
 
     def answered(self, start: Start, policy: PolicyVersion, states: Sequence[bytes]) -> None:
