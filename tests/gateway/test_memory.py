@@ -15,15 +15,17 @@ import psutil
 import pytest
 
 from carlarl.cli import main
+from converters.artifact import artifact
 from gateway.security.state_tokens import kept_secret
 from tests.gateway.processes import gateway_process, until
 from tests.gateway.streams import Vehicle, metric, stream
 from tests.memory import LocalPolicy, lstm_artifact, numbers, observations
-from tests.stack import Stack, running_stack
+from tests.stack import ROOT, Stack, running_stack
 
 VERSIONS = {"v0.1.0": 32, "v0.2.0": 64}
 FORGETFUL = "v0.0.1"
 """A version without a memory."""
+FILES = ("model.pt", "preprocessor.pkl")
 EXACT = 1e-6
 SECRETS = ("the-first-secret", "the-second-secret")
 
@@ -478,6 +480,25 @@ def test_a_version_that_is_gone(served: Served, command: Run) -> None:
         finally:
             done = command("load", "v0.2.0", *where)
             assert done.returncode == 0, done.stderr
+
+
+def test_a_stream_that_comes_to_remember(served: Served, carlarl: Run) -> None:
+    """A stream of a policy without a memory follows the alias to one with a memory."""
+    stateless = artifact.load(ROOT / "artifacts" / "v0.1.0")
+    folder = served.folder / "stateless"
+    card = stateless.card.model_copy(update={"version": "v0.3.0"})
+    files = [(ROOT / "artifacts" / "v0.1.0" / name).read_bytes() for name in FILES]
+    artifact.create(folder / "v0.3.0", card, *files, None, lambda written: None)
+    where = ("--repository", str(served.folder / "repository"))
+    for arguments in (("export", "--artifacts", str(folder)), ("load", "v0.3.0")):
+        done = carlarl(*arguments, *where)
+        assert done.returncode == 0, done.stderr
+    first, second, third = observations(3)
+    local = served.local()
+    with stream(served.url) as vehicle:
+        assert ask(vehicle, 1, first, version="v0.3.0")["version"] == "v0.3.0"
+        for step, one in enumerate((second, third), 2):
+            check(ask(vehicle, step, one), local, one)
 
 
 def test_a_stateless_stream_that_names_its_episodes_changes_there(
