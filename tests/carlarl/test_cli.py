@@ -41,7 +41,7 @@ def test_an_importer_makes_no_folder_by_itself(
     options = ["--version", "v9.0.0"] + ["--sensors", "5"] * (command_name != "import-sb3")
     done = carlarl(command_name, str(policy), *options, ARTIFACT_DIR=str(missing))
     assert done.returncode == 1
-    assert f"{missing}: no such folder; --artifacts FOLDER names or makes one" in done.stderr
+    assert f"{missing}: no such folder: say --artifacts {missing} to make it" in done.stderr
     assert not missing.exists()
 
 
