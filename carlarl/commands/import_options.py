@@ -152,7 +152,7 @@ def write_artifact(
             import gymnasium  # noqa: F401 # a missing one is told here
     target = read_settings(artifact_dir=artifacts).artifact_dir
     if artifacts is None and not target.is_dir():
-        raise CommandError(f"{target}: no such folder: say --artifacts {target} to make it, or name another one")
+        raise CommandError(f"{target}: no such folder: say --artifacts {target} to make it")
     notes: list[str] = []
     with redirect_stdout(sys.stderr):  # what the user's code prints: the output may be JSON
         folder = convert(policy, version, target, tell=notes.append, **given)

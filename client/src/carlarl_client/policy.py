@@ -114,8 +114,8 @@ class RemotePolicy:
         told = Described.by(self._metadata)
         if self.version not in (None, told.version):
             raise ValueError(
-                f"the service describes {told.version} and not {self.version}: promote that, or give "
-                "its layout if it drives"
+                f"the service describes {told.version} and not {self.version}: promote that, or "
+                "give its layout if it drives"
             )
         if told.action is None:  # an older gateway
             self._layout = layout_of(self._metadata)
