@@ -47,8 +47,9 @@ def serve(settings: Settings) -> None:
         _check_certificate(settings)
         headers.append(("strict-transport-security", "max-age=31536000"))
     listener = _listen(settings.host, settings.port)
-    if not settings.state_keys:  # the same for all workers
-        settings = settings.model_copy(update={"state_secret": SecretStr(kept_secret())})
+    if not settings.state_keys:  # the same for all workers, and wherever settings are read again
+        os.environ["STATE_SECRET"] = secret = kept_secret()
+        settings = settings.model_copy(update={"state_secret": SecretStr(secret)})
     if settings.config_file is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the application listens to it
     config = uvicorn.Config(

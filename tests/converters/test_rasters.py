@@ -21,7 +21,6 @@ from converters.importers import interface
 from converters.importers.torchscript import import_torchscript
 from converters.repository import certificate, configs, repository
 from policy_spec.graph import Input, graph_inputs
-from policy_spec.parsing import parse_space
 from policy_spec.signature import Signature
 from tests.converters.policies_of_spaces import make
 from tests.converters.test_random_spaces import check_served
@@ -59,17 +58,23 @@ GRID = DRIVER | {
 
 def test_what_a_graph_takes() -> None:
     noise = Input("noise", "float32", (3,))
-    assert graph_inputs(parse_space(CAMERA["observation_space"], ""), 3) == (
+    assert graph_inputs(Signature.from_card(CAMERA)) == (
         Input("features", "float32", (1,)), noise, Input("camera", "uint8", (96, 96, 3)),
     )  # fmt: skip
-    assert graph_inputs(parse_space(FRAMES["observation_space"], ""), 3) == (
-        noise, Input("observation", "uint8", (84, 84, 4)),
+    assert graph_inputs(Signature.from_card(FRAMES)) == (
+        Input("noise", "float32", (5,)), Input("observation", "uint8", (84, 84, 4)),
     )  # fmt: skip
-    assert graph_inputs(parse_space(GRID["observation_space"], ""), 3) == (
+    assert graph_inputs(Signature.from_card(GRID)) == (
         noise, Input("%6Eoise", "float32", (3, 40, 40)), Input("map", "uint8", (20, 20)),
     )  # fmt: skip
     small = both(tiny=image(8, 8), line=image(5000), long=SPEED | {"shape": [64, 64]})
-    assert graph_inputs(parse_space(small, ""), 1)[0].shape == (64 + 5000 + 4096,)
+    wide = Signature.from_card(CAMERA | {"observation_space": small})
+    assert graph_inputs(wide)[0].shape == (64 + 5000 + 4096,)
+    state = {"state": {"h": {"dtype": "float32", "shape": [2, 64]}}}
+    *_, start, memory = graph_inputs(Signature.from_card(FRAMES | state))
+    assert (start, memory) == (
+        Input("episode_start", "bool", (1,)), Input("state.h", "float32", (2, 64)),
+    )  # fmt: skip
 
 
 @pytest.mark.reliability

@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.fuzzing.exchange import Answer, Input, Outcome
 
-GATEWAY_CODES = {200, 307, 400, 404, 405, 413, 415, 422, 429, 504}
+GATEWAY_CODES = {200, 307, 400, 404, 405, 409, 413, 415, 422, 429, 504}
 """504: a deadline of a millisecond, or a body that does not end. Nothing else may be a 5xx."""
 TRITON_CODES = {200, 400, 403, 404, 405, 411}
 POLICIES_SAY = (

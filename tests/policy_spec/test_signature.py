@@ -316,7 +316,9 @@ def documented() -> list[dict[str, Any]]:
 
 
 def test_the_documents_cards() -> None:
-    default, table, axes, camera = map(Signature.from_card, documented())
+    *cards, memory = documented()
+    default, table, axes, camera = map(Signature.from_card, cards)
+    assert [leaf.shape for leaf in Signature.from_card(cards[0] | memory).state] == [(2, 64)] * 2
     assert default.is_driving_form
     assert default.same_interface(Signature.from_card(TODAY))
     assert [one.noise for one in (table, axes, camera)] == ["gumbel", "gumbel", "normal"]
