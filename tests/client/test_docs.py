@@ -46,7 +46,7 @@ def test_python_in_the_docs_runs(block: str, gateway_url: str) -> None:
 
 
 def test_there_were_blocks() -> None:
-    assert len(BLOCKS) == 10
+    assert len(BLOCKS) == 11
 
 
 def test_every_exception_is_in_the_table() -> None:
