@@ -373,4 +373,4 @@ def test_promoted_and_rolled_back(
     for version, right in expected.items():
         mine = versions == version
         assert np.array_equal(drivers.actions[mine], right[mine])
-    assert (versions[:, -1] == "v0.1.0").mean() > 0.9  # the others' episodes were long
+    assert (versions[:, -1] == "v0.1.0").mean() > 0.5  # the others' episodes are long
